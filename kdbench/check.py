@@ -1,0 +1,172 @@
+"""Everything that can be wrong with a composed config, found at once and before anything runs.
+
+`faults` reads value by value against the dataclasses of `kdbench.config` and the method's own `Params`
+(OmegaConf itself stops at the first fault). What no single value can know is `cross_faults`' matter.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import (
+    InterpolationKeyError,
+    InterpolationResolutionError,
+    InterpolationToMissingValueError,
+    OmegaConfBaseException,
+)
+
+from kdbench.config import fill, load
+from kdbench.crosscheck import cross_faults
+from kdbench.errors import Fault, UserError, nearest, shown
+from kdbench.keys import Keys, Leaf, method_names, run_keys
+from kdbench.options import MISSING, Rule
+
+__all__ = ["cross_faults", "faults"]
+
+REFUSED = re.compile(r"\$\{[^{}]*:|'_target_':")  # runs code, or depends on more than the config
+REFERENCE = re.compile(r"\$\{(\.*)([\w.]+)\}")
+FOLDER = Rule(
+    "of letters, digits, _ - and . (not first): it names a folder",
+    lambda value: re.fullmatch(r"[\w-][\w.-]*", value, re.ASCII) is not None,
+)
+RULES = {f"{group}.name": FOLDER for group in ("teacher", "student", "dataset")}
+EXAMPLES = {
+    "dataset.source": "dataset.source=path/to/folder",
+    "dataset.splits.train": "dataset.splits.train=train.csv",
+    "dataset.text": "dataset.text=text, a column",
+    "dataset.label": "dataset.label=label, a column",
+    "teacher.source": "teacher.source=path/to/model",
+}
+
+
+def faults(cfg: DictConfig, stages: Iterable[str] | None = None) -> list[Fault]:
+    """All faults of a composed config; `stages`: the method's own, where the config may name others."""
+    values: dict[str, Any] = OmegaConf.to_container(cfg, resolve=False)  # type: ignore[assignment]
+    method = values.get("method")
+    name = method.get("name") if isinstance(method, dict) else None
+    if name not in method_names():
+        legal = f"Methods: {', '.join(method_names())}"
+        return [Fault("method.name", shown(name), "no such method", nearest(str(name), method_names()), legal)]
+    own = values["method"].get("stages", {}) if stages is None else stages
+    keys = run_keys(name, tuple(own))
+    known, found = sort_out(keys, values)
+    try:
+        filled = fill(OmegaConf.create(known))
+    except UserError as error:  # a local teacher that cannot be read
+        return [*found.values(), Fault("teacher.source", shown(known["teacher"]["source"]), str(error))]
+    if wrong := judged(keys, filled, skip=set(found)):
+        return [*found.values(), *wrong]
+    if any(key in keys.leaves or key in keys.groups for key in found):
+        return list(found.values())  # without these values there is no run to look at
+    return [*found.values(), *typed_faults(OmegaConf.create(known))]
+
+
+def sort_out(keys: Keys, values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Fault]]:
+    """The part of `values` that the schema knows, and a fault for each of the rest."""
+    known: dict[str, Any] = {}
+    found: dict[str, Fault] = {}
+    given = dict(keys.flat(values))
+    for key, value in given.items():
+        if REFUSED.search(str(value)):
+            problem = "refused: a value, or another key's as in ${schedule.lr}, and nothing that runs code"
+            found[key] = Fault(key, shown(value), problem)
+        elif key.endswith("_target_"):
+            found[key] = Fault(key, shown(value), "refused: a config holds values and names no code")
+        elif key in keys.leaves:
+            put(known, key, value)
+        elif value is None and key in keys.nullable:
+            put(known, key, None)
+        elif key not in keys.groups:
+            found[key] = Fault(key, shown(value), "unknown key", keys.nearest(key), keys.legal(key))
+        elif value == {}:
+            put(known, key, {})
+        else:
+            found[key] = Fault(key, shown(value), f"is a group of keys: {', '.join(keys.groups[key])}")
+    for group, below in keys.groups.items():
+        if group and not any(key == group or key.startswith(f"{group}.") for key in given):
+            if below and group not in keys.nullable and group.rpartition(".")[0] not in found:
+                found[group] = Fault(group, None, "must be set")
+            put(known, group, None if group in keys.nullable else {})
+    return known, found
+
+
+def judged(keys: Keys, filled: DictConfig, skip: set[str]) -> list[Fault]:
+    """The faults of type and range, value by value; `skip`: keys that are known to be wrong."""
+    raw = dict(keys.flat(OmegaConf.to_container(filled, resolve=False)))  # type: ignore[arg-type]
+    found: dict[str, Fault] = {}
+    skip = skip | {key for key, value in raw.items() if value is None and key in keys.groups}
+    for key, leaf in keys.leaves.items():
+        if not any(f"{key}.".startswith(f"{wrong}.") for wrong in skip) and (
+            fault := fault_of(key, leaf, raw.get(key, leaf.default), filled, keys)
+        ):
+            found[key] = fault
+    # A value that another key handed on is told once, where it was given.
+    wrong = skip | found.keys()
+    handed = {key for key in found if any(source in wrong - {key} for source in references(key, raw.get(key)))}
+    return [fault for key, fault in found.items() if key not in handed]
+
+
+def fault_of(key: str, leaf: Leaf, raw: Any, filled: DictConfig, keys: Keys) -> Fault | None:
+    """The fault of one value, `raw` as it is written."""
+    if raw == MISSING:
+        example = f", e.g. {EXAMPLES[key]}" if key in EXAMPLES else ""
+        return Fault(key, None, f"must be set{example}", legal=f"Legal: {in_words(leaf.rule)}" if leaf.rule else "")
+    if "${" not in str(raw):
+        return misfit(key, leaf, raw)
+    try:
+        return misfit(key, leaf, resolved(filled, key))
+    except InterpolationToMissingValueError:
+        return Fault(key, shown(raw), "refers to a key that is not set")
+    except InterpolationKeyError:
+        # Where the lost key is further up the chain, this fault is told there.
+        lost = next((name for name in references(key, raw) if name not in keys.leaves), "")
+        return Fault(key, shown(raw), f"refers to {lost}, which is not there", keys.nearest(lost))
+    except InterpolationResolutionError:
+        return Fault(key, shown(raw), "refers to itself in a circle")
+
+
+def resolved(filled: DictConfig, key: str) -> Any:
+    return OmegaConf.to_container(OmegaConf.create([OmegaConf.select(filled, key)]), resolve=True)[0]  # type: ignore[index]
+
+
+def misfit(key: str, leaf: Leaf, given: Any) -> Fault | None:
+    """The fault of a value with the wrong type or out of its range."""
+    rule = leaf.rule or RULES.get(key)
+    try:
+        value = leaf.typed(given)
+    except OmegaConfBaseException:
+        return Fault(key, shown(given), f"must be {leaf.kind}" + (f" ({in_words(rule)})" if rule else ""))
+    if isinstance(value, float) and not math.isfinite(value):
+        return Fault(key, shown(given), "must be a finite number")
+    if rule is None or rule.holds(value):
+        return None
+    close = nearest(str(value), re.findall(r"\w+", rule.legal), cutoff=0.7)
+    return Fault(key, shown(given), f"must be {in_words(rule)}", close)
+
+
+def in_words(rule: Rule) -> str:
+    """`a, b, c` as `a, b or c`; other rules as they are."""
+    before, _, last = rule.legal.rpartition(", ")
+    return f"{before} or {last}" if re.fullmatch(r"\w+(, \w+)+", rule.legal) else rule.legal
+
+
+def typed_faults(cfg: DictConfig) -> list[Fault]:
+    try:
+        return cross_faults(load(cfg))
+    except ValueError as error:  # of a method's __post_init__
+        return [Fault("method", None, str(error))]
+
+
+def references(key: str, value: Any) -> Iterator[str]:
+    """The full keys that the raw `value` of `key` refers to."""
+    for dots, name in REFERENCE.findall(str(value)):
+        yield ".".join([*key.split(".")[: -len(dots)], name]) if dots else name
+
+
+def put(tree: dict[str, Any], key: str, value: Any) -> None:
+    *path, last = key.split(".")
+    for part in path:
+        tree = tree.setdefault(part, {})
+    tree[last] = value

@@ -1,0 +1,187 @@
+"""What is wrong with a command line: every job of it is composed and judged before one runs.
+
+Knows nothing of Hydra's own classes: `kdbench.cli` hands in what it needs of them as `Configs`.
+"""
+
+import copy
+import itertools
+import shlex
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from omegaconf import DictConfig, OmegaConf
+
+from kdbench.check import faults
+from kdbench.config import GROUPS, RunConfig, fill, load
+from kdbench.errors import Fault, UserError, nearest
+from kdbench.keys import run_keys
+from kdbench.options import MISSING
+
+
+class Override(NamedTuple):
+    """One `key=value` of a command line."""
+
+    text: str
+    key: str  # a group's with its package: schedule@teacher.schedule
+    group: str  # the key without the package
+    value: Any
+    plain: bool  # sets a value, and is not +add, ~delete or Hydra's own
+    sweep: list[str]  # one override for each value; empty where this is no sweep
+    problem: str  # of a sweep that has no values
+
+    def fault(self, problem: str, close: str = "", legal: str = "") -> Fault:
+        key, equals, value = self.text.partition("=")
+        return Fault(key, value if equals else None, problem, close, legal)
+
+
+class Composed(NamedTuple):
+    cfg: DictConfig
+    choices: dict[str, str]  # group -> option
+
+
+class Configs(Protocol):
+    """All that a command can be composed of. `parse` and `compose` raise UserError."""
+
+    def options(self, group: str) -> list[str]: ...
+    def parse(self, text: str) -> Override: ...
+    def compose(self, overrides: tuple[str, ...]) -> Composed: ...
+
+
+@dataclass
+class Command:
+    """A command line, read and judged."""
+
+    texts: list[str]  # the overrides that were typed
+    faults: list[Fault] = field(default_factory=list)
+    plain: set[str] = field(default_factory=set)  # of texts, those that only set a value
+    swept: set[str] = field(default_factory=set)  # keys
+    jobs: int = 1
+
+
+def judge(configs: Configs, texts: list[str], multirun: bool) -> Command:
+    """Read the overrides, expand the sweep, and collect the faults of all jobs."""
+    overrides: list[Override] = []
+    found: list[Fault] = []
+    for text in texts:
+        try:
+            o = configs.parse(text)
+            found += [o.fault(o.problem)] if o.problem else []
+            overrides += [] if o.problem else [o]
+        except UserError as error:
+            found.append(unreadable(configs, text, str(error)))
+    swept = [o for o in overrides if o.sweep]
+    if not multirun:
+        # Their values are left unjudged: 0,2 may have been meant as a list.
+        found += [o.fault(f"is a sweep: add -m, or write [{o.text.partition('=')[2]}] for a list") for o in swept]
+        overrides = [o for o in overrides if not o.sweep or configs.options(o.group)]
+    jobs = list(itertools.product(*({o.key: o.sweep or [o.text] for o in overrides}.values())))
+    judged = [fault for job in jobs for fault in judge_job(configs, [configs.parse(text) for text in job])]
+    unjudged = {fault.key for fault in found}
+    found += [fault for fault in judged if fault.key not in unjudged]
+    plain = {o.text for o in overrides if o.plain and not is_choice(configs, o)}
+    return Command(texts, list(dict.fromkeys(found)), plain, {o.key for o in swept}, len(jobs))
+
+
+def needs_multirun(o: Override, choice: bool) -> Fault:
+    as_list = "" if choice else f", or write [{o.text.partition('=')[2]}] for a list"
+    return o.fault(f"is a sweep: add -m{as_list}")
+
+
+def unreadable(configs: Configs, text: str, problem: str) -> Fault:
+    """The fault of what is no override."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        close = next((f"{group}={text}" for group in GROUPS if text in configs.options(group)), "")
+        return Fault(text, None, "must be of the form key=value", close)
+    if value[:1] in ("[", "{", "'", '"'):
+        return Fault(key, value, "has a bracket or a quote that is not closed")
+    try:
+        configs.parse(quoted := f'{key}="{value}"')
+    except UserError:
+        return Fault(key, value, problem)
+    return Fault(key, value, "must be in quotes of its own", shlex.quote(quoted))
+
+
+def is_choice(configs: Configs, o: Override) -> bool:
+    """Whether it chooses from a group, or was meant to."""
+    return o.key != o.group or "/" in o.key or (bool(configs.options(o.group)) and not isinstance(o.value, dict))
+
+
+def judge_job(configs: Configs, overrides: list[Override]) -> list[Fault]:
+    """The faults of one job. What cannot be composed is guessed or left out, so that the rest is judged too."""
+    found: list[Fault] = []
+    structure: list[str] = []
+    unsure: set[str] = set()  # groups whose choice could not be guessed
+    for o in overrides:
+        if is_choice(configs, o):
+            choice, fault = chosen(configs, o)
+            found += [fault] if fault else []
+            structure += [choice] if choice else []
+            unsure |= set() if choice else {o.group}
+        elif not o.plain:
+            structure.append(o.text)
+    composed, refused = compose_rest(configs, structure)
+    method = configs.compose((f"method={composed.choices['method']}",)).cfg.method
+    cfg = copy.deepcopy(composed.cfg)
+    for o in overrides:
+        if o.plain and not is_choice(configs, o):
+            OmegaConf.update(cfg, o.key, o.value, force_add=True)
+    typed = {o.key: o.text.partition("=")[2] for o in overrides if o.plain}
+    for fault in faults(cfg, method.get("stages", {})):
+        if fault.key.split(".")[0] not in unsure:
+            value = None if fault.value is None else typed.get(fault.key, fault.value)
+            found.append(fault._replace(value=value))
+    return [*found, *refused]
+
+
+def chosen(configs: Configs, o: Override) -> tuple[str | None, Fault | None]:
+    """The override of a group, with the nearest choice where the one given does not exist; and its fault."""
+    options = configs.options(o.group)
+    legal = f"Choices: {', '.join(options)}"
+    if not options:
+        return None, o.fault("no such group", nearest(o.group, GROUPS), f"Groups: {', '.join(GROUPS)}")
+    if not isinstance(o.value, str):
+        return None, o.fault("must be one choice; left out, it is the default", legal=legal)
+    if o.value in options:
+        return o.text, None
+    close = nearest(o.value, options)
+    prefix = o.text.partition("=")[0]
+    return f"{prefix}={close}" if close else None, o.fault("no such choice", close, legal)
+
+
+def compose_rest(configs: Configs, structure: list[str]) -> tuple[Composed, list[Fault]]:
+    """Compose what can be composed, and a fault for each override that cannot."""
+    try:
+        return configs.compose(tuple(structure)), []
+    except UserError:
+        good: list[str] = []
+        found: list[Fault] = []
+        for text in structure:
+            try:
+                configs.compose((*good, text))
+                good.append(text)
+            except UserError as error:
+                found.append(configs.parse(text).fault(str(error)))
+        return configs.compose(tuple(good)), found
+
+
+def differences(cfg: DictConfig, target: RunConfig) -> Iterator[tuple[str, Any]]:
+    """(key, value) of the fewest settings that turn `cfg` into `target`; rerun and dry_run are left alone."""
+    keys = run_keys(target.method.name, tuple(target.method.stages))
+    wanted, cfg = dict(keys.flat(asdict(target))), copy.deepcopy(cfg)
+
+    def raw() -> dict[str, Any]:
+        return dict(keys.flat(OmegaConf.to_container(fill(cfg), resolve=False)))  # type: ignore[arg-type]
+
+    # A local teacher's source brings its shape along, so the keys that are not set are set one at a time.
+    while unset := next((key for key, value in raw().items() if value == MISSING), None):
+        OmegaConf.update(cfg, unset, wanted[unset])
+        yield unset, wanted[unset]
+    # Values taken from other keys come after those, and the stages, which take theirs from schedule, last.
+    drawn, now = {key for key, value in raw().items() if "${" in str(value)}, dict(keys.flat(asdict(load(cfg))))
+    for key in sorted(wanted, key=lambda key: (key in drawn, key.startswith("method.stages."))):
+        if now[key] != wanted[key] and key not in ("seed", "rerun", "dry_run"):
+            OmegaConf.update(cfg, key, wanted[key], force_add=True, merge=False)
+            now = dict(keys.flat(asdict(load(cfg))))
+            yield key, wanted[key]

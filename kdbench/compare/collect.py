@@ -1,0 +1,220 @@
+"""Find the `results.json` files below some folders and take from each what a comparison needs.
+
+Nothing is computed here. A file that cannot be used becomes a warning that names it and says why; the
+others are still compared.
+"""
+
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from kdbench.results import RESULTS, SCHEMA, read_json
+
+T = TypeVar("T")
+
+SEED = re.compile(r"(?<=\s)seed=\S+")  # not teacher.seed=
+DATASET = re.compile(r"(?<=\s)dataset[.=]\S+")
+
+
+class UnusableError(Exception):
+    """A results.json that cannot be compared; the message says what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Milliseconds for one batch (the median), and what they depend on besides the model."""
+
+    batch_1: float | None
+    batch_32: float | None
+    threads: int | None
+    length: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Teacher:
+    id: str
+    score: float
+    latency: Latency
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One finished run. Scores are in points (0-100), of the metric and the split that were asked for."""
+
+    path: Path
+    id: str
+    seed: int
+    dataset: str
+    data_id: str
+    data_split: str  # a sentence: which rows are train, dev and test
+    examples: int  # that the score is the mean of
+    method: str
+    student: str | None
+    settings: dict[str, str]  # what may tell two configurations of one method apart
+    selected_on: str | None
+    conditions: dict[str, str]  # precision, device, threads
+    dirty: bool
+    score: float
+    baselines: tuple[tuple[str, str] | None, ...]  # (id, command): same schedule, same total of updates
+    teacher: Teacher | None
+    parameters: int | None
+    flops: float | None
+    latency: Latency
+    seconds: float | None
+    teacher_seconds: float | None
+    updates: int | None
+
+
+def read_runs(roots: list[Path], metric: str, split: str) -> tuple[list[Run], list[str]]:
+    """Every usable run below `roots`, each once, and a warning for every file that is left out."""
+    runs: dict[tuple[str, str, str, int], Run] = {}
+    warnings: list[str] = []
+    for path in _find(roots, warnings):
+        try:
+            run = _read(path, metric, split)
+        except (OSError, ValueError, RecursionError) as error:
+            warnings.append(f"{path}: left out, it cannot be read: {error}")
+        except UnusableError as error:
+            warnings.append(f"{path}: left out, {error}")
+        else:
+            known = runs.setdefault((run.data_id, run.data_split, run.id, run.seed), run)
+            if known is not run:
+                warnings.append(f"{path}: left out, it is the same run (id and seed) as {known.path}")
+    return list(runs.values()), warnings
+
+
+def join_seeds(commands: Iterable[str]) -> list[str]:
+    """One command a configuration: `... seed=0` and `... seed=1` become `kdbench -m ... seed=0,1`."""
+    seeds: dict[tuple[str, str], set[str]] = {}
+    for command in commands:
+        found = SEED.search(command)
+        cut = found.span() if found else (len(command), len(command))
+        seeds.setdefault((command[: cut[0]], command[cut[1] :]), set()).add(command[slice(*cut)][5:])
+    joined = []
+    for (before, after), values in sorted(seeds.items()):
+        if len(values) > 1:
+            before = before.replace("kdbench ", "kdbench -m ", 1)
+        seed = f"seed={','.join(sorted(values, key=lambda value: (len(value), value)))}"
+        joined.append(f"{before}{seed if any(values) else ''}{after}")
+    return joined
+
+
+def tfidf_command(runs: list[Run]) -> str:
+    """The command that adds the TF-IDF row: the data set's own settings are those of a run beside it."""
+    for run in runs:
+        for baseline in filter(None, run.baselines):
+            return " ".join(["kdbench method=tfidf", *DATASET.findall(baseline[1])])
+    return f"kdbench method=tfidf dataset={runs[0].dataset}"
+
+
+def _find(roots: list[Path], warnings: list[str]) -> Iterator[Path]:
+    seen = set()
+    for root in roots:
+        for folder, below, files in os.walk(root, onerror=lambda error: warnings.append(str(error))):
+            below.sort()
+            if RESULTS in files:
+                below.clear()  # stages, checkpoints and the model hold no runs
+                path = Path(folder, RESULTS)
+                if (real := os.path.realpath(path)) not in seen:
+                    seen.add(real)
+                    yield path
+
+
+def _read(path: Path, metric: str, split: str) -> Run:
+    raw = read_json(path)
+    if (schema := _maybe(raw, "schema", int)) != SCHEMA:
+        raise UnusableError(f"its schema is {schema}, this compare-runs reads {SCHEMA}")
+    settings = {
+        **_flat(_maybe(raw, "identity.parameters", dict) or {}),
+        "schedule": _maybe(raw, "identity.choices.schedule", str) or "null",
+        "teacher": _maybe(raw, "identity.teacher", str) or "null",
+    }
+    conditions = {name: _maybe(raw, name, str) for name in ("precision", "device")}
+    threads = _maybe(raw, "threads", int)
+    return Run(
+        path=path,
+        id=_get(raw, "id", str),
+        seed=_get(raw, "seed", int),
+        dataset=_get(raw, "identity.dataset", str),
+        data_id=_get(raw, "identity.data_id", str),
+        data_split=_get(raw, "identity.split", str),
+        examples=_get(raw, f"metrics.{split}.n", int),
+        method=_get(raw, "identity.method", str),
+        student=_maybe(raw, "identity.student", str),
+        settings=settings,
+        selected_on=_maybe(raw, "identity.selected_on", str),
+        conditions={name: value or "unknown" for name, value in conditions.items()}
+        | {"threads": f"{threads or '?'} threads"},
+        dirty=bool(_maybe(raw, "dirty", bool)),
+        score=100 * _get(raw, f"metrics.{split}.{metric}", float),
+        baselines=(_baseline(raw, "baseline"), _baseline(raw, "total_baseline")),
+        teacher=_teacher(raw, metric, split),
+        parameters=_maybe(raw, "parameters.total", int),
+        flops=_maybe(raw, "flops_per_example", float),
+        latency=_latency(_maybe(raw, "latency", dict)),
+        seconds=_maybe(raw, "cost.seconds", float),
+        teacher_seconds=_maybe(raw, "cost.teacher_seconds", float),
+        updates=_maybe(raw, "cost.student_updates", int),
+    )
+
+
+def _teacher(raw: Any, metric: str, split: str) -> Teacher | None:
+    if _maybe(raw, "teacher", dict) is None:
+        return None
+    score = 100 * _get(raw, f"teacher.metrics.{split}.{metric}", float)
+    return Teacher(_get(raw, "teacher.id", str), score, _latency(_maybe(raw, "teacher.latency", dict)))
+
+
+def _baseline(raw: Any, name: str) -> tuple[str, str] | None:
+    """The baseline's id and the command that makes it; None where the run is its own or has none."""
+    found = _maybe(raw, f"{name}_id", str)
+    return None if found in (None, raw["id"]) else (found, _get(raw, f"{name}_command", str))
+
+
+def _latency(raw: dict[str, Any] | None) -> Latency:
+    return Latency(
+        batch_1=_maybe(raw, "batch_1.median_ms", float),
+        batch_32=_maybe(raw, "batch_32.median_ms", float),
+        threads=_maybe(raw, "threads", int),
+        length=_maybe(raw, "length", int),
+    )
+
+
+def _get(raw: Any, key: str, kind: type[T]) -> T:
+    value = _maybe(raw, key, kind)
+    if value is None:
+        raise UnusableError(f"it has no {key}")
+    return value
+
+
+def _maybe(raw: Any, key: str, kind: type[T]) -> T | None:
+    """The value at the dotted `key`, None where there is none; another type than `kind` is refused."""
+    value = raw
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    if kind is float and type(value) is int:
+        value = float(value)
+    if value is None:
+        return None
+    if type(value) is not kind or (isinstance(value, float) and not math.isfinite(value)):
+        raise UnusableError(f"its {key} is {str(value)[:40]!r}, which is no {kind.__name__}")
+    return value
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, str]:
+    """Nested parameters as dotted keys and short strings: {"a": {"b": true}} is {"a.b": "true"}."""
+    if not isinstance(value, dict):
+        words = {None: "null", True: "true", False: "false"}
+        return {prefix: words[value] if value is None or isinstance(value, bool) else _short(value)}
+    flat = {}
+    for key, inner in value.items():
+        flat.update(_flat(inner, f"{prefix}.{key}" if prefix else str(key)))
+    return flat
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).replace(" ", "")

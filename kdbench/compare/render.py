@@ -1,0 +1,235 @@
+"""Tables for people, in a terminal or as Markdown, and what they say in words below the rows."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from kdbench.compare.collect import join_seeds, tfidf_command
+from kdbench.compare.statistics import Row, Summary, Table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+NOTHING = "–"
+GAP = 2  # blanks between columns
+LEFT = ("method", "student", "id", "ran on")  # the others are figures, to the right
+METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
+LEGEND = (
+    "± sample s.d. over n seeds. vs direct: points gained over fine-tuning the same model directly, paired by "
+    "seed, (k) where only k seeds have a pair; longer: directly with the same total of updates. gap %: share "
+    "of the way from direct to the teacher. times faster: than the teacher, at batch 1."
+)
+
+
+@dataclass
+class Column:
+    header: str  # may have two lines
+    cells: list[str]
+    drop: int = 0  # in a narrow terminal the highest goes first; 0 never goes
+    styles: Sequence[str] = ()  # of the cells, in a terminal
+
+    @property
+    def width(self) -> int:
+        return max(map(len, [*self.header.split("\n"), *self.cells]))
+
+
+def columns(table: Table, metric: str) -> list[Column]:
+    """The columns of a table that say something, from left to right; the first may be wrapped."""
+    rows = table.rows
+    runs = [row.runs[0] for row in rows]
+    students = _students(rows)
+    longer = any(run.baselines[0] != run.baselines[1] for run in runs)
+    best = max((row.score.mean for row in rows if row.role != "teacher"), default=0.0)
+    bold = ["bold" if row.score.mean == best else "" for row in rows]
+    direct, total = ([row.differences[at] for row in rows] for at in (0, 1))
+    found = [
+        Column("method", [f"{row.label} {row.settings}".strip() for row in rows]),
+        Column("student", [run.student or NOTHING for run in runs], drop=6 if len(students) < 2 else 1),
+        Column("id", [row.id + "†" * row.selected_on_reported + "‡" * row.dirty for row in rows]),
+        Column("n", [str(row.score.n) for row in rows]),
+        Column(f"{METRICS[metric]}\n%", [_summary(row.score) for row in rows], styles=bold),
+        Column("vs direct\npoints", [_difference(row, 0) for row in rows], styles=_signs(direct)),
+        Column("vs longer\ndirect", [_difference(row, 1) for row in rows], styles=_signs(total)),
+        Column("gap\n%", [_percent(row.gap_closed) for row in rows]),
+        Column("params\nM", [_number(run.parameters, 1e-6) for run in runs], drop=3),
+        Column("batch 1\nms", [_number(row.latency_1) for row in rows], drop=4),
+        Column("batch 32\nms", [_number(row.latency_32) for row in rows], drop=7),
+        Column("times\nfaster", [_number(row.speedup) for row in rows], drop=2),
+        Column("train\ns", [_number(row.seconds) for row in rows], drop=5),
+        Column("teacher\ntrain s", [_number(row.teacher_seconds) for row in rows], drop=8),
+        Column("ran on", _conditions(rows), drop=1),
+    ]
+    if not longer:
+        del found[6]  # the same baseline again
+    return [column for column in found if set(column.cells) != {NOTHING}]
+
+
+def _students(rows: list[Row]) -> set[str | None]:
+    return {row.runs[0].student for row in rows if row.role in ("baseline", "method")}
+
+
+def _summary(summary: Summary) -> str:
+    return f"{summary.mean:.2f}" + ("" if summary.sd is None else f" ± {summary.sd:.2f}")
+
+
+def _difference(row: Row, at: int) -> str:
+    summary = row.differences[at]
+    if row.runs[0].baselines[at] is None:
+        return NOTHING
+    if summary is None:
+        return "no baseline"
+    sign = "+" if round(summary.mean, 2) >= 0 else ""
+    return sign + _summary(summary) + (f" ({summary.n})" if summary.n < row.score.n else "")
+
+
+def _signs(summaries: list[Summary | None]) -> list[str]:
+    """Green and red only where the mean is further from zero than the seeds are from it."""
+    return [
+        ("green" if summary.mean > 0 else "red")
+        if summary and summary.sd is not None and abs(summary.mean) > summary.sd
+        else ""
+        for summary in summaries
+    ]
+
+
+def _number(value: float | None, scale: float = 1) -> str:
+    """Three digits: 17.3, 3.00, 0.0521, but 1840 and not 1.84e+03."""
+    if value is None:
+        return NOTHING
+    value *= scale
+    return f"{value:.0f}" if abs(value) >= 99.95 else f"{value:#.3g}"
+
+
+def _percent(share: float | None) -> str:
+    return NOTHING if share is None else f"{100 * share:.0f}"
+
+
+def _conditions(rows: list[Row]) -> list[str]:
+    """Of precision, device and threads those that are not the same in all rows."""
+    every = [row.conditions for row in rows]
+    names = [name for name in every[0] if len({conditions[name] for conditions in every}) > 1]
+    return [" ".join(conditions[name] for name in names) or NOTHING for conditions in every]
+
+
+def heading(table: Table, metric: str, split: str) -> str:
+    """What all figures of the table are about, and what keeps it apart from one of the same data set."""
+    facts = {"data": f"data {table.data_id}", "split": f"split: {table.data_split}"}
+    apart = "; ".join(facts[name] for name in table.differs_in)
+    title = f"{table.dataset}, {split} {METRICS[metric]}, {table.examples:,} examples"
+    if len(students := _students(table.rows)) == 1:
+        title += f", student {students.pop()}"
+    return f"{title} (a table of its own: {apart})" if apart else title
+
+
+def notes(table: Table, split: str) -> list[str]:
+    """What the figures mean, in sentences; only those that apply."""
+    rows = table.rows
+    tfidf = max((row.score.mean for row in table.every if row.role == "tfidf"), default=0.0)
+    neural = [row for row in rows if row.role in ("baseline", "method")]
+    one_pair = [row for row in neural if any(pair and pair.n == 1 for pair in (row.score, *row.differences))]
+    found = [
+        ([row for row in rows if row.score.mean < tfidf], f"TF-IDF + linear SVM ({tfidf:.2f}) beats: {{}}."),
+        (one_pair, "One seed: {}. Its difference cannot be told from seed noise: run -m seed=0,1,2."),
+        ([row for row in rows if row.teacher_behind], "The teacher is not above direct fine-tuning, no gap: {}."),
+        ([row for row in rows if row.selected_on_reported], "† selected on the reported split, so too good: {}."),
+        ([row for row in rows if row.dirty], "‡ ran from a checkout with uncommitted changes: {}."),
+    ]
+    sentences = [text.format(", ".join(row.name for row in which)) for which, text in found if which]
+    if set(_conditions(rows)) != {NOTHING}:
+        sentences.append("Not all rows ran alike (ran on): compare no times across them.")
+    if split == "dev":
+        sentences.append("Checkpoints and hyperparameters were chosen on dev: report --split test.")
+    return sentences
+
+
+def missing(table: Table) -> list[tuple[str, list[str]]]:
+    """What a fair table still lacks, and the commands that make it."""
+    found = []
+    if table.missing:
+        found.append(("No finished run of these baselines was found; they are made by", join_seeds(table.missing)))
+    if command := missing_tfidf(table):
+        found.append(("TF-IDF, the floor for every student, is missing; it takes seconds", [command]))
+    return found
+
+
+def missing_tfidf(table: Table) -> str | None:
+    """The command that makes the TF-IDF row, where there is none."""
+    if any(row.role == "tfidf" for row in table.every):
+        return None
+    return tfidf_command([run for row in table.every for run in row.runs])
+
+
+def fit(found: list[Column], width: int) -> tuple[list[Column], list[str]]:
+    """The columns that go into `width`, and the headers of those left out; figures are never cut.
+
+    The first column may be wrapped between words and takes what the others leave.
+    """
+    kept = list(found)
+    if _least(kept) > width:
+        kept = [replace(column, cells=[cell.replace(" ± ", "±") for cell in column.cells]) for column in kept]
+    while _least(kept) > width and (last := max(kept, key=lambda column: column.drop)).drop:
+        kept.remove(last)
+    left = {column.header for column in kept}
+    return kept, [column.header.replace("\n", " ") for column in found if column.header not in left]
+
+
+def _least(kept: list[Column]) -> int:
+    longest_word = max(len(word) for cell in kept[0].cells for word in cell.split())
+    return longest_word + sum(column.width + GAP for column in kept[1:])
+
+
+def print_terminal(tables: list[Table], metric: str, split: str) -> None:
+    """Tables as wide as the terminal allows; plain and in full where the output is not one."""
+    from rich.console import Console  # not at the top: only this format pays for it
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 1000  # a pipe: nothing is left out or wrapped
+    for table in tables:
+        found = columns(table, metric)
+        shown, left_out = fit(found, console.width)
+        console.width = max(console.width, _least(shown))  # else rich would cut figures
+        console.print(heading(table, metric, split), style="bold", end="\n\n")
+        _print_grid(console, shown)
+        for sentence in notes(table, split):
+            console.print(sentence)
+        for sentence, lines in missing(table):
+            console.print(f"{sentence}:")
+            for line in lines:
+                console.print(f"  {line}", style="cyan", soft_wrap=True)  # whole, to be copied
+        if left_out:
+            console.print(f"Left out at this width: {', '.join(left_out)}.", style="dim")
+        console.print()
+    console.print(LEGEND, style="dim")
+
+
+def _print_grid(console: "Console", shown: list[Column]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table as Grid
+    from rich.text import Text
+
+    grid = Grid(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
+    for at, column in enumerate(shown):
+        justify: Literal["left", "right"] = "left" if column.header in LEFT else "right"
+        grid.add_column(Text(column.header), justify=justify, no_wrap=at > 0)
+    for at in range(len(shown[0].cells)):
+        styles = [column.styles[at] if column.styles else "" for column in shown]
+        grid.add_row(*(Text(c.cells[at], style=style) for c, style in zip(shown, styles, strict=True)))
+    console.print(grid, "")
+
+
+def print_markdown(tables: list[Table], metric: str, split: str) -> None:
+    """Tables of GitHub's Markdown with all columns, notes as a list, commands as code."""
+    for table in tables:
+        found = columns(table, metric)
+        lines = [[column.header.replace("\n", " ") for column in found], ["---"] * len(found)]
+        lines += map(list, zip(*(column.cells for column in found), strict=True))
+        print(f"### {heading(table, metric, split)}\n")
+        for line in lines:
+            print("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |")
+        print("".join(f"\n- {sentence}" for sentence in notes(table, split)))
+        for sentence, made_by in missing(table):
+            print(f"\n{sentence}:\n\n```sh", *made_by, "```", sep="\n")
+        print()
+    print(LEGEND)

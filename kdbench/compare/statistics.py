@@ -1,0 +1,246 @@
+"""The figures of a comparison: pure functions on scores, and below them the rows and tables they fill.
+
+A difference is paired by seed, because student and baseline of one seed share the order of the data: what
+the seed does to both is no merit of the method.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median, stdev
+
+from kdbench.compare.collect import Run, Teacher
+
+ROLES = ("teacher", "tfidf", "baseline", "method")  # in the order of a table's rows
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean and sample standard deviation (n - 1) of n values; one value has no deviation."""
+
+    mean: float
+    sd: float | None
+    n: int
+
+
+def summarize(values: Sequence[float]) -> Summary:
+    """Mean, sample s.d. and n of at least one value."""
+    return Summary(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
+
+
+def paired_difference(run: Mapping[int, float], baseline: Mapping[int, float]) -> Summary | None:
+    """Summary of run - baseline over the seeds that both have; None where they share none."""
+    seeds = sorted(run.keys() & baseline.keys())
+    return summarize([run[seed] - baseline[seed] for seed in seeds]) if seeds else None
+
+
+def gap_share(run: Sequence[float], baseline: Sequence[float], teacher: Sequence[float]) -> float | None:
+    """Share of the distance from baseline to teacher that run closed: 0 the baseline, 1 the teacher.
+
+    From the means of the three; None where the teacher is not above the baseline, since there is no gap.
+    """
+    gap = fmean(teacher) - fmean(baseline)
+    return (fmean(run) - fmean(baseline)) / gap if gap > 1e-9 else None
+
+
+def speedup(run: float | None, teacher: float | None) -> float | None:
+    """How many times faster than the teacher, from two latencies."""
+    return teacher / run if run and teacher else None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One configuration: all seeds of one id."""
+
+    role: str  # one of ROLES
+    settings: str  # the parameters that tell it from the rows beside it
+    runs: list[Run]  # one a seed, in their order
+    score: Summary
+    differences: list[Summary | None]  # to the direct fine-tunes: same schedule, same total of updates
+    gap_closed: float | None
+    teacher_behind: bool  # the teacher is no better than the baseline: there is no gap to close
+    latency_1: float | None
+    latency_32: float | None
+    speedup: float | None
+    seconds: float | None
+    teacher_seconds: float | None
+
+    @property
+    def id(self) -> str:
+        return self.runs[0].id
+
+    @property
+    def dirty(self) -> bool:
+        return any(run.dirty for run in self.runs)
+
+    @property
+    def selected_on_reported(self) -> bool:
+        """Not on dev, so on the split that is reported; where nothing was selected it is null."""
+        return any(run.selected_on not in ("dev", None) for run in self.runs)
+
+    @property
+    def label(self) -> str:
+        method = self.runs[0].method
+        return f"teacher ({method})" if self.role == "teacher" else method
+
+    @property
+    def name(self) -> str:
+        return f"{self.label} ({self.id})"
+
+    @property
+    def conditions(self) -> dict[str, str]:
+        """Precision, device and threads; both values where the seeds ran on different ones."""
+        names = self.runs[0].conditions
+        return {name: "/".join(sorted({run.conditions[name] for run in self.runs})) for name in names}
+
+    def record(self) -> dict[str, str | float | bool | None]:
+        """The row flat and in full precision, as CSV and JSON have it; a unit is in the name."""
+        run = self.runs[0]
+        figures: dict[str, str | float | bool | None] = {
+            "role": self.role,
+            "method": run.method,
+            "student": run.student,
+            "id": run.id,
+            "settings": self.settings,
+            "seeds": " ".join(str(run.seed) for run in self.runs),
+        }
+        names = ("score", "difference", "total_difference")
+        for name, summary in zip(names, (self.score, *self.differences), strict=True):
+            figures[f"{name}_points"] = summary.mean if summary else None
+            figures[f"{name}_sd_points"] = summary.sd if summary else None
+            figures[f"{name}_n"] = summary.n if summary else 0
+        return figures | {
+            "gap_closed": self.gap_closed,
+            "parameters": run.parameters,
+            "flops_per_example": run.flops,
+            "latency_batch_1_ms": self.latency_1,
+            "latency_batch_32_ms": self.latency_32,
+            "speedup": self.speedup,
+            "training_seconds": self.seconds,
+            "teacher_seconds": self.teacher_seconds,
+            **self.conditions,
+            "selected_on": run.selected_on,
+            "dirty": self.dirty,
+        }
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows that can be compared: one data set, the same rows of it, the same split."""
+
+    dataset: str
+    data_id: str
+    data_split: str
+    examples: int
+    differs_in: list[str]  # what keeps it apart from another table of the same data set
+    rows: list[Row]  # those to show
+    every: list[Row]  # hidden ones too
+
+    @property
+    def missing(self) -> list[str]:
+        """The commands that make the baselines which rows of this table lack, one a run."""
+        done = {(run.id, run.seed) for row in self.every for run in row.runs}
+        wanted = [(run.seed, base) for row in self.rows for run in row.runs for base in run.baselines if base]
+        return [command for seed, (id_, command) in wanted if (id_, seed) not in done]
+
+
+def build_tables(runs: list[Run], methods: Sequence[str]) -> list[Table]:
+    """Runs as tables of rows. Only `methods` are shown (all where empty); the others still are baselines."""
+    apart: dict[tuple[str, str, str], list[Run]] = {}
+    for run in runs:
+        apart.setdefault((run.dataset, run.data_id, run.data_split), []).append(run)
+    tables = []
+    for (dataset, data_id, split), members in sorted(apart.items()):
+        others = [key for key in apart if key[0] == dataset]
+        differs_in = [name for at, name in ((1, "data"), (2, "split")) if len({key[at] for key in others}) > 1]
+        every = _rows(members)
+        rows = [row for row in every if not methods or row.runs[0].method in methods]
+        if rows:
+            tables.append(Table(dataset, data_id, split, members[0].examples, differs_in, rows, every))
+    return tables
+
+
+def _rows(runs: list[Run]) -> list[Row]:
+    by_id: dict[str, list[Run]] = {}
+    for run in sorted(runs, key=lambda run: run.seed):
+        by_id.setdefault(run.id, []).append(run)
+    teachers = {run.teacher.id: run.teacher for run in runs if run.teacher}
+    scores = {id_: {run.seed: run.score for run in members} for id_, members in by_id.items()}
+    roles = {id_: _role(members[0], teachers) for id_, members in by_id.items()}
+    settings = {}
+    for kind in {(roles[id_], members[0].method) for id_, members in by_id.items()}:
+        alike = [group for id_, group in by_id.items() if (roles[id_], group[0].method) == kind]
+        settings.update(_settings(alike))
+    return [_row(roles[id_], settings[id_], members, scores, teachers) for id_, members in by_id.items()]
+
+
+def _role(run: Run, teachers: Mapping[str, Teacher]) -> str:
+    if run.id in teachers:
+        return "teacher"
+    return {"tfidf": "tfidf", "finetune": "baseline"}.get(run.method, "method")
+
+
+def _settings(groups: list[list[Run]]) -> dict[str, str]:
+    """By id, the settings in which these configurations of one method differ."""
+    firsts = [group[0] for group in groups]
+    keys = list(dict.fromkeys(key for run in firsts for key in run.settings))
+    keys = [key for key in keys if len({run.settings.get(key) for run in firsts}) > 1]
+    texts = {run.id: " ".join(f"{key}={run.settings[key]}" for key in keys if key in run.settings) for run in firsts}
+    shown = [(run.student, texts[run.id]) for run in firsts]
+    for run, text in zip(firsts, shown, strict=True):
+        if shown.count(text) > 1:  # a schedule set by hand is in no parameter: its length tells them apart
+            texts[run.id] = f"{text[1]} updates={run.updates}".strip()
+    return texts
+
+
+def _row(
+    role: str,
+    settings: str,
+    runs: list[Run],
+    scores: Mapping[str, Mapping[int, float]],
+    teachers: Mapping[str, Teacher],
+) -> Row:
+    own = scores[runs[0].id]
+    against = [scores.get(baseline[0], {}) if baseline else {} for baseline in runs[0].baselines]
+    taught = [(run, run.teacher) for run in runs if run.teacher and run.seed in against[0]]
+    gap = None
+    if taught:
+        gap = gap_share(
+            [run.score for run, _ in taught],
+            [against[0][run.seed] for run, _ in taught],
+            [teacher.score for _, teacher in taught],
+        )
+    latency = _known(median, [run.latency.batch_1 for run in runs])
+    return Row(
+        role=role,
+        settings=settings,
+        runs=runs,
+        score=summarize(list(own.values())),
+        differences=[paired_difference(own, baseline) for baseline in against],
+        gap_closed=gap,
+        teacher_behind=bool(taught) and gap is None,
+        latency_1=latency,
+        latency_32=_known(median, [run.latency.batch_32 for run in runs]),
+        speedup=speedup(latency, _teacher_latency(runs[0], teachers)),
+        seconds=_known(fmean, [run.seconds for run in runs]),
+        teacher_seconds=_known(fmean, [run.teacher_seconds for run in runs]),
+    )
+
+
+def _known(summary: Callable[[Sequence[float]], float], values: Sequence[float | None]) -> float | None:
+    """The summary of the values there are; None where there is none."""
+    known = [value for value in values if value is not None]
+    return summary(known) if known else None
+
+
+def _teacher_latency(run: Run, teachers: Mapping[str, Teacher]) -> float | None:
+    """The latency to compare with: of the run's teacher, for a run without one of the table's only teacher.
+
+    None where it was measured with other threads or another length; text without a length (tfidf) may
+    be compared with any.
+    """
+    sole = next(iter(teachers.values())) if len(teachers) == 1 else None
+    teacher = run.teacher or teachers.get(run.id) or sole
+    if teacher is None or teacher.latency.threads != run.latency.threads:
+        return None
+    lengths = {teacher.latency.length, run.latency.length} - {None}
+    return teacher.latency.batch_1 if len(lengths) < 2 else None

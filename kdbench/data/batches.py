@@ -1,0 +1,77 @@
+"""Length-bucketed batches, padded to the batch's longest. Their order is a function of (seed, epoch) alone."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kdbench.data.tokenize import Tokens
+from kdbench.stage import Batch
+
+POOL = 50  # batches shuffled together before sorting by length: wide enough to fill, narrow enough to mix
+
+
+@dataclass(frozen=True)
+class Examples:
+    """One split, ready for batching: n examples."""
+
+    tokens: Tokens
+    ids: NDArray[np.int64]  # (n,)
+    labels: NDArray[np.int64]  # (n,)
+    pad_id: int
+    teacher_logits: Tensor | None = None  # (n, C)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def batch(self, rows: NDArray[np.int64]) -> Batch:
+        """The examples in `rows`, padded to the longest of them."""
+        lengths = self.tokens.lengths[rows]
+        input_ids = np.full((len(rows), lengths.max()), self.pad_id, np.int64)
+        for index, row in enumerate(rows):
+            input_ids[index, : lengths[index]] = self.tokens[row]
+        mask = np.arange(lengths.max())[None, :] < lengths[:, None]
+        batch = Batch(
+            ids=torch.from_numpy(self.ids[rows]),
+            input_ids=torch.from_numpy(input_ids),
+            attention_mask=torch.from_numpy(mask.astype(np.int64)),
+            labels=torch.from_numpy(self.labels[rows]),
+        )
+        if self.teacher_logits is not None:
+            batch["teacher_logits"] = self.teacher_logits[torch.from_numpy(rows)]
+        return batch
+
+    def in_length_order(self, batch_size: int) -> Iterator[tuple[NDArray[np.int64], Batch]]:
+        """Every example once, shortest first: (rows, batch)."""
+        order = np.argsort(self.tokens.lengths, kind="stable")
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            yield rows, self.batch(rows)
+
+
+@dataclass(frozen=True)
+class TrainBatches:
+    """Each example exactly once an epoch; batches of like lengths in random order (kdbench.stage.Data)."""
+
+    examples: Examples
+    batch_size: int  # examples of one optimiser step
+    seed: int
+
+    def __len__(self) -> int:
+        return -(-len(self.examples) // self.batch_size)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        generator = np.random.default_rng([self.seed, epoch])
+        order = generator.permutation(len(self.examples))
+        lengths = self.examples.tokens.lengths
+        pool = self.batch_size * POOL
+        rows: list[NDArray[np.int64]] = []
+        for begin in range(0, len(order), pool):
+            by_length = order[begin : begin + pool]
+            by_length = by_length[np.argsort(lengths[by_length], kind="stable")]
+            rows += [by_length[i : i + self.batch_size] for i in range(0, len(by_length), self.batch_size)]
+        for index in generator.permutation(len(rows))[start:]:
+            yield self.examples.batch(rows[index])

@@ -1,0 +1,188 @@
+"""A task's texts and labels in three splits: read, labelled by name, cut where a split is missing.
+
+Every draw has its own generator (`split_seed` and a number), so that limiting one split moves no other.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdbench.config import DatasetConfig
+from kdbench.data.fetch import SourceError
+from kdbench.data.readers import Rows, read_splits
+
+_TEST_CUT, _DEV_CUT = 0, 1
+_LIMIT = {"train": 2, "dev": 3, "test": 4}
+
+
+@dataclass(frozen=True)
+class Split:
+    """`ids`: the row's number in the source, counted through train, dev and test; it survives cuts and limits."""
+
+    ids: NDArray[np.int64]  # (n,), rising
+    texts: list[str]  # n
+    labels: NDArray[np.int64]  # (n,), index into TextData.label_names
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def take(self, rows: NDArray[np.int64]) -> "Split":
+        """The split's rows at these positions, in this order."""
+        return Split(self.ids[rows], [self.texts[row] for row in rows], self.labels[rows])
+
+
+@dataclass(frozen=True)
+class TextData:
+    name: str
+    label_names: list[str]
+    train: Split
+    dev: Split
+    test: Split
+    notes: list[str]  # what a reader of the results should know: duplicates, rows left out, where the test is from
+    test_is: Literal["test", "dev"]  # which official split the test is
+
+
+def load_dataset(config: DatasetConfig, cache: Path) -> TextData:
+    """Read the data set, fetching it where it is not local, and cut the splits that it lacks.
+
+    Raises SourceError for a source, file, column or label that is missing or not usable.
+    """
+    rows = read_splits(config, cache)
+    names = _label_names(rows["train"], config)
+    notes: list[str] = []
+    parts = _labelled(rows, names, config, notes)
+    if config.deduplicate:
+        parts = _without_repeats(parts, notes)
+    if "test" not in parts:
+        parts["train"], parts["test"] = cut(parts["train"], config.test_fraction, [config.split_seed, _TEST_CUT])
+        notes.append(f"test: {len(parts['test'])} rows cut from train, seed {config.split_seed}")
+    _note_repeats(parts["train"], notes)
+    _note_shared("test", parts, notes)
+    if "dev" not in parts:
+        parts["train"], parts["dev"] = cut(parts["train"], config.dev_fraction, [config.split_seed, _DEV_CUT])
+        notes.append(f"dev: {len(parts['dev'])} rows cut from train, seed {config.split_seed}")
+    _note_shared("dev", parts, notes)
+    test_is: Literal["test", "dev"] = "test"
+    if config.splits.test is not None and Path(config.splits.test).name.startswith(("dev", "val")):
+        test_is = "dev"
+        notes.append(f"test labels hidden or absent: test is the official dev split ({config.splits.test})")
+    limits = {"train": config.max_train_samples, "dev": config.max_dev_samples, "test": config.max_test_samples}
+    for part, limit in limits.items():
+        parts[part] = _limited(parts[part], limit, [config.split_seed, _LIMIT[part]])
+    return TextData(config.name, names, parts["train"], parts["dev"], parts["test"], notes, test_is)
+
+
+def _label_names(train: Rows, config: DatasetConfig) -> list[str]:
+    """The classes: as the source declares them, else train's labels sorted, integers by value."""
+    if all(label is None for label in train.labels):
+        raise SourceError(f"dataset.splits.train={config.splits.train} has no row with a label.")
+    names = train.names
+    if names is None:
+        found = {str(label) for label in train.labels if label is not None}
+        integers = all(_reads_as(int, name) for name in found)
+        if not integers and all(_reads_as(float, name) for name in found):
+            raise SourceError(
+                f"dataset.label={config.label}: labels such as {min(found)} are numbers with a fraction;"
+                " kdbench classifies: name a column of class names or integers."
+            )
+        names = sorted(found, key=lambda name: (int(name), name)) if integers else sorted(found)
+    if config.classes is not None and len(names) != config.classes:
+        raise SourceError(
+            f"dataset.classes={config.classes}, but {config.name} has {len(names)} labels in train."
+            " Set it to what the data have, or to null."
+        )
+    if len(names) < 2:
+        raise SourceError(f"dataset.label={config.label}: train has the one label {names[0]!r}; two are needed.")
+    return names
+
+
+def _reads_as(kind: type, text: str) -> bool:
+    try:
+        kind(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _labelled(rows: dict[str, Rows], names: list[str], config: DatasetConfig, notes: list[str]) -> dict[str, Split]:
+    """Each split's rows that have a label, numbered through the splits; what is left out goes into `notes`."""
+    number = {name: index for index, name in enumerate(names)}
+    official = {"train": config.splits.train, "dev": config.splits.dev, "test": config.splits.test}
+    parts, start = {}, 0
+    for part, read in rows.items():
+        kept = [row for row, label in enumerate(read.labels) if label is not None]
+        unknown = sorted({str(read.labels[row]) for row in kept} - number.keys())
+        if not kept or unknown == ["-1"]:
+            raise SourceError(
+                f"dataset.splits.{part}={official[part]} has no labels. If they are kept back, let the official dev"
+                " be the test: dataset.splits.test=validation dataset.splits.dev=null."
+            )
+        if unknown:
+            raise SourceError(f"dataset.splits.{part}={official[part]} has labels that train lacks: {unknown[:5]}.")
+        if read.ragged:
+            notes.append(f"{part}: {read.ragged} rows without the header's columns dropped")
+        if len(kept) < len(read.labels):
+            notes.append(f"{part}: {len(read.labels) - len(kept)} rows without a label dropped")
+        labels = np.array([number[str(read.labels[row])] for row in kept], dtype=np.int64)
+        parts[part] = Split(np.array(kept, dtype=np.int64) + start, [read.texts[row] for row in kept], labels)
+        start += len(read.texts)
+    return parts
+
+
+def _without_repeats(parts: dict[str, Split], notes: list[str]) -> dict[str, Split]:
+    """The first row of each text, through train, dev and test; texts that differ only in line breaks are one."""
+    seen: set[str] = set()
+    kept = {}
+    for part, split in parts.items():
+        rows = []
+        for row, text in enumerate(split.texts):
+            key = "".join(text.splitlines())
+            if key not in seen:
+                seen.add(key)
+                rows.append(row)
+        notes.append(f"{part}: {len(split) - len(rows)} repeated texts dropped")
+        kept[part] = split.take(np.array(rows, dtype=np.int64))
+    return kept
+
+
+def _note_repeats(train: Split, notes: list[str]) -> None:
+    labels = defaultdict(set)
+    for text, label in zip(train.texts, train.labels, strict=True):
+        labels[text].add(int(label))
+    if repeated := len(train) - len(labels):
+        several = sum(len(found) > 1 for found in labels.values())
+        notes.append(f"train: {repeated} repeated texts kept, {several} texts have more than one label")
+
+
+def _note_shared(part: str, parts: dict[str, Split], notes: list[str]) -> None:
+    train = set(parts["train"].texts)
+    if shared := sum(text in train for text in parts[part].texts):
+        notes.append(f"{part}: {shared} of its texts are also in train, kept")
+
+
+def cut(split: Split, fraction: float, seed: list[int]) -> tuple[Split, Split]:
+    """(rest, cut): about `fraction` of each class, drawn; at least one row of a class and never its last.
+
+    A class with one row stays in the rest. Raises SourceError where no class has two.
+    """
+    draw = np.random.default_rng(seed)
+    chosen = []
+    for label in np.unique(split.labels):
+        rows = np.flatnonzero(split.labels == label)
+        size = min(max(1, round(len(rows) * fraction)), len(rows) - 1)
+        chosen.append(draw.permutation(rows)[:size])
+    held = np.sort(np.concatenate(chosen))
+    if not len(held):
+        raise SourceError("no class has two rows, so no dev or test can be cut from train: name the splits' files.")
+    return split.take(np.setdiff1d(np.arange(len(split)), held)), split.take(held)
+
+
+def _limited(split: Split, limit: int | None, seed: list[int]) -> Split:
+    """At most `limit` rows, drawn, in the order of their ids; a smaller limit draws a part of a larger one's."""
+    if limit is None or limit >= len(split):
+        return split
+    return split.take(np.sort(np.random.default_rng(seed).permutation(len(split))[:limit]))

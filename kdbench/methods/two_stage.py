@@ -1,0 +1,35 @@
+"""Two-stage fine-tuning: layers cut from the fine-tuned predecessor, then trained on the task.
+
+The source posts' negative control for Theseus (no replacement). Their own code took the predecessor's
+weights before it was trained and scaled the head's kernel; here the weights are taken after, and the
+head's learning rate is multiplied through a parameter group. (Scaling a parameter by m multiplies its
+step under Adam by m, but under SGD by m^2: a group says what is meant.)
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from kdbench.models.bert import copy_head
+from kdbench.objectives import supervised
+from kdbench.options import above, one_of, option
+from kdbench.stage import ParamGroup, Stage
+
+if TYPE_CHECKING:
+    from kdbench.context import Run
+
+
+@dataclass
+class Params:
+    needs: ClassVar[frozenset[str]] = frozenset({"encoder", "teacher", "same_width"})
+
+    head: str = option(one_of("inherit", "reinit"))
+    head_lr_multiplier: float = option(above(0))
+
+
+def stages(run: "Run", p: Params) -> Iterator[Stage]:
+    student = run.student
+    if p.head == "inherit":
+        copy_head(run.teacher, student)
+    params = [ParamGroup(student.bert), ParamGroup(student.classifier, p.head_lr_multiplier)]
+    yield Stage("successor", student, supervised(student), run.batches("successor"), run.schedule("successor"), params)

@@ -1,0 +1,138 @@
+"""The dispatcher: one RunConfig in, one finished run folder out."""
+
+import importlib
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from filelock import FileLock
+
+from kdbench import record
+from kdbench.config import RunConfig
+from kdbench.context import Run
+from kdbench.hardware import Hardware, accelerator, settle
+from kdbench.identity import run_id
+from kdbench.models import bert
+from kdbench.progress import Display, console, logged_to, show_log
+from kdbench.record import About
+from kdbench.results import RESULTS, read_result, write_json
+from kdbench.seeds import derive
+from kdbench.stage import Predict, Stage
+from kdbench.train import train
+
+log = logging.getLogger("kdbench")
+
+
+def execute(
+    config: RunConfig,
+    *,
+    choices: dict[str, Any],
+    command: str,
+    baseline_command: Callable[[RunConfig], str],
+) -> dict[str, Any]:
+    """Do the run, or find it done; returns the content of its results.json."""
+    show_log()
+    hardware = settle(config.hardware)
+    about = About(choices, command, baseline_command)
+    if config.dry_run:
+        with tempfile.TemporaryDirectory() as scratch:
+            config = replace(config, outputs=scratch)
+            result, _ = ensure(config, hardware, accelerator(hardware), about)
+            log.info("dry run: every stage took one step; nothing was kept")
+            return result
+    return ensure(config, hardware, accelerator(hardware), about)[0]
+
+
+def ensure(
+    config: RunConfig, hardware: Hardware, accelerator: Accelerator, about: About
+) -> tuple[dict[str, Any], Path]:
+    """The finished run of `config` and its folder: found, or done now, by one process at a time."""
+    folder = run_folder(config, hardware)
+    with torch.random.fork_rng(devices=[]), _locked(folder, accelerator):
+        result = read_result(folder)
+        if result is not None and not config.rerun:
+            log.info("found: %s", folder)
+        else:
+            if config.rerun and accelerator.is_main_process:
+                shutil.rmtree(folder, ignore_errors=True)
+            accelerator.wait_for_everyone()
+            with logged_to(folder / "run.log", accelerator.is_main_process):
+
+                def teacher(other: RunConfig) -> tuple[dict[str, Any], Path]:
+                    return ensure(other, hardware, accelerator, about.of_teacher(other))
+
+                result = _do(Run(config, hardware, accelerator, folder, teacher), about)
+    return result | {"folder": str(folder)}, folder
+
+
+def run_folder(config: RunConfig, hardware: Hardware) -> Path:
+    """outputs/<dataset>/<method>/<student>-<id>/seed<k>"""
+    student = config.student.name if "encoder" in config.method.needs else "no_network"
+    name = f"{student}-{run_id(config, hardware)}"
+    return Path(config.outputs) / config.dataset.name / config.method.name / name / f"seed{config.seed}"
+
+
+@contextmanager
+def _locked(folder: Path, accelerator: Accelerator) -> Iterator[None]:
+    """One run at a time in a folder; of several processes of one run the main one holds the lock."""
+    if accelerator.is_main_process:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.parent / f".{folder.name}.lock")
+    with lock if accelerator.is_main_process else nullcontext():
+        accelerator.wait_for_everyone()
+        yield
+        accelerator.wait_for_everyone()
+
+
+def _do(run: Run, about: About) -> dict[str, Any]:
+    log.info("run: %s", run.folder)
+    if run.accelerator.is_main_process:
+        record.write_start(run, about)
+    stages, student = train_stages(run)
+    result = record.finish(run, about, stages, student)
+    if run.accelerator.is_main_process:
+        write_json(run.folder / RESULTS, result)
+    record.announce(run, result)
+    return result
+
+
+def train_stages(run: Run) -> tuple[list[dict[str, Any]], Any]:
+    """Train each stage as the method yields it; returns their records and the last stage's student."""
+    config = run.config
+    method = importlib.import_module(f"kdbench.methods.{config.method.name}")
+    stages: Iterator[Stage] = iter(method.stages(run, config.method))
+    records: list[dict[str, Any]] = []
+    student = None
+    while True:
+        torch.manual_seed(derive(config.seed, "stage", len(records)))
+        stage = next(stages, None)
+        if stage is None:
+            return records, student
+        if config.dry_run:
+            stage = replace(stage, schedule=replace(stage.schedule, steps=1))
+        student = stage.student
+        if stage.predict is None:
+            stage = replace(stage, predict={"student": _logits_of(student)})
+        name = f"{len(records):02d}_{stage.name}"
+        given = config.method.stages[stage.name]
+        record_ = train(
+            stage,
+            run.folder / name,
+            run.accelerator,
+            run.score,
+            seed=config.seed,
+            checkpoint_every=config.checkpoint_every,
+            display=Display(console, given.batch_size * given.accumulation),
+        )
+        records.append(record_ | {"folder": name})
+
+
+def _logits_of(student: Any) -> Predict:
+    return lambda batch, step: bert.logits(student, batch)

@@ -1,0 +1,74 @@
+"""The protocol between methods and the training loop.
+
+A method yields stages; a stage is one optimisation problem: this student, these parameters, this data,
+this objective, this schedule. The loop trains each as it is yielded; code after a `yield` runs on the
+trained model.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, NotRequired, Protocol, TypedDict
+
+from torch import Tensor, nn
+
+
+class Batch(TypedDict):
+    """One padded batch of B examples and T tokens."""
+
+    ids: Tensor  # (B,) the examples' numbers in the source
+    input_ids: Tensor  # (B, T)
+    attention_mask: Tensor  # (B, T) 1 = token, 0 = padding
+    labels: Tensor  # (B,)
+    teacher_logits: NotRequired[Tensor]  # (B, C) cached
+
+
+class Terms(NamedTuple):
+    """What an objective returns for one batch."""
+
+    losses: dict[str, Tensor]  # named, already weighted; the loop sums them and logs exactly what it summed
+    logged: dict[str, float] = {}  # other numbers of this step (replacement rate)  # noqa: RUF012
+
+
+Objective = Callable[[Batch, int], Terms]  # (batch, optimiser steps already taken)
+Predict = Callable[[Batch, int], Tensor]  # (batch, optimiser steps already taken) -> logits (B, C)
+
+
+class Data(Protocol):
+    """Training batches whose order is a function of the epoch alone, so that a stage resumes anywhere."""
+
+    def __len__(self) -> int:
+        """Batches in one epoch; a batch is what one optimiser step sees, over all processes."""
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of `epoch`, from number `start` on."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How one stage is optimised; `steps` is settled (epochs times batches, or as given)."""
+
+    steps: int
+    lr: float
+    accumulation: int  # forward passes of one optimiser step
+    warmup: float  # share of the steps
+    decay: str  # linear | constant
+    weight_decay: float
+    clip: float | None  # norm of the gradient of the trained parameters
+    patience: int | None  # epochs without a better dev score
+
+
+class ParamGroup(NamedTuple):
+    module: nn.Module  # all its parameters are trained
+    lr_multiplier: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    name: str  # its folder in the run; its key under method.stages
+    student: nn.Module  # trained, evaluated, saved; the last stage's student is the result
+    objective: Objective
+    data: Data
+    schedule: Schedule
+    params: list[ParamGroup] | None = None  # None: all of student's; the rest stands still
+    extra: nn.Module | None = None  # trained beside it: saved with the stage, never exported
+    predict: Mapping[str, Predict] | None = None  # name -> logits on dev each epoch; the first selects

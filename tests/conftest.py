@@ -1,0 +1,92 @@
+"""A tiny teacher and data set in a local folder, and runs composed from the real conf/: no network."""
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from kdbench.config import RunConfig, load
+
+ROOT = Path(__file__).parents[1]
+TOPICS = {"fruit": "apple pear plum grape", "metal": "iron gold zinc lead", "water": "lake river sea pond"}
+FILLER = ["the", "a", "of", "is", "near", "big", "old", "new", "one", "two"]
+ORACLES = json.loads((Path(__file__).parent / "oracles.json").read_text(encoding="utf8"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _two_threads() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random four-layer BERT encoder with a WordPiece tokenizer of some forty words."""
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("teacher")
+    words = sorted({word for topic in TOPICS.values() for word in topic.split()} | set(FILLER))
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf8")
+    BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=16,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=32,
+    )
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+def write_rows(path: Path, rows: int, seed: int) -> None:
+    draw = random.Random(seed)
+    lines = ["text,label"]
+    for _ in range(rows):
+        label = draw.choice(sorted(TOPICS))
+        words = draw.choices(TOPICS[label].split(), k=2) + draw.choices(FILLER, k=draw.randint(1, 9))
+        draw.shuffle(words)
+        lines.append(f"{' '.join(words)},{label}")
+    path.write_text("\n".join(lines) + "\n", encoding="utf8")
+
+
+@pytest.fixture(scope="session")
+def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    for seed, (name, rows) in enumerate({"train": 80, "test": 40}.items()):
+        write_rows(folder / f"{name}.csv", rows, seed)
+    return folder
+
+
+Configure = Callable[..., RunConfig]
+
+
+@pytest.fixture
+def configure(teacher_folder: Path, data_folder: Path, tmp_path: Path) -> Configure:
+    """`configure("method=theseus", ...)` -> a tiny RunConfig from the real conf/."""
+
+    def make(*overrides: str) -> RunConfig:
+        tiny = [
+            "teacher=local", f"teacher.source={teacher_folder}",
+            "dataset=files", "dataset.name=topics", f"dataset.source={data_folder}",
+            "dataset.splits.train=train.csv", "dataset.splits.test=test.csv", "dataset.max_length=16",
+            "dataset.dev_fraction=0.25", "student.layers=2", "schedule.batch_size=8", "schedule.epochs=2",
+            "schedule.steps=null", "teacher.schedule.epochs=1", "teacher.schedule.batch_size=8",
+            "schedule.lr=1e-3", "teacher.schedule.lr=1e-3", "hardware=cpu_fp32", "checkpoint_every=5",
+            f"outputs={tmp_path / 'outputs'}", f"cache_dir={tmp_path / 'cache'}",
+        ]  # fmt: skip
+        with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
+            return load(compose("config", overrides=[*tiny, *overrides]))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def oracles() -> dict:  # type: ignore[type-arg]
+    return ORACLES

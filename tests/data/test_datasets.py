@@ -1,0 +1,310 @@
+"""Small files and folders of each schema: what is read, named, cut, counted and refused."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from omegaconf import OmegaConf
+
+from kdbench.config import DatasetConfig, DatasetSplits
+from kdbench.data.datasets import Split, TextData, cut, load_dataset
+from kdbench.data.sources import SourceError, check_source
+
+CONF = Path(__file__).parents[2] / "conf"
+TEN = [(f"text {row}", "ab"[row % 2]) for row in range(10)]
+
+
+def config(
+    source: Path, train: str = ".", dev: str | None = None, test: str | None = None, **keys: Any
+) -> DatasetConfig:
+    values = {"text": "text", "label": "label", "classes": None, "dev_fraction": 0.2, "test_fraction": 0.2}
+    limits = {f"max_{split}_samples": None for split in ("train", "dev", "test")}
+    values |= {"split_seed": 0, "max_length": 8, "epochs": 1, **limits, **keys}
+    return DatasetConfig(name="tiny", source=str(source), splits=DatasetSplits(train, dev, test), **values)
+
+
+def write(path: Path, rows: Iterable[tuple[Any, Any]], header: str = "text,label") -> Path:
+    path.write_text("\n".join([header, *(f"{text},{label}" for text, label in rows)]) + "\n", encoding="utf8")
+    return path
+
+
+def same(one: TextData, two: TextData) -> bool:
+    pairs = [(one.train, two.train), (one.dev, two.dev), (one.test, two.test)]
+    return all(
+        np.array_equal(a.ids, b.ids) and a.texts == b.texts and np.array_equal(a.labels, b.labels) for a, b in pairs
+    )
+
+
+def labelled(data: TextData, split: Split) -> list[tuple[str, str]]:
+    return [(text, data.label_names[label]) for text, label in zip(split.texts, split.labels, strict=True)]
+
+
+def test_one_file_gives_three_splits_that_share_no_row(tmp_path: Path) -> None:
+    data = load_dataset(config(write(tmp_path / "x.csv", TEN)), tmp_path)
+    assert [len(split) for split in (data.train, data.dev, data.test)] == [6, 2, 2]
+    assert data.label_names == ["a", "b"] and data.test_is == "test"
+    ids = np.concatenate([data.train.ids, data.dev.ids, data.test.ids])
+    assert sorted(ids) == list(range(10))
+    for split in (data.train, data.dev, data.test):
+        assert [TEN[row] for row in split.ids] == labelled(data, split)
+        assert split.ids.dtype == split.labels.dtype == np.int64
+
+
+def test_the_cut_is_the_split_seed_s(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.csv", TEN * 3)
+    assert same(load_dataset(config(path), tmp_path), load_dataset(config(path), tmp_path))
+    assert not same(load_dataset(config(path), tmp_path), load_dataset(config(path, split_seed=1), tmp_path))
+
+
+def test_named_files_keep_their_rows_and_ids_count_through(tmp_path: Path) -> None:
+    for name, rows in {"train": TEN, "dev": TEN[:3], "test": TEN[:2]}.items():
+        write(tmp_path / f"{name}.csv", rows)
+    data = load_dataset(config(tmp_path, "train.csv", "dev.csv", "test.csv"), tmp_path)
+    assert data.train.ids.tolist() == list(range(10))
+    assert data.dev.ids.tolist() == [10, 11, 12] and data.test.ids.tolist() == [13, 14]
+    assert labelled(data, data.test) == TEN[:2]
+
+
+def test_limits_draw_the_same_rows_and_move_no_other_split(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.csv", TEN * 3)
+    whole = load_dataset(config(path), tmp_path)
+    four, seven = (load_dataset(config(path, max_train_samples=limit), tmp_path) for limit in (4, 7))
+    assert len(four.train) == 4 and sorted(four.train.ids) == four.train.ids.tolist()
+    assert set(four.train.ids) < set(seven.train.ids) < set(whole.train.ids)
+    assert np.array_equal(four.dev.ids, whole.dev.ids) and np.array_equal(four.test.ids, whole.test.ids)
+    assert len(load_dataset(config(path, max_test_samples=1, max_dev_samples=100), tmp_path).test) == 1
+
+
+def test_cut_is_stratified_and_leaves_a_single_row_in_train() -> None:
+    labels = np.array([0] * 100 + [1] * 10 + [2] * 2 + [3])
+    rest, held = cut(Split(np.arange(113), [str(row) for row in range(113)], labels), 0.2, [0, 0])
+    assert Counter(held.labels.tolist()) == {0: 20, 1: 2, 2: 1}
+    assert Counter(rest.labels.tolist()) == {0: 80, 1: 8, 2: 1, 3: 1}
+    assert sorted([*rest.ids, *held.ids]) == list(range(113))
+    assert held.texts == [str(row) for row in held.ids]
+
+
+def test_cut_refuses_where_no_class_has_two_rows(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="no class has two rows"):
+        load_dataset(config(write(tmp_path / "x.csv", TEN[:2])), tmp_path)
+
+
+def test_quotes_newlines_and_unicode_line_ends_stay_in_a_text(tmp_path: Path) -> None:
+    texts = ['say "hi", twice', "two\nlines", "carriage\r\nreturn", "next\x85line\u2028end", "", "tab\tin"]
+    body = "".join(f'"{text}",{"ab"[row % 2]}\r\n'.replace('say "hi"', 'say ""hi""') for row, text in enumerate(texts))
+    (tmp_path / "x.csv").write_bytes(("\ufefftext,label\r\n" + body).encode())
+    data = load_dataset(config(tmp_path, "x.csv", test="x.csv"), tmp_path)
+    assert data.test.texts == texts
+
+
+def test_tsv_and_orange_tab_and_jsonl_and_parquet_read_the_same(tmp_path: Path) -> None:
+    rows = [*TEN, ("no label", None)]
+    lines = "\n".join(f"{label or ''}\t{text}" for text, label in rows)
+    (tmp_path / "x.tsv").write_text("label\ttext\n" + lines)
+    (tmp_path / "x.tab").write_text("label\ttext\nd\tstring\nclass\t\n" + lines + "\n\n")
+    objects = [{"label": label, "text": text, "more": 1} for text, label in rows]
+    (tmp_path / "x.jsonl").write_text("\n".join(json.dumps(row) for row in objects) + "\n")
+    pyarrow.parquet.write_table(pa.Table.from_pylist(objects), tmp_path / "x.parquet")
+    write(tmp_path / "x.csv", [*TEN, ("no label", "")])
+    read = {
+        ending: load_dataset(config(tmp_path / f"x.{ending}"), tmp_path) for ending in ("csv", "tsv", "tab", "jsonl")
+    }
+    read["parquet"] = load_dataset(config(tmp_path / "x.parquet"), tmp_path)
+    for data in read.values():
+        assert same(data, read["csv"]) and data.label_names == ["a", "b"]
+        assert "train: 1 rows without a label dropped" in data.notes
+
+
+def test_integer_labels_sort_by_value_and_meet_their_strings(tmp_path: Path) -> None:
+    rows = [(f"t{row}", [10, 9, -1][row % 3]) for row in range(9)]
+    write(tmp_path / "x.csv", rows)
+    (tmp_path / "x.jsonl").write_text("\n".join(json.dumps({"text": t, "label": label}) for t, label in rows))
+    data = load_dataset(config(tmp_path, "x.csv", test="x.jsonl"), tmp_path)
+    assert data.label_names == ["-1", "9", "10"]
+    assert labelled(data, data.test) == [(text, str(label)) for text, label in rows]
+
+
+def test_labels_are_mapped_by_name_not_by_position(tmp_path: Path) -> None:
+    write(tmp_path / "train.csv", [*TEN, ("c", "c"), ("c", "c")])
+    write(tmp_path / "test.csv", [("x", "c"), ("y", "a")])
+    data = load_dataset(config(tmp_path, "train.csv", test="test.csv"), tmp_path)
+    assert labelled(data, data.test) == [("x", "c"), ("y", "a")]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is empty"),
+        ("text,label\n", "has no row with a label"),
+        ("text,label\nx,a\ny,a\n", "the one label 'a'"),
+        ("text,label\nx,0.5\ny,1\n", "labels such as 0.5 are numbers with a fraction"),
+        ("sentence,label\nx,a\n", "dataset.text=text: .*has no such column; it has sentence, label"),
+        ("text,stars\nx,a\n", "dataset.label=label: .*has no such column; it has text, stars"),
+        ('text,label\nx,a\n"y,b\nz,a\n', "quote that opens in row 3 is never closed"),
+        ("text,label\n\xe9,a\n", "dataset.encoding=utf-8 does not fit"),
+    ],
+)
+def test_unusable_tables_are_refused(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "x.csv").write_bytes(content.encode("latin-1"))
+    with pytest.raises(SourceError, match=message):
+        load_dataset(config(tmp_path / "x.csv"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 2, is not JSON"),
+        ("[1]", "line 2: every line must be an object"),
+        ('{"text": "x"}', "line 2, has no such column; it has text"),
+        ('{"text": "x", "label": 0.5}', "label 0.5"),
+        ('{"text": 3, "label": "a"}', "3 where a text should be"),
+    ],
+)
+def test_unusable_json_lines_are_refused(tmp_path: Path, line: str, message: str) -> None:
+    (tmp_path / "x.jsonl").write_text(f'{{"text": "x", "label": "a"}}\n{line}\n')
+    with pytest.raises(SourceError, match=message):
+        load_dataset(config(tmp_path / "x.jsonl"), tmp_path)
+
+
+def test_a_label_that_train_lacks_and_a_wrong_class_count_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "train.csv", TEN)
+    write(tmp_path / "test.csv", [("x", "new")])
+    with pytest.raises(SourceError, match=r"dataset.splits.test=test.csv has labels that train lacks: \['new'\]"):
+        load_dataset(config(tmp_path, "train.csv", test="test.csv"), tmp_path)
+    with pytest.raises(SourceError, match=r"dataset.classes=3, but tiny has 2 labels"):
+        load_dataset(config(tmp_path / "train.csv", classes=3), tmp_path)
+    assert load_dataset(config(tmp_path / "train.csv", classes=2), tmp_path).label_names == ["a", "b"]
+
+
+def test_latin_1_ends_a_line_at_nel_and_ragged_rows_are_counted(tmp_path: Path) -> None:
+    rows = "".join(f"t{row},{'ab'[row % 2]},x\n" for row in range(10))
+    (tmp_path / "x.csv").write_bytes(f"text,label,more\n{rows}cut,a,one\x85two\nshort,a\n\n".encode("latin-1"))
+    data = load_dataset(config(tmp_path, "x.csv", test="x.csv", encoding="latin-1"), tmp_path)
+    assert data.test.texts[-1] == "cut" and len(data.test) == 11
+    assert "test: 2 rows without the header's columns dropped" in data.notes
+    windows = load_dataset(config(tmp_path, "x.csv", test="x.csv", text="more", encoding="cp1252"), tmp_path)
+    assert windows.test.texts[-1] == "one\u2026two"
+
+
+def test_repeats_are_counted_and_kept_or_dropped(tmp_path: Path) -> None:
+    write(tmp_path / "train.csv", [*TEN, ("text 0", "a"), ("text 1", "a"), ("text 1", "b")])
+    write(tmp_path / "test.csv", [("text 0", "a"), ("new", "b"), ("text 0", "a")])
+    kept = load_dataset(config(tmp_path, "train.csv", "test.csv", "test.csv"), tmp_path)
+    assert len(kept.train) == 13 and len(kept.test) == 3
+    assert "train: 3 repeated texts kept, 1 texts have more than one label" in kept.notes
+    assert "test: 2 of its texts are also in train, kept" in kept.notes
+    dropped = load_dataset(config(tmp_path, "train.csv", test="test.csv", deduplicate=True), tmp_path)
+    assert dropped.test.texts == ["new"] and dropped.test.ids.tolist() == [14]
+    rows = {**dict(labelled(dropped, dropped.train)), **dict(labelled(dropped, dropped.dev))}
+    assert rows == dict(TEN), "the first row of a text decides its label"
+    assert "train: 3 repeated texts dropped" in dropped.notes and "test: 2 repeated texts dropped" in dropped.notes
+
+
+def hub_split(path: Path, columns: dict[str, list[Any]], names: list[str] | None, label: str = "label") -> None:
+    from datasets import ClassLabel, Dataset
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made = Dataset.from_dict(columns)
+    if names is not None:
+        made = made.cast_column(label, ClassLabel(names=names))
+    made.to_parquet(path)
+
+
+def clue_like(root: Path, subset: str = "iflytek") -> Path:
+    """One of two configurations there, as hub_snapshot leaves it; the test's labels are -1."""
+    card = ["---", "configs:"]
+    for name in ("afqmc", "iflytek"):
+        card += [f"- config_name: {name}", "  data_files:"]
+        card += [f"  - split: {split}\n    path: {name}/{split}-*" for split in ("test", "train", "validation")]
+    root.mkdir()
+    (root / "README.md").write_text("\n".join([*card, "---", "# CLUE"]))
+    for split, labels in {"train": [2, 0, 1] * 4, "validation": [1, 0, 2], "test": [-1] * 3}.items():
+        columns = {"sentence": [f"{split} {row}" for row in range(len(labels))], "label": labels, "idx": labels}
+        hub_split(root / subset / f"{split}-00000-of-00001.parquet", columns, ["100", "20", "3"])
+    return root
+
+
+CLUE = {"text": "sentence", "subset": "iflytek", "dev_fraction": 0.25}
+
+
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    datasets.disable_progress_bars()
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_clue_like_folder_takes_the_official_dev_as_test(tmp_path: Path) -> None:
+    data = load_dataset(config(clue_like(tmp_path / "hub"), "train", test="validation", **CLUE), tmp_path)
+    assert data.label_names == ["100", "20", "3"], "the source's order, not the alphabet's"
+    assert labelled(data, data.test) == [("validation 0", "20"), ("validation 1", "100"), ("validation 2", "3")]
+    assert len(data.dev) == 3 and len(data.train) == 9 and all(text.startswith("train") for text in data.dev.texts)
+    assert data.test_is == "dev" and any("official dev split (validation)" in note for note in data.notes)
+
+
+@pytest.mark.usefixtures("quiet")
+def test_hidden_labels_wrong_splits_and_wrong_subsets_are_explained(tmp_path: Path) -> None:
+    folder = clue_like(tmp_path / "hub")
+    with pytest.raises(SourceError, match=r"dataset.splits.test=test has no labels.*dataset.splits.test=validation"):
+        load_dataset(config(folder, "train", test="test", **CLUE), tmp_path)
+    with pytest.raises(SourceError, match=r"dataset.splits.dev=dev: .* has the splits .*validation"):
+        load_dataset(config(folder, "train", "dev", **CLUE), tmp_path)
+    with pytest.raises(SourceError, match=r"dataset.subset=cola cannot be read: .*afqmc"):
+        load_dataset(config(folder, "train", **{**CLUE, "subset": "cola"}), tmp_path)
+    with pytest.raises(SourceError, match=r"dataset.text=text: .*has no such column; it has sentence, label, idx"):
+        load_dataset(config(folder, "train", **{**CLUE, "text": "text"}), tmp_path)
+
+
+@pytest.mark.usefixtures("quiet")
+def test_an_ag_news_like_folder_has_no_dev(tmp_path: Path) -> None:
+    names = ["World", "Sports", "Business", "Sci/Tech"]
+    for split, count in {"train": 20, "test": 4}.items():
+        columns = {"text": [f"{split} {row}" for row in range(count)], "label": [row % 4 for row in range(count)]}
+        hub_split(tmp_path / "hub" / "data" / f"{split}-00000-of-00001.parquet", columns, names)
+    data = load_dataset(config(tmp_path / "hub", "train", test="test", classes=4), tmp_path)
+    assert data.label_names == names and data.test_is == "test"
+    assert [len(split) for split in (data.train, data.dev, data.test)] == [16, 4, 4]
+
+
+@pytest.mark.usefixtures("quiet")
+def test_an_imdb_like_folder_leaves_its_unlabelled_split_alone(tmp_path: Path) -> None:
+    for split, labels in {"train": [0, 1] * 5, "test": [1, 0], "unsupervised": [-1, -1]}.items():
+        columns = {"text": [f"{split} {row}" for row in range(len(labels))], "label": labels}
+        hub_split(tmp_path / "hub" / "plain_text" / f"{split}-00000-of-00001.parquet", columns, ["neg", "pos"])
+    data = load_dataset(config(tmp_path / "hub", "train", test="test"), tmp_path)
+    assert labelled(data, data.test) == [("test 0", "pos"), ("test 1", "neg")]
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_folder_of_json_lines_is_read_by_its_label_text_and_read_anew_when_it_changes(tmp_path: Path) -> None:
+    def fill(word: str) -> TextData:
+        for split in ("train", "test"):
+            rows = [{"text": f"{word} {row}", "label": row % 2, "label_text": f"alt.{row % 2}"} for row in range(10)]
+            (tmp_path / "hub" / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        return load_dataset(config(tmp_path / "hub", "train", test="test", label="label_text"), tmp_path)
+
+    (tmp_path / "hub").mkdir()
+    assert fill("one").label_names == ["alt.0", "alt.1"]
+    assert fill("other").test.texts[0] == "other 0"
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "dataset").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_dataset_yaml_fits_the_schema_and_has_a_legal_source(path: Path) -> None:
+    raw = OmegaConf.load(path)
+    merged = OmegaConf.merge(OmegaConf.structured(DatasetConfig), raw)
+    assert merged.name == path.stem and set(raw) == set(merged), "every key is there, so that each can be set"
+    if path.stem == "files":
+        assert OmegaConf.missing_keys(merged) == {"source"}
+        return
+    found = OmegaConf.to_object(merged)
+    assert isinstance(found, DatasetConfig)
+    assert check_source(found.source, found.sha256, "dataset.source") is None
+    hidden = found.source.removeprefix("hub:") in ("clue/clue", "nyu-mll/glue")
+    assert (found.splits.test == "validation") == hidden, "CLUE and GLUE keep the test's labels back"

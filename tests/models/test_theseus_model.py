@@ -1,0 +1,124 @@
+"""Oracle O8: replacement rates, the mix at a junction, independence of the draws, and the hybrid's limits."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from kdbench.models import bert
+from kdbench.models.theseus import blocks, draw_epsilon, hybrid_logits, junction, linear_rate
+
+SHAPE = {"vocab_size": 30, "hidden": 16, "layers": 6, "heads": 2, "ffn": 32, "max_positions": 20, "pad_token_id": 0}
+LABELS = ["a", "b", "c"]
+
+
+class Times(nn.Module):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: torch.Tensor, bias: None) -> torch.Tensor:
+        return self.factor * x
+
+
+def toy(epsilons: list[float]) -> float:
+    x = torch.ones((), dtype=torch.float64)
+    for epsilon in epsilons:
+        x = junction(x, epsilon, [Times(2)], Times(3), None)
+    return x.item()
+
+
+def models() -> tuple[Any, Any]:
+    predecessor = bert.build(SHAPE, LABELS, 0.0, "eager", 1).eval()
+    successor = bert.build(SHAPE | {"layers": 3}, LABELS, 0.0, "eager", 2).eval()
+    bert.copy_head(predecessor, successor)
+    return predecessor, successor
+
+
+def batch() -> Any:
+    ids = torch.randint(1, 30, (4, 7), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[0, 4:] = 0
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def test_linear_rate(oracles):
+    for step, expected in oracles["O8_theseus"]["p"].items():
+        assert linear_rate(int(step), 0.3, 6e-4) == pytest.approx(expected)
+    first = oracles["O8_theseus"]["first_t_p1"]
+    assert linear_rate(first - 1, 0.3, 6e-4) < 1 == linear_rate(first, 0.3, 6e-4)
+
+
+def test_junctions(oracles):
+    expected = oracles["O8_theseus"]
+    assert toy([1, 1, 1]) == expected["toy_pred"]
+    assert toy([0, 0, 0]) == expected["toy_succ"]
+    assert toy([0.5] * 3) == expected["toy_mix_eps05"]  # halving at each junction would give 1.953125
+    assert toy([0.25] * 3) == expected["toy_mix_eps_025"]
+
+
+@pytest.mark.parametrize(("variant", "name"), [("bernoulli", "bernoulli05"), ("uniform", "uniform")])
+def test_draws_are_independent_per_module(oracles, variant, name):
+    generator = torch.Generator().manual_seed(0)
+    values = torch.tensor([toy(draw_epsilon(variant, 0, 0.5, 3, generator)) for _ in range(20_000)])
+    mean, variance = (oracles["O8_theseus"][f"{key}_{name}_independent"] for key in ("E", "var"))
+    assert values.mean().item() == pytest.approx(mean, abs=4 * (variance / 20_000) ** 0.5)
+    assert values.var().item() == pytest.approx(variance, rel=0.05)
+
+
+def test_bernoulli_replaces_at_its_rate():
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.tensor([draw_epsilon("bernoulli", 0, 0.3, 4, generator) for _ in range(5000)])
+    assert set(drawn.unique().tolist()) == {0.0, 1.0}
+    assert (1 - drawn).mean(0).tolist() == pytest.approx([0.3] * 4, abs=0.03)
+    assert draw_epsilon("bernoulli", 0, 0.0, 3, generator) == [1, 1, 1]
+    assert draw_epsilon("linear", 0, 1.0, 3, generator) == [0, 0, 0]
+
+
+def test_annealed_goes_from_one_to_zero():
+    shares = [draw_epsilon("annealed", step / 9, 0.5, 2, torch.Generator())[0] for step in range(10)]
+    assert shares[0] == 1 and shares[-1] == 0
+    assert all(a > b for a, b in zip(shares, shares[1:], strict=False))
+
+
+def test_blocks(oracles):
+    assert blocks(12, 6) == oracles["O8_theseus"]["module_map_12_6"]
+    assert blocks(12, 3) == oracles["O8_theseus"]["module_map_12_3"]
+    with pytest.raises(ValueError, match="do not divide"):
+        blocks(12, 5)
+
+
+def test_epsilon_one_is_the_predecessor_bitwise():
+    predecessor, successor = models()
+    hybrid = hybrid_logits(predecessor, successor, batch(), [1.0] * 3, "frozen")
+    assert torch.equal(hybrid, bert.logits(predecessor, batch()))
+
+
+def test_epsilon_zero_is_the_successor_bitwise():
+    predecessor, successor = models()
+    replaced = hybrid_logits(predecessor, successor, batch(), [0.0] * 4, "replaced")
+    assert torch.equal(replaced, bert.logits(successor, batch()))
+    successor.bert.embeddings.load_state_dict(predecessor.bert.embeddings.state_dict())
+    frozen = hybrid_logits(predecessor, successor, batch(), [0.0] * 3, "frozen")
+    assert torch.equal(frozen, bert.logits(successor, batch()))
+
+
+def test_only_what_was_drawn_is_computed():
+    predecessor, successor = models()
+    calls: list[str] = []
+    for name, model in (("old", predecessor), ("new", successor)):
+        for index, layer in enumerate(model.bert.encoder.layer):
+            layer.register_forward_pre_hook(lambda *_, tag=f"{name}{index}": calls.append(tag))
+    hybrid_logits(predecessor, successor, batch(), [1.0, 0.0, 1.0], "frozen")
+    assert calls == ["old0", "old1", "new1", "old4", "old5"]
+
+
+def test_padding_changes_nothing():
+    predecessor, successor = models()
+    data = batch()
+    padded = {name: nn.functional.pad(tensor, (0, 5)) for name, tensor in data.items()}
+    for epsilon in ([0.0, 1.0, 0.5], [0.3] * 3):
+        a = hybrid_logits(predecessor, successor, data, epsilon, "frozen")
+        b = hybrid_logits(predecessor, successor, padded, epsilon, "frozen")  # type: ignore[arg-type]
+        torch.testing.assert_close(a, b)

@@ -1,0 +1,86 @@
+"""Oracle O1 and the limits of the distillation loss, through the functions that the methods call."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from kdbench.losses import cross_entropy, soft_kl
+
+STUDENT = torch.tensor([[1, 2, 0.5], [0.2, -1, 0.3]], dtype=torch.float64)
+TEACHER = torch.tensor([[2, 1, 0], [0, 0, 1]], dtype=torch.float64)
+LABELS = torch.tensor([1, 2])
+
+
+def close(value: Tensor, expected: float) -> None:
+    assert value.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_cross_entropy(oracles):
+    close(cross_entropy(STUDENT, LABELS), oracles["O1_hinton"]["ce"])
+
+
+@pytest.mark.parametrize(
+    ("reduction", "squared", "key"),
+    [
+        ("batchmean", False, "kl_batchmean"),
+        ("batchmean", True, "kl_batchmean_T2"),
+        ("elementmean", True, "kl_elementmean_T2"),
+    ],
+)
+def test_soft_kl(oracles, reduction, squared, key):
+    close(soft_kl(STUDENT, TEACHER, 2.0, reduction, squared), oracles["O1_hinton"][key])
+
+
+@pytest.mark.parametrize("temperature", [1, 5, 20, 1000])
+def test_temperature_squared_keeps_the_size(oracles, temperature):
+    expected = oracles["O1_hinton"][f"T2_kl_batchmean_tau{temperature}"]
+    close(soft_kl(STUDENT, TEACHER, float(temperature), "batchmean", True), expected)
+
+
+def test_high_temperature_limit_is_the_squared_distance_of_centred_logits(oracles):
+    centred = [z - z.mean(-1, keepdim=True) for z in (STUDENT, TEACHER)]
+    limit = ((centred[0] - centred[1]) ** 2).sum(-1).mean() / (2 * STUDENT.shape[1])
+    close(limit, oracles["O1_hinton"]["highT_limit"])
+    at_million = soft_kl(STUDENT, TEACHER, 1e6, "batchmean", True)
+    assert at_million.item() == pytest.approx(limit.item(), rel=1e-3)
+
+
+def test_gradient(oracles):
+    student = STUDENT.clone().requires_grad_()
+    soft_kl(student, TEACHER, 2.0, "batchmean", True).backward()
+    torch.testing.assert_close(student.grad, torch.tensor(oracles["O1_hinton"]["grad_T2_kl_batchmean"]).double())
+
+
+def test_kl_is_soft_cross_entropy_less_the_teachers_entropy(oracles):
+    value = soft_kl(STUDENT, TEACHER, 2.0, "batchmean", False).item()
+    expected = oracles["O1_hinton"]["soft_ce_batchmean"] - oracles["O1_hinton"]["teacher_entropy_tau"]
+    assert value == pytest.approx(expected, rel=1e-6)
+
+
+def test_zero_for_equal_logits_and_shift_invariant():
+    assert soft_kl(TEACHER, TEACHER + 3, 2.0, "batchmean", True).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_reduction_is_a_known_word():
+    with pytest.raises(KeyError):
+        soft_kl(STUDENT, TEACHER, 2.0, "sum", True)
+
+
+def test_half_precision_is_computed_wide():
+    wide = soft_kl(STUDENT.bfloat16().float(), TEACHER.bfloat16().float(), 2.0, "batchmean", True)
+    half = soft_kl(STUDENT.bfloat16(), TEACHER.bfloat16(), 2.0, "batchmean", True)
+    assert half.dtype == torch.float32
+    assert half.item() == wide.item()
+
+
+def test_uniform_teacher_and_confident_student_stay_finite():
+    student = torch.tensor([[1e4, 0.0, 0.0]])
+    value = soft_kl(student, torch.zeros(1, 3), 1.0, "batchmean", True)
+    assert math.isfinite(value.item())
+
+
+def test_shapes_are_checked():
+    with pytest.raises(Exception, match="C"):
+        soft_kl(torch.zeros(2, 4), torch.zeros(2, 3), 1.0, "batchmean", True)
