@@ -25,7 +25,8 @@ from kdbench.options import MISSING, Rule
 
 __all__ = ["cross_faults", "faults"]
 
-REFUSED = re.compile(r"\$\{[^{}]*:|'_target_':")  # runs code, or depends on more than the config
+# What runs code or depends on more than the config; `half` is kdbench's own (config.py).
+REFUSED = re.compile(r"\$\{(?!half:)[^{}]*:|'_target_':")
 REFERENCE = re.compile(r"\$\{(\.*)([\w.]+)\}")
 FOLDER = Rule(
     "of letters, digits, _ - and . (not first): it names a folder",
@@ -123,8 +124,9 @@ def fault_of(key: str, leaf: Leaf, raw: Any, filled: DictConfig, keys: Keys) -> 
         # Where the lost key is further up the chain, this fault is told there.
         lost = next((name for name in references(key, raw) if name not in keys.leaves), "")
         return Fault(key, shown(raw), f"refers to {lost}, which is not there", keys.nearest(lost))
-    except InterpolationResolutionError:
-        return Fault(key, shown(raw), "refers to itself in a circle")
+    except InterpolationResolutionError as error:
+        circle = "Recursive" in str(error)
+        return Fault(key, shown(raw), "refers to itself in a circle" if circle else str(error).splitlines()[0])
 
 
 def resolved(filled: DictConfig, key: str) -> Any:

@@ -91,8 +91,10 @@ def one_line(error: Exception) -> str:
 
 
 def group_choices(choices: Mapping[str, Any]) -> dict[str, str]:
-    """group -> option, of kdbench's own groups; null choices are left out."""
-    return {key: value for key, value in choices.items() if key.split("@")[0] in GROUPS and value is not None}
+    """group -> option, of kdbench's own groups and in their order; null choices are left out."""
+    ours = [key for key, value in choices.items() if key.split("@")[0] in GROUPS and value is not None]
+    # schedule@teacher.schedule stands with the teacher
+    return {key: choices[key] for key in sorted(ours, key=lambda key: GROUPS.index(key.split("@")[-1].split(".")[0]))}
 
 
 @contextmanager

@@ -63,11 +63,17 @@ def ordered(rows: list[Row], key: str | None) -> list[Row]:
 def print_csv(tables: list[Table], metric: str, split: str) -> None:
     """All rows in full precision below one line of names, which are also the keys of the JSON."""
     records = [
-        {**_about(table), "split": split, "metric": metric, **row.record()} for table in tables for row in table.rows
+        {**_about(table), "split": split, "metric": metric, **row.record(), "seeds": _seeds(row)}
+        for table in tables
+        for row in table.rows
     ]
     writer = csv.DictWriter(sys.stdout, list(records[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(records)
+
+
+def _seeds(row: Row) -> str:
+    return " ".join(str(run.seed) for run in row.runs)
 
 
 def _about(table: Table) -> dict[str, str | int]:
@@ -84,7 +90,7 @@ def print_json(tables: list[Table], metric: str, split: str) -> None:
     found = [
         {
             **_about(table),
-            "rows": [row.record() for row in table.rows],
+            "rows": [row.record() | {"seeds": {run.seed: run.score for run in row.runs}} for row in table.rows],
             "notes": notes(table, split),
             "missing_baselines": join_seeds(table.missing),
             "missing_tfidf": missing_tfidf(table),
@@ -105,9 +111,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(argv)
     roots = options.roots or [Path("outputs")]
-    if strangers := [str(root) for root in options.roots if not root.is_dir()]:
-        parser.error(f"no such folder: {', '.join(strangers)}; ROOT is outputs or a folder in it")
-    runs, warnings = read_runs(roots, options.metric, options.split)
+    if missing := [str(root) for root in options.roots if not root.is_dir()]:
+        parser.error(f"no such folder: {', '.join(missing)}; ROOT is outputs or a folder in it")
+    runs, warnings = read_runs([root for root in roots if root.is_dir()], options.metric, options.split)
     runs, complaints = _chosen(runs, roots, options.dataset, options.method)
     for line in [*warnings, *complaints]:
         print(f"compare-runs: {line}", file=sys.stderr)
@@ -143,8 +149,8 @@ def _chosen(runs: list[Run], roots: list[Path], dataset: str | None, methods: li
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="compare-runs",
-        description="Compare finished kdbench runs: one row a configuration, mean ± s.d. over its seeds, against "
-        "fine-tuning the same small model directly and against the teacher.",
+        description="Compare finished kdbench runs: one row a configuration, mean ± s.d. over its seeds,\n"
+        "against fine-tuning the same small model directly and against the teacher.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

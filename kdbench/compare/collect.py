@@ -133,8 +133,6 @@ def _read(path: Path, metric: str, split: str) -> Run:
         "schedule": _maybe(raw, "identity.choices.schedule", str) or "null",
         "teacher": _maybe(raw, "identity.teacher", str) or "null",
     }
-    conditions = {name: _maybe(raw, name, str) for name in ("precision", "device")}
-    threads = _maybe(raw, "threads", int)
     return Run(
         path=path,
         id=_get(raw, "id", str),
@@ -147,8 +145,11 @@ def _read(path: Path, metric: str, split: str) -> Run:
         student=_maybe(raw, "identity.student", str),
         settings=settings,
         selected_on=_maybe(raw, "identity.selected_on", str),
-        conditions={name: value or "unknown" for name, value in conditions.items()}
-        | {"threads": f"{threads or '?'} threads"},
+        conditions={
+            "precision": _maybe(raw, "precision", str) or "unknown",
+            "device": _maybe(raw, "device", str) or "unknown",
+            "threads": str(_maybe(raw, "threads", int) or "unknown"),
+        },
         dirty=bool(_maybe(raw, "dirty", bool)),
         score=100 * _get(raw, f"metrics.{split}.{metric}", float),
         baselines=(_baseline(raw, "baseline"), _baseline(raw, "total_baseline")),

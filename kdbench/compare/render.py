@@ -1,18 +1,21 @@
 """Tables for people, in a terminal or as Markdown, and what they say in words below the rows."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from textwrap import wrap
+from typing import TYPE_CHECKING
 
 from kdbench.compare.collect import join_seeds, tfidf_command
 from kdbench.compare.statistics import Row, Summary, Table
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 NOTHING = "–"
 GAP = 2  # blanks between columns
+WRAPPED = len("teacher (finetune)")  # the method column is not made narrower than this
 LEFT = ("method", "student", "id", "ran on")  # the others are figures, to the right
 METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
 LEGEND = (
@@ -109,7 +112,8 @@ def _conditions(rows: list[Row]) -> list[str]:
     """Of precision, device and threads those that are not the same in all rows."""
     every = [row.conditions for row in rows]
     names = [name for name in every[0] if len({conditions[name] for conditions in every}) > 1]
-    return [" ".join(conditions[name] for name in names) or NOTHING for conditions in every]
+    units = {"threads": " threads"}
+    return [" ".join(row[name] + units.get(name, "") for name in names) or NOTHING for row in every]
 
 
 def heading(table: Table, metric: str, split: str) -> str:
@@ -130,7 +134,7 @@ def notes(table: Table, split: str) -> list[str]:
     one_pair = [row for row in neural if any(pair and pair.n == 1 for pair in (row.score, *row.differences))]
     found = [
         ([row for row in rows if row.score.mean < tfidf], f"TF-IDF + linear SVM ({tfidf:.2f}) beats: {{}}."),
-        (one_pair, "One seed: {}. Its difference cannot be told from seed noise: run -m seed=0,1,2."),
+        (one_pair, "A difference from one seed cannot be told from seed noise (add -m seed=0,1,2): {}."),
         ([row for row in rows if row.teacher_behind], "The teacher is not above direct fine-tuning, no gap: {}."),
         ([row for row in rows if row.selected_on_reported], "† selected on the reported split, so too good: {}."),
         ([row for row in rows if row.dirty], "‡ ran from a checkout with uncommitted changes: {}."),
@@ -175,8 +179,13 @@ def fit(found: list[Column], width: int) -> tuple[list[Column], list[str]]:
 
 
 def _least(kept: list[Column]) -> int:
+    """The width these need: of the first its longest word, and no less than WRAPPED."""
     longest_word = max(len(word) for cell in kept[0].cells for word in cell.split())
-    return longest_word + sum(column.width + GAP for column in kept[1:])
+    return max(longest_word + GAP, min(kept[0].width, WRAPPED)) + _width(kept[1:])
+
+
+def _width(others: list[Column]) -> int:
+    return sum(column.width + GAP for column in others)
 
 
 def print_terminal(tables: list[Table], metric: str, split: str) -> None:
@@ -186,37 +195,53 @@ def print_terminal(tables: list[Table], metric: str, split: str) -> None:
     console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = 1000  # a pipe: nothing is left out or wrapped
-    for table in tables:
-        found = columns(table, metric)
-        shown, left_out = fit(found, console.width)
-        console.width = max(console.width, _least(shown))  # else rich would cut figures
-        console.print(heading(table, metric, split), style="bold", end="\n\n")
-        _print_grid(console, shown)
-        for sentence in notes(table, split):
-            console.print(sentence)
-        for sentence, lines in missing(table):
-            console.print(f"{sentence}:")
-            for line in lines:
-                console.print(f"  {line}", style="cyan", soft_wrap=True)  # whole, to be copied
-        if left_out:
-            console.print(f"Left out at this width: {', '.join(left_out)}.", style="dim")
-        console.print()
-    console.print(LEGEND, style="dim")
+    with console.capture() as text:  # else rich would take a closed pipe for a failure
+        for table in tables:
+            _print_table(console, table, metric, split)
+        console.print(LEGEND, style="dim")
+    print(text.get(), end="")
 
 
-def _print_grid(console: "Console", shown: list[Column]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table as Grid
+def _print_table(console: "Console", table: Table, metric: str, split: str) -> None:
+    shown, left_out = fit(columns(table, metric), console.width)
+    console.print(heading(table, metric, split), style="bold", end="\n\n")
+    for line in _lines(shown, console.width):
+        console.print(line, soft_wrap=True)  # a figure is never cut, however narrow the terminal
+    console.print()
+    for sentence in notes(table, split):
+        console.print(sentence)
+    for sentence, commands in missing(table):
+        console.print(f"{sentence}:")
+        for command in commands:
+            console.print(f"  {command}", style="cyan", soft_wrap=True)  # whole, to be copied
+    if left_out:
+        console.print(f"Left out at this width: {', '.join(left_out)}.", style="dim")
+    console.print()
+
+
+def _lines(shown: list[Column], width: int) -> Iterator["Text"]:
+    """Head, rule and rows. Not rich's own table, which takes a millisecond a row."""
     from rich.text import Text
 
-    grid = Grid(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
-    for at, column in enumerate(shown):
-        justify: Literal["left", "right"] = "left" if column.header in LEFT else "right"
-        grid.add_column(Text(column.header), justify=justify, no_wrap=at > 0)
-    for at in range(len(shown[0].cells)):
+    first = max(_least(shown) - _width(shown[1:]), min(shown[0].width, width - _width(shown[1:])))
+    widths = [first, *(column.width for column in shown[1:])]
+
+    def line(cells: list[str], styles: list[str]) -> Text:
+        text = Text()
+        for cell, style, column, room in zip(cells, styles, shown, widths, strict=True):
+            padded = cell.ljust(room) if column.header in LEFT else cell.rjust(room)
+            text.append(padded, style).append(" " * GAP)
+        text.rstrip()
+        return text
+
+    heads = [["", *column.header.split("\n")][-2:] for column in shown]
+    yield from (line([head[at] for head in heads], ["bold"] * len(shown)) for at in (0, 1))
+    yield Text("─" * (first + _width(shown[1:])))
+    for at, cell in enumerate(shown[0].cells):
+        method, *more = wrap(cell, first, subsequent_indent=" " * GAP, break_on_hyphens=False)
         styles = [column.styles[at] if column.styles else "" for column in shown]
-        grid.add_row(*(Text(c.cells[at], style=style) for c, style in zip(shown, styles, strict=True)))
-    console.print(grid, "")
+        yield line([method, *(column.cells[at] for column in shown[1:])], styles)
+        yield from map(Text, more)
 
 
 def print_markdown(tables: list[Table], metric: str, split: str) -> None:

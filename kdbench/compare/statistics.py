@@ -101,7 +101,6 @@ class Row:
             "student": run.student,
             "id": run.id,
             "settings": self.settings,
-            "seeds": " ".join(str(run.seed) for run in self.runs),
         }
         names = ("score", "difference", "total_difference")
         for name, summary in zip(names, (self.score, *self.differences), strict=True):

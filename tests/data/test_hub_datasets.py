@@ -1,0 +1,134 @@
+"""The hub's data sets by their own YAMLs, read from small folders of the same schema."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import datasets
+import huggingface_hub
+import pytest
+from datasets import ClassLabel, Dataset
+from omegaconf import OmegaConf
+
+from kdbench.config import DatasetConfig
+from kdbench.data.datasets import Split, TextData, load_dataset
+from kdbench.data.sources import SourceError
+
+CONF = Path(__file__).parents[2] / "conf" / "dataset"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def config(name: str, source: object, **keys: Any) -> DatasetConfig:
+    """conf/dataset/<name>.yaml, from another place."""
+    merged = OmegaConf.merge(OmegaConf.structured(DatasetConfig), OmegaConf.load(CONF / f"{name}.yaml"))
+    return OmegaConf.to_object(OmegaConf.merge(merged, {"source": str(source), **keys}))  # type: ignore[return-value]
+
+
+def parquet(path: Path, text: str, labels: list[int], names: list[str]) -> None:
+    """A split as the hub has it: `text` column, ClassLabel `label`, `idx`; row k of split s reads "s k"."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    split, rows = path.stem.split("-")[0], range(len(labels))
+    columns = {text: [f"{split} {row}" for row in rows], "label": labels, "idx": list(rows)}
+    Dataset.from_dict(columns).cast_column("label", ClassLabel(names=names)).to_parquet(path)
+
+
+def benchmark(root: Path, subsets: dict[str, list[str]]) -> Path:
+    """CLUE's and GLUE's layout: a README that lists configurations, a folder for each; test labels are -1."""
+    card = ["---", "configs:"]
+    for subset, names in subsets.items():
+        card += [f"- config_name: {subset}", "  data_files:"]
+        card += [f"  - split: {split}\n    path: {subset}/{split}-*" for split in ("test", "train", "validation")]
+        labels = list(range(len(names)))
+        for split, found in {"train": labels * 50, "validation": labels[::-1], "test": [-1, -1]}.items():
+            parquet(root / subset / f"{split}-00000-of-00001.parquet", "sentence", found, names)
+    (root / "README.md").write_text("\n".join([*card, "---", "# Benchmark"]))
+    return root
+
+
+IFLYTEK = [str(number) for number in range(119)]
+TNEWS = ["100", "101", "102", "103", "104", "106", "107", "108", "109", "110", "112", "113", "114", "115", "116"]
+SST2 = ["negative", "positive"]
+
+
+def labelled(data: TextData, split: Split) -> list[tuple[str, str]]:
+    return [(text, data.label_names[label]) for text, label in zip(split.texts, split.labels, strict=True)]
+
+
+@pytest.mark.parametrize(("name", "names"), [("iflytek", IFLYTEK), ("tnews", TNEWS), ("sst2", SST2)])
+def test_hidden_test_labels_make_the_official_dev_the_test(tmp_path: Path, name: str, names: list[str]) -> None:
+    folder = benchmark(tmp_path / "hub", {"other": ["x", "y"], name: names})
+    data = load_dataset(config(name, folder), tmp_path)
+    assert data.label_names == names, "in the source's order"
+    assert labelled(data, data.test) == [(f"validation {row}", label) for row, label in enumerate(names[::-1])]
+    assert len(data.train) + len(data.dev) == 50 * len(names)
+    assert all(text.startswith("train ") for text in data.dev.texts) and set(data.dev.labels) == set(range(len(names)))
+    assert data.test_is == "dev" and any("official dev split (validation)" in note for note in data.notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "names"),
+    [("ag_news", "data", ["World", "Sports", "Business", "Sci/Tech"]), ("imdb", "plain_text", ["neg", "pos"])],
+)
+def test_an_official_test_is_kept_and_dev_is_cut(tmp_path: Path, name: str, place: str, names: list[str]) -> None:
+    labels = list(range(len(names)))
+    for split, found in {"train": labels * 20, "test": labels, "unsupervised": [-1, -1]}.items():
+        parquet(tmp_path / "hub" / place / f"{split}-00000-of-00001.parquet", "text", found, names)
+    data = load_dataset(config(name, tmp_path / "hub"), tmp_path)
+    assert labelled(data, data.test) == [(f"test {row}", label) for row, label in enumerate(names)]
+    assert len(data.train) + len(data.dev) == 20 * len(names) and len(data.dev) >= len(names)
+    assert data.test_is == "test"
+
+
+def newsgroups(folder: Path, word: str) -> TextData:
+    folder.mkdir(exist_ok=True)
+    for split in ("train", "test"):
+        rows = [{"text": f"{word} {row}", "label": row % 20, "label_text": f"g{row % 20:02}"} for row in range(60)]
+        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return load_dataset(config("newsgroups20_hub", folder), folder.parent)
+
+
+def test_newsgroups_are_named_by_label_text_and_read_anew_when_the_folder_changes(tmp_path: Path) -> None:
+    assert newsgroups(tmp_path / "hub", "one").label_names == [f"g{row:02}" for row in range(20)]
+    assert newsgroups(tmp_path / "hub", "other").test.texts[0] == "other 0"
+
+
+def test_hidden_labels_wrong_splits_subsets_and_columns_are_explained(tmp_path: Path) -> None:
+    folder = benchmark(tmp_path / "hub", {"iflytek": IFLYTEK, "other": ["x", "y"]})
+    for keys, message in [
+        (
+            {"splits": {"test": "test"}},
+            r"splits.test=test has no labels.*splits.test=validation dataset.splits.dev=null",
+        ),
+        ({"splits": {"dev": "dev"}}, r"dataset.splits.dev=dev: .* has the splits .*validation"),
+        ({"subset": "cola"}, r"dataset.subset=cola cannot be read: .*iflytek"),
+        ({"subset": None}, r"dataset.subset=None cannot be read: .*iflytek"),
+        ({"text": "text"}, r"dataset.text=text: .*has no such column; it has sentence, label, idx"),
+        ({"classes": 3}, r"dataset.classes=3, but iflytek has 119"),
+    ]:
+        with pytest.raises(SourceError, match=message):
+            load_dataset(config("iflytek", folder, **keys), tmp_path)  # type: ignore[arg-type]
+
+
+def test_a_repository_is_loaded_once_at_its_commit_and_then_needs_no_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, real, loaded = benchmark(tmp_path / "hub", {"sst2": SST2, "cola": SST2}), datasets.load_dataset, []
+
+    def from_hub(path: str, subset: str, *, revision: str, **keys: Any) -> Any:
+        loaded.append((path, subset, revision))
+        return real(str(folder), subset, **keys)
+
+    def offline(*_: Any, **__: Any) -> Any:
+        raise ConnectionError("no route to host")
+
+    wanted = config("sst2", "hub:nyu-mll/glue")
+    monkeypatch.setattr(datasets, "load_dataset", from_hub)
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", lambda *_, **__: SimpleNamespace(sha=COMMIT))
+    first = load_dataset(wanted, tmp_path / "cache")
+    assert loaded == [("nyu-mll/glue", "sst2", COMMIT)] and first.label_names == SST2
+    monkeypatch.setattr(datasets, "load_dataset", offline)
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", offline)
+    assert labelled(first, load_dataset(wanted, tmp_path / "cache").test) == labelled(first, first.test)
+    with pytest.raises(SourceError, match=r"no route to host(?s:.*)dataset=reuters_r8"):
+        load_dataset(wanted, tmp_path / "empty")
