@@ -153,7 +153,7 @@ def _load(path: str, config: DatasetConfig, cache: Path, revision: str | None = 
     except (ValueError, OSError, HTTPError, datasets.exceptions.DatasetsError) as error:
         raise SourceError(
             f"dataset.source={config.source} dataset.subset={config.subset} cannot be read:"
-            f" {str(error).strip().splitlines()[0]}"
+            f" {' '.join(str(error).strip().splitlines()[:2])}"
         ) from error
 
 

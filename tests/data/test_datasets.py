@@ -59,7 +59,10 @@ def test_one_file_gives_three_splits_that_share_no_row(tmp_path: Path) -> None:
 def test_the_cut_is_the_split_seed_s(tmp_path: Path) -> None:
     path = write(tmp_path / "x.csv", TEN * 3)
     assert same(load_dataset(config(path), tmp_path), load_dataset(config(path), tmp_path))
-    assert not same(load_dataset(config(path), tmp_path), load_dataset(config(path, split_seed=1), tmp_path))
+    one, other = (load_dataset(config(path, split_seed=seed), tmp_path) for seed in (0, 1))
+    assert not np.array_equal(one.test.ids, other.test.ids)
+    one, other = (load_dataset(config(tmp_path, "x.csv", test="x.csv", split_seed=seed), tmp_path) for seed in (0, 1))
+    assert not np.array_equal(one.dev.ids, other.dev.ids)
 
 
 def test_named_files_keep_their_rows_and_ids_count_through(tmp_path: Path) -> None:
@@ -190,6 +193,15 @@ def test_latin_1_ends_a_line_at_nel_and_ragged_rows_are_counted(tmp_path: Path) 
     assert "test: 2 rows without the header's columns dropped" in data.notes
     windows = load_dataset(config(tmp_path, "x.csv", test="x.csv", text="more", encoding="cp1252"), tmp_path)
     assert windows.test.texts[-1] == "one\u2026two"
+
+
+def test_texts_that_differ_only_in_line_breaks_are_one_when_repeats_are_dropped(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.csv", [*TEN, ('"on\ne"', "a"), ("one", "b")])
+    data = load_dataset(config(tmp_path, "x.csv", test="x.csv"), tmp_path)
+    assert data.test.texts[-2:] == ["on\ne", "one"]
+    data = load_dataset(config(path, deduplicate=True), tmp_path)
+    texts = [*data.train.texts, *data.dev.texts, *data.test.texts]
+    assert "on\ne" in texts and "one" not in texts and len(texts) == 11
 
 
 def test_repeats_are_counted_and_kept_or_dropped(tmp_path: Path) -> None:

@@ -7,13 +7,12 @@ from types import SimpleNamespace
 import pytest
 from omegaconf import OmegaConf
 
-from kdbench.config import DatasetConfig, DatasetSplits, TeacherConfig
+from kdbench.config import TeacherConfig
 from kdbench.data import sources
 from kdbench.data.sources import (
     Source,
     SourceError,
     check_source,
-    dataset_identity,
     model_identity,
     parse,
     resolve_model,
@@ -45,10 +44,6 @@ def model_folder(folder: Path, **changed: object) -> Path:
 def teacher(source: str | Path, **changed: object) -> TeacherConfig:
     values = {"name": "tiny", "source": str(source), "architecture": "bert", "seed": 0, **SHAPE, **changed}
     return TeacherConfig(**values)  # type: ignore[arg-type]
-
-
-def table(source: str | Path, train: str = ".", **splits: str) -> DatasetConfig:
-    return DatasetConfig(name="tiny", source=str(source), splits=DatasetSplits(train, **splits))
 
 
 def test_parse_reads_the_three_forms() -> None:
@@ -137,8 +132,6 @@ def test_without_the_hub_the_error_says_what_works_instead(tmp_path: Path, hub: 
                 ask(teacher(source), tmp_path)
             assert "no route to host" in str(caught.value) and "teacher=minilm_l6" in str(caught.value)
             assert str(caught.value).count("\n") == 1
-    with pytest.raises(SourceError, match="dataset=reuters_r8"):
-        dataset_identity(table("hub:some/data", "train"), tmp_path)
     assert hub.downloads == 0
 
 
@@ -211,40 +204,6 @@ def test_a_config_that_brings_code_is_refused(tmp_path: Path, key: str, value: o
 def test_what_transformers_itself_writes_is_accepted(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "model", _attn_implementation_autoset=True, _attn_implementation="sdpa")
     assert resolve_model(teacher(folder), tmp_path) == folder
-
-
-def test_local_tables_count_by_content_and_by_split(tmp_path: Path) -> None:
-    for name, text in {"a.csv": "x", "same.csv": "x", "b.csv": "y"}.items():
-        (tmp_path / name).write_text(text)
-    one = dataset_identity(table(tmp_path / "a.csv"), tmp_path)
-    assert (
-        one
-        == dataset_identity(table(tmp_path / "same.csv"), tmp_path)
-        == dataset_identity(table(tmp_path, "a.csv"), tmp_path)
-    )
-    assert one != dataset_identity(table(tmp_path / "b.csv"), tmp_path)
-    test, dev = table(tmp_path, "a.csv", test="b.csv"), table(tmp_path, "a.csv", dev="b.csv")
-    assert dataset_identity(test, tmp_path) != dataset_identity(dev, tmp_path)
-    with pytest.raises(SourceError, match=r"dataset.splits.test=c.csv: no file .*c.csv; .* has a.csv, b.csv, same.csv"):
-        dataset_identity(table(tmp_path, "a.csv", test="c.csv"), tmp_path)
-
-
-def test_a_hub_folder_counts_by_its_visible_files(tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        (tmp_path / name / "data").mkdir(parents=True)
-        (tmp_path / name / "data" / "train.jsonl").write_text("{}")
-    (tmp_path / "two" / ".cache").mkdir()
-    (tmp_path / "two" / ".cache" / "when").write_text("2024")
-    one, two = (table(tmp_path / name, "train") for name in ("one", "two"))
-    assert dataset_identity(one, tmp_path) == dataset_identity(two, tmp_path)
-    (tmp_path / "two" / "data" / "train.jsonl").write_text("{ }")
-    assert dataset_identity(one, tmp_path) != dataset_identity(two, tmp_path)
-
-
-def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "x.xlsx").write_text("")
-    with pytest.raises(SourceError, match=r"must end in \.tab, \.csv"):
-        dataset_identity(table(tmp_path / "x.xlsx"), tmp_path)
 
 
 @pytest.mark.parametrize("path", sorted((CONF / "teacher").glob("*.yaml")), ids=lambda path: path.stem)
