@@ -78,7 +78,7 @@ def configure(teacher_folder: Path, data_folder: Path, tmp_path: Path) -> Config
             "dataset.splits.train=train.csv", "dataset.splits.test=test.csv", "dataset.max_length=16",
             "dataset.dev_fraction=0.25", "student.layers=2", "schedule.batch_size=8", "schedule.epochs=2",
             "schedule.steps=null", "teacher.schedule.epochs=1", "teacher.schedule.batch_size=8",
-            "schedule.lr=1e-3", "teacher.schedule.lr=1e-3", "hardware=cpu_fp32", "checkpoint_every=5",
+            "schedule.lr=1e-2", "teacher.schedule.lr=1e-2", "hardware=cpu_fp32", "checkpoint_every=5",
             f"outputs={tmp_path / 'outputs'}", f"cache_dir={tmp_path / 'cache'}",
         ]  # fmt: skip
         with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
@@ -90,3 +90,14 @@ def configure(teacher_folder: Path, data_folder: Path, tmp_path: Path) -> Config
 @pytest.fixture(scope="session")
 def oracles() -> dict:  # type: ignore[type-arg]
     return ORACLES
+
+
+@pytest.fixture
+def execute() -> Callable[[RunConfig], dict]:  # type: ignore[type-arg]
+    """Do a run as the command does."""
+    from kdbench import run
+
+    def do(config: RunConfig) -> dict:  # type: ignore[type-arg]
+        return run.execute(config, choices={}, command="test", baseline_command=lambda other: "kdbench ...")
+
+    return do

@@ -1,0 +1,204 @@
+"""compare-runs on small trees of results.json files."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdbench.compare.cli import main
+from kdbench.compare.collect import join_seeds
+
+SCORES = {"direct": (90.0, 91.0, 92.0), "longer": (91.0, 91.0, 92.0), "theseus": (93.0, 93.0, 96.0)}
+LATENCY = {"batch_1": {"median_ms": 3.0}, "batch_32": {"median_ms": 60.0}, "threads": 2, "length": 64}
+
+
+def write(root: Path, method: str, id_: str, seed: int, points: float, **changes: Any) -> None:
+    """One finished run; `changes` are dotted keys written with __, as in identity__data_id."""
+    score = {"n": 2568, "accuracy": points / 100, "macro_f1": points / 200}
+    run: dict[str, Any] = {
+        "schema": 1,
+        "id": id_,
+        "seed": seed,
+        "identity": {
+            "dataset": "r52",
+            "teacher": None,
+            "student": "bert_3l",
+            "method": method,
+            "choices": {"schedule": "default"},
+            "parameters": {},
+            "data_id": "9f8e7d6c",
+            "split": "official",
+            "selected_on": "dev",
+        },
+        "precision": "fp32",
+        "device": "cpu",
+        "threads": 2,
+        "baseline_id": None,
+        "total_baseline_id": None,
+        "metrics": {"dev": score | {"accuracy": 0.5}, "test": score},
+        "parameters": {"total": 17_300_000},
+        "latency": copy.deepcopy(LATENCY),
+        "cost": {"seconds": 300.0 + seed, "student_updates": 1840},
+        "teacher": None,
+        "dirty": False,
+    }
+    for key, value in changes.items():
+        *path, last = key.split("__")
+        part = run
+        for name in path:
+            part = part[name]
+        part[last] = value
+    folder = root / run["identity"]["dataset"] / method / f"bert_3l-{id_}" / f"seed{seed}"
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text(json.dumps(run), encoding="utf8")
+
+
+def student(root: Path, method: str, id_: str, seed: int, points: float, **changes: Any) -> None:
+    """A distilled run: teacher 97 points and 12 ms, baselines aaaa1111 and bbbb2222."""
+    metrics = {split: {"n": 2568, "accuracy": 0.97, "macro_f1": 0.9} for split in ("dev", "test")}
+    teacher = {"id": "cccc3333", "metrics": metrics, "latency": LATENCY | {"batch_1": {"median_ms": 12.0}}}
+    command = f"kdbench method=finetune student.layers=3 teacher.seed=0 dataset=r52 dataset.max_length=64 seed={seed}"
+    baselines = {
+        "baseline_id": "aaaa1111",
+        "baseline_command": command,
+        "total_baseline_id": "bbbb2222",
+        "total_baseline_command": command.replace("seed=0 dataset=", "seed=0 schedule.steps=3680 dataset="),
+    }
+    write(root, method, id_, seed, points, **{"teacher": teacher, **baselines, **changes})
+
+
+def make_tree(root: Path) -> Path:
+    """A teacher, TF-IDF, both direct baselines and one method, with three seeds."""
+    write(root, "finetune", "cccc3333", 0, 97.0, baseline_id="cccc3333", latency__batch_1={"median_ms": 12.0})
+    write(root, "tfidf", "dddd4444", 0, 91.5, identity__student=None, precision=None)
+    for seed in range(3):
+        write(root, "finetune", "aaaa1111", seed, SCORES["direct"][seed], baseline_id="aaaa1111")
+        updates = {"cost__student_updates": 3680}
+        write(root, "finetune", "bbbb2222", seed, SCORES["longer"][seed], baseline_id="bbbb2222", **updates)
+        student(root, "theseus", "eeee5555", seed, SCORES["theseus"][seed])
+    return root
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    return make_tree(tmp_path / "outputs")
+
+
+def document(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:
+    assert main([*map(str, arguments), "--format", "json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def row(found: Any, id_: str) -> Any:
+    return next(row for table in found["tables"] for row in table["rows"] if row["id"] == id_)
+
+
+def test_figures_of_a_method(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = row(document(capsys, tree), "eeee5555")
+    assert found["score_points"] == pytest.approx(94.0) and found["score_sd_points"] == pytest.approx(3**0.5)
+    assert found["difference_points"] == pytest.approx(3.0) and found["difference_n"] == 3  # 3, 2, 4
+    assert found["difference_sd_points"] == pytest.approx(1.0)
+    assert found["total_difference_points"] == pytest.approx(8 / 3)  # 2, 2, 4
+    assert found["gap_closed"] == pytest.approx(0.5)  # 3 of 97 - 91
+    assert found["speedup"] == pytest.approx(4.0)
+    assert found["training_seconds"] == pytest.approx(301.0)
+    assert found["seeds"] == {"0": pytest.approx(93.0), "1": pytest.approx(93.0), "2": pytest.approx(96.0)}
+
+
+def test_a_baseline_is_not_compared_with_itself(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = document(capsys, tree)
+    assert row(found, "aaaa1111")["difference_n"] == 0 and row(found, "aaaa1111")["speedup"] == pytest.approx(4.0)
+    assert found["tables"][0]["missing_baselines"] == []
+
+
+def test_order_and_labels(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    student(tree, "logit_kd", "ffff6666", 0, 91.0, identity__parameters={"alpha": 0.5, "kd": {"t": 10}, "r": "mean"})
+    student(tree, "logit_kd", "ffff7777", 0, 95.0, identity__parameters={"alpha": 0.7, "kd": {"t": 5}, "r": "mean"})
+    rows = document(capsys, tree)["tables"][0]["rows"]
+    assert [row["id"][3:5] for row in rows] == ["c3", "d4", "b2", "a1", "f7", "e5", "f6"]
+    assert [row["settings"] for row in rows[2:]] == [
+        "updates=3680",
+        "updates=1840",
+        "alpha=0.7 kd.t=5",
+        "",
+        "alpha=0.5 kd.t=10",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "first"), [("score", "cccc3333"), ("difference", "eeee5555"), ("latency", "aaaa1111"), ("gap", "eeee5555")]
+)
+def test_sort_puts_the_best_first(tree: Path, capsys: pytest.CaptureFixture[str], key: str, first: str) -> None:
+    assert document(capsys, tree, "--sort", key)["tables"][0]["rows"][0]["id"] == first
+
+
+def test_hidden_rows_still_are_baselines(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (table,) = document(capsys, tree, "--method", "theseus")["tables"]
+    assert [row["difference_n"] for row in table["rows"]] == [3]
+    assert table["missing_tfidf"] is None
+
+
+def test_seeds_are_joined_in_numeric_order() -> None:
+    commands = [f"kdbench method=finetune teacher.seed=3 seed={seed} student.layers=3" for seed in (10, 2, 2)]
+    assert join_seeds(commands) == ["kdbench -m method=finetune teacher.seed=3 seed=2,10 student.layers=3"]
+    assert join_seeds(["kdbench method=x seed=4", "kdbench method=y"]) == [
+        "kdbench method=x seed=4",
+        "kdbench method=y",
+    ]
+
+
+def test_data_and_splits_are_never_mixed(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    student(tree, "theseus", "eeee9991", 0, 50.0, identity__data_id="00000000")
+    student(tree, "theseus", "eeee9992", 0, 50.0, identity__split="dev cut from train")
+    student(tree, "theseus", "eeee9993", 0, 50.0, identity__dataset="thucnews")
+    tables = document(capsys, tree)["tables"]
+    assert [table["dataset"] for table in tables] == ["r52", "r52", "r52", "thucnews"]
+    assert [len(table["rows"]) for table in tables] == [1, 1, 5, 1]
+    assert row({"tables": tables}, "eeee9991")["difference_n"] == 0  # the baseline has other data
+    assert [table["dataset"] for table in document(capsys, tree, "--dataset", "thucnews")["tables"]] == ["thucnews"]
+
+
+def test_metric_and_split_are_those_asked_for(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = document(capsys, tree, "--metric", "macro_f1", "--split", "test")
+    assert row(found, "eeee5555")["score_points"] == pytest.approx(47.0)
+    found = document(capsys, tree, "--split", "dev")
+    assert row(found, "eeee5555")["score_points"] == pytest.approx(50.0)
+    assert any("report --split test" in note for note in found["tables"][0]["notes"])
+
+
+def notes(found: Any) -> str:
+    return "\n".join(found["tables"][0]["notes"])
+
+
+def test_rows_below_tfidf_are_named(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "(91.50) beats: finetune (bbbb2222), finetune (aaaa1111)." in notes(document(capsys, tree))
+    assert "beats" not in notes(document(capsys, tree, "--method", "theseus"))
+
+
+def test_what_makes_a_row_doubtful_is_said(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "seed noise" not in notes(document(capsys, tree))
+    student(tree, "pkd", "ffff0001", 0, 94.0, identity__selected_on="test", dirty=True, threads=4)
+    said = notes(document(capsys, tree))
+    assert "cannot be told from seed noise (add -m seed=0,1,2): pkd (ffff0001)." in said
+    assert "† selected on the reported split, so too good: pkd (ffff0001)." in said
+    assert "‡ ran from a checkout with uncommitted changes: pkd (ffff0001)." in said
+    assert "compare no times" in said
+
+
+def test_a_teacher_below_the_baseline_leaves_no_gap(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    student(tree, "pkd", "ffff0001", 0, 94.0)
+    path = tree / "r52/pkd/bert_3l-ffff0001/seed0/results.json"
+    path.write_text(path.read_text().replace('"accuracy": 0.97', '"accuracy": 0.90'))
+    found = document(capsys, tree)
+    assert row(found, "ffff0001")["gap_closed"] is None
+    assert "not above direct fine-tuning, no gap: pkd (ffff0001)." in notes(found)
+
+
+def test_latencies_with_other_threads_are_no_speedup(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    student(tree, "pkd", "ffff0001", 0, 94.0, latency=LATENCY | {"threads": 1})
+    student(tree, "pkd", "ffff0002", 0, 94.0, latency=None, parameters=None)
+    found = document(capsys, tree)
+    assert row(found, "ffff0001")["speedup"] is None and row(found, "ffff0001")["latency_batch_1_ms"] == 3.0
+    assert row(found, "ffff0002")["speedup"] is None and row(found, "ffff0002")["parameters"] is None

@@ -1,0 +1,230 @@
+"""Faults of composed configs, and of typed runs: what the command line's tests do not reach."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from kdbench import keys
+from kdbench.check import cross_faults, faults
+from kdbench.config import InitConfig, RunConfig, load, method_schema
+from kdbench.crosscheck import NEEDS
+from kdbench.errors import Fault, nearest, print_faults, shown
+from kdbench.options import above, option, or_none
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+def composed(*overrides: str) -> DictConfig:
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        return compose("config", overrides=list(overrides))
+
+
+def said(found: list[Fault]) -> list[str]:
+    return [fault.subject for fault in found]
+
+
+@pytest.fixture(scope="module")
+def theseus() -> DictConfig:
+    return composed("method=theseus")
+
+
+@pytest.fixture
+def cfg(theseus: DictConfig) -> Iterator[DictConfig]:
+    cfg = theseus.copy()
+    OmegaConf.set_struct(cfg, False)
+    yield cfg
+
+
+def test_the_defaults_are_legal(cfg: DictConfig) -> None:
+    assert faults(cfg) == []
+
+
+def test_a_fault_in_a_preset_is_named_like_one_of_the_command_line(cfg: DictConfig) -> None:
+    cfg.merge_with({"schedule": {"lrr": 1}, "method": {"stages": {"replacing": {"clip": "tight"}}}})
+    assert said(faults(cfg)) == ["schedule.lrr=1", "method.stages.replacing.clip=tight"]
+
+
+def test_a_stage_that_the_method_lacks_is_told_from_its_own(cfg: DictConfig) -> None:
+    cfg.method.stages.extra = {"lr": 1}
+    assert faults(cfg) == []
+    assert said(faults(cfg, ["replacing", "successor"])) == ["method.stages.extra.lr=1"]
+    del cfg.method.stages["extra"], cfg.method.stages["successor"]
+    assert said(faults(cfg, ["replacing", "successor"])) == ["method.stages.successor"]
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        ({"teacher": None}, "teacher"),
+        ({"schedule": 3}, "schedule"),
+        ({"method": {"name": "os"}}, "method.name"),
+        ({"method": {"name": "__init__"}}, "method.name"),
+        ({"method": "theseus"}, "method.name"),
+        ({"method": {"stages": 3}}, "method.stages"),
+        ({"dataset": {"text": {"_target_": "os.system"}}}, "dataset.text"),
+        ({"method": {"init": {"layers": [{"_target_": "os.system"}]}}}, "method.init.layers"),
+        ({"method": {"init": {"layers": ["${oc.env:HOME}"]}}}, "method.init.layers"),
+        ({"schedule": {"lr": "${half:${oc.env:LR}}"}}, "schedule.lr"),
+    ],
+)
+def test_odd_values(cfg: DictConfig, values: dict[str, Any], key: str) -> None:
+    cfg.merge_with(values)
+    assert [fault.key for fault in faults(cfg)] == [key]
+
+
+def test_a_group_that_is_not_there_is_one_fault(cfg: DictConfig) -> None:
+    del cfg["teacher"]
+    del cfg["hardware"]
+    assert said(faults(cfg)) == ["teacher", "hardware"]
+
+
+def test_a_value_that_is_handed_on_is_told_once(cfg: DictConfig) -> None:
+    cfg.dataset.epochs = "many"  # schedule.epochs, teacher.schedule.epochs and two stages draw on it
+    cfg.student.layers = "???"  # student.name draws on it
+    del cfg.schedule["clip"]  # the stages would have it from here
+    assert sorted(said(faults(cfg))) == ["dataset.epochs=many", "schedule.clip", "student.layers"]
+
+
+def test_each_key_of_a_circle_is_told(cfg: DictConfig) -> None:
+    cfg.schedule.lr, cfg.schedule.warmup = "${schedule.warmup}", "${schedule.lr}"
+    assert sorted(fault.key for fault in faults(cfg)) == ["schedule.lr", "schedule.warmup"]
+
+
+def test_a_local_teachers_shape_is_read(tmp_path: Path) -> None:
+    sizes = {"num_hidden_layers": 4, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
+    config = {"model_type": "bert", "vocab_size": 99, "max_position_embeddings": 32, **sizes}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    local = composed("teacher=local", f"teacher.source={tmp_path}", "student.layers=3", "dataset.max_length=64")
+    assert said(faults(local)) == ["dataset.max_length=64", "student.layers=3"]
+    (tmp_path / "config.json").unlink()
+    (fault,) = faults(local)
+    assert fault.key == "teacher.source" and "config.json" in fault.problem
+
+
+@dataclass
+class Params:
+    needs: ClassVar[frozenset[str]] = frozenset()
+    low: float | None = option(or_none(above(0)))
+    weights: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.low == 2:
+            raise ValueError("method.low must not be 2 on Tuesdays")
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"low": None, "weights": {"a": 1}}, []),
+        ({"low": "high"}, ["method.low=high: must be a number (null, or above 0)"]),
+        ({"low": 0}, ["method.low=0: must be null, or above 0"]),
+        ({"low": 1, "weights": {"a": "b"}}, ["method.weights={a:b}: must be keys with values, {..}"]),
+        ({"low": 1, "weights": {"a": {"_target_": "b"}}}, ["method.weights={a:{_target_:b}}: refused"]),
+        ({"low": 2}, ["method: method.low must not be 2 on Tuesdays"]),
+    ],
+)
+def test_a_methods_own_parameters(
+    cfg: DictConfig, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], expected: list[str]
+) -> None:
+    monkeypatch.setattr("kdbench.config.method_module", lambda name: SimpleNamespace(Params=Params))
+    monkeypatch.setattr("kdbench.check.run_keys", keys.run_keys.__wrapped__)  # without its cache
+    cfg.method = {"name": "tfidf", **values}
+    found = [str(fault) for fault in faults(cfg)]
+    assert len(found) == len(expected) and all(map(str.startswith, found, expected)), found
+
+
+# What no single key can know
+
+
+@pytest.fixture
+def run(theseus: DictConfig) -> RunConfig:
+    return load(theseus)
+
+
+def by(run: RunConfig, method: str, weights: str, layers: Any = "first") -> RunConfig:
+    values = {"name": method, "init": InitConfig(weights, layers)}
+    return replace(run, method=method_schema(method)(**values))
+
+
+def test_widths(run: RunConfig) -> None:
+    narrow = replace(run, student=replace(run.student, hidden=312, ffn=1200))
+    assert said(cross_faults(narrow)) == ["student.hidden=312", "student.ffn=1200"]
+    assert said(cross_faults(by(narrow, "finetune", "pretrained"))) == ["student.hidden=312", "student.ffn=1200"]
+    assert cross_faults(by(narrow, "finetune", "random")) == []
+    assert cross_faults(by(narrow, "tfidf", "random")) == []  # it builds no network
+
+
+def test_heads(run: RunConfig) -> None:
+    odd = replace(run, student=replace(run.student, hidden=100, heads=7))
+    (fault,) = cross_faults(by(odd, "finetune", "random"))
+    assert str(fault) == "student.heads=7: must divide student.hidden=100. Legal: 1, 2, 4, 5, 10, 20, 25, 50, 100"
+
+
+def test_layers(run: RunConfig) -> None:
+    def deep(layers: int) -> RunConfig:
+        return replace(run, student=replace(run.student, layers=layers))
+
+    assert cross_faults(deep(2)) == cross_faults(deep(6)) == []
+    (fault,) = cross_faults(deep(4))
+    assert "teacher.layers=6" in fault.problem and fault.legal == "Legal: 1, 2, 3, 6"
+    assert cross_faults(by(deep(4), "finetune", "pretrained")) == []
+    assert said(cross_faults(by(deep(8), "finetune", "pretrained"))) == ["student.layers=8"]
+    assert cross_faults(by(deep(8), "finetune", "random")) == []
+
+
+@pytest.mark.parametrize(("layers", "fits"), [([0, 2, 5], True), ([0, 2], False), ([0, 2, 6], False), ("last", True)])
+def test_lists_of_layers(run: RunConfig, layers: Any, fits: bool) -> None:
+    assert (cross_faults(by(run, "finetune", "pretrained", layers)) == []) is fits
+
+
+def test_a_method_with_an_encoder_needs_its_start(run: RunConfig) -> None:
+    run.method.init = None
+    assert said(cross_faults(run)) == ["method.init=null"]
+
+
+def test_split_files_are_looked_for(run: RunConfig, data_folder: Path) -> None:
+    dataset = replace(run.dataset, source=str(data_folder), sha256=None)
+    there = replace(run, dataset=replace(dataset, splits=replace(dataset.splits, train="train.csv", test=None)))
+    assert cross_faults(there) == []
+    (fault,) = cross_faults(replace(run, dataset=replace(dataset, splits=replace(dataset.splits, train="trian.csv"))))
+    assert fault.subject == "dataset.splits.train=trian.csv" and "train.csv" in fault.problem
+
+
+@pytest.mark.parametrize("name", keys.method_names())
+def test_needs_are_known_words(name: str) -> None:
+    assert method_schema(name).needs <= NEEDS  # type: ignore[attr-defined]
+
+
+# How it reads
+
+
+def test_values_read_as_they_are_typed() -> None:
+    assert shown([None, True, 0.1, "a", {"b": 2}]) == "[null,true,0.1,a,{b:2}]"
+    assert len(shown("x" * 100)) == 60
+
+
+def test_nearest() -> None:
+    assert nearest("alhpa", ["alpha", "beta"]) == "alpha"
+    assert nearest("zzz", ["alpha", "beta"]) == ""
+
+
+def test_colours_are_for_terminals(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    fault = Fault("a.b", "[bold]", "unknown key", "a.c", "Legal under a: c")
+    print_faults([fault])
+    plain = "kdbench: 1 fault, nothing was run\n  a.b=[bold]: unknown key. Did you mean a.c?\n      Legal under a: c\n"
+    assert capsys.readouterr().err == plain
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    print_faults([fault])
+    assert "\x1b[1;31ma.b" in capsys.readouterr().err
+    monkeypatch.setenv("NO_COLOR", "1")
+    print_faults([fault])
+    assert "\x1b[1;31m" not in capsys.readouterr().err

@@ -1,0 +1,376 @@
+"""The command line as a user types it: refusals, help, sweeps, failures. What a run does is test_run's matter."""
+
+import os
+import re
+import resource
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from kdbench import cli
+from kdbench.config import GROUPS, RunConfig, baseline, load, teacher_run, total_baseline
+from kdbench.errors import UserError
+
+CONF = cli.conf_dir()
+
+# command line -> how its one fault reads, as a regular expression
+REFUSALS = {
+    # names
+    "method=theseuss": r"method=theseuss: no such choice\. Did you mean theseus\? Choices: finetune, .*theseus",
+    "metod=theseus": r"metod=theseus: unknown key\. Did you mean method\? Legal: teacher, student, method",
+    "model/size=big": r"model/size=big: no such group\. Groups: teacher, student",
+    "student=bert_33l": r"student=bert_33l: no such choice\. Did you mean bert_3l\?",
+    "experiment=none_such": r"experiment=none_such: no such choice\. Choices: .*theseus_reference",
+    "+experiment=theseus_blog": r"without the \+\. Did you mean experiment=theseus_blog\?",
+    "method=logit_kd method.alhpa=0.5": (
+        r"method\.alhpa=0\.5: unknown key\. Did you mean method\.alpha\? Legal under method: .*alpha, temperature"
+    ),
+    "schedul.lr=1": r"schedul\.lr=1: unknown key\. Did you mean schedule\.lr\?",
+    "lr=1e-4": r"lr=1e-4: unknown key\. Did you mean schedule\.lr\?",
+    "+seeed=1": r"seeed=1: unknown key\. Did you mean seed\?",
+    "method.stages.replcing.lr=1": r"mean method\.stages\.replacing\.lr\? Legal under method\.stages: replacing",
+    "+method.stages.third.lr=1": r"method\.stages\.third\.lr=1: unknown key",
+    "schedule@teacher.schedule=smok": r"no such choice\. Did you mean smoke\? Choices: default, quick, smoke",
+    "schedule@teacher.schedul=smoke": r"Could not override .* Did you mean .*schedule@teacher\.schedule",
+    "hydra/launcher=lobjib": r"hydra/launcher=lobjib: no such choice",
+    # types and ranges
+    "schedule.epochs=2.5": r"schedule\.epochs=2\.5: must be a whole number",
+    "method=logit_kd method.alpha=hot": r"method\.alpha=hot: must be a number \(0 to 1\)",
+    "method=logit_kd method.alpha=1.5": r"method\.alpha=1\.5: must be 0 to 1$",
+    "schedule.lr=inf": r"schedule\.lr=inf: must be a finite number",
+    "schedule.lr=-1": r"schedule\.lr=-1: must be above 0$",
+    "schedule.lr.x=1": r"schedule\.lr=\{x:1\}: must be a number",
+    "dataset.epochs=0": r"dataset\.epochs=0: must be 1 or more$",  # once, though schedule and stages draw on it
+    "schedule.decay=linaer": r"must be linear or constant\. Did you mean linear\?",
+    "rerun=maybe": r"rerun=maybe: must be true or false",
+    "seed=": r"seed=: must be a whole number",
+    "method.init.layers=[0,0,1]": r"must be first, last, every_other, or a list of layers",
+    "method.stages.replacing=3": r"method\.stages\.replacing=3: is a group of keys: epochs, steps, lr",
+    "dataset.name=../../etc": r"dataset\.name=\.\./\.\./etc: must be of letters, digits, .* names a folder",
+    "student.name=.hidden": r"student\.name=\.hidden: must be of letters",
+    # what is left out
+    "dataset=files": r"dataset\.source: must be set, e\.g\. dataset\.source=path/to/folder",
+    "teacher=local student.layers=2": r"teacher\.source: must be set, e\.g\.",
+    "~schedule.lr": r"schedule\.lr: must be set\. Legal: above 0",
+    "~method": r"~method: must be one choice",
+    "experiment=null": r"experiment=null: must be one choice; left out, it is the default",
+    "method=[theseus,finetune]": r"must be one choice",
+    # references and code
+    "schedule.epochs=${dataset.epoch}": r"to dataset\.epoch, which is not there\. Did you mean dataset\.epochs\?",
+    "schedule.lr=${schedule.lr${seed}}": r"schedule\.lr=.*: cannot be read|quotes",
+    "schedule.lr=${schedule.lr}": r"schedule\.lr=\$\{schedule\.lr\}: refers to itself in a circle",
+    "schedule.lr=${oc.env:LR}": r"schedule\.lr=\$\{oc\.env:LR\}: refused",
+    "outputs=${oc.env:HOME}/runs": r"refused",
+    "+method._target_=os.system": r"method\._target_=os\.system: refused",
+    "dataset.splits={_target_:os.system}": r"dataset\.splits\._target_=os\.system: refused",
+    # the grammar
+    "theseus": r"theseus: must be of the form key=value\. Did you mean method=theseus\?",
+    "method.init.layers=[0,1": r"a bracket or a quote that is not closed",
+    "dataset.source=pypi:it==1.0": r"quotes of its own\. Did you mean 'dataset\.source=\"pypi:it==1\.0\"'",
+    "a..b=1": r"a\.\.b=1: cannot be read",
+    "seed=0,1": r"seed=0,1: is a sweep: add -m, or write \[0,1\] for a list",
+    "method=theseus,finetune": r"method=theseus,finetune: is a sweep: add -m$",
+    # sweeps
+    "-m schedule.lr=1e-4,abc": r"^schedule\.lr=abc: must be a number",
+    "-m seed=range(3,1)": r"is a sweep over nothing",
+    "-m method=glob(none_such*)": r"is a sweep over nothing",
+    "-m method.replace_rate=interval(0,1)": r"needs a sweeper that searches",
+    "-m student.layers=3,4 seed=0,1,2": r"student\.layers=4: must divide teacher\.layers=6 .* Legal: 1, 2, 3, 6",
+    # what does not fit together
+    "student.layers=12": r"student\.layers=12: must divide teacher\.layers=6",
+    "student.hidden=312": r"student\.hidden=312: must equal teacher\.hidden=384",
+    "dataset.max_length=1024": r"must be 512 or less \(teacher\.max_positions\)",
+    "dataset=files dataset.source=/none/such": r"dataset\.source=/none/such: no such file or folder",
+    "teacher.sha256=null": r"teacher\.source=.*SHA-256",
+    # flags
+    "--experimental-rerun job.pickle": r"--experimental-rerun=job\.pickle: not in kdbench",
+    "--config-dir /none/such": r"--config-dir=/none/such: no such folder",
+}
+
+
+OPTIONS = [
+    f"{group}={path.stem}"
+    for group in GROUPS
+    for path in sorted((CONF / group).glob("*.yaml"))
+    if f"{group}={path.stem}" not in ("dataset=files", "teacher=local")  # these need a source
+]
+
+
+@pytest.fixture(scope="class")
+def shared() -> Iterator[None]:
+    """One set of composed configs for many command lines: composing is slow."""
+    with cli.composing(None) as configs, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli, "composing", lambda config_dir: nullcontext(configs))
+        yield
+
+
+@pytest.mark.usefixtures("shared")
+class TestJudgement:
+    @pytest.mark.parametrize("line", REFUSALS)
+    def test_refusal(self, line: str) -> None:
+        (fault,) = cli.refuse(shlex.split(line, posix=False))
+        assert re.search(REFUSALS[line], str(fault)), str(fault)
+
+    def test_all_faults_at_once(self) -> None:
+        line = (
+            "theseus metod=x student=bert_33l method=logit_kd method.alhpa=0.5 method.alpha=7 schedule.epochs=2.5"
+            " schedule.lr=hot hardware.device=gpu dataset.name=../x seed=1,2"
+        )
+        subjects = {fault.subject for fault in cli.refuse(line.split())}
+        assert subjects == set(line.split()) - {"method=logit_kd"}
+
+    def test_a_choice_that_does_not_exist_is_taken_for_the_nearest_one(self) -> None:
+        keys = [fault.key for fault in cli.refuse(["method=logit_kdd", "method.temprature=5", "schedule.epochs=0"])]
+        assert keys == ["method", "method.temprature", "schedule.epochs"]
+        keys = [fault.key for fault in cli.refuse(["method=qqqq", "method.temperature=5", "schedule.epochs=0"])]
+        assert keys == ["method", "schedule.epochs"]  # no telling what is legal under an unknown method
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "",
+            "method=theseus student.layers=2",
+            "method.stages.replacing.lr=1",
+            "method.stages.replacing.patience=2",  # no YAML has it, the schema does
+            "schedule@teacher.schedule=smoke schedule=quick",
+            "method.init.layers=[0,2,4] seed=3",
+            "method=finetune method.init.weights=random student.hidden=64 student.heads=4 student.ffn=128",
+            'dataset.source="hub:some/data@v1" dataset.subset=null',
+            "schedule.lr=${teacher.schedule.lr}",
+            "-m method=glob(*) seed=range(0,2)",
+            "-m method=logit_kd method.alpha=0.2,0.5,0.7 method.temperature=5,10 hydra/launcher=basic",
+        ],
+    )
+    def test_no_refusal(self, line: str) -> None:
+        assert cli.refuse(line.split()) == []
+
+    @pytest.mark.parametrize("choice", OPTIONS)
+    def test_every_yaml_is_legal(self, choice: str) -> None:
+        fitting = ["student.layers=3"] if choice.startswith("teacher=") else []
+        assert cli.refuse([choice, *fitting]) == []
+
+
+def test_own_yamls(tmp_path: Path) -> None:
+    (tmp_path / "schedule").mkdir()
+    (tmp_path / "schedule" / "mine.yaml").write_text("defaults: [default, _self_]\nlr: 1e-3\nwarmpu: 0.2\n")
+    (tmp_path / "schedule" / "broken.yaml").write_text("lr: [1\n")
+    found = [str(f) for f in cli.refuse(["-cd", str(tmp_path), "schedule=mine"])]
+    assert len(found) == 1
+    assert found[0].startswith("schedule.warmpu=0.2: unknown key. Did you mean schedule.warmup?")
+    assert "-cd" not in cli.refuse(["--config-dir", str(tmp_path), "schedule=broken"])[0].problem
+    assert cli.read(["-cd", str(tmp_path), "-m", "schedule=glob(m*)"]).jobs == 1
+
+
+# As processes
+
+
+def python(*words: str, cwd: Path, **env: str) -> tuple[subprocess.CompletedProcess[str], float]:
+    """The finished process and its CPU seconds (not by the clock, because the machine may be busy)."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    env = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[1]), "COLUMNS": "80"} | env
+    done = subprocess.run([sys.executable, *words], cwd=cwd, env=env, capture_output=True, text=True, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return done, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def without(*modules: str) -> str:
+    """The command as a program that ends with the heavy modules it has loaded on stdout."""
+    return (
+        "import atexit, sys; from kdbench.cli import main;"
+        f"atexit.register(lambda: print('loaded:', sorted({set(modules)} & set(sys.modules)))); main()"
+    )
+
+
+def test_a_refusal_is_quick_and_leaves_nothing(tmp_path: Path) -> None:
+    program = without("transformers", "datasets", "sklearn", "accelerate")
+    done, seconds = python("-c", program, "method=logit_kd", "method.alhpa=0.5", "schedule.epochs=2.5", cwd=tmp_path)
+    assert seconds < 4
+    assert done.returncode == 2
+    assert done.stdout == "loaded: []\n"
+    assert done.stderr.startswith("kdbench: 2 faults, nothing was run\n")
+    assert "  method.alhpa=0.5: unknown key. Did you mean method.alpha?\n" in done.stderr
+    assert "Traceback" not in done.stderr and "\x1b" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_is_quick_and_complete(tmp_path: Path) -> None:
+    program = without("torch", "transformers", "datasets", "numpy")
+    (done, first), (_, second) = (python("-c", program, "--help", cwd=tmp_path) for _ in range(2))
+    assert min(first, second) < 0.6  # the first one may compile
+    assert done.returncode == 0 and done.stdout.endswith("loaded: []\n")
+    for choice in OPTIONS:
+        assert choice.split("=")[1] in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 100
+
+
+def test_completion_and_module(tmp_path: Path) -> None:
+    line = "kdbench method="
+    done, _ = python("-m", "kdbench", "-sc", "query=bash", cwd=tmp_path, COMP_LINE=line, COMP_POINT=str(len(line)))
+    assert {"method=theseus", "method=finetune"} <= set(done.stdout.split())
+
+
+# The jobs, with a stand-in for kdbench.run
+
+Main = Callable[..., list[Any]]
+Execute = Callable[[RunConfig, Callable[[RunConfig], str]], None]
+
+
+@pytest.fixture
+def main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Main:
+    """main(line, execute) -> the (config, keywords) that each job was executed with, then the exit code if any."""
+
+    def run(line: str, execute: Execute = lambda config, baseline_command: None) -> list[Any]:
+        seen = []
+
+        def stand_in(config: RunConfig, **keywords: Any) -> dict[str, Any]:
+            seen.append((config, keywords))
+            execute(config, keywords["baseline_command"])
+            return {"metrics": {"dev": {"accuracy": 0.5}}}
+
+        monkeypatch.setitem(sys.modules, "kdbench.run", SimpleNamespace(execute=stand_in))
+        monkeypatch.setattr(sys, "argv", ["kdbench", *shlex.split(line)])
+        monkeypatch.chdir(tmp_path)
+        try:
+            cli.main()
+        except SystemExit as stopped:
+            seen.append(stopped.code)
+        return seen
+
+    return run
+
+
+def test_a_refused_sweep_leaves_nothing(main: Main, tmp_path: Path) -> None:
+    assert main("-m method=theseus,theseuss seed=0,1") == [2]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_hydra_answers_itself(main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main("--version") == []
+    assert capsys.readouterr().out.startswith("kdbench ")
+    assert main("method=logit_kd --cfg job --package method") == []
+    assert "name: logit_kd" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_gets_what_was_typed(main: Main, tmp_path: Path) -> None:
+    line = "experiment=theseus_reference student.layers=2 method.stages.replacing.patience=3 cache_dir='\"/a b\"'"
+    ((config, keywords),) = main(line)
+    assert config.student.name == "bert_2l"
+    assert config.method.stages["replacing"].patience == 3
+    assert config.method.stages["replacing"].batch_size == config.schedule.batch_size
+    assert config.cache_dir == "/a b"
+    assert shlex.split(keywords["command"]) == ["kdbench", *shlex.split(line)]
+    assert keywords["choices"]["method"] == "theseus"
+    assert keywords["choices"]["experiment"] == "theseus_reference"
+    assert not {key for key in keywords["choices"] if key.split("@")[0] not in GROUPS}
+    assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
+    assert list((tmp_path / "outputs").iterdir()) == []
+
+
+def test_a_sweep_says_where_it_is(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
+    seen = main("-m method=finetune,theseus seed=0,1 student.layers=2")
+    assert [(config.method.name, config.seed) for config, _ in seen] == [
+        ("finetune", 0), ("finetune", 1), ("theseus", 0), ("theseus", 1)
+    ]  # fmt: skip
+    assert capsys.readouterr().out.splitlines()[2] == "[3/4] method=theseus seed=0"
+
+
+def test_a_failure_does_not_stop_a_sweep(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
+    def execute(config: RunConfig, _: Any) -> None:
+        if config.seed == 0:
+            raise UserError("the teacher is on strike")
+        if config.seed == 1:
+            raise ZeroDivisionError("a bug")
+
+    *runs, code = main("-m seed=0,1,2", execute)
+    errors = capsys.readouterr().err
+    assert len(runs) == 3 and code == 1
+    assert errors.endswith(
+        "kdbench: 2 of 3 jobs failed\n  seed=0: the teacher is on strike\n  seed=1: ZeroDivisionError: a bug\n"
+    )
+    assert errors.count("Traceback") == 1  # the bug's
+
+
+def test_an_expected_failure_has_no_traceback(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
+    def execute(config: RunConfig, _: Any) -> None:
+        raise UserError("the teacher is on strike")
+
+    assert main("seed=3", execute)[-1] == 1
+    assert capsys.readouterr().err == "kdbench: the teacher is on strike\n"
+
+
+def test_an_interruption_ends_a_sweep(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
+    def execute(config: RunConfig, _: Any) -> None:
+        raise KeyboardInterrupt
+
+    *runs, code = main("-m seed=0,1,2", execute)
+    assert len(runs) == 1 and code == 130
+    assert capsys.readouterr().err == "stopped; the same command goes on from the last checkpoint\n"
+
+
+def commands_of(main: Main, line: str, runs: Callable[[RunConfig], list[RunConfig]]) -> list[tuple[RunConfig, str]]:
+    """(run, the command that does it) for each of `runs(config)`, asked for while the job of `line` is running."""
+    found = []
+
+    def execute(config: RunConfig, baseline_command: Callable[[RunConfig], str]) -> None:
+        found.extend((run, baseline_command(run)) for run in runs(config))
+
+    assert len(main(line, execute)) == 1
+    return found
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("", "method=finetune seed=0"),
+        ("seed=2 student.layers=2 schedule.lr=1e-3", "method=finetune student.layers=2 schedule.lr=0.001 seed=2"),
+        ("student=full schedule=quick", "method=finetune student=full schedule=quick seed=0"),
+        (
+            "method=logit_kd dataset=reuters_r52 method.alpha=0.2 rerun=true",
+            "method=finetune dataset=reuters_r52 seed=0",
+        ),
+        (
+            "schedule@teacher.schedule=smoke schedule.steps=9",
+            "method=finetune schedule@teacher.schedule=smoke schedule.steps=9 seed=0",
+        ),
+        ("dataset.epochs=4", "method=finetune dataset.epochs=4 seed=0"),
+        ("student=full student.layers=2", "method=finetune student=full student.layers=2 seed=0"),
+        ("method=finetune method.init.layers=last outputs='\"a=b c\"'", "method=finetune 'outputs=\"a=b c\"' seed=0"),
+    ],
+)
+def test_the_command_of_the_baseline_is_the_shortest(main: Main, line: str, expected: str) -> None:
+    ((_, command),) = commands_of(main, line, lambda config: [baseline(config)])
+    assert command == f"kdbench {expected}"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "experiment=theseus_blog schedule=smoke hardware=cpu_fp32 seed=4",
+        "method=two_stage student.layers=2 schedule@teacher.schedule=quick teacher.seed=3 dataset.max_length=48",
+        "student.hidden=64 student.heads=4 student.ffn=128 method=finetune method.init.weights=random",
+    ],
+)
+def test_the_commands_do_the_runs(main: Main, line: str) -> None:
+    runs = commands_of(main, line, lambda config: [baseline(config), teacher_run(config), total_baseline(config, 77)])
+    for run, command in runs:
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+            again = load(compose("config", overrides=shlex.split(command)[1:]))
+        assert asdict(again) == asdict(run), command
+
+
+def test_the_commands_name_own_yamls(main: Main, tmp_path: Path) -> None:
+    own = tmp_path / "own" / "schedule"
+    own.mkdir(parents=True)
+    (own / "mine.yaml").write_text("defaults: [default, _self_]\nlr: 1e-3\n")
+    ((_, command),) = commands_of(main, f"-cd {own.parent} schedule=mine", lambda config: [baseline(config)])
+    assert command == f"kdbench --config-dir {own.parent} method=finetune schedule=mine seed=0"

@@ -1,0 +1,91 @@
+"""The tree's rules: which way imports go, what stays light, what ships."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "kdbench"
+MODULES = sorted(path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for path in PACKAGE.rglob("*.py"))
+
+# Who may import what of ours; a name stands for itself and all below it.
+ALLOWED = {
+    "kdbench.losses": [],
+    "kdbench.options": [],
+    "kdbench.seeds": [],
+    "kdbench.stage": [],
+    "kdbench.results": [],
+    "kdbench.models": ["kdbench.stage", "kdbench.models"],
+    "kdbench.objectives": ["kdbench.stage", "kdbench.losses", "kdbench.models"],
+    "kdbench.methods": [
+        "kdbench.stage", "kdbench.losses", "kdbench.objectives", "kdbench.models", "kdbench.options", "kdbench.context",
+    ],
+    "kdbench.train": [
+        "kdbench.stage", "kdbench.results", "kdbench.checkpoint", "kdbench.metrics_log", "kdbench.progress",
+        "kdbench.seeds", "kdbench.optim", "kdbench",
+    ],
+    "kdbench.optim": ["kdbench.stage"],
+    "kdbench.compare": ["kdbench.compare", "kdbench.results"],
+    "kdbench.data": ["kdbench.data", "kdbench.config", "kdbench.errors", "kdbench.stage", "kdbench.results"],
+}  # fmt: skip
+
+
+def imported(module: str) -> set[str]:
+    """All that the module's source imports, anywhere in it."""
+    path = ROOT / (module.replace(".", "/") + ".py")
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return names
+
+
+def below(name: str, roots: list[str]) -> bool:
+    return any(name == root or name.startswith(root + ".") for root in roots if root != "kdbench") or (
+        name == "kdbench" and "kdbench" in roots
+    )
+
+
+@pytest.mark.parametrize("owner", ALLOWED)
+def test_imports_go_downwards(owner):
+    members = [module for module in MODULES if below(module, [owner])]
+    assert members
+    for module in members:
+        ours = {name for name in imported(module) if name.split(".")[0] == "kdbench"}
+        assert {name for name in ours if not below(name, ALLOWED[owner])} == set(), module
+
+
+def test_methods_do_not_know_each_other_or_hydra():
+    for module in MODULES:
+        names = imported(module)
+        if module.startswith("kdbench.methods."):
+            assert not any(name.startswith("kdbench.methods") for name in names), module
+        if not module.startswith("kdbench.c") or module.startswith(("kdbench.compare", "kdbench.context")):
+            assert not any(name.split(".")[0] == "hydra" for name in names), module
+
+
+def loaded_after(statement: str) -> set[str]:
+    code = f"import sys; {statement}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    return set(done.stdout.split())
+
+
+def test_compare_runs_loads_no_torch():
+    loaded = loaded_after("import kdbench.compare.cli")
+    assert not loaded & {"torch", "transformers", "datasets", "numpy", "scipy", "hydra", "rich"}
+
+
+def test_importing_a_method_loads_neither_transformers_nor_datasets():
+    names = [module for module in MODULES if module.startswith("kdbench.methods.")]
+    loaded = loaded_after(f"import {', '.join(names)}")
+    assert not loaded & {"transformers", "datasets", "accelerate", "sklearn"}
+
+
+def test_files_stay_short():
+    lengths = {module: len((ROOT / (module.replace(".", "/") + ".py")).read_text().splitlines()) for module in MODULES}
+    assert {module: length for module, length in lengths.items() if length > 260} == {}

@@ -1,0 +1,109 @@
+"""Every method, found by its file: end to end on a tiny teacher, with the properties that all must have."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from kdbench import train
+from kdbench.config import uses_teacher
+
+ROOT = Path(__file__).parents[1]
+METHODS = sorted(path.stem for path in (ROOT / "kdbench/methods").glob("*.py") if path.stem != "__init__")
+NETWORKS = [method for method in METHODS if method != "tfidf"]
+
+
+def weights(result: dict) -> dict[str, torch.Tensor]:
+    return load_file(Path(result["folder"]) / "model" / "model.safetensors")
+
+
+def same(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_each_method_has_its_yaml_and_the_other_way_round():
+    assert METHODS == sorted(path.stem for path in (ROOT / "conf/method").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_end_to_end(configure, execute, method):
+    result = execute(configure(f"method={method}"))
+    folder = Path(result["folder"])
+    assert folder.parts[-3] == method and folder.name == "seed0"
+    assert result["metrics"]["test"]["n"] == 40 and 0 <= result["metrics"]["test"]["accuracy"] <= 1
+    assert json.loads((folder / "results.json").read_text())["metrics"] == result["metrics"]
+    assert {path.name for path in folder.iterdir()} >= {"config.yaml", "env.json", "run.log", "predictions.parquet"}
+    before = (folder / "results.json").stat().st_mtime_ns
+    assert execute(configure(f"method={method}")) == result  # found, not done again
+    assert (folder / "results.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("method", NETWORKS)
+def test_trained_teacher_equals_found_teacher_and_stays_untouched(configure, execute, tmp_path, method):
+    config = configure(f"method={method}")
+    first = execute(config)
+    teachers = {path: path.read_bytes() for path in (tmp_path / "outputs/topics/finetune").rglob("model.safetensors")}
+    again = execute(configure(f"method={method}", "rerun=true"))
+    assert same(weights(first), weights(again))
+    assert first["metrics"] == again["metrics"]
+    if uses_teacher(config):
+        assert teachers and all(path.read_bytes() == content for path, content in teachers.items())
+        assert again["teacher"] == first["teacher"]
+
+
+@pytest.mark.parametrize("method", NETWORKS)
+@pytest.mark.parametrize("broken_at", [3, 13])
+def test_killed_and_resumed_equals_unbroken(configure, execute, tmp_path, monkeypatch, method, broken_at):
+    whole = execute(configure(f"method={method}"))
+    step = train._Trainer._step
+    taken: list[tuple[str, int]] = []
+
+    def counted(self, batch, stop_at=None):
+        if len(taken) == stop_at:
+            raise KeyboardInterrupt
+        taken.append((str(self.folder), self.progress.step))
+        step(self, batch)
+
+    elsewhere = f"outputs={tmp_path / 'elsewhere'}"
+    monkeypatch.setattr(train._Trainer, "_step", lambda self, batch: counted(self, batch, broken_at))
+    with pytest.raises(KeyboardInterrupt):
+        execute(configure(f"method={method}", elsewhere))
+    monkeypatch.setattr(train._Trainer, "_step", counted)
+    resumed = execute(configure(f"method={method}", elsewhere))
+    assert same(weights(whole), weights(resumed))
+    assert whole["metrics"] == resumed["metrics"] and whole["reported"] == resumed["reported"]
+    assert len(taken) - len(set(taken)) <= 5  # checkpoint_every
+
+
+@pytest.mark.parametrize("method", NETWORKS)
+def test_the_export_is_a_plain_hugging_face_folder(configure, execute, method):
+    result = execute(configure(f"method={method}"))
+    folder = Path(result["folder"])
+    model = AutoModelForSequenceClassification.from_pretrained(folder / "model").eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    import pyarrow.parquet
+
+    rows = [r for r in pyarrow.parquet.read_table(folder / "predictions.parquet").to_pylist() if r["split"] == "test"]
+    texts = [line.rsplit(",", 1)[0] for line in data_lines(folder)]
+    inputs = tokenizer(texts, padding=True, truncation=True, max_length=16, return_tensors="pt")
+    with torch.inference_mode():
+        logits = model(**inputs).logits
+    torch.testing.assert_close(logits, torch.tensor([row["logits"] for row in rows]), rtol=1e-4, atol=1e-5)
+    assert [model.config.id2label[index] for index in range(3)] == ["fruit", "metal", "water"]
+
+
+def data_lines(folder: Path) -> list[str]:
+    from omegaconf import OmegaConf
+
+    config = OmegaConf.load(folder / "config.yaml")
+    return (Path(config.dataset.source) / "test.csv").read_text().splitlines()[1:]
+
+
+@pytest.mark.parametrize("method", NETWORKS)
+def test_the_seed_decides(configure, execute, method):
+    results = [execute(configure(f"method={method}", f"seed={seed}")) for seed in (0, 1)]
+    assert results[0]["id"] == results[1]["id"]
+    assert not same(weights(results[0]), weights(results[1]))

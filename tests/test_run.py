@@ -1,0 +1,234 @@
+"""Runs: identity, teacher, baselines, the limits in which methods are each other."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from kdbench.config import baseline, teacher_run, total_baseline
+from kdbench.context import Run
+from kdbench.data.teacher_cache import cached_logits, compute_logits
+from kdbench.hardware import accelerator, settle
+from kdbench.identity import run_id
+from kdbench.models import bert
+from kdbench.run import run_folder
+
+
+def identity(config):
+    return run_id(config, settle(config.hardware))
+
+
+def weights(result):
+    return load_file(Path(result["folder"]) / "model" / "model.safetensors")
+
+
+@pytest.fixture
+def bare_run(configure):
+    """A Run whose teacher is trained by the test's own execute."""
+
+    def make(*overrides, ensure=None):
+        config = configure(*overrides)
+        hardware = settle(config.hardware)
+        return Run(config, hardware, accelerator(hardware), run_folder(config, hardware), ensure)
+
+    return make
+
+
+class TestIdentity:
+    def test_what_is_in(self, configure):
+        ids = {
+            identity(configure("method=logit_kd", *change))
+            for change in (
+                [], ["method.alpha=0.7"], ["schedule.lr=2e-3"], ["student.layers=1"], ["dataset.max_length=12"],
+                ["dataset.max_train_samples=50"], ["hardware.attention=sdpa"], ["teacher.seed=1"],
+                ["teacher.schedule.lr=2e-3"], ["method.init.layers=last"], ["schedule.dropout=0.1"],
+            )
+        }  # fmt: skip
+        assert len(ids) == 11
+
+    def test_what_is_out(self, configure, tmp_path):
+        ids = {
+            identity(configure("method=logit_kd", *change))
+            for change in (
+                [], ["seed=3"], ["checkpoint_every=7"], [f"outputs={tmp_path}/x"], ["hardware.threads=1"],
+                ["dataset.name=other"], ["student.name=other"], ["schedule.steps=20", "schedule.epochs=9"],
+                ["schedule.steps=20", "schedule.epochs=3"],
+            )
+        }  # fmt: skip
+        assert len(ids) == 2  # the last two count steps, and are one
+
+    def test_one_and_one_point_zero_are_one(self, configure):
+        kd = [identity(configure("method=logit_kd", f"method.temperature={t}")) for t in ("1", "1.0")]
+        assert kd[0] == kd[1]
+
+    def test_only_keys_that_the_method_uses(self, configure):
+        finetune = {identity(configure("method=finetune", *c)) for c in ([], ["teacher.seed=1"])}
+        tfidf = {identity(configure("method=tfidf", *c)) for c in ([], ["schedule.lr=1"], ["dataset.max_length=9"])}
+        assert len(finetune) == len(tfidf) == 1
+
+    def test_local_data_count_by_content(self, configure, tmp_path, data_folder):
+        for name in ("train.csv", "test.csv"):
+            (tmp_path / name).write_text((data_folder / name).read_text())
+        copied = configure(f"dataset.source={tmp_path}")
+        assert identity(copied) == identity(configure())
+        (tmp_path / "train.csv").write_text((data_folder / "train.csv").read_text() + "apple,fruit\n")
+        assert identity(copied) != identity(configure())
+
+
+class TestTeacherAndBaselines:
+    def test_a_sweep_over_the_students_schedule_has_one_teacher(self, configure):
+        teachers = {identity(teacher_run(configure("method=theseus", f"schedule.lr={lr}"))) for lr in ("1e-3", "2e-3")}
+        assert len(teachers) == 1
+
+    def test_the_teacher_is_the_full_depth_direct_fine_tune(self, configure):
+        teacher = identity(teacher_run(configure("method=theseus")))
+        assert teacher == identity(configure("method=finetune", "student=full", "student.layers=4", "schedule.epochs=1"))
+
+    def test_a_direct_fine_tune_is_its_own_baseline(self, configure):
+        config = configure("method=finetune")
+        assert identity(baseline(config)) == identity(config)
+        last = configure("method=finetune", "method.init.layers=last")
+        assert identity(baseline(last)) == identity(config) != identity(last)
+
+    def test_equal_updates(self, configure):
+        config = configure("method=theseus", "schedule.epochs=4")  # 4 and 2
+        assert identity(total_baseline(config, 0)) == identity(configure("method=finetune", "schedule.epochs=6"))
+        other = configure("method=theseus", "+method.stages.successor.batch_size=4")
+        assert identity(total_baseline(other, 31)) == identity(configure("method=finetune", "schedule.steps=31"))
+
+    def test_one_stage_has_one_baseline(self, configure):
+        config = configure("method=logit_kd")
+        assert identity(total_baseline(config, 0)) == identity(baseline(config))
+
+    def test_the_result_names_them(self, configure, execute):
+        result = execute(configure("method=theseus"))
+        assert result["baseline_id"] == identity(configure("method=finetune"))
+        assert result["total_baseline_id"] == identity(configure("method=finetune", "schedule.epochs=3"))
+        assert result["teacher"]["id"] == identity(teacher_run(configure("method=theseus")))
+        assert result["cost"]["student_updates"] == 24  # 60 rows: 8 batches an epoch; 2 epochs and 1
+
+
+class TestLimits:
+    def test_kd_without_soft_targets_is_the_direct_fine_tune_bitwise(self, configure, execute):
+        direct = weights(execute(configure("method=finetune")))
+        kd = weights(execute(configure("method=logit_kd", "method.alpha=0")))
+        assert all(torch.equal(direct[name], kd[name]) for name in direct)
+
+    def test_two_stage_starts_as_the_predecessors_layers_under_its_head(self, bare_run, configure, execute):
+        teacher_result = execute(teacher_run(configure("method=two_stage")))
+        run = bare_run("method=two_stage", ensure=lambda _: (teacher_result, Path(teacher_result["folder"])))
+        stage = next(iter(method_stages(run)))
+        batch = next(stage.data.epoch(0))
+        with torch.inference_mode():
+            found = bert.logits(stage.student.eval(), batch)
+            inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+            hidden = run.teacher(**inputs, output_hidden_states=True).hidden_states[2]
+            assert torch.equal(found, bert.head(run.teacher, hidden))
+
+    def test_two_stage_with_all_layers_is_the_predecessor(self, bare_run, configure, execute):
+        teacher_result = execute(teacher_run(configure("method=two_stage")))
+        ensure = lambda _: (teacher_result, Path(teacher_result["folder"]))  # noqa: E731
+        whole = bare_run("method=two_stage", "student.layers=4", ensure=ensure)
+        student = next(iter(method_stages(whole))).student.state_dict()
+        assert all(torch.equal(student[name], value) for name, value in whole.teacher.state_dict().items())
+        fresh = bare_run("method=two_stage", "student.layers=4", "method.head=reinit", ensure=ensure)
+        other = next(iter(method_stages(fresh))).student.state_dict()
+        assert [name for name in student if not torch.equal(student[name], other[name])] == ["classifier.weight", "classifier.bias"]
+
+    def test_theseus_trains_only_the_successors_layers_while_replacing(self, configure, execute):
+        result = execute(configure("method=theseus", "method.successor_trains=none"))
+        teacher_id = result["teacher"]["id"]
+        folder = next(Path(result["folder"]).parents[2].glob(f"finetune/*-{teacher_id}/seed0/model"))
+        teacher, student = load_file(folder / "model.safetensors"), weights(result)
+        same = {name for name in student if torch.equal(student[name], teacher[name])}
+        assert same == {name for name in student if ".encoder." not in name}
+
+    def test_theseus_reports_the_hybrid_the_rates_and_the_graft(self, configure, execute):
+        result = execute(configure("method=theseus", "method.variant=bernoulli", "schedule.epochs=4"))
+        epochs = result["stages"][0]["epochs"]
+        assert all(set(epoch["dev"]) == {"successor", "hybrid"} for epoch in epochs)
+        rates = [epoch["means"][f"replaced_{module}"] for epoch in epochs for module in range(2)]
+        assert 0.2 < np.mean(rates) < 0.8
+        assert 0 <= result["reported"]["predecessor_encoder_successor_head"]["accuracy"] <= 1
+
+    @pytest.mark.parametrize("variant", ["bernoulli", "linear", "mix", "uniform", "annealed"])
+    @pytest.mark.parametrize("embeddings", ["frozen", "trained", "replaced"])
+    def test_every_theseus_runs(self, configure, execute, variant, embeddings):
+        result = execute(
+            configure("method=theseus", f"method.variant={variant}", f"method.embeddings={embeddings}", "schedule.steps=4")
+        )
+        assert result["cost"]["steps"] == 6
+
+    @pytest.mark.parametrize("trained", ["head", "last_layer_and_head", "encoder"])
+    def test_what_the_successor_stage_trains(self, configure, execute, trained):
+        result = execute(configure("method=theseus", f"method.successor_trains={trained}"))
+        folder = Path(result["folder"])
+        before, after = (load_file(next(folder.glob(f"0{i}_*")) / "student.safetensors") for i in (0, 1))
+        moved = {name for name in before if not torch.equal(before[name], after[name])}
+        heads = {name for name in before if name.startswith(("classifier", "bert.pooler"))}
+        layers = {name for name in before if ".encoder.layer." in name and ".key.bias" not in name}
+        expected = {
+            "head": heads,
+            "last_layer_and_head": heads | {name for name in layers if ".layer.1." in name},
+            "encoder": layers,
+        }[trained]
+        assert moved - {name for name in moved if ".key.bias" in name} == expected
+
+
+def method_stages(run):
+    from kdbench.config import method_module
+
+    return method_module(run.config.method.name).stages(run, run.config.method)
+
+
+def test_cached_teacher_logits_equal_live_ones_and_a_damaged_cache_is_rebuilt(bare_run, configure, execute, tmp_path):
+    teacher_result = execute(teacher_run(configure("method=logit_kd")))
+    run = bare_run("method=logit_kd", ensure=lambda _: (teacher_result, Path(teacher_result["folder"])))
+    examples = run.examples(run.data.train)
+    calls = []
+
+    def predict(batch, step):
+        calls.append(1)
+        return bert.logits(run.teacher, batch)
+
+    file = Path(teacher_result["folder"]) / "model" / "model.safetensors"
+    first, again = (cached_logits(examples, predict, file, "fp32", tmp_path) for _ in range(2))
+    count = len(calls)
+    torch.testing.assert_close(first, compute_logits(examples, lambda b, s: bert.logits(run.teacher, b)), rtol=0, atol=1e-6)
+    assert torch.equal(first, again)
+    batch = next(run.batches("training", teacher_logits=True).epoch(0))
+    torch.testing.assert_close(batch["teacher_logits"], bert.logits(run.teacher, batch), rtol=0, atol=1e-5)
+    path = next((tmp_path / "teacher").glob("*.safetensors"))
+    path.write_bytes(path.read_bytes()[:-40])
+    assert torch.equal(cached_logits(examples, predict, file, "fp32", tmp_path), first)
+    assert len(calls) == 2 * count
+
+
+def test_two_teacher_calls_are_bit_identical(bare_run, configure, execute):
+    teacher_result = execute(teacher_run(configure("method=logit_kd", "teacher.schedule.dropout=0.2")))
+    run = bare_run("method=logit_kd", ensure=lambda _: (teacher_result, Path(teacher_result["folder"])))
+    batch = next(run.batches("training").epoch(0))
+    assert torch.equal(bert.logits(run.teacher, batch), bert.logits(run.teacher, batch))
+
+
+def test_dry_run_takes_a_step_of_each_stage_and_keeps_nothing(configure, execute, tmp_path):
+    result = execute(configure("method=theseus", "dry_run=true"))
+    assert [stage["steps"] for stage in result["stages"]] == [1, 1]
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_stages_share_no_order(bare_run):
+    run = bare_run("method=theseus")
+    orders = [next(run.batches(stage).epoch(0))["ids"].tolist() for stage in ("replacing", "successor")]
+    assert orders[0] != orders[1]
+
+
+def test_a_killed_run_has_no_results(configure, execute, monkeypatch, tmp_path):
+    monkeypatch.setattr("kdbench.record.finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        execute(configure("method=finetune"))
+    assert not list((tmp_path / "outputs").rglob("results.json"))
+
+
