@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from kdbench.compare.collect import Run, join_seeds, read_runs
-from kdbench.compare.render import METRICS, missing_tfidf, notes, print_markdown, print_terminal
+from kdbench.compare.collect import Run, join_seeds, read_runs, tfidf_command
+from kdbench.compare.render import METRICS, notes, print_markdown, print_terminal
 from kdbench.compare.statistics import ROLES, Row, Summary, Table, build_tables
 
 EPILOG = """\
@@ -93,7 +93,7 @@ def print_json(tables: list[Table], metric: str, split: str) -> None:
             "rows": [row.record() | {"seeds": {run.seed: run.score for run in row.runs}} for row in table.rows],
             "notes": notes(table, split),
             "missing_baselines": join_seeds(table.missing),
-            "missing_tfidf": missing_tfidf(table),
+            "missing_tfidf": tfidf_command(table.runs),
         }
         for table in tables
     ]

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from kdbench.results import RESULTS, SCHEMA, read_json
 
 T = TypeVar("T")
+NULL = "null"  # a setting that is not set
 
 SEED = re.compile(r"(?<=\s)seed=\S+")  # not teacher.seed=
 DATASET = re.compile(r"(?<=\s)dataset[.=]\S+")
@@ -55,6 +56,7 @@ class Run:
     method: str
     student: str | None
     settings: dict[str, str]  # what may tell two configurations of one method apart
+    training: dict[str, str]  # the schedule's values, of a stage (successor.lr) where stages differ
     selected_on: str | None
     conditions: dict[str, str]  # precision, device, threads
     dirty: bool
@@ -66,7 +68,6 @@ class Run:
     latency: Latency
     seconds: float | None
     teacher_seconds: float | None
-    updates: int | None
 
 
 def read_runs(roots: list[Path], metric: str, split: str) -> tuple[list[Run], list[str]]:
@@ -103,8 +104,10 @@ def join_seeds(commands: Iterable[str]) -> list[str]:
     return joined
 
 
-def tfidf_command(runs: list[Run]) -> str:
-    """The command that adds the TF-IDF row: the data set's own settings are those of a run beside it."""
+def tfidf_command(runs: list[Run]) -> str | None:
+    """The command that adds the TF-IDF row, None where there is one; the data set is set as for its neighbours."""
+    if any(run.method == "tfidf" for run in runs):
+        return None
     for run in runs:
         for baseline in filter(None, run.baselines):
             return " ".join(["kdbench method=tfidf", *DATASET.findall(baseline[1])])
@@ -114,25 +117,25 @@ def tfidf_command(runs: list[Run]) -> str:
 def _find(roots: list[Path], warnings: list[str]) -> Iterator[Path]:
     seen = set()
     for root in roots:
+        real = os.path.realpath(root)  # roots may overlap; a run is still one run
         for folder, below, files in os.walk(root, onerror=lambda error: warnings.append(str(error))):
             below.sort()
             if RESULTS in files:
                 below.clear()  # stages, checkpoints and the model hold no runs
-                path = Path(folder, RESULTS)
-                if (real := os.path.realpath(path)) not in seen:
-                    seen.add(real)
-                    yield path
+                if (place := real + folder[len(str(root)) :]) not in seen:
+                    seen.add(place)
+                    yield Path(folder, RESULTS)
 
 
 def _read(path: Path, metric: str, split: str) -> Run:
     raw = read_json(path)
     if (schema := _maybe(raw, "schema", int)) != SCHEMA:
         raise UnusableError(f"its schema is {schema}, this compare-runs reads {SCHEMA}")
-    settings = {
-        **_flat(_maybe(raw, "identity.parameters", dict) or {}),
-        "schedule": _maybe(raw, "identity.choices.schedule", str) or "null",
-        "teacher": _maybe(raw, "identity.teacher", str) or "null",
-    }
+    parameters = dict(_maybe(raw, "identity.parameters", dict) or {})
+    stages = {name: _flat(stage) for name, stage in (_maybe(parameters, "stages", dict) or {}).items()}
+    parameters.pop("stages", None)
+    schedule = {"schedule": _maybe(raw, "identity.choices.schedule", str) or NULL}
+    teacher = {"teacher": _maybe(raw, "identity.teacher", str) or NULL}
     return Run(
         path=path,
         id=_get(raw, "id", str),
@@ -143,7 +146,8 @@ def _read(path: Path, metric: str, split: str) -> Run:
         examples=_get(raw, f"metrics.{split}.n", int),
         method=_get(raw, "identity.method", str),
         student=_maybe(raw, "identity.student", str),
-        settings=settings,
+        settings=_flat(parameters) | schedule | teacher,
+        training=_training(stages),
         selected_on=_maybe(raw, "identity.selected_on", str),
         conditions={
             "precision": _maybe(raw, "precision", str) or "unknown",
@@ -159,7 +163,6 @@ def _read(path: Path, metric: str, split: str) -> Run:
         latency=_latency(_maybe(raw, "latency", dict)),
         seconds=_maybe(raw, "cost.seconds", float),
         teacher_seconds=_maybe(raw, "cost.teacher_seconds", float),
-        updates=_maybe(raw, "cost.student_updates", int),
     )
 
 
@@ -206,10 +209,20 @@ def _maybe(raw: Any, key: str, kind: type[T]) -> T | None:
     return value
 
 
+def _training(stages: dict[str, dict[str, str]]) -> dict[str, str]:
+    """{"lr": "2e-05"} where all stages have it alike, else {"replacing.lr": ..., "successor.lr": ...}."""
+    found = {}
+    for name, stage in stages.items():
+        for key, value in stage.items():
+            alike = all(other.get(key) == value for other in stages.values())
+            found[key if alike else f"{name}.{key}"] = value
+    return found
+
+
 def _flat(value: Any, prefix: str = "") -> dict[str, str]:
     """Nested parameters as dotted keys and short strings: {"a": {"b": true}} is {"a.b": "true"}."""
     if not isinstance(value, dict):
-        words = {None: "null", True: "true", False: "false"}
+        words = {None: NULL, True: "true", False: "false"}
         return {prefix: words[value] if value is None or isinstance(value, bool) else _short(value)}
     flat = {}
     for key, inner in value.items():

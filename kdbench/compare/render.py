@@ -41,30 +41,28 @@ def columns(table: Table, metric: str) -> list[Column]:
     """The columns of a table that say something, from left to right; the first may be wrapped."""
     rows = table.rows
     runs = [row.runs[0] for row in rows]
-    students = _students(rows)
     longer = any(run.baselines[0] != run.baselines[1] for run in runs)
     best = max((row.score.mean for row in rows if row.role != "teacher"), default=0.0)
     bold = ["bold" if row.score.mean == best else "" for row in rows]
-    direct, total = ([row.differences[at] for row in rows] for at in (0, 1))
     found = [
         Column("method", [f"{row.label} {row.settings}".strip() for row in rows]),
-        Column("student", [run.student or NOTHING for run in runs], drop=6 if len(students) < 2 else 1),
+        Column("student", [run.student or NOTHING for run in runs], drop=6 if len(_students(rows)) < 2 else 1),
         Column("id", [row.id + "†" * row.selected_on_reported + "‡" * row.dirty for row in rows]),
         Column("n", [str(row.score.n) for row in rows]),
         Column(f"{METRICS[metric]}\n%", [_summary(row.score) for row in rows], styles=bold),
-        Column("vs direct\npoints", [_difference(row, 0) for row in rows], styles=_signs(direct)),
-        Column("vs longer\ndirect", [_difference(row, 1) for row in rows], styles=_signs(total)),
-        Column("gap\n%", [_percent(row.gap_closed) for row in rows]),
+        Column("vs direct\npoints", [_difference(row, 0) for row in rows], styles=_signs(rows, 0)),
+        Column(
+            "vs longer\ndirect", [_difference(row, 1) if longer else NOTHING for row in rows], styles=_signs(rows, 1)
+        ),
+        Column("gap\n%", [NOTHING if row.gap_closed is None else f"{100 * row.gap_closed:.0f}" for row in rows]),
         Column("params\nM", [_number(run.parameters, 1e-6) for run in runs], drop=3),
         Column("batch 1\nms", [_number(row.latency_1) for row in rows], drop=4),
         Column("batch 32\nms", [_number(row.latency_32) for row in rows], drop=7),
         Column("times\nfaster", [_number(row.speedup) for row in rows], drop=2),
         Column("train\ns", [_number(row.seconds) for row in rows], drop=5),
         Column("teacher\ntrain s", [_number(row.teacher_seconds) for row in rows], drop=8),
-        Column("ran on", _conditions(rows), drop=1),
+        Column("ran on", _conditions(rows)),
     ]
-    if not longer:
-        del found[6]  # the same baseline again
     return [column for column in found if set(column.cells) != {NOTHING}]
 
 
@@ -82,17 +80,17 @@ def _difference(row: Row, at: int) -> str:
         return NOTHING
     if summary is None:
         return "no baseline"
-    sign = "+" if round(summary.mean, 2) >= 0 else ""
-    return sign + _summary(summary) + (f" ({summary.n})" if summary.n < row.score.n else "")
+    pairs = f" ({summary.n})" if summary.n < row.score.n else ""
+    return ("+" if summary.mean >= 0 else "") + _summary(summary) + pairs
 
 
-def _signs(summaries: list[Summary | None]) -> list[str]:
+def _signs(rows: list[Row], at: int) -> list[str]:
     """Green and red only where the mean is further from zero than the seeds are from it."""
     return [
         ("green" if summary.mean > 0 else "red")
         if summary and summary.sd is not None and abs(summary.mean) > summary.sd
         else ""
-        for summary in summaries
+        for summary in (row.differences[at] for row in rows)
     ]
 
 
@@ -104,16 +102,16 @@ def _number(value: float | None, scale: float = 1) -> str:
     return f"{value:.0f}" if abs(value) >= 99.95 else f"{value:#.3g}"
 
 
-def _percent(share: float | None) -> str:
-    return NOTHING if share is None else f"{100 * share:.0f}"
-
-
 def _conditions(rows: list[Row]) -> list[str]:
     """Of precision, device and threads those that are not the same in all rows."""
-    every = [row.conditions for row in rows]
-    names = [name for name in every[0] if len({conditions[name] for conditions in every}) > 1]
-    units = {"threads": " threads"}
-    return [" ".join(row[name] + units.get(name, "") for name in names) or NOTHING for row in every]
+
+    def differs(name: str) -> bool:
+        neural = [row for row in rows if name != "precision" or row.role != "tfidf"]  # which has none
+        return len({run.conditions[name] for row in neural for run in row.runs}) > 1
+
+    names = [name for name in rows[0].conditions if differs(name)]
+    units = {"precision": "", "device": "", "threads": " threads"}
+    return [" ".join(row.conditions[name] + units[name] for name in names) or NOTHING for row in rows]
 
 
 def heading(table: Table, metric: str, split: str) -> str:
@@ -139,7 +137,7 @@ def notes(table: Table, split: str) -> list[str]:
         ([row for row in rows if row.selected_on_reported], "† selected on the reported split, so too good: {}."),
         ([row for row in rows if row.dirty], "‡ ran from a checkout with uncommitted changes: {}."),
     ]
-    sentences = [text.format(", ".join(row.name for row in which)) for which, text in found if which]
+    sentences = [text.format(_names(which, rows)) for which, text in found if which]
     if set(_conditions(rows)) != {NOTHING}:
         sentences.append("Not all rows ran alike (ran on): compare no times across them.")
     if split == "dev":
@@ -147,28 +145,22 @@ def notes(table: Table, split: str) -> list[str]:
     return sentences
 
 
+def _names(which: list[Row], rows: list[Row]) -> str:
+    return "all rows" if len(which) == len(rows) > 2 else ", ".join(f"{row.label} ({row.id})" for row in which)
+
+
 def missing(table: Table) -> list[tuple[str, list[str]]]:
     """What a fair table still lacks, and the commands that make it."""
     found = []
     if table.missing:
         found.append(("No finished run of these baselines was found; they are made by", join_seeds(table.missing)))
-    if command := missing_tfidf(table):
+    if command := tfidf_command(table.runs):
         found.append(("TF-IDF, the floor for every student, is missing; it takes seconds", [command]))
     return found
 
 
-def missing_tfidf(table: Table) -> str | None:
-    """The command that makes the TF-IDF row, where there is none."""
-    if any(row.role == "tfidf" for row in table.every):
-        return None
-    return tfidf_command([run for row in table.every for run in row.runs])
-
-
 def fit(found: list[Column], width: int) -> tuple[list[Column], list[str]]:
-    """The columns that go into `width`, and the headers of those left out; figures are never cut.
-
-    The first column may be wrapped between words and takes what the others leave.
-    """
+    """The columns that go into `width`, and the headers of those left out; figures are never cut."""
     kept = list(found)
     if _least(kept) > width:
         kept = [replace(column, cells=[cell.replace(" ± ", "±") for cell in column.cells]) for column in kept]
@@ -181,11 +173,7 @@ def fit(found: list[Column], width: int) -> tuple[list[Column], list[str]]:
 def _least(kept: list[Column]) -> int:
     """The width these need: of the first its longest word, and no less than WRAPPED."""
     longest_word = max(len(word) for cell in kept[0].cells for word in cell.split())
-    return max(longest_word + GAP, min(kept[0].width, WRAPPED)) + _width(kept[1:])
-
-
-def _width(others: list[Column]) -> int:
-    return sum(column.width + GAP for column in others)
+    return max(longest_word + GAP, min(kept[0].width, WRAPPED)) + sum(column.width + GAP for column in kept[1:])
 
 
 def print_terminal(tables: list[Table], metric: str, split: str) -> None:
@@ -223,7 +211,8 @@ def _lines(shown: list[Column], width: int) -> Iterator["Text"]:
     """Head, rule and rows. Not rich's own table, which takes a millisecond a row."""
     from rich.text import Text
 
-    first = max(_least(shown) - _width(shown[1:]), min(shown[0].width, width - _width(shown[1:])))
+    others = sum(column.width + GAP for column in shown[1:])
+    first = max(_least(shown) - others, min(shown[0].width, width - others))
     widths = [first, *(column.width for column in shown[1:])]
 
     def line(cells: list[str], styles: list[str]) -> Text:
@@ -236,7 +225,7 @@ def _lines(shown: list[Column], width: int) -> Iterator["Text"]:
 
     heads = [["", *column.header.split("\n")][-2:] for column in shown]
     yield from (line([head[at] for head in heads], ["bold"] * len(shown)) for at in (0, 1))
-    yield Text("─" * (first + _width(shown[1:])))
+    yield Text("─" * (first + others))
     for at, cell in enumerate(shown[0].cells):
         method, *more = wrap(cell, first, subsequent_indent=" " * GAP, break_on_hyphens=False)
         styles = [column.styles[at] if column.styles else "" for column in shown]
@@ -248,13 +237,13 @@ def print_markdown(tables: list[Table], metric: str, split: str) -> None:
     """Tables of GitHub's Markdown with all columns, notes as a list, commands as code."""
     for table in tables:
         found = columns(table, metric)
-        lines = [[column.header.replace("\n", " ") for column in found], ["---"] * len(found)]
-        lines += map(list, zip(*(column.cells for column in found), strict=True))
+        head = [column.header.replace("\n", " ") for column in found]
         print(f"### {heading(table, metric, split)}\n")
-        for line in lines:
+        rule = ["---" if column.header in LEFT else "---:" for column in found]
+        for line in (head, rule, *zip(*(column.cells for column in found), strict=True)):
             print("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |")
         print("".join(f"\n- {sentence}" for sentence in notes(table, split)))
-        for sentence, made_by in missing(table):
-            print(f"\n{sentence}:\n\n```sh", *made_by, "```", sep="\n")
+        for sentence, commands in missing(table):
+            print(f"\n{sentence}:\n\n```sh", *commands, "```", sep="\n")
         print()
     print(LEGEND)

@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_compare_runs import make_tree, student, write
 
 from kdbench.compare.cli import main
+from tests.compare.test_compare_runs import make_tree, student, write
 
 
 @pytest.fixture(autouse=True)

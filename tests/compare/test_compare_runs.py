@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def write(root: Path, method: str, id_: str, seed: int, points: float, **changes
         "metrics": {"dev": score | {"accuracy": 0.5}, "test": score},
         "parameters": {"total": 17_300_000},
         "latency": copy.deepcopy(LATENCY),
-        "cost": {"seconds": 300.0 + seed, "student_updates": 1840},
+        "cost": {"seconds": 300.0 + seed},
         "teacher": None,
         "dirty": False,
     }
@@ -53,6 +54,10 @@ def write(root: Path, method: str, id_: str, seed: int, points: float, **changes
     folder = root / run["identity"]["dataset"] / method / f"bert_3l-{id_}" / f"seed{seed}"
     folder.mkdir(parents=True)
     (folder / "results.json").write_text(json.dumps(run), encoding="utf8")
+
+
+def stages(**values: Any) -> dict[str, Any]:
+    return {"stages": {"one": {"steps": None, "lr": 0.00002, **values}, "two": {"steps": None, "lr": 0.00002} | values}}
 
 
 def student(root: Path, method: str, id_: str, seed: int, points: float, **changes: Any) -> None:
@@ -74,9 +79,8 @@ def make_tree(root: Path) -> Path:
     write(root, "finetune", "cccc3333", 0, 97.0, baseline_id="cccc3333", latency__batch_1={"median_ms": 12.0})
     write(root, "tfidf", "dddd4444", 0, 91.5, identity__student=None, precision=None)
     for seed in range(3):
-        write(root, "finetune", "aaaa1111", seed, SCORES["direct"][seed], baseline_id="aaaa1111")
-        updates = {"cost__student_updates": 3680}
-        write(root, "finetune", "bbbb2222", seed, SCORES["longer"][seed], baseline_id="bbbb2222", **updates)
+        write(root, "finetune", "aaaa1111", seed, SCORES["direct"][seed], identity__parameters=stages())
+        write(root, "finetune", "bbbb2222", seed, SCORES["longer"][seed], identity__parameters=stages(steps=3680))
         student(root, "theseus", "eeee5555", seed, SCORES["theseus"][seed])
     return root
 
@@ -119,12 +123,30 @@ def test_order_and_labels(tree: Path, capsys: pytest.CaptureFixture[str]) -> Non
     rows = document(capsys, tree)["tables"][0]["rows"]
     assert [row["id"][3:5] for row in rows] == ["c3", "d4", "b2", "a1", "f7", "e5", "f6"]
     assert [row["settings"] for row in rows[2:]] == [
-        "updates=3680",
-        "updates=1840",
+        "steps=3680",
+        "",
         "alpha=0.7 kd.t=5",
         "",
         "alpha=0.5 kd.t=10",
     ]
+
+
+def test_settings_tell_rows_apart_and_no_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    quick = {"identity__choices": {"schedule": "quick"}, "identity__parameters": stages(lr=0.5)}
+    mixed = stages() | {"a": True}
+    mixed["stages"]["two"]["lr"] = 0.00003
+    student(tmp_path, "pkd", "00000001", 0, 94.0, identity__parameters=stages() | {"a": True})
+    student(tmp_path, "pkd", "00000002", 0, 93.0, **quick)
+    student(tmp_path, "pkd", "00000003", 0, 92.0, identity__parameters=mixed)
+    settings = [row["settings"] for row in document(capsys, tmp_path)["tables"][0]["rows"]]
+    assert settings == [
+        "a=true schedule=default lr=2e-05",
+        "schedule=quick lr=0.5",
+        "a=true schedule=default one.lr=2e-05 two.lr=3e-05",
+    ]
+    shutil.rmtree(tmp_path / "r52/pkd/bert_3l-00000003")
+    settings = [row["settings"] for row in document(capsys, tmp_path)["tables"][0]["rows"]]
+    assert settings == ["a=true schedule=default", "schedule=quick"]  # the name tells the learning rate
 
 
 @pytest.mark.parametrize(
