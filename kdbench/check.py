@@ -50,7 +50,8 @@ def faults(cfg: DictConfig, stages: Iterable[str] | None = None) -> list[Fault]:
     if name not in method_names():
         legal = f"Methods: {', '.join(method_names())}"
         return [Fault("method.name", shown(name), "no such method", nearest(str(name), method_names()), legal)]
-    own = values["method"].get("stages", {}) if stages is None else stages
+    given = values["method"].get("stages")
+    own = (given if isinstance(given, dict) else ()) if stages is None else stages
     keys = run_keys(name, tuple(own))
     known, found = sort_out(keys, values)
     try:
@@ -71,25 +72,25 @@ def sort_out(keys: Keys, values: dict[str, Any]) -> tuple[dict[str, Any], dict[s
     given = dict(keys.flat(values))
     for key, value in given.items():
         if REFUSED.search(str(value)):
-            problem = "refused: a value, or another key's as in ${schedule.lr}, and nothing that runs code"
+            problem = "refused; write a value or another key, such as ${schedule.lr}"
             found[key] = Fault(key, shown(value), problem)
         elif key.endswith("_target_"):
-            found[key] = Fault(key, shown(value), "refused: a config holds values and names no code")
+            found[key] = Fault(key, shown(value), "refused; a config holds values and names no code")
         elif key in keys.leaves:
             put(known, key, value)
         elif value is None and key in keys.nullable:
             put(known, key, None)
         elif key not in keys.groups:
             found[key] = Fault(key, shown(value), "unknown key", keys.nearest(key), keys.legal(key))
-        elif value == {}:
-            put(known, key, {})
-        else:
+        elif value != {}:
             found[key] = Fault(key, shown(value), f"is a group of keys: {', '.join(keys.groups[key])}")
     for group, below in keys.groups.items():
-        if group and not any(key == group or key.startswith(f"{group}.") for key in given):
-            if below and group not in keys.nullable and group.rpartition(".")[0] not in found:
-                found[group] = Fault(group, None, "must be set")
-            put(known, group, None if group in keys.nullable else {})
+        absent = group and not any(within(key, group) for key in given)
+        if absent and group in keys.nullable:
+            put(known, group, None)
+        elif absent and below and group.rpartition(".")[0] not in found:
+            found[group] = Fault(group, None, "must be set")
+        grow(known, group)
     return known, found
 
 
@@ -99,14 +100,31 @@ def judged(keys: Keys, filled: DictConfig, skip: set[str]) -> list[Fault]:
     found: dict[str, Fault] = {}
     skip = skip | {key for key, value in raw.items() if value is None and key in keys.groups}
     for key, leaf in keys.leaves.items():
-        if not any(f"{key}.".startswith(f"{wrong}.") for wrong in skip) and (
+        if not any(within(key, faulty) for faulty in skip) and (
             fault := fault_of(key, leaf, raw.get(key, leaf.default), filled, keys)
         ):
             found[key] = fault
-    # A value that another key handed on is told once, where it was given.
     wrong = skip | found.keys()
-    handed = {key for key in found if any(source in wrong - {key} for source in references(key, raw.get(key)))}
-    return [fault for key, fault in found.items() if key not in handed]
+    return [fault for key, fault in found.items() if not told_elsewhere(key, raw, wrong)]
+
+
+def told_elsewhere(key: str, raw: dict[str, Any], wrong: set[str]) -> bool:
+    """Whether the value came, or would have come, from another key that is faulty."""
+    if raw.get(key, MISSING) == MISSING and key != "teacher.source":
+        stage_key = key.startswith("method.stages.")
+        giver = f"schedule.{key.rpartition('.')[2]}" if stage_key else "teacher.source"
+        return (stage_key or key.startswith("teacher.")) and any(within(giver, faulty) for faulty in wrong)
+    sources: set[str] = set()
+    todo = {key}
+    while todo:
+        todo = {name for known in todo for name in references(known, raw.get(known))} - sources
+        sources |= todo
+    elsewhere = any(within(source, faulty) for source in sources for faulty in wrong)
+    return elsewhere and key not in sources  # each key of a circle is told
+
+
+def within(key: str, group: str) -> bool:
+    return f"{key}.".startswith(f"{group}.")
 
 
 def fault_of(key: str, leaf: Leaf, raw: Any, filled: DictConfig, keys: Keys) -> Fault | None:
@@ -139,7 +157,8 @@ def misfit(key: str, leaf: Leaf, given: Any) -> Fault | None:
     try:
         value = leaf.typed(given)
     except OmegaConfBaseException:
-        return Fault(key, shown(given), f"must be {leaf.kind}" + (f" ({in_words(rule)})" if rule else ""))
+        more = in_words(rule) if rule else "or null" * leaf.optional
+        return Fault(key, shown(given), f"must be {leaf.kind}" + f" ({more})" * bool(more))
     if isinstance(value, float) and not math.isfinite(value):
         return Fault(key, shown(given), "must be a finite number")
     if rule is None or rule.holds(value):
@@ -168,7 +187,12 @@ def references(key: str, value: Any) -> Iterator[str]:
 
 
 def put(tree: dict[str, Any], key: str, value: Any) -> None:
-    *path, last = key.split(".")
-    for part in path:
+    group, _, last = key.rpartition(".")
+    grow(tree, group)[last] = value
+
+
+def grow(tree: dict[str, Any], group: str) -> dict[str, Any]:
+    """The dictionary at `group`, made where it is not there."""
+    for part in group.split(".") if group else ():
         tree = tree.setdefault(part, {})
-    tree[last] = value
+    return tree

@@ -39,6 +39,7 @@ from kdbench.config import GROUPS, RunConfig, load
 from kdbench.errors import Fault, UserError, print_failures, print_faults
 
 HYDRA_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
+PLAIN = re.compile(r"(?!(?:null|true|false|nan|inf)$)[a-z_/][\w./-]*", re.ASCII | re.IGNORECASE)  # needs no quotes
 
 
 def conf_dir() -> Path:
@@ -52,7 +53,7 @@ class HydraConfigs:
 
     def __init__(self, loader: ConfigLoader) -> None:
         self.parser = OverridesParser.create(loader)
-        self.options = cache(lambda group: sorted(loader.get_group_options(group)))
+        self.options = cache(lambda group: sorted(loader.get_group_options(group)) if group else [])
         self.parse = cache(self._parse)
         self.compose = cache(self._compose)
 
@@ -66,7 +67,7 @@ class HydraConfigs:
                 sweep = [f"{key}={value}" for value in o.sweep_string_iterator()]
                 problem = "" if sweep else "is a sweep over nothing"
         except HYDRA_ERRORS as error:
-            raise UserError(f"cannot be read: {one_line(error)}") from error
+            raise UserError("cannot be read as key=value") from error
         plain = o.type in (OverrideType.CHANGE, OverrideType.FORCE_ADD) and not o.is_hydra_override()
         value = None if o.is_sweep_override() else o.value()
         return Override(text, key.lstrip("+~"), o.key_or_group, value, plain, sweep, problem)
@@ -91,9 +92,8 @@ def one_line(error: Exception) -> str:
 
 
 def group_choices(choices: Mapping[str, Any]) -> dict[str, str]:
-    """group -> option, of kdbench's own groups and in their order; null choices are left out."""
+    """group -> option, of kdbench's own, in their order (schedule@teacher.schedule by teacher); none is null."""
     ours = [key for key, value in choices.items() if key.split("@")[0] in GROUPS and value is not None]
-    # schedule@teacher.schedule stands with the teacher
     return {key: choices[key] for key in sorted(ours, key=lambda key: GROUPS.index(key.split("@")[-1].split(".")[0]))}
 
 
@@ -111,17 +111,25 @@ def composing(config_dir: str | None) -> Iterator[HydraConfigs]:
         GlobalHydra.instance().clear()
 
 
+CLOSED = {
+    "experimental_rerun": "not in kdbench, because it loads a pickle: type the command again",
+    "config_path": "not in kdbench: YAMLs of your own come with --config-dir",
+    "config_name": "not in kdbench: there is one config.yaml, and presets are experiment=<name>",
+}
+
+
 def read(argv: list[str]) -> Command:
     """Read and judge a command line; nothing runs and nothing is written."""
     args = get_args_parser().parse_args(argv)
-    for flag in ("experimental_rerun", "config_path", "config_name"):
-        if (value := getattr(args, flag)) is not None:
-            name = f"--{flag.replace('_', '-')}"
-            return Command([], [Fault(name, value, "not in kdbench: own YAMLs come with --config-dir")])
+    flags = [
+        Fault(f"--{flag.replace('_', '-')}", given, CLOSED[flag]) for flag in CLOSED if (given := vars(args)[flag])
+    ]
     if args.config_dir is not None and not Path(args.config_dir).is_dir():
-        return Command([], [Fault("--config-dir", args.config_dir, "no such folder")])
+        flags.append(Fault("--config-dir", args.config_dir, "no such folder"))
+    if flags:
+        return Command(argv, flags)
     with composing(args.config_dir) as configs:
-        return judge(configs, args.overrides, args.multirun)
+        return judge(configs, argv, args.overrides, args.multirun)
 
 
 def refuse(argv: list[str]) -> list[Fault]:
@@ -129,16 +137,7 @@ def refuse(argv: list[str]) -> list[Fault]:
     return read(argv).faults
 
 
-class Session:
-    """What the jobs of one command share; None in the worker processes of a parallel launcher."""
-
-    def __init__(self, argv: list[str], command: Command) -> None:
-        self.typed = shlex.join(["kdbench", *argv])
-        self.command = command
-        self.failures: list[tuple[str, str]] = []  # (job, reason)
-
-
-session: Session | None = None
+running: Command | None = None  # None in the worker processes of a parallel launcher
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
@@ -149,25 +148,28 @@ def job(cfg: DictConfig) -> float | None:
     hydra_cfg = HydraConfig.get()
     overrides = [text.lstrip("+") for text in hydra_cfg.overrides.task]
     choices = group_choices(hydra_cfg.runtime.choices)
-    if session is None:  # Hydra reports the failures of other processes
-        command = shlex.join(["kdbench", *overrides])
-        return score(execute(load(cfg), choices=choices, command=command, baseline_command=baseline_command))
-    label = " ".join(text for text in overrides if text.partition("=")[0] in session.command.swept)
-    if hydra_cfg.mode == RunMode.MULTIRUN:
-        print(f"[{hydra_cfg.job.num + 1}/{session.command.jobs}] {label}", flush=True)
+    typed, label = overrides, ""
+    if running:
+        typed, label = running.argv, " ".join(text for text in overrides if text.partition("=")[0] in running.swept)
+        if hydra_cfg.mode == RunMode.MULTIRUN:
+            print(f"[{hydra_cfg.job.num + 1}/{running.jobs}] {label}", flush=True)
+    command = shlex.join(["kdbench", *typed])
     try:
-        return score(execute(load(cfg), choices=choices, command=session.typed, baseline_command=baseline_command))
-    except UserError as error:
-        session.failures.append((label, str(error)))
+        result = execute(load(cfg), choices=choices, command=command, baseline_command=baseline_command)
+        return float(result["metrics"]["dev"]["accuracy"])  # what a search maximises
     except Exception as error:
-        traceback.print_exc()
-        session.failures.append((label, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"))
-    return None
+        if running is None:
+            raise  # Hydra reports the failures of other processes
+        running.failures.append((label, reason_of(error)))
+        return None
 
 
-def score(results: dict[str, Any]) -> float:
-    """What a sweep optimises."""
-    return float(results["metrics"]["dev"]["accuracy"])
+def reason_of(error: Exception) -> str:
+    """What is told of a failed job at the end; what nobody expected also has its traceback, now."""
+    if isinstance(error, UserError):
+        return str(error)
+    traceback.print_exception(error)
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 def baseline_command(config: RunConfig) -> str:
@@ -194,7 +196,7 @@ def literal(value: Any) -> str:
         return "{" + ",".join(f"{key}:{literal(item)}" for key, item in value.items()) + "}"
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
-    if isinstance(value, str) and not re.fullmatch(r"[A-Za-z_/][\w./-]*", value, re.ASCII):
+    if isinstance(value, str) and not PLAIN.fullmatch(value):
         return QuotedString(value, Quote.double).with_quotes()
     return str(value)
 
@@ -219,23 +221,22 @@ def main() -> None:
     if args.help:
         print(help_text(args.config_dir))
         return
-    asks = args.hydra_help or args.cfg or args.info or args.shell_completion
-    if asks and not args.experimental_rerun:
-        job()
+    if (args.hydra_help or args.cfg or args.info or args.shell_completion) and not args.experimental_rerun:
+        job()  # Hydra answers
         return
     command = read(argv)
     if command.faults:
         print_faults(command.faults)
         sys.exit(2)
-    run(argv, command)
+    run(command)
 
 
-def run(argv: list[str], command: Command) -> None:
+def run(command: Command) -> None:
     """Let Hydra run the jobs; exit with 1 where one failed, 130 where the user stopped them."""
-    global session
-    session = Session(argv, command)
+    global running
+    running = command
     # A key that the YAML leaves out but the schema knows is new to Hydra: `++` sets it all the same.
-    sys.argv[1:] = [f"++{text}" if text in command.plain else text for text in argv]
+    sys.argv[1:] = [f"++{text}" if text in command.plain else text for text in command.argv]
     logging.getLogger("hydra").setLevel(logging.WARNING)
     try:
         job()
@@ -243,6 +244,6 @@ def run(argv: list[str], command: Command) -> None:
         print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
     finally:
-        print_failures(session.failures, command.jobs)
-    if session.failures:
+        print_failures(command.failures, command.jobs)
+    if command.failures:
         sys.exit(1)

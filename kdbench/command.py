@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from kdbench.check import faults
+from kdbench.check import faults, references
 from kdbench.config import GROUPS, RunConfig, fill, load
 from kdbench.errors import Fault, UserError, nearest
 from kdbench.keys import run_keys
@@ -52,15 +53,16 @@ class Configs(Protocol):
 class Command:
     """A command line, read and judged."""
 
-    texts: list[str]  # the overrides that were typed
-    faults: list[Fault] = field(default_factory=list)
-    plain: set[str] = field(default_factory=set)  # of texts, those that only set a value
+    argv: list[str]
+    faults: list[Fault]
+    plain: set[str] = field(default_factory=set)  # the words that only set a value
     swept: set[str] = field(default_factory=set)  # keys
     jobs: int = 1
+    failures: list[tuple[str, str]] = field(default_factory=list)  # (job, reason), as they come
 
 
-def judge(configs: Configs, texts: list[str], multirun: bool) -> Command:
-    """Read the overrides, expand the sweep, and collect the faults of all jobs."""
+def judge(configs: Configs, argv: list[str], texts: list[str], multirun: bool) -> Command:
+    """Read the overrides `texts`, expand the sweep, and collect the faults of all jobs."""
     overrides: list[Override] = []
     found: list[Fault] = []
     for text in texts:
@@ -73,14 +75,16 @@ def judge(configs: Configs, texts: list[str], multirun: bool) -> Command:
     swept = [o for o in overrides if o.sweep]
     if not multirun:
         # Their values are left unjudged: 0,2 may have been meant as a list.
-        found += [o.fault(f"is a sweep: add -m, or write [{o.text.partition('=')[2]}] for a list") for o in swept]
-        overrides = [o for o in overrides if not o.sweep or configs.options(o.group)]
+        found += [needs_multirun(o, is_choice(configs, o)) for o in swept]
+        overrides = [o for o in overrides if not o.sweep or is_choice(configs, o)]
     jobs = list(itertools.product(*({o.key: o.sweep or [o.text] for o in overrides}.values())))
     judged = [fault for job in jobs for fault in judge_job(configs, [configs.parse(text) for text in job])]
     unjudged = {fault.key for fault in found}
     found += [fault for fault in judged if fault.key not in unjudged]
+    typed = [text.partition("=")[0].lstrip("+~") for text in texts]
+    found.sort(key=lambda fault: typed.index(key) if (key := fault.key.lstrip("+~")) in typed else len(typed))
     plain = {o.text for o in overrides if o.plain and not is_choice(configs, o)}
-    return Command(texts, list(dict.fromkeys(found)), plain, {o.key for o in swept}, len(jobs))
+    return Command(argv, list(dict.fromkeys(found)), plain, {o.key for o in swept}, len(jobs))
 
 
 def needs_multirun(o: Override, choice: bool) -> Fault:
@@ -122,11 +126,16 @@ def judge_job(configs: Configs, overrides: list[Override]) -> list[Fault]:
         elif not o.plain:
             structure.append(o.text)
     composed, refused = compose_rest(configs, structure)
-    method = configs.compose((f"method={composed.choices['method']}",)).cfg.method
+    method = composed.cfg.method  # before the words that only set a value
+    if "experiment" in composed.choices or any(text[0] in "+~" for text in structure):  # may have misnamed a stage
+        method = configs.compose((f"method={composed.choices['method']}",)).cfg.method
     cfg = copy.deepcopy(composed.cfg)
     for o in overrides:
         if o.plain and not is_choice(configs, o):
-            OmegaConf.update(cfg, o.key, o.value, force_add=True)
+            try:
+                OmegaConf.update(cfg, o.key, o.value, force_add=True)
+            except OmegaConfBaseException:  # half a reference
+                found.append(o.fault("cannot be read"))
     typed = {o.key: o.text.partition("=")[2] for o in overrides if o.plain}
     for fault in faults(cfg, method.get("stages", {})):
         if fault.key.split(".")[0] not in unsure:
@@ -143,6 +152,8 @@ def chosen(configs: Configs, o: Override) -> tuple[str | None, Fault | None]:
         return None, o.fault("no such group", nearest(o.group, GROUPS), f"Groups: {', '.join(GROUPS)}")
     if not isinstance(o.value, str):
         return None, o.fault("must be one choice; left out, it is the default", legal=legal)
+    if o.text.startswith("+") and o.key in GROUPS:
+        return o.text[1:], o.fault("is chosen from the defaults, so without the +", o.text[1:])
     if o.value in options:
         return o.text, None
     close = nearest(o.value, options)
@@ -171,17 +182,22 @@ def differences(cfg: DictConfig, target: RunConfig) -> Iterator[tuple[str, Any]]
     keys = run_keys(target.method.name, tuple(target.method.stages))
     wanted, cfg = dict(keys.flat(asdict(target))), copy.deepcopy(cfg)
 
-    def raw() -> dict[str, Any]:
+    def written() -> dict[str, Any]:
         return dict(keys.flat(OmegaConf.to_container(fill(cfg), resolve=False)))  # type: ignore[arg-type]
 
     # A local teacher's source brings its shape along, so the keys that are not set are set one at a time.
-    while unset := next((key for key, value in raw().items() if value == MISSING), None):
+    while unset := next((key for key, value in written().items() if value == MISSING), None):
         OmegaConf.update(cfg, unset, wanted[unset])
         yield unset, wanted[unset]
-    # Values taken from other keys come after those, and the stages, which take theirs from schedule, last.
-    drawn, now = {key for key, value in raw().items() if "${" in str(value)}, dict(keys.flat(asdict(load(cfg))))
-    for key in sorted(wanted, key=lambda key: (key in drawn, key.startswith("method.stages."))):
-        if now[key] != wanted[key] and key not in ("seed", "rerun", "dry_run"):
+    raw = written()
+
+    def depth(key: str) -> int:
+        """How many keys hand a value on before it is in `key`."""
+        return max((1 + depth(source) for source in references(key, raw.get(key))), default=0)
+
+    depths = {key: depth(key) for key in wanted if key not in ("seed", "rerun", "dry_run")}
+    for level in sorted(set(depths.values())):
+        now = dict(keys.flat(asdict(load(cfg))))
+        for key in (key for key, deep in depths.items() if deep == level and now[key] != wanted[key]):
             OmegaConf.update(cfg, key, wanted[key], force_add=True, merge=False)
-            now = dict(keys.flat(asdict(load(cfg))))
             yield key, wanted[key]

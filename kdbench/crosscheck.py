@@ -1,6 +1,7 @@
 """What no single key can know: whether teacher, student, method and data fit each other."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from kdbench.config import RunConfig
 from kdbench.errors import Fault, shown
@@ -74,15 +75,20 @@ def layer_faults(config: RunConfig) -> Iterator[Fault]:
 
 def source_faults(config: RunConfig) -> Iterator[Fault]:
     """Sources that cannot be read, judged without a download."""
-    from kdbench.data.sources import check_source  # here, because --help must be quick
+    from kdbench.data.sources import SourceError, check_source, existing, table_files  # here: --help must be quick
 
-    groups = ("dataset", "teacher") if "encoder" in config.method.needs else ("dataset",)
-    for group in groups:
+    for group in ("dataset", "teacher") if "encoder" in config.method.needs else ("dataset",):
         part = getattr(config, group)
-        if fault := check_source(part.source, part.sha256, group):
-            subject, _, problem = fault.partition(": ")
-            key, _, value = subject.partition("=")
-            yield Fault(key, value or shown(part.source), problem)
+        if problem := check_source(part.source, part.sha256, f"{group}.source"):
+            yield Fault(f"{group}.source", shown(part.source), problem)
+    root = Path(config.dataset.source).expanduser()
+    try:
+        for split, name in (table_files(config.dataset) or {}).items() if root.exists() else ():
+            existing(root, split, name)
+    except SourceError as error:  # "<key>=<value>: <problem>"
+        subject, _, problem = str(error).replace("\n", " ").partition(": ")
+        key, _, value = subject.partition("=")
+        yield Fault(key, value, problem)
 
 
 def divisors(number: int) -> str:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from omegaconf import OmegaConf
 
-from kdbench.config import RunConfig, ScheduleConfig, method_schema
+from kdbench.config import GROUPS, RunConfig, ScheduleConfig, method_schema
 from kdbench.errors import nearest
 from kdbench.options import MISSING, Rule
 
@@ -34,14 +34,17 @@ class Leaf(NamedTuple):
         return OmegaConf.to_container(box)["value"]  # type: ignore[index, call-overload]
 
     @property
+    def optional(self) -> bool:
+        return NoneType in get_args(self.hint)
+
+    @property
     def kind(self) -> str:
         """The type, in words."""
-        kinds = [kind for kind in get_args(self.hint) or [self.hint] if kind is not NoneType]
         if get_origin(self.hint) is list:
-            return f"a list, [..], each {NAMES.get(kinds[0], 'a value')}"
+            return "a list, [..]"
         if get_origin(self.hint) is dict:
             return "keys with values, {..}"
-        return " or ".join(NAMES[kind] for kind in kinds) + (" or null" if NoneType in get_args(self.hint) else "")
+        return " or ".join(NAMES[kind] for kind in get_args(self.hint) or [self.hint] if kind is not NoneType)
 
 
 class Keys:
@@ -89,6 +92,8 @@ class Keys:
         parent, _, last = key.rpartition(".")
         if close := nearest(last, self.groups.get(parent, [])):
             return f"{parent}.{close}" if parent else close
+        if parent and parent in self.groups:
+            return ""
         known = [*self.groups, *self.leaves]
         lost = key.partition(".")[0] not in self.groups[""]
         same = [other for other in known if lost and other.rpartition(".")[2] == last]
@@ -113,7 +118,7 @@ def run_keys(method: str, stages: tuple[str, ...]) -> Keys:
 
     spelled = part("Stages", dict.fromkeys(stages, ScheduleConfig))
     keys = Keys(part("Run", {"method": part("Method", {"stages": spelled}, method_schema(method))}, RunConfig))
-    keys.groups[""].append("experiment")  # a group without keys of its own: it sets the others'
+    keys.groups[""].insert(len(GROUPS) - 1, "experiment")  # a group without keys of its own: it sets the others'
     return keys
 
 

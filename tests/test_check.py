@@ -85,6 +85,14 @@ def test_a_group_that_is_not_there_is_one_fault(cfg: DictConfig) -> None:
     assert said(faults(cfg)) == ["teacher", "hardware"]
 
 
+def test_a_refused_value_leaves_the_rest_to_be_judged(cfg: DictConfig) -> None:
+    cfg.schedule = {"lr": "${oc.env:LR}"}
+    cfg.dataset.epochs = 0
+    found = said(faults(cfg))
+    assert found[0] == "schedule.lr=${oc.env:LR}" and "dataset.epochs=0" in found
+    assert "schedule.clip" in found and not any(subject.startswith("method.stages") for subject in found)
+
+
 def test_a_value_that_is_handed_on_is_told_once(cfg: DictConfig) -> None:
     cfg.dataset.epochs = "many"  # schedule.epochs, teacher.schedule.epochs and two stages draw on it
     cfg.student.layers = "???"  # student.name draws on it
