@@ -77,13 +77,12 @@ def print_faults(faults: list[Fault]) -> None:
 
 
 def print_failures(failures: list[tuple[str, str]], jobs: int) -> None:
-    """Print the jobs that failed, each as (overrides, reason); the overrides of a single run are known."""
-    from rich.padding import Padding
+    """Print the jobs that failed, each as (overrides, reason); a single run's overrides are known."""
     from rich.text import Text
 
     console = to_stderr()
     if jobs > 1 and failures:
         console.print(Text.assemble(("kdbench: ", "bold"), f"{len(failures)} of {jobs} jobs failed"))
     for label, reason in failures:
-        name = (label, "bold red") if jobs > 1 else ("kdbench", "bold")
-        console.print(Padding(Text.assemble(name, f": {reason}"), (0, 0, 0, 2 if jobs > 1 else 0), expand=False))
+        name = (f"  {label}", "bold red") if jobs > 1 else ("kdbench", "bold")
+        console.print(Text.assemble(name, ": ", reason.replace("\n", "\n    ")))

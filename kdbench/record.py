@@ -148,7 +148,7 @@ def _network(run: "Run", student: Any) -> tuple[dict[str, Any], dict[str, NDArra
 
 
 def _conditions(run: "Run", length: int | None) -> dict[str, Any]:
-    return {"threads": run.hardware.threads, "length": length, "precision": "fp32"}
+    return {"device": run.hardware.device, "threads": run.hardware.threads, "length": length, "precision": "fp32"}
 
 
 def _write_predictions(run: "Run", logits: dict[str, NDArray[np.float32]]) -> None:

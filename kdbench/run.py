@@ -38,16 +38,18 @@ def execute(
     baseline_command: Callable[[RunConfig], str],
 ) -> dict[str, Any]:
     """Do the run, or find it done; returns the content of its results.json."""
-    show_log()
     hardware = settle(config.hardware)
+    processes = accelerator(hardware)
+    if processes.is_main_process:
+        show_log()
     about = About(choices, command, baseline_command)
     if config.dry_run:
         with tempfile.TemporaryDirectory() as scratch:
             config = replace(config, outputs=scratch)
-            result, _ = ensure(config, hardware, accelerator(hardware), about)
+            result, _ = ensure(config, hardware, processes, about)
             log.info("dry run: every stage took one step; nothing was kept")
             return result
-    return ensure(config, hardware, accelerator(hardware), about)[0]
+    return ensure(config, hardware, processes, about)[0]
 
 
 def ensure(
