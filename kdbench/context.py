@@ -20,6 +20,7 @@ from kdbench.data.datasets import Split, TextData, load_dataset
 from kdbench.data.sources import resolve_model
 from kdbench.data.teacher_cache import cached_logits, compute_logits
 from kdbench.data.tokenize import tokenize
+from kdbench.errors import UserError
 from kdbench.hardware import Hardware
 from kdbench.models import bert
 from kdbench.results import read_json
@@ -78,7 +79,7 @@ class Run:
         teacher = bert.load(folder / "model", self.hardware.attention)
         names = [teacher.config.id2label[index] for index in range(teacher.config.num_labels)]
         if names != self.data.label_names:
-            raise ValueError(f"{folder}: the teacher's labels {names} are not the data's {self.data.label_names}")
+            raise UserError(f"{folder}: the teacher's labels {names} are not the data's {self.data.label_names}")
         return teacher.to(self.accelerator.device).requires_grad_(False)
 
     @cached_property

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from kdbench import checkpoint
 from kdbench.checkpoint import state_of
+from kdbench.errors import UserError
 from kdbench.metrics_log import MetricsLog
 from kdbench.optim import lr_factor, make_optimizer
 from kdbench.progress import Display
@@ -33,7 +34,7 @@ Pass = tuple[list[str], Tensor, dict[str, float]]  # names of the loss terms, th
 Score = Callable[[Predict, int], dict[str, float]]  # dev metrics; "accuracy" selects
 
 
-class NonFiniteLoss(Exception):
+class NonFiniteLoss(UserError):
     """A loss term became infinite or NaN; the message names the stage, the step and each term."""
 
 

@@ -18,14 +18,14 @@ ALLOWED = {
     "kdbench.seeds": [],
     "kdbench.stage": [],
     "kdbench.results": [],
-    "kdbench.models": ["kdbench.stage", "kdbench.models"],
+    "kdbench.models": ["kdbench.stage", "kdbench.models", "kdbench.errors"],
     "kdbench.objectives": ["kdbench.stage", "kdbench.losses", "kdbench.models"],
     "kdbench.methods": [
         "kdbench.stage", "kdbench.losses", "kdbench.objectives", "kdbench.models", "kdbench.options", "kdbench.context",
     ],
     "kdbench.train": [
         "kdbench.stage", "kdbench.results", "kdbench.checkpoint", "kdbench.metrics_log", "kdbench.progress",
-        "kdbench.seeds", "kdbench.optim", "kdbench",
+        "kdbench.seeds", "kdbench.optim", "kdbench.errors", "kdbench",
     ],
     "kdbench.optim": ["kdbench.stage"],
     "kdbench.compare": ["kdbench.compare", "kdbench.results"],

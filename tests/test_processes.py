@@ -26,7 +26,11 @@ def command(processes: int, *overrides: str) -> subprocess.CompletedProcess[str]
     ] if processes > 1 else []  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "ACCELERATE_USE_CPU": "true"}
     return subprocess.run(
-        [sys.executable, *launcher, "-m", "kdbench", *overrides], cwd=ROOT, env=environment, text=True, capture_output=True
+        [sys.executable, *launcher, "-m", "kdbench", *overrides],
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        capture_output=True,
     )
 
 

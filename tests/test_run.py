@@ -84,7 +84,9 @@ class TestTeacherAndBaselines:
 
     def test_the_teacher_is_the_full_depth_direct_fine_tune(self, configure):
         teacher = identity(teacher_run(configure("method=theseus")))
-        assert teacher == identity(configure("method=finetune", "student=full", "student.layers=4", "schedule.epochs=1"))
+        assert teacher == identity(
+            configure("method=finetune", "student=full", "student.layers=4", "schedule.epochs=1")
+        )
 
     def test_a_direct_fine_tune_is_its_own_baseline(self, configure):
         config = configure("method=finetune")
@@ -135,7 +137,10 @@ class TestLimits:
         assert all(torch.equal(student[name], value) for name, value in whole.teacher.state_dict().items())
         fresh = bare_run("method=two_stage", "student.layers=4", "method.head=reinit", ensure=ensure)
         other = next(iter(method_stages(fresh))).student.state_dict()
-        assert [name for name in student if not torch.equal(student[name], other[name])] == ["classifier.weight", "classifier.bias"]
+        assert [name for name in student if not torch.equal(student[name], other[name])] == [
+            "classifier.weight",
+            "classifier.bias",
+        ]
 
     def test_theseus_trains_only_the_successors_layers_while_replacing(self, configure, execute):
         result = execute(configure("method=theseus", "method.successor_trains=none"))
@@ -157,7 +162,9 @@ class TestLimits:
     @pytest.mark.parametrize("embeddings", ["frozen", "trained", "replaced"])
     def test_every_theseus_runs(self, configure, execute, variant, embeddings):
         result = execute(
-            configure("method=theseus", f"method.variant={variant}", f"method.embeddings={embeddings}", "schedule.steps=4")
+            configure(
+                "method=theseus", f"method.variant={variant}", f"method.embeddings={embeddings}", "schedule.steps=4"
+            )
         )
         assert result["cost"]["steps"] == 6
 
@@ -196,7 +203,9 @@ def test_cached_teacher_logits_equal_live_ones_and_a_damaged_cache_is_rebuilt(ba
     file = Path(teacher_result["folder"]) / "model" / "model.safetensors"
     first, again = (cached_logits(examples, predict, file, "fp32", tmp_path) for _ in range(2))
     count = len(calls)
-    torch.testing.assert_close(first, compute_logits(examples, lambda b, s: bert.logits(run.teacher, b)), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        first, compute_logits(examples, lambda b, s: bert.logits(run.teacher, b)), rtol=0, atol=1e-6
+    )
     assert torch.equal(first, again)
     batch = next(run.batches("training", teacher_logits=True).epoch(0))
     torch.testing.assert_close(batch["teacher_logits"], bert.logits(run.teacher, batch), rtol=0, atol=1e-5)
@@ -230,5 +239,3 @@ def test_a_killed_run_has_no_results(configure, execute, monkeypatch, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         execute(configure("method=finetune"))
     assert not list((tmp_path / "outputs").rglob("results.json"))
-
-

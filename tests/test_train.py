@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -193,13 +194,13 @@ def test_lr_factor():
     factors = [lr_factor(step, SCHEDULE) for step in range(12)]
     assert factors[0] == 0.5 and factors[1] == 1.0  # one warm-up step of 12
     assert factors[-1] == pytest.approx(1 / 11)
-    assert all(a > b for a, b in zip(factors[1:], factors[2:], strict=False))
+    assert all(a > b for a, b in pairwise(factors[1:]))
 
 
 def test_every_example_once_an_epoch_and_any_start():
     data = TrainBatches(examples(), 8, seed=3)
     first = [batch["ids"].tolist() for batch in data.epoch(0)]
-    assert sorted(sum(first, [])) == list(range(37))
+    assert sorted(i for batch in first for i in batch) == list(range(37))
     assert [batch["ids"].tolist() for batch in data.epoch(0, 3)] == first[3:]
     assert [batch["ids"].tolist() for batch in data.epoch(1)] != first
     assert len(first) == len(data) == 5

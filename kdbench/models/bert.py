@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdbench.errors import UserError
 from kdbench.stage import Batch
 
 
@@ -42,7 +43,7 @@ def build(shape: dict[str, int], label_names: list[str], dropout: float, attenti
 def load(folder: Path, attention: str) -> Any:
     """A finished run's model folder, in evaluation mode.
 
-    Raises OSError where the folder holds no whole model, ValueError where weights are missing.
+    Raises OSError where the folder holds no whole model, UserError where weights are missing.
     """
     from transformers import BertForSequenceClassification
 
@@ -51,7 +52,7 @@ def load(folder: Path, attention: str) -> Any:
     )
     model, report = loaded
     if report["missing_keys"]:
-        raise ValueError(f"{folder}: weights are missing: {', '.join(sorted(report['missing_keys']))}")
+        raise UserError(f"{folder}: weights are missing: {', '.join(sorted(report['missing_keys']))}")
     return model.eval()
 
 
@@ -71,7 +72,7 @@ def load_pretrained(folder: Path, seed: int) -> Any:
     model, report = loaded
     missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
     if missing:
-        raise ValueError(f"{folder}: weights are missing: {', '.join(missing)}")
+        raise UserError(f"{folder}: weights are missing: {', '.join(missing)}")
     return model.eval().requires_grad_(False)
 
 

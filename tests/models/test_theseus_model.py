@@ -1,5 +1,6 @@
 """Oracle O8: replacement rates, the mix at a junction, independence of the draws, and the hybrid's limits."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -79,7 +80,7 @@ def test_bernoulli_replaces_at_its_rate():
 def test_annealed_goes_from_one_to_zero():
     shares = [draw_epsilon("annealed", step / 9, 0.5, 2, torch.Generator())[0] for step in range(10)]
     assert shares[0] == 1 and shares[-1] == 0
-    assert all(a > b for a, b in zip(shares, shares[1:], strict=False))
+    assert all(a > b for a, b in pairwise(shares))
 
 
 def test_blocks(oracles):
