@@ -78,7 +78,13 @@ def judge(configs: Configs, argv: list[str], texts: list[str], multirun: bool) -
         found += [needs_multirun(o, is_choice(configs, o)) for o in swept]
         overrides = [o for o in overrides if not o.sweep or is_choice(configs, o)]
     jobs = list(itertools.product(*({o.key: o.sweep or [o.text] for o in overrides}.values())))
-    judged = [fault for job in jobs for fault in judge_job(configs, [configs.parse(text) for text in job])]
+    judged: list[Fault] = []
+    seen: set[Any] = set()
+    for job in jobs:
+        parts = {frozenset(text for text in job if text.startswith("seed=") is seed) for seed in (True, False)}
+        if not parts <= seen:  # nothing depends on the seed: each is judged once, and so is all else
+            judged += judge_job(configs, [configs.parse(text) for text in job])
+        seen |= parts
     unjudged = {fault.key for fault in found}
     found += [fault for fault in judged if fault.key not in unjudged]
     typed = [text.partition("=")[0].lstrip("+~") for text in texts]

@@ -84,6 +84,7 @@ REFUSALS = {
     "-m seed=range(3,1)": r"is a sweep over nothing",
     "-m method=glob(none_such*)": r"is a sweep over nothing",
     "-m method.replace_rate=interval(0,1)": r"needs a sweeper that searches",
+    "-m student.layers=3,6 seed=1,2,-3": r"^seed=-3: must be 0 or more$",
     "-m student.layers=3,4 seed=0,1,2": r"student\.layers=4: must divide teacher\.layers=6 .* Legal: 1, 2, 3, 6",
     # what does not fit together
     "student.layers=12": r"student\.layers=12: must divide teacher\.layers=6",
