@@ -1,0 +1,71 @@
+"""The real command in processes of its own: killed with SIGKILL, and side by side on one outputs tree."""
+
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def start(teacher_folder, data_folder, tmp_path):
+    def begin(outputs: str, *overrides: str) -> subprocess.Popen[str]:
+        words = [
+            "teacher=local", f"teacher.source={teacher_folder}", "dataset=files", "dataset.name=topics",
+            f"dataset.source={data_folder}", "dataset.splits.train=train.csv", "dataset.splits.test=test.csv",
+            "dataset.max_length=16", "student.layers=2", "hardware=cpu_fp32", "schedule.batch_size=8",
+            "teacher.schedule.epochs=2", "schedule.epochs=4", "schedule.lr=1e-2", "checkpoint_every=3",
+            f"outputs={tmp_path / outputs}", f"cache_dir={tmp_path / outputs / 'cache'}",
+        ]  # fmt: skip
+        return subprocess.Popen(
+            [sys.executable, "-m", "kdbench", *words, *overrides],
+            cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    return begin
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output[-2000:]
+    return output
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    names = ("model.safetensors", "predictions.parquet", "metrics.jsonl")
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.name in names}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["theseus", "logit_kd", "two_stage"])
+def test_sigkill_at_any_moment_changes_nothing(start, tmp_path, method):
+    finish(start("whole", f"method={method}"))
+    draw = random.Random(method)
+    for _ in range(6):
+        process = start("killed", f"method={method}")
+        time.sleep(draw.uniform(3, 9))
+        process.kill()
+        process.communicate()
+    finish(start("killed", f"method={method}"))
+    whole, killed = content(tmp_path / "whole"), content(tmp_path / "killed")
+    assert len(whole) > 4
+    assert killed == whole
+
+
+@pytest.mark.slow
+def test_parallel_runs_share_one_teacher(start, tmp_path):
+    processes = [start("shared", f"method={method}") for method in ("theseus", "logit_kd", "theseus")]
+    outputs = [finish(process) for process in processes]
+    trained = [output for output in outputs if "stage training" in output and "finetune" in output]
+    teachers = list((tmp_path / "shared").glob("topics/finetune/bert_4l-*/seed0/results.json"))
+    assert len(teachers) == 1
+    log = (teachers[0].parent / "run.log").read_text()
+    assert log.count("done: ") == 1 and log.count("stage training") == 1
+    assert trained
+    assert len(list((tmp_path / "shared").rglob("results.json"))) == 3  # the second theseus found the first one's
