@@ -90,9 +90,8 @@ class Run:
         shape = {key: getattr(config.student, key) for key in ("layers", "hidden", "heads", "ffn")}
         shape |= {"vocab_size": config.teacher.vocab_size, "max_positions": config.teacher.max_positions}
         shape["pad_token_id"] = encoder.get("pad_token_id", 0)
-        dropout = next(iter(config.method.stages.values())).dropout
         seed = derive(config.seed, "student")
-        student = bert.build(shape, self.data.label_names, dropout, self.hardware.attention, seed)
+        student = bert.build(shape, self.data.label_names, self.hardware.attention, seed)
         if init.weights != "random":
             pretrained = init.weights == "pretrained"
             source = bert.load_pretrained(self.encoder_folder, seed) if pretrained else self.teacher.bert

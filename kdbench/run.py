@@ -124,6 +124,7 @@ def train_stages(run: Run) -> tuple[list[dict[str, Any]], Any]:
             stage = replace(stage, predict={"student": _logits_of(student)})
         name = f"{len(records):02d}_{stage.name}"
         given = config.method.stages[stage.name]
+        bert.set_dropout(student, given.dropout)
         record_ = train(
             stage,
             run.folder / name,

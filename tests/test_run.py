@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
+from kdbench import train
 from kdbench.config import baseline, teacher_run, total_baseline
 from kdbench.context import Run
 from kdbench.data.teacher_cache import cached_logits, compute_logits
@@ -113,6 +115,20 @@ class TestTeacherAndBaselines:
 
 
 class TestLimits:
+    def test_each_stage_has_its_own_dropout(self, configure, execute, monkeypatch):
+        seen = []
+        step = train._Trainer._step
+
+        def watched(self, batch):
+            probabilities = {module.p for module in self.stage.student.modules() if isinstance(module, nn.Dropout)}
+            seen.append((self.stage.name, probabilities))
+            step(self, batch)
+
+        monkeypatch.setattr(train._Trainer, "_step", watched)
+        execute(configure("method=theseus", "schedule.dropout=0.1", "+method.stages.successor.dropout=0.3"))
+        assert [p for name, p in seen if name == "replacing"] == [{0.1}] * 16
+        assert [p for name, p in seen if name == "successor"] == [{0.3}] * 8
+
     def test_kd_without_soft_targets_is_the_direct_fine_tune_bitwise(self, configure, execute):
         direct = weights(execute(configure("method=finetune")))
         kd = weights(execute(configure("method=logit_kd", "method.alpha=0")))

@@ -14,7 +14,7 @@ from kdbench.errors import UserError
 from kdbench.stage import Batch
 
 
-def build(shape: dict[str, int], label_names: list[str], dropout: float, attention: str, seed: int) -> Any:
+def build(shape: dict[str, int], label_names: list[str], attention: str, seed: int) -> Any:
     """A randomly initialised classifier; `shape` has the keys of `shape_of` plus `pad_token_id`.
 
     The weights are a function of `seed` alone; the caller's random state is left untouched.
@@ -29,8 +29,8 @@ def build(shape: dict[str, int], label_names: list[str], dropout: float, attenti
         intermediate_size=shape["ffn"],
         max_position_embeddings=shape["max_positions"],
         pad_token_id=shape["pad_token_id"],
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
+        hidden_dropout_prob=0.0,  # each stage sets its own
+        attention_probs_dropout_prob=0.0,
         id2label=dict(enumerate(label_names)),
         label2id={name: index for index, name in enumerate(label_names)},
         attn_implementation=attention,  # type: ignore[call-arg]  # taken by the base class
@@ -38,6 +38,14 @@ def build(shape: dict[str, int], label_names: list[str], dropout: float, attenti
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return BertForSequenceClassification(config)
+
+
+def set_dropout(model: Any, dropout: float) -> None:
+    """Give every dropout of the model, and its config.json, the probability of the coming stage."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = dropout
+    model.config.hidden_dropout_prob = model.config.attention_probs_dropout_prob = dropout
 
 
 def load(folder: Path, attention: str) -> Any:

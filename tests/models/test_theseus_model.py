@@ -31,8 +31,8 @@ def toy(epsilons: list[float]) -> float:
 
 
 def models() -> tuple[Any, Any]:
-    predecessor = bert.build(SHAPE, LABELS, 0.0, "eager", 1).eval()
-    successor = bert.build(SHAPE | {"layers": 3}, LABELS, 0.0, "eager", 2).eval()
+    predecessor = bert.build(SHAPE, LABELS, "eager", 1).eval()
+    successor = bert.build(SHAPE | {"layers": 3}, LABELS, "eager", 2).eval()
     bert.copy_head(predecessor, successor)
     return predecessor, successor
 

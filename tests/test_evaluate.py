@@ -1,0 +1,62 @@
+"""Figures of a model: metrics beside scikit-learn, parameters and FLOPs beside published ones and torch's counter."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, f1_score
+from torch.utils.flop_counter import FlopCounterMode
+
+from kdbench import evaluate
+from kdbench.config import StudentConfig
+from kdbench.models import bert
+
+BASE = {"vocab_size": 30522, "hidden": 768, "heads": 12, "ffn": 3072, "max_positions": 512, "pad_token_id": 0}
+WIDE = {"hidden": 1024, "heads": 16, "ffn": 4096}
+MINI = {"hidden": 384, "heads": 12, "ffn": 1536}
+TINY = {"hidden": 312, "heads": 12, "ffn": 1200}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("bert_base_12L", {"layers": 12}),
+        ("bert_6L", {"layers": 6}),
+        ("bert_3L", {"layers": 3}),
+        ("bert_large", {"layers": 24, **WIDE}),
+        ("tinybert_4L312", {"layers": 4, **TINY}),
+        ("minilm_L6H384", {"layers": 6, **MINI}),
+        ("minilm_L12H384", {"layers": 12, **MINI}),
+    ],
+)
+def test_parameters(oracles, name, changes):
+    with torch.device("meta"):
+        encoder = bert.build(BASE | changes, ["a", "b"], "eager", 0).bert
+    counted = evaluate.parameters(encoder)
+    assert counted["total"] == oracles["params"][name] == counted["embeddings"] + counted["without_embeddings"]
+
+
+@pytest.mark.parametrize(("layers", "length"), [(1, 7), (3, 16)])
+def test_flops_equal_torchs_counter(layers, length):
+    shape = StudentConfig(name="s", architecture="bert", layers=layers, hidden=24, heads=3, ffn=40)
+    small = {"vocab_size": 50, "hidden": 24, "layers": layers, "heads": 3, "ffn": 40, "max_positions": 20}
+    model = bert.build(small | {"pad_token_id": 0}, ["a", "b", "c"], "eager", 0).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(input_ids=torch.ones(1, length, dtype=torch.long))
+    assert evaluate.bert_flops(shape, length, 3) == counter.get_total_flops()
+
+
+def test_metrics_agree_with_scikit_learn():
+    draw = np.random.default_rng(0)
+    for _ in range(20):
+        labels, predicted = draw.integers(0, 6, 50), draw.integers(0, 7, 50)
+        found = evaluate.metrics(labels, predicted)
+        assert found["n"] == 50
+        assert found["accuracy"] == pytest.approx(accuracy_score(labels, predicted))
+        assert found["macro_f1"] == pytest.approx(f1_score(labels, predicted, average="macro", zero_division=0))
+
+
+def test_latency_calls_each_batch_size():
+    sizes: list[int] = []
+    figures = evaluate.latency(sizes.append, (1, 4))
+    assert sizes.count(1) == sizes.count(4) == 33
+    assert figures["batch_1"]["median_ms"] <= figures["batch_1"]["p95_ms"]
