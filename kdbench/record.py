@@ -27,7 +27,7 @@ from kdbench.models import bert
 from kdbench.results import SCHEMA, write_json, write_text
 
 if TYPE_CHECKING:
-    from kdbench.context import Run
+    from kdbench.context import Predictions, Run
 
 log = logging.getLogger("kdbench")
 
@@ -74,29 +74,16 @@ def source_state() -> dict[str, Any]:
         done = subprocess.run(call, capture_output=True, text=True, check=False)
         return done.stdout.strip() if done.returncode == 0 else None
 
+    if not git("ls-files", "--", "record.py"):  # installed: a repository around it is not kdbench's own
+        return {"commit": None, "dirty": False}
     status = git("status", "--porcelain", "--", "../kdbench", "../conf")
     return {"commit": git("rev-parse", "HEAD"), "dirty": bool(status)}
 
 
 def finish(run: "Run", about: About, stages: list[dict[str, Any]], student: Any) -> dict[str, Any]:
     """Export the student, evaluate what was exported, and put the results together."""
-    data, predictions = run.data, run.predictions
-    if predictions is None:
-        measured, logits = _network(run, student)
-        seconds = sum(stage["seconds"] for stage in stages)
-    else:
-        measured = {
-            "parameters": {
-                "total": predictions.parameters,
-                "embeddings": 0,
-                "without_embeddings": predictions.parameters,
-            },
-            "flops_per_example": None,
-            "latency": evaluate.latency(lambda size: predictions.logits((data.test.texts * size)[:size]))
-            | _conditions(run, None),
-        }
-        logits = {name: predictions.logits(getattr(data, name).texts) for name in ("dev", "test")}
-        seconds = predictions.seconds
+    data = run.data
+    measured, logits = _network(run, student) if run.predictions is None else _handed_in(run, run.predictions)
     if run.accelerator.is_main_process:
         _write_predictions(run, logits)
     splits = {"dev": data.dev, "test": data.test}
@@ -107,13 +94,13 @@ def finish(run: "Run", about: About, stages: list[dict[str, Any]], student: Any)
         "id": run_id(run.config, run.hardware),
         "seed": run.config.seed,
         "identity": _identity(run, about),
-        "precision": run.hardware.precision if predictions is None else "fp64",
+        "precision": run.hardware.precision if run.predictions is None else "fp64",
         "device": run.hardware.device,
         "threads": run.hardware.threads,
         **_baselines(run, about, updates),
         "metrics": metrics,
         **measured,
-        "cost": _cost(run, stages, seconds, updates),
+        "cost": _cost(run, stages, updates),
         "stages": stages,
         "teacher": _teacher(run),
         "reported": run.reported,
@@ -145,6 +132,20 @@ def _network(run: "Run", student: Any) -> tuple[dict[str, Any], dict[str, NDArra
         "flops_per_example": evaluate.bert_flops(run.config.student, length, len(run.data.label_names)),
         "latency": evaluate.latency(call) | _conditions(run, length),
     }, logits
+
+
+def _handed_in(run: "Run", given: "Predictions") -> tuple[dict[str, Any], dict[str, NDArray[np.float32]]]:
+    """The same figures for a method that trained no network."""
+    texts = run.data.test.texts
+
+    def call(size: int) -> object:
+        return given.logits((texts * size)[:size])
+
+    return {
+        "parameters": {"total": given.parameters, "embeddings": 0, "without_embeddings": given.parameters},
+        "flops_per_example": None,
+        "latency": evaluate.latency(call) | _conditions(run, None),
+    }, {name: given.logits(getattr(run.data, name).texts) for name in ("dev", "test")}
 
 
 def _conditions(run: "Run", length: int | None) -> dict[str, Any]:
@@ -191,8 +192,9 @@ def _baselines(run: "Run", about: About, updates: int) -> dict[str, Any]:
     return ids | {f"{key}_command": about.baseline_command(config) for key, config in runs.items()}
 
 
-def _cost(run: "Run", stages: list[dict[str, Any]], seconds: float, updates: int) -> dict[str, Any]:
+def _cost(run: "Run", stages: list[dict[str, Any]], updates: int) -> dict[str, Any]:
     given = run.config.method.stages
+    seconds = sum(stage["seconds"] for stage in stages) if run.predictions is None else run.predictions.seconds
     examples = sum(
         stage["steps"] * given[stage["name"]].batch_size * given[stage["name"]].accumulation for stage in stages
     )
