@@ -11,15 +11,12 @@ from hydra import compose, initialize_config_dir
 
 from kdbench.config import RunConfig, load
 
+torch.set_num_threads(1)  # before kdbench.hardware takes it as torch's choice; tiny matrices gain nothing by two
+
 ROOT = Path(__file__).parents[1]
 TOPICS = {"fruit": "apple pear plum grape", "metal": "iron gold zinc lead", "water": "lake river sea pond"}
 FILLER = ["the", "a", "of", "is", "near", "big", "old", "new", "one", "two"]
 ORACLES = json.loads((Path(__file__).parent / "oracles.json").read_text(encoding="utf8"))
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _two_threads() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

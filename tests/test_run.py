@@ -12,6 +12,7 @@ from kdbench import train
 from kdbench.config import baseline, teacher_run, total_baseline
 from kdbench.context import Run
 from kdbench.data.teacher_cache import cached_logits, compute_logits
+from kdbench.errors import UserError
 from kdbench.hardware import accelerator, settle
 from kdbench.identity import run_id
 from kdbench.models import bert
@@ -255,3 +256,17 @@ def test_a_killed_run_has_no_results(configure, execute, monkeypatch, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         execute(configure("method=finetune"))
     assert not list((tmp_path / "outputs").rglob("results.json"))
+
+
+def test_a_sweep_may_have_both_precisions(configure, execute):
+    results = [execute(configure("method=finetune", f"hardware.precision={p}")) for p in ("fp32", "bf16", "fp32")]
+    assert [result["precision"] for result in results] == ["fp32", "bf16", "fp32"]
+    assert results[0] == results[2]
+    assert not all(torch.equal(a, b) for a, b in zip(*(weights(r).values() for r in results[:2]), strict=True))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has the device")
+def test_a_device_that_is_not_there_is_refused(configure, execute, tmp_path):
+    with pytest.raises(UserError, match=r"hardware.device=cuda: this machine has .*cpu"):
+        execute(configure("method=finetune", "hardware.device=cuda"))
+    assert not (tmp_path / "outputs").exists()
