@@ -1,6 +1,6 @@
 """Everything that can be wrong with a composed config, found at once and before anything runs.
 
-`faults` reads value by value against the dataclasses of `kdbench.config` and the method's own `Params`
+`faults` reads value by value against the dataclasses of `kdbench.schema` and the method's own `Params`
 (OmegaConf itself stops at the first fault). What no single value can know is `cross_faults`' matter.
 """
 
@@ -25,20 +25,23 @@ from kdbench.options import MISSING, Rule
 
 __all__ = ["cross_faults", "faults"]
 
-# What runs code or depends on more than the config; `half` is kdbench's own (config.py).
-REFUSED = re.compile(r"\$\{(?!half:)[^{}]*:|'_target_':")
+# What runs code or depends on more than the config; `half` and `or` are kdbench's own (config.py).
+REFUSED = re.compile(r"\$\{(?!half:|or:)[^{}]*:|'_target_':")
 REFERENCE = re.compile(r"\$\{(\.*)([\w.]+)\}")
 FOLDER = Rule(
     "of letters, digits, _ - and . (not first): it names a folder",
     lambda value: re.fullmatch(r"[\w-][\w.-]*", value, re.ASCII) is not None,
 )
-RULES = {f"{group}.name": FOLDER for group in ("teacher", "student", "dataset")}
+RULES = {f"{group}.name": FOLDER for group in ("teacher", "student", "dataset", "corpus")}
 EXAMPLES = {
     "dataset.source": "dataset.source=path/to/folder",
     "dataset.splits.train": "dataset.splits.train=train.csv",
     "dataset.text": "dataset.text=text, a column",
     "dataset.label": "dataset.label=label, a column",
     "teacher.source": "teacher.source=path/to/model",
+    "teacher.path": "teacher.path=outputs/<data set>/<method>/<student>/seed0, a finished run",
+    "corpus.running.source": "corpus.running.source=path/to/folder",
+    "corpus.running.files": "'corpus.running.files={wiki.txt:\"\",news.csv:body}', file and text column",
 }
 
 
@@ -52,12 +55,14 @@ def faults(cfg: DictConfig, stages: Iterable[str] | None = None) -> list[Fault]:
         return [Fault("method.name", shown(name), "no such method", nearest(str(name), method_names()), legal)]
     given = values["method"].get("stages")
     own = (given if isinstance(given, dict) else ()) if stages is None else stages
-    keys = run_keys(name, tuple(own))
+    corpus = values.get("corpus")
+    keys = run_keys(name, tuple(own), tuple(corpus.get("datasets", {})) if isinstance(corpus, dict) else ())
     known, found = sort_out(keys, values)
     try:
         filled = fill(OmegaConf.create(known))
     except UserError as error:  # a local teacher that cannot be read
-        return [*found.values(), Fault("teacher.source", shown(known["teacher"]["source"]), str(error))]
+        key = "source" if known["teacher"].get("path") is None else "path"
+        return [*found.values(), Fault(f"teacher.{key}", shown(known["teacher"][key]), str(error))]
     if wrong := judged(keys, filled, skip=set(found)):
         return [*found.values(), *wrong]
     if any(key in keys.leaves or key in keys.groups for key in found):
@@ -85,10 +90,14 @@ def sort_out(keys: Keys, values: dict[str, Any]) -> tuple[dict[str, Any], dict[s
         elif value != {}:
             found[key] = Fault(key, shown(value), f"is a group of keys: {', '.join(keys.groups[key])}")
     for group, below in keys.groups.items():
+        if any(within(group, key) for key, value in given.items() if value is None and key in keys.nullable):
+            continue  # null, or within what is null
         absent = group and not any(within(key, group) for key in given)
         if absent and group in keys.nullable:
+            given[group] = None
             put(known, group, None)
-        elif absent and below and group.rpartition(".")[0] not in found:
+            continue
+        if absent and below and group.rpartition(".")[0] not in found:
             found[group] = Fault(group, None, "must be set")
         grow(known, group)
     return known, found
@@ -110,9 +119,10 @@ def judged(keys: Keys, filled: DictConfig, skip: set[str]) -> list[Fault]:
 
 def told_elsewhere(key: str, raw: dict[str, Any], wrong: set[str]) -> bool:
     """Whether the value came, or would have come, from another key that is faulty."""
-    if raw.get(key, MISSING) == MISSING and key != "teacher.source":
+    whole = "teacher.path" if raw.get("teacher.path") == MISSING else "teacher.source"
+    if raw.get(key, MISSING) == MISSING and key != whole:
         stage_key = key.startswith("method.stages.")
-        giver = f"schedule.{key.rpartition('.')[2]}" if stage_key else "teacher.source"
+        giver = f"schedule.{key.rpartition('.')[2]}" if stage_key else whole
         return (stage_key or key.startswith("teacher.")) and any(within(giver, faulty) for faulty in wrong)
     sources: set[str] = set()
     todo = {key}

@@ -35,8 +35,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from kdbench import __version__
 from kdbench.command import Command, Composed, Override, differences, judge
-from kdbench.config import GROUPS, RunConfig, load
+from kdbench.config import load
 from kdbench.errors import Fault, UserError, print_failures, print_faults
+from kdbench.schema import GROUPS, RunConfig
 
 HYDRA_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
 PLAIN = re.compile(r"(?!(?:null|true|false|nan|inf)$)[a-z_/][\w./-]*", re.ASCII | re.IGNORECASE)  # needs no quotes
@@ -78,9 +79,10 @@ class HydraConfigs:
         except HYDRA_ERRORS as error:
             raise UserError(one_line(error)) from error
         choices = group_choices(cfg.hydra.runtime.choices)
+        grid = {key: str(values) for key, values in (cfg.hydra.sweeper.get("params") or {}).items()}
         with open_dict(cfg):
             del cfg["hydra"]
-        return Composed(cfg, choices)
+        return Composed(cfg, choices, grid)
 
 
 def one_line(error: Exception) -> str:

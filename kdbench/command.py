@@ -14,10 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kdbench.check import faults, references
-from kdbench.config import GROUPS, RunConfig, fill, load
+from kdbench.config import fill, load
 from kdbench.errors import Fault, UserError, nearest
 from kdbench.keys import run_keys
 from kdbench.options import MISSING
+from kdbench.schema import GROUPS, RunConfig
 
 
 class Override(NamedTuple):
@@ -39,6 +40,7 @@ class Override(NamedTuple):
 class Composed(NamedTuple):
     cfg: DictConfig
     choices: dict[str, str]  # group -> option
+    grid: dict[str, str] = {}  # key -> values, of a preset that is a sweep  # noqa: RUF012
 
 
 class Configs(Protocol):
@@ -65,7 +67,11 @@ def judge(configs: Configs, argv: list[str], texts: list[str], multirun: bool) -
     """Read the overrides `texts`, expand the sweep, and collect the faults of all jobs."""
     overrides: list[Override] = []
     found: list[Fault] = []
-    for text in texts:
+    grid = grid_of(configs, texts)
+    if grid and not multirun:
+        preset = next(text for text in texts if text.startswith("experiment="))
+        found.append(Fault("experiment", preset.partition("=")[2], "is a grid of runs: add -m"))
+    for text in [*texts, *(grid if multirun else ())]:
         try:
             o = configs.parse(text)
             found += [o.fault(o.problem)] if o.problem else []
@@ -91,6 +97,17 @@ def judge(configs: Configs, argv: list[str], texts: list[str], multirun: bool) -
     found.sort(key=lambda fault: typed.index(key) if (key := fault.key.lstrip("+~")) in typed else len(typed))
     plain = {o.text for o in overrides if o.plain and not is_choice(configs, o)}
     return Command(argv, list(dict.fromkeys(found)), plain, {o.key for o in swept}, len(jobs))
+
+
+def grid_of(configs: Configs, texts: list[str]) -> list[str]:
+    """The sweep that the preset brings along, without the keys that are set on the command line."""
+    preset = [text for text in texts if text.startswith("experiment=")]
+    try:
+        grid = configs.compose(tuple(preset)).grid if preset else {}
+    except UserError:  # judged with the rest
+        return []
+    typed = {text.partition("=")[0].lstrip("+~") for text in texts}
+    return [f"{key}={values}" for key, values in grid.items() if key not in typed]
 
 
 def needs_multirun(o: Override, choice: bool) -> Fault:
@@ -185,7 +202,8 @@ def compose_rest(configs: Configs, structure: list[str]) -> tuple[Composed, list
 
 def differences(cfg: DictConfig, target: RunConfig) -> Iterator[tuple[str, Any]]:
     """(key, value) of the fewest settings that turn `cfg` into `target`; rerun and dry_run are left alone."""
-    keys = run_keys(target.method.name, tuple(target.method.stages))
+    datasets = tuple(target.corpus.datasets) if target.corpus else ()
+    keys = run_keys(target.method.name, tuple(target.method.stages), datasets)
     wanted, cfg = dict(keys.flat(asdict(target))), copy.deepcopy(cfg)
 
     def written() -> dict[str, Any]:

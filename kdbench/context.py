@@ -1,140 +1,141 @@
-"""What a method may ask of its run."""
+"""What a method may ask of its run: `Run`, which adds training data, schedules and reports to data and models."""
 
-import functools
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
+from torch import Tensor
 
-from kdbench import evaluate
-from kdbench.config import RunConfig, cache_folder, teacher_run
+from kdbench import augmented, evaluate
+from kdbench.context_models import Ensure, MaskedLm, RunModels
 from kdbench.data.batches import Examples, TrainBatches
-from kdbench.data.datasets import Split, TextData, load_dataset
-from kdbench.data.sources import resolve_model
-from kdbench.data.teacher_cache import cached_logits, compute_logits
-from kdbench.data.tokenize import tokenize
-from kdbench.errors import UserError
+from kdbench.data.datasets import Split
+from kdbench.data.teacher_cache import cached_outputs, compute_outputs
+from kdbench.derived import finetune
 from kdbench.hardware import Hardware
-from kdbench.models import bert
-from kdbench.results import read_json
-from kdbench.seeds import derive
-from kdbench.stage import Predict, Schedule
+from kdbench.models import features, students
+from kdbench.results import read_result
+from kdbench.schema import RunConfig
+from kdbench.stage import Data, Predict, Schedule
 
-log = logging.getLogger("kdbench")
+__all__ = ["Finished", "MaskedLm", "Predictions", "Run"]
 
 
 @dataclass(frozen=True)
 class Predictions:
     """Handed in by a method that trains no network."""
 
-    logits: Callable[[list[str]], NDArray[np.float32]]  # (n, C) for n texts
+    logits: Callable[[Split], NDArray[np.float32]]  # (n, C) for n examples
     parameters: int
     seconds: float
+    precision: str
 
 
-@functools.cache
-def _say_once(note: str) -> None:
-    """A sweep's runs and their teacher read the same data: once is enough."""
-    log.info("data: %s", note)
+class Finished(NamedTuple):
+    """A finished model of the task, ready to be asked."""
+
+    logits: Callable[[Split], Tensor]  # (n, C)
+    parameters: int
+    flops: float  # of one example
+    seconds: float  # of its training
 
 
-Ensure = Callable[[RunConfig], tuple[dict[str, Any], Path]]  # a finished run: results.json, folder
-
-
-class Run:
-    """What a method may ask for; everything is made when first asked for."""
+class Run(RunModels):
+    """Everything is made when first asked for."""
 
     def __init__(
         self, config: RunConfig, hardware: Hardware, accelerator: Accelerator, folder: Path, ensure: Ensure
     ) -> None:
-        self.config, self.hardware, self.accelerator, self.folder = config, hardware, accelerator, folder
-        self.cache = cache_folder(config)
-        self._ensure = ensure
+        super().__init__(config, hardware, accelerator, ensure)
+        self.folder = folder
         self.reported: dict[str, Any] = {}
         self.predictions: Predictions | None = None
-        self.teacher_result: dict[str, Any] | None = None
 
-    @cached_property
-    def data(self) -> TextData:
-        data = load_dataset(self.config.dataset, self.cache)
-        for note in data.notes:
-            _say_once(f"{data.name}: {note}")
-        return data
+    def batches(self, stage: str, *teacher: str, split: Split | None = None) -> TrainBatches:
+        """Train, or another split, for `method.stages.<stage>`, with the teacher's cached `logits` or `cls`."""
+        split = split or self.data.train
+        outputs = {f"teacher_{what}": self.teacher_outputs(what, split) for what in teacher}
+        return self._in_batches(replace(self.examples(split), teacher=outputs), stage)
 
-    @cached_property
-    def encoder_folder(self) -> Path:
-        return resolve_model(self.config.teacher, self.cache)
-
-    @cached_property
-    def teacher(self) -> Any:
-        """The encoder fine-tuned on the task, frozen, in evaluation mode; trained first where it is missing."""
-        self.teacher_result, folder = self._ensure(teacher_run(self.config))
-        teacher = bert.load(folder / "model", self.hardware.attention)
-        names = [teacher.config.id2label[index] for index in range(teacher.config.num_labels)]
-        if names != self.data.label_names:
-            raise UserError(f"{folder}: the teacher's labels {names} are not the data's {self.data.label_names}")
-        return teacher.to(self.accelerator.device).requires_grad_(False)
-
-    @cached_property
-    def student(self) -> Any:
-        """Freshly built and initialised as `method.init` says; a function of the seed."""
-        config, init = self.config, self.config.method.init
-        encoder = read_json(self.encoder_folder / "config.json")
-        shape = {key: getattr(config.student, key) for key in ("layers", "hidden", "heads", "ffn")}
-        shape |= {"vocab_size": config.teacher.vocab_size, "max_positions": config.teacher.max_positions}
-        shape["pad_token_id"] = encoder.get("pad_token_id", 0)
-        seed = derive(config.seed, "student")
-        student = bert.build(shape, self.data.label_names, self.hardware.attention, seed)
-        if init.weights != "random":
-            pretrained = init.weights == "pretrained"
-            source = bert.load_pretrained(self.encoder_folder, seed) if pretrained else self.teacher.bert
-            layers = bert.choose_layers(init.layers, len(source.encoder.layer), config.student.layers)
-            bert.copy_encoder(source, student.bert, layers)
-        return student.to(self.accelerator.device)
-
-    def examples(self, split: Split) -> Examples:
-        tokens = tokenize(split, self.encoder_folder, self.config.dataset.max_length, self.cache)
-        pad_id = read_json(self.encoder_folder / "config.json").get("pad_token_id", 0)
-        return Examples(tokens, split.ids, split.labels, pad_id)
-
-    def batches(self, stage: str, teacher_logits: bool = False) -> TrainBatches:
-        """The training data of `method.stages.<stage>`, with the teacher's cached logits where asked for."""
-        schedule, examples = self.config.method.stages[stage], self.examples(self.data.train)
-        if teacher_logits:
-            examples = replace(examples, teacher_logits=self.teacher_logits(examples))
-        size = schedule.batch_size * schedule.accumulation
-        return TrainBatches(examples, size, derive(self.config.seed, "order", stage))
-
-    def teacher_logits(self, examples: Examples) -> torch.Tensor:
+    def teacher_outputs(self, what: str, split: Split) -> Tensor:
+        """The teacher's `logits` (n, C), or `cls` (n, L, H): [CLS] after each layer, before the pooler."""
         teacher = self.teacher
         assert self.teacher_result is not None
         weights = Path(self.teacher_result["folder"]) / "model" / "model.safetensors"
-        predict = self._autocast(lambda batch, step: bert.logits(teacher, batch))
+        function = {"logits": students.logits, "cls": lambda model, batch: features.cls(model.bert, batch)}[what]
+        predict = self._autocast(lambda batch, step: function(teacher, batch))
         compute = f"{self.hardware.precision} {self.hardware.attention}"
-        return cached_logits(examples, predict, weights, compute, self.cache)
+        return cached_outputs(what, self.examples(split, self.encoder_folder), predict, weights, compute, self.cache)
 
-    def schedule(self, stage: str) -> Schedule:
-        """`method.stages.<stage>` with its number of steps settled."""
+    def augmented_words(
+        self, tagger: str, mask: float, same_tag: float, ngram: float, max_ngram: int, rounds: int
+    ) -> Split:
+        """Train and its augmentation by Tang et al. 2019, labelled by the teacher."""
+        return augmented.words(self, tagger, mask, same_tag, ngram, max_ngram, rounds)
+
+    def augmented_tokens(self, copies: int, replace: float, candidates: int, max_words: int | None) -> Split:
+        """Train and its augmentation by Jiao et al. 2020, labelled by the teacher."""
+        return augmented.tokens(self, copies, replace, candidates, max_words)
+
+    def finished(self, path: str | None, stage: str) -> Finished:
+        """A finished run of the task; None: the direct fine-tune of the student by `method.stages.<stage>`."""
+        config = self.config
+        if path is None:
+            result, folder = self.ensure(finetune(config, config.student, config.method.stages[stage], config.seed))
+        else:
+            result, folder = read_result(Path(path)) or {}, Path(path)
+        model = students.load(folder / "model", self.hardware.attention).to(self.accelerator.device)
+        return self._finished(model, result)
+
+    @property
+    def finished_teacher(self) -> Finished:
+        model = self.teacher
+        assert self.teacher_result is not None
+        return self._finished(model, self.teacher_result)
+
+    def _finished(self, model: Any, result: dict[str, Any]) -> Finished:
+        predict = self._autocast(lambda batch, step: students.logits(model, batch))
+        return Finished(
+            logits=lambda split: compute_outputs(self.examples(split), predict),
+            parameters=result["parameters"]["total"],
+            flops=result["flops_per_example"],
+            seconds=result["cost"]["seconds"],
+        )
+
+    def outputs(self, split: Split, predict: Predict) -> Tensor:
+        """`predict`'s outputs (n, ...) for a split, in float32."""
+        return compute_outputs(self.examples(split), self._autocast(predict))
+
+    def latency(self, model: Any) -> dict[str, dict[str, float]]:
+        """Milliseconds at batch 1 and 32 over examples of the test split, in float32."""
+
+        def logits(batch: Any) -> Tensor:
+            moved = {name: value.to(self.accelerator.device) for name, value in batch.items()}
+            return students.logits(model, moved)  # type: ignore[arg-type]
+
+        return evaluate.latency(evaluate.examples_call(logits, self.examples(self.data.test)))
+
+    def schedule(self, stage: str, data: Data | None = None, share: int = 1) -> Schedule:
+        """`method.stages.<stage>` with its number of steps settled; `data`: what it runs over, if not train.
+
+        `share`: among how many stages its steps are divided.
+        """
         given = self.config.method.stages[stage]
-        per_epoch = -(-len(self.data.train.ids) // (given.batch_size * given.accumulation))
-        keys = ("lr", "accumulation", "warmup", "decay", "weight_decay", "clip", "patience")
-        return Schedule(steps=given.steps or given.epochs * per_epoch, **{key: getattr(given, key) for key in keys})
-
-    def step_seed(self, stage: str, step: int) -> int:
-        """For a method's own draws: equal on all processes and after a resume."""
-        return derive(self.config.seed, "draw", stage, step)
+        per_epoch = -(-len(self.data.train) // (given.batch_size * given.accumulation)) if data is None else len(data)
+        keys = ("lr", "accumulation", "warmup", "decay", "weight_decay", "clip", "patience", "optimizer")
+        steps = max(1, (given.steps or given.epochs * per_epoch) // share)
+        return Schedule(steps=steps, **{key: getattr(given, key) for key in keys})
 
     def score(self, predict: Predict, step: int = 0) -> dict[str, float]:
         """Metrics of `predict` on dev, in the run's precision."""
         examples = self.dev_examples
-        logits = compute_logits(examples, self._autocast(lambda batch, _: predict(batch, step)))
+        logits = compute_outputs(examples, self._autocast(lambda batch, _: predict(batch, step)))
         return evaluate.metrics(examples.labels, logits.argmax(-1).numpy())
 
     @cached_property

@@ -1,13 +1,31 @@
 """What no single key can know: whether teacher, student, method and data fit each other."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
-from kdbench.config import RunConfig
 from kdbench.errors import Fault, shown
+from kdbench.schema import RunConfig
 
-NEEDS = {"encoder", "teacher", "layers_divide", "same_width"}  # the words of a method's `needs`
+# The words of a method's `needs`.
+NEEDS = {"encoder", "teacher", "bert_teacher", "layers_divide", "same_width", "corpus"}
 WIDTHS = ("hidden", "heads", "ffn")
+OWN = {  # architecture: the keys of a student that it has besides layers, hidden and ffn
+    "bert": {"heads"},
+    "distilbert": {"heads"},
+    "fastbert": {"heads"},
+    "mobilebert": {"heads", "embedding", "bottleneck", "ffn_blocks"},
+    "ib_bert": {"heads", "embedding", "bottleneck", "ffn_blocks"},
+    "bilstm": {"embedding", "multichannel", "word_vectors"},
+}
+STUDENTS = {  # the choice of `student` that goes with an architecture
+    "bert_3l": "bert",
+    "distilbert": "distilbert",
+    "mobilebert_6l": "mobilebert",
+    "fastbert": "fastbert",
+    "bilstm_300": "bilstm",
+}
+CUT = {"bert", "distilbert", "fastbert"}  # students that can start from a BERT's layers
 
 
 def cross_faults(config: RunConfig) -> list[Fault]:
@@ -17,8 +35,48 @@ def cross_faults(config: RunConfig) -> list[Fault]:
     if "encoder" in config.method.needs and config.method.init is None:
         found.append(Fault("method.init", "null", f"method={config.method.name} needs method.init.weights and .layers"))
     elif "encoder" in config.method.needs:
-        found += [*shape_faults(config), *width_faults(config), *layer_faults(config)]
+        found += [*kind_faults(config), *corpus_faults(config)]
+        found += [] if found else [*shape_faults(config), *width_faults(config), *layer_faults(config)]
+        values = asdict(config)
+        for key, problem in () if found else config.method.conflicts(config):
+            group, _, name = key.partition(".")
+            found.append(Fault(key, shown(values[group][name]), problem))
     return found
+
+
+def kind_faults(config: RunConfig) -> Iterator[Fault]:
+    """Architectures that the method has no student or teacher of; keys that an architecture lacks or does not have."""
+    method, student, teacher = config.method, config.student, config.teacher
+    if student.architecture not in method.students:
+        close = next((f"student={name}" for name in STUDENTS if STUDENTS[name] in method.students), "")
+        legal = ", ".join(sorted(method.students))
+        problem = f"is none that method={method.name} can train ({legal})"
+        yield Fault("student.architecture", student.architecture, problem, close)
+        return
+    if teacher.architecture == "bilstm" or (teacher.architecture != "bert" and "bert_teacher" in method.needs):
+        yield Fault(
+            "teacher.architecture", teacher.architecture, f"must be bert: method={method.name} reads its layers"
+        )
+    values = asdict(student)
+    for key in ("heads", "embedding", "bottleneck", "ffn_blocks", "multichannel", "word_vectors"):
+        if key in OWN[student.architecture] and values[key] is None:
+            yield Fault(f"student.{key}", "null", f"must be set (student.architecture={student.architecture})")
+    if config.dataset.text_pair is not None and student.architecture == "distilbert":
+        problem = "must be null: DistilBERT has no token types to tell two sentences apart"
+        yield Fault("dataset.text_pair", config.dataset.text_pair, problem)
+    if method.init.weights != "random" and student.architecture not in CUT and not config.method.general:
+        problem = f"must be random: no checkpoint has layers of student.architecture={student.architecture}"
+        yield Fault("method.init.weights", method.init.weights, problem)
+
+
+def corpus_faults(config: RunConfig) -> Iterator[Fault]:
+    method = config.method
+    needs_corpus = "corpus" in method.needs and (method.general or config.phase == "general")
+    if needs_corpus and config.corpus is None:
+        problem = f"method={method.name} has stages before the task: choose one, or set method.general=false"
+        yield Fault("corpus", "null", problem, "corpus=bundled")
+    if config.phase == "general" and "corpus" not in method.needs:
+        yield Fault("phase", "general", f"method={method.name} has no stages before the task")
 
 
 def shape_faults(config: RunConfig) -> Iterator[Fault]:
@@ -26,9 +84,10 @@ def shape_faults(config: RunConfig) -> Iterator[Fault]:
     teacher, student = config.teacher, config.student
     own_shape = (student.hidden, student.heads) != (teacher.hidden, teacher.heads)
     for group, shape in (("teacher", teacher), ("student", student))[: 1 + own_shape]:
-        if shape.hidden % shape.heads:
-            problem = f"must divide {group}.hidden={shape.hidden}"
-            yield Fault(f"{group}.heads", shown(shape.heads), problem, legal=divisors(shape.hidden))
+        inside = getattr(shape, "bottleneck", None) or shape.hidden
+        if shape.heads and inside % shape.heads:
+            problem = f"must divide {group}.{'hidden' if inside == shape.hidden else 'bottleneck'}={inside}"
+            yield Fault(f"{group}.heads", shown(shape.heads), problem, legal=divisors(inside))
     longest = config.teacher.max_positions
     if config.dataset.max_length > longest:
         yield Fault(
@@ -41,7 +100,7 @@ def shape_faults(config: RunConfig) -> Iterator[Fault]:
 def width_faults(config: RunConfig) -> Iterator[Fault]:
     """Layers can only be copied, or put in each other's place, where they are equally wide."""
     needed = "same_width" in config.method.needs
-    if not needed and config.method.init.weights == "random":
+    if config.student.architecture not in CUT or (not needed and config.method.init.weights == "random"):
         return
     for width in WIDTHS:
         student, teacher = getattr(config.student, width), getattr(config.teacher, width)
@@ -56,7 +115,7 @@ def layer_faults(config: RunConfig) -> Iterator[Fault]:
         problem = f"must divide teacher.layers={teacher} (method={config.method.name} needs it)"
         yield Fault("student.layers", shown(student), problem, legal=divisors(teacher))
         return
-    if init.weights == "random":
+    if init.weights == "random" or config.student.architecture not in CUT:
         return
     if not isinstance(init.layers, list):
         if student > teacher:

@@ -1,5 +1,6 @@
 """Figures of a finished model: metrics, size, FLOPs, latency."""
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -7,9 +8,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
-from kdbench.config import StudentConfig
+from kdbench.data.batches import Examples
+from kdbench.stage import Batch
 
 
 def metrics(labels: NDArray[np.int64], predicted: NDArray[np.int64]) -> dict[str, float]:
@@ -31,17 +33,6 @@ def parameters(model: nn.Module) -> dict[str, int]:
     return {"total": total, "embeddings": embeddings, "without_embeddings": total - embeddings}
 
 
-def bert_flops(shape: StudentConfig, length: int, classes: int) -> int:
-    """FLOPs of one example of `length` tokens: 2 per multiply-add in matrix products, nothing else.
-
-    Per layer: Q, K, V and output projections, scores and weighted values, the two feed-forward products;
-    then pooler and classifier on one token.
-    """
-    h, f, t = shape.hidden, shape.ffn, length
-    layer = 4 * t * h * h + 2 * t * t * h + 2 * t * h * f
-    return 2 * (shape.layers * layer + h * h + h * classes)
-
-
 def latency(call: Callable[[int], object], batch_sizes: tuple[int, ...] = (1, 32)) -> dict[str, dict[str, float]]:
     """Wall-clock time in ms of `call(batch size)`, after warm-up: median and 95th percentile of 30 calls."""
     result = {}
@@ -60,14 +51,29 @@ def latency(call: Callable[[int], object], batch_sizes: tuple[int, ...] = (1, 32
     return result
 
 
-def model_call(model: nn.Module, length: int, vocabulary: int, device: torch.device) -> Callable[[int], object]:
-    """A forward pass over `length` tokens, none of them padding, for `latency`."""
+def model_call(logits: Callable[[Batch], Tensor], length: int, vocabulary: int, pairs: bool) -> Callable[[int], object]:
+    """A forward pass over `length` random tokens, none of them padding, for `latency`."""
 
     def call(size: int) -> object:
         generator = torch.Generator().manual_seed(size)
-        ids = torch.randint(0, vocabulary, (size, length), generator=generator).to(device)
+        ids = torch.randint(0, vocabulary, (size, length), generator=generator)
+        nothing = torch.zeros(size, dtype=torch.long)
+        batch = Batch(ids=nothing, input_ids=ids, attention_mask=torch.ones_like(ids), labels=nothing)
+        if pairs:
+            batch["token_type_ids"] = (torch.arange(length) >= length // 2).long().expand(size, -1)
         with torch.inference_mode():
-            logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-        return logits.sum().item()  # waits for a GPU
+            return logits(batch).sum().item()  # waits for a GPU
+
+    return call
+
+
+def examples_call(logits: Callable[[Batch], Tensor], examples: Examples) -> Callable[[int], object]:
+    """A forward pass over examples, each call over others, for a model whose work depends on what it reads."""
+    rows = itertools.cycle(np.random.default_rng(0).permutation(len(examples)))
+
+    def call(size: int) -> object:
+        batch = examples.batch(np.fromiter(itertools.islice(rows, size), np.int64))
+        with torch.inference_mode():
+            return logits(batch).sum().item()
 
     return call

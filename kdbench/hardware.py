@@ -6,8 +6,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from kdbench.config import HardwareConfig
 from kdbench.errors import UserError
+from kdbench.schema import HardwareConfig
 
 _THREADS = torch.get_num_threads()  # torch's own choice: cores, or OMP_NUM_THREADS
 

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from omegaconf import OmegaConf
 
-from kdbench.config import GROUPS, RunConfig, ScheduleConfig, method_schema
 from kdbench.errors import nearest
 from kdbench.options import MISSING, Rule
+from kdbench.schema import GROUPS, CorpusConfig, DatasetConfig, RunConfig, ScheduleConfig, method_schema
 
 NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
@@ -109,15 +109,20 @@ class Keys:
 
 
 @cache
-def run_keys(method: str, stages: tuple[str, ...]) -> Keys:
-    """The keys of a run by `method`, whose stages have these names."""
+def run_keys(method: str, stages: tuple[str, ...], datasets: tuple[str, ...] = ()) -> Keys:
+    """The keys of a run by `method`, whose stages, and whose corpus' data sets, have these names."""
 
     def part(name: str, kinds: dict[str, type], *bases: type) -> type:
         fields = [(key, kind, dataclasses.field(default_factory=kind)) for key, kind in kinds.items()]
         return dataclasses.make_dataclass(name, fields, bases=bases)
 
     spelled = part("Stages", dict.fromkeys(stages, ScheduleConfig))
-    keys = Keys(part("Run", {"method": part("Method", {"stages": spelled}, method_schema(method))}, RunConfig))
+    kinds = {
+        "method": part("Method", {"stages": spelled}, method_schema(method)),
+        "corpus": part("Corpus", {"datasets": part("Datasets", dict.fromkeys(datasets, DatasetConfig))}, CorpusConfig),
+    }
+    keys = Keys(part("Run", kinds, RunConfig))
+    keys.nullable.add("corpus")
     keys.groups[""].insert(len(GROUPS) - 1, "experiment")  # a group without keys of its own: it sets the others'
     return keys
 

@@ -5,6 +5,8 @@ from torch import nn
 
 from kdbench.stage import ParamGroup, Schedule, Stage
 
+ADADELTA_RHO = 0.95  # Zeiler 2012, section 4.1; Tang et al. 2019
+
 
 def lr_factor(step: int, schedule: Schedule) -> float:
     """Learning rate of `step` (counted from 0) as a share of the peak: linear warm-up, then linear decay to 0."""
@@ -15,7 +17,7 @@ def lr_factor(step: int, schedule: Schedule) -> float:
 
 
 def make_optimizer(module: nn.ModuleDict, stage: Stage) -> tuple[list[nn.Parameter], torch.optim.Optimizer]:
-    """AdamW over the stage's parameters, no decay on biases and norms; the rest is frozen."""
+    """The optimiser over the stage's parameters, no decay on biases and norms; the rest is frozen."""
     module.requires_grad_(False)
     groups = list(stage.params) if stage.params is not None else [ParamGroup(stage.student)]
     if stage.extra is not None:
@@ -30,4 +32,6 @@ def make_optimizer(module: nn.ModuleDict, stage: Stage) -> tuple[list[nn.Paramet
             chosen = [p for p in parameters if (p.ndim > 1) == decay]
             weight_decay = stage.schedule.weight_decay if decay else 0.0
             options.append({"params": chosen, "weight_decay": weight_decay, "lr_multiplier": multiplier})
+    if stage.schedule.optimizer == "adadelta":
+        return trained, torch.optim.Adadelta(options, lr=stage.schedule.lr, rho=ADADELTA_RHO)
     return trained, torch.optim.AdamW(options, lr=stage.schedule.lr, fused=True)

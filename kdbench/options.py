@@ -15,9 +15,9 @@ class Rule(NamedTuple):
     holds: Callable[[Any], bool]
 
 
-def option(rule: Rule) -> Any:
+def option(rule: Rule, default: Any = MISSING) -> Any:
     """A dataclass field whose value comes from the YAML and must obey `rule` (None is judged too)."""
-    return field(default=MISSING, metadata={"rule": rule})
+    return field(default=default, metadata={"rule": rule})
 
 
 def between(low: float, high: float) -> Rule:

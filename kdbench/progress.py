@@ -83,8 +83,8 @@ class Display:
         scores = "  ".join(f"{name} {100 * metrics['accuracy']:.2f}" for name, metrics in dev.items())
         shown = "  ".join(f"{name} {value:.3f}" for name, value in means.items())
         log.info(
-            "  %s epoch %d, step %d/%d: dev accuracy %s | %s",
-            self.stage, epoch + 1, self.step, self.steps, scores, shown,
+            "  %s epoch %d, step %d/%d: %s%s",
+            self.stage, epoch + 1, self.step, self.steps, f"dev accuracy {scores} | " if dev else "", shown,
         )  # fmt: skip
         self.since = time.perf_counter()
 

@@ -1,15 +1,11 @@
 """The record of a run: what was asked, on what machine, and results.json with all its figures."""
 
-import functools
 import logging
-import platform
 import resource
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +13,15 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 from numpy.typing import NDArray
-from omegaconf import OmegaConf
 
 from kdbench import evaluate
-from kdbench.config import GROUPS, RunConfig, baseline, total_baseline
-from kdbench.data.teacher_cache import compute_logits
+from kdbench.data.teacher_cache import compute_outputs
+from kdbench.derived import baseline, total_baseline
+from kdbench.environment import About, source_state, versions
 from kdbench.identity import data_id, run_id
-from kdbench.models import bert
-from kdbench.results import SCHEMA, write_json, write_text
+from kdbench.models import students
+from kdbench.results import SCHEMA
+from kdbench.schema import GROUPS
 
 if TYPE_CHECKING:
     from kdbench.context import Predictions, Run
@@ -32,56 +29,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("kdbench")
 
 
-@dataclass(frozen=True)
-class About:
-    """Where a run comes from: the chosen option of each group, the command, and how to spell other runs."""
-
-    choices: dict[str, Any]
-    command: str
-    baseline_command: Callable[[RunConfig], str]
-
-    def of_teacher(self, config: RunConfig) -> "About":
-        choices = self.choices | {"method": "finetune", "student": config.student.name, "experiment": None}
-        return About(choices, f"teacher of: {self.command}", self.baseline_command)
-
-
-def write_start(run: "Run", about: About) -> None:
-    """config.yaml (resolved) and env.json, before anything is computed."""
-    write_text(run.folder / "config.yaml", OmegaConf.to_yaml(asdict(run.config)))
-    environment = {
-        "command": about.command,
-        "versions": versions(),
-        **source_state(),
-        **asdict(run.hardware),
-        "machine": f"{platform.platform()} {platform.processor()}".strip(),
-        "processes": run.accelerator.num_processes,
-    }
-    write_json(run.folder / "env.json", environment)
-
-
-@functools.cache
-def versions() -> dict[str, str]:
-    packages = ("kdbench", "torch", "transformers", "accelerate", "datasets", "scikit-learn", "numpy")
-    return {"python": platform.python_version()} | {name: version(name) for name in packages}
-
-
-@functools.cache
-def source_state() -> dict[str, Any]:
-    """Commit of the checkout that kdbench runs from, and whether it has changes; None where it is installed."""
-
-    def git(*words: str) -> str | None:
-        call = ["git", "-C", str(Path(__file__).parent), *words]
-        done = subprocess.run(call, capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    if not git("ls-files", "--", "record.py"):  # installed: a repository around it is not kdbench's own
-        return {"commit": None, "dirty": False}
-    status = git("status", "--porcelain", "--", "../kdbench", "../conf")
-    return {"commit": git("rev-parse", "HEAD"), "dirty": bool(status)}
-
-
 def finish(run: "Run", about: About, stages: list[dict[str, Any]], student: Any) -> dict[str, Any]:
     """Export the student, evaluate what was exported, and put the results together."""
+    if run.config.phase == "general":
+        return _finish_general(run, about, stages, student)
     data = run.data
     measured, logits = _network(run, student) if run.predictions is None else _handed_in(run, run.predictions)
     if run.accelerator.is_main_process:
@@ -94,7 +45,7 @@ def finish(run: "Run", about: About, stages: list[dict[str, Any]], student: Any)
         "id": run_id(run.config, run.hardware),
         "seed": run.config.seed,
         "identity": _identity(run, about),
-        "precision": run.hardware.precision if run.predictions is None else "fp64",
+        "precision": run.hardware.precision if run.predictions is None else run.predictions.precision,
         "device": run.hardware.device,
         "threads": run.hardware.threads,
         **_baselines(run, about, updates),
@@ -109,43 +60,77 @@ def finish(run: "Run", about: About, stages: list[dict[str, Any]], student: Any)
     }
 
 
+def _finish_general(run: "Run", about: About, stages: list[dict[str, Any]], student: Any) -> dict[str, Any]:
+    """The results of stages before the task: an encoder, its size and what it cost; it is no row of a table."""
+    encoder = students.base(student)
+    if run.accelerator.is_main_process:
+        _export(run, lambda folder: students.save(encoder, folder, run.encoder_folder))
+    run.accelerator.wait_for_everyone()
+    return {
+        "schema": SCHEMA,
+        "phase": "general",
+        "id": run_id(run.config, run.hardware),
+        "seed": run.config.seed,
+        "identity": {"corpus": asdict(run.config)["corpus"]["name"], "method": run.config.method.name}
+        | {"teacher": run.config.teacher.name, "student": run.config.student.name},
+        "precision": run.hardware.precision,
+        "device": run.hardware.device,
+        "threads": run.hardware.threads,
+        "parameters": evaluate.parameters(encoder),
+        "cost": _cost(run, stages, sum(stage["steps"] for stage in stages)),
+        "stages": stages,
+        "reported": run.reported,
+        "versions": versions(),
+        **source_state(),
+    }
+
+
+def _export(run: "Run", save: Callable[[Path], None]) -> Path:
+    """Fill the run's `model` folder; a reader sees all of it or nothing."""
+    folder, staged = run.folder / "model", run.folder / ".model.part"
+    shutil.rmtree(staged, ignore_errors=True)
+    save(staged)
+    shutil.rmtree(folder, ignore_errors=True)
+    staged.rename(folder)
+    return folder
+
+
 def _network(run: "Run", student: Any) -> tuple[dict[str, Any], dict[str, NDArray[np.float32]]]:
     """Save the student as a Hugging Face folder, load that folder, and measure what was loaded, in fp32."""
-    folder = run.folder / "model"
     if run.accelerator.is_main_process:
-        staged = run.folder / ".model.part"
-        shutil.rmtree(staged, ignore_errors=True)
-        bert.save(student, staged, run.encoder_folder)
-        shutil.rmtree(folder, ignore_errors=True)
-        staged.rename(folder)
+        _export(run, lambda folder: students.save(student, folder, run.tokenizer_folder))
     run.accelerator.wait_for_everyone()
-    model = bert.load(folder, run.hardware.attention).to(run.accelerator.device)
+    model = students.load(run.folder / "model", run.hardware.attention).to(run.accelerator.device)
     device, length = run.accelerator.device, run.config.dataset.max_length
 
     def predict(batch: Any, step: int) -> Any:
-        return bert.logits(model, {name: value.to(device) for name, value in batch.items()})  # type: ignore[arg-type]
+        return students.logits(model, {name: value.to(device) for name, value in batch.items()})  # type: ignore[arg-type]
 
-    logits = {name: compute_logits(run.examples(getattr(run.data, name)), predict).numpy() for name in ("dev", "test")}
-    call = evaluate.model_call(model, length, run.config.teacher.vocab_size, device)
+    logits = {name: compute_outputs(run.examples(getattr(run.data, name)), predict).numpy() for name in ("dev", "test")}
+    shape = run.shape(run.config.student)
+    if shape["architecture"] == "fastbert":  # random tokens would not leave as real ones do
+        call = evaluate.examples_call(lambda batch: predict(batch, 0), run.examples(run.data.test))
+    else:
+        call = evaluate.model_call(lambda batch: predict(batch, 0), length, shape["vocab_size"], shape["pairs"])
     return {
         "parameters": evaluate.parameters(model),
-        "flops_per_example": evaluate.bert_flops(run.config.student, length, len(run.data.label_names)),
+        "flops_per_example": students.flops(shape, length, len(run.data.label_names)),
         "latency": evaluate.latency(call) | _conditions(run, length),
     }, logits
 
 
 def _handed_in(run: "Run", given: "Predictions") -> tuple[dict[str, Any], dict[str, NDArray[np.float32]]]:
     """The same figures for a method that trained no network."""
-    texts = run.data.test.texts
+    test = run.data.test
 
     def call(size: int) -> object:
-        return given.logits((texts * size)[:size])
+        return given.logits(test.take(np.arange(size) % len(test)))
 
     return {
         "parameters": {"total": given.parameters, "embeddings": 0, "without_embeddings": given.parameters},
         "flops_per_example": None,
         "latency": evaluate.latency(call) | _conditions(run, None),
-    }, {name: given.logits(getattr(run.data, name).texts) for name in ("dev", "test")}
+    }, {name: given.logits(getattr(run.data, name)) for name in ("dev", "test")}
 
 
 def _conditions(run: "Run", length: int | None) -> dict[str, Any]:
@@ -196,7 +181,7 @@ def _cost(run: "Run", stages: list[dict[str, Any]], updates: int) -> dict[str, A
     given = run.config.method.stages
     seconds = sum(stage["seconds"] for stage in stages) if run.predictions is None else run.predictions.seconds
     examples = sum(
-        stage["steps"] * given[stage["name"]].batch_size * given[stage["name"]].accumulation for stage in stages
+        stage["steps"] * given[stage["key"]].batch_size * given[stage["key"]].accumulation for stage in stages
     )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
     teacher = run.teacher_result
@@ -207,7 +192,15 @@ def _cost(run: "Run", stages: list[dict[str, Any]], updates: int) -> dict[str, A
         "examples_per_second": examples / seconds if stages else None,
         "peak_memory_mb": peak,
         "teacher_seconds": teacher["cost"]["seconds"] if teacher else None,
+        "general_seconds": _general_seconds(run),
     }
+
+
+def _general_seconds(run: "Run") -> float | None:
+    """Of the stages before the task, with those that they need; data sets and seeds share them."""
+    if not run.general_results:
+        return None
+    return sum(one["cost"]["seconds"] + (one["cost"]["general_seconds"] or 0) for one in run.general_results)
 
 
 def _teacher(run: "Run") -> dict[str, Any] | None:
@@ -219,6 +212,10 @@ def _teacher(run: "Run") -> dict[str, Any] | None:
 
 def announce(run: "Run", result: dict[str, Any]) -> None:
     """The last lines that a person sees of a run."""
+    if "metrics" not in result:
+        steps, seconds = result["cost"]["steps"], result["cost"]["seconds"]
+        log.info("done: %s, %d steps on the corpus, trained in %.0f s", run.folder, steps, seconds)
+        return
     dev, test = (result["metrics"][name] for name in ("dev", "test"))
     log.info(
         "done: %s, test accuracy %.2f (n %d), dev %.2f, trained in %.0f s",

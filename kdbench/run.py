@@ -15,14 +15,14 @@ from accelerate import Accelerator
 from filelock import FileLock
 
 from kdbench import record
-from kdbench.config import RunConfig
 from kdbench.context import Run
+from kdbench.environment import About, write_start
 from kdbench.hardware import Hardware, accelerator, settle
 from kdbench.identity import run_id
-from kdbench.models import bert
+from kdbench.models import students
 from kdbench.progress import Display, console, logged_to, show_log
-from kdbench.record import About
 from kdbench.results import RESULTS, read_result, write_json
+from kdbench.schema import RunConfig
 from kdbench.seeds import derive
 from kdbench.stage import Predict, Stage
 from kdbench.train import train
@@ -67,18 +67,19 @@ def ensure(
             accelerator.wait_for_everyone()
             with logged_to(folder / "run.log", accelerator.is_main_process):
 
-                def teacher(other: RunConfig) -> tuple[dict[str, Any], Path]:
-                    return ensure(other, hardware, accelerator, about.of_teacher(other))
+                def finished(other: RunConfig) -> tuple[dict[str, Any], Path]:
+                    return ensure(other, hardware, accelerator, about.of_needed(other))
 
-                result = _do(Run(config, hardware, accelerator, folder, teacher), about)
+                result = _do(Run(config, hardware, accelerator, folder, finished), about)
     return result | {"folder": str(folder)}, folder
 
 
 def run_folder(config: RunConfig, hardware: Hardware) -> Path:
-    """outputs/<dataset>/<method>/<student>-<id>/seed<k>"""
+    """outputs/<dataset>/<method>/<student>-<id>/seed<k>; general stages: outputs/<corpus>/..."""
     student = config.student.name if "encoder" in config.method.needs else "no_network"
     name = f"{student}-{run_id(config, hardware)}"
-    return Path(config.outputs) / config.dataset.name / config.method.name / name / f"seed{config.seed}"
+    place = config.corpus.name if config.phase == "general" and config.corpus else config.dataset.name
+    return Path(config.outputs) / place / config.method.name / name / f"seed{config.seed}"
 
 
 @contextmanager
@@ -96,7 +97,7 @@ def _locked(folder: Path, accelerator: Accelerator) -> Iterator[None]:
 def _do(run: Run, about: About) -> dict[str, Any]:
     log.info("run: %s", run.folder)
     if run.accelerator.is_main_process:
-        record.write_start(run, about)
+        write_start(run, about)
     stages, student = train_stages(run)
     result = record.finish(run, about, stages, student)
     if run.accelerator.is_main_process:
@@ -109,7 +110,8 @@ def train_stages(run: Run) -> tuple[list[dict[str, Any]], Any]:
     """Train each stage as the method yields it; returns their records and the last stage's student."""
     config = run.config
     method = importlib.import_module(f"kdbench.methods.{config.method.name}")
-    stages: Iterator[Stage] = iter(method.stages(run, config.method))
+    of_phase = method.general if config.phase == "general" else method.stages
+    stages: Iterator[Stage] = iter(of_phase(run, config.method))
     records: list[dict[str, Any]] = []
     student = None
     while True:
@@ -121,10 +123,10 @@ def train_stages(run: Run) -> tuple[list[dict[str, Any]], Any]:
             stage = replace(stage, schedule=replace(stage.schedule, steps=1))
         student = stage.student
         if stage.predict is None:
-            stage = replace(stage, predict={"student": _logits_of(student)})
-        name = f"{len(records):02d}_{stage.name}"
-        given = config.method.stages[stage.name]
-        bert.set_dropout(student, given.dropout)
+            stage = replace(stage, predict={} if config.phase == "general" else {"student": _logits_of(student)})
+        name, key = f"{len(records):02d}_{stage.name}", stage.key or stage.name
+        given = config.method.stages[key]
+        students.set_dropout(student, given.dropout)
         record_ = train(
             stage,
             run.folder / name,
@@ -134,8 +136,8 @@ def train_stages(run: Run) -> tuple[list[dict[str, Any]], Any]:
             checkpoint_every=config.checkpoint_every,
             display=Display(console, given.batch_size * given.accumulation),
         )
-        records.append(record_ | {"folder": name})
+        records.append(record_ | {"folder": name, "key": key})
 
 
 def _logits_of(student: Any) -> Predict:
-    return lambda batch, step: bert.logits(student, batch)
+    return lambda batch, step: students.logits(student, batch)

@@ -11,6 +11,8 @@ from typing import NamedTuple, NotRequired, Protocol, TypedDict
 
 from torch import Tensor, nn
 
+IGNORED = -100  # label of a token that is not to be predicted (torch's convention)
+
 
 class Batch(TypedDict):
     """One padded batch of B examples and T tokens."""
@@ -18,8 +20,11 @@ class Batch(TypedDict):
     ids: Tensor  # (B,) the examples' numbers in the source
     input_ids: Tensor  # (B, T)
     attention_mask: Tensor  # (B, T) 1 = token, 0 = padding
+    token_type_ids: NotRequired[Tensor]  # (B, T) of sentence pairs: 0 = first sentence and padding, 1 = second
     labels: Tensor  # (B,)
     teacher_logits: NotRequired[Tensor]  # (B, C) cached
+    teacher_cls: NotRequired[Tensor]  # (B, L, H) cached: [CLS] after each of the teacher's layers
+    mlm_labels: NotRequired[Tensor]  # (B, T) the corpus' tokens to predict, IGNORED elsewhere
 
 
 class Terms(NamedTuple):
@@ -55,6 +60,7 @@ class Schedule:
     weight_decay: float
     clip: float | None  # norm of the gradient of the trained parameters
     patience: int | None  # epochs without a better dev score
+    optimizer: str = "adamw"  # adamw | adadelta
 
 
 class ParamGroup(NamedTuple):
@@ -64,11 +70,13 @@ class ParamGroup(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    name: str  # its folder in the run; its key under method.stages
+    name: str  # its folder in the run; its key under method.stages, unless `key` says another
     student: nn.Module  # trained, evaluated, saved; the last stage's student is the result
     objective: Objective
     data: Data
     schedule: Schedule
     params: list[ParamGroup] | None = None  # None: all of student's; the rest stands still
     extra: nn.Module | None = None  # trained beside it: saved with the stage, never exported
-    predict: Mapping[str, Predict] | None = None  # name -> logits on dev each epoch; the first selects
+    # name -> logits on dev each epoch; the first selects. None: the student's own; empty: the last weights are kept.
+    predict: Mapping[str, Predict] | None = None
+    key: str | None = None  # under method.stages, where several stages share one schedule

@@ -50,7 +50,8 @@ def train(
 ) -> dict[str, object]:
     """Train `stage` in `folder`, or load what is already there; returns the stage's record.
 
-    Afterwards the student (and `extra`) holds the weights of the best dev score and is in evaluation mode.
+    Afterwards the student (and `extra`) holds the weights of the best dev score, or the last ones where the
+    stage predicts nothing, and is in evaluation mode.
     Raises NonFiniteLoss.
     """
     done = folder / "stage.json"
@@ -180,10 +181,10 @@ class _Trainer:
     def _evaluate(self, epoch: int) -> None:
         """Score every `predict` on dev; keep the weights of the first one's best accuracy."""
         self.module.eval()
-        assert self.stage.predict  # the dispatcher fills in the student's own logits
+        assert self.stage.predict is not None  # the dispatcher fills in the student's own logits
         dev = {name: self.score(predict, self.progress.step) for name, predict in self.stage.predict.items()}
-        accuracy = next(iter(dev.values()))["accuracy"]
-        if self.progress.best_score is None or accuracy > self.progress.best_score:
+        accuracy = next(iter(dev.values()))["accuracy"] if dev else None
+        if self.progress.best_score is None or accuracy is None or accuracy > self.progress.best_score:
             self.progress.best_score, self.progress.best_step = accuracy, self.progress.step
             self.progress.stale_epochs = 0
             self.best = state_of(self.module)

@@ -9,7 +9,8 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from kdbench.config import RunConfig, load
+from kdbench.config import load
+from kdbench.schema import RunConfig
 
 torch.set_num_threads(1)  # before kdbench.hardware takes it as torch's choice; tiny matrices gain nothing by two
 
@@ -58,10 +59,30 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     for seed, (name, rows) in enumerate({"train": 80, "test": 40}.items()):
         write_rows(folder / f"{name}.csv", rows, seed)
+    draw = random.Random(9)
+    words = [*FILLER, *(word for topic in TOPICS.values() for word in topic.split())]
+    lines = (" ".join(draw.choices(words, k=9)) for _ in range(60))
+    (folder / "corpus.txt").write_text("\n".join(lines) + "\n", encoding="utf8")
     return folder
 
 
 Configure = Callable[..., RunConfig]
+
+# What makes each method's own student and stages tiny.
+NARROW = ["student.hidden=8", "student.heads=2", "student.ffn=16"]
+TINY = {
+    "bilstm": ["student.hidden=6", "student.ffn=8", "student.embedding=8", "method.rounds=1"],
+    "tinybert": [
+        "student=tinybert_2l", *NARROW, "method.stages.general.steps=4", "method.stages.intermediate.epochs=1",
+    ],
+    "mobilebert": [
+        *NARROW, "student.embedding=4", "student.bottleneck=4", "student.ffn_blocks=2", "method.ib_bottleneck=16",
+        "method.ib_ffn=16", "method.stages.transfer.steps=4", "method.stages.distillation.steps=3",
+    ],
+    "distilbert": ["method.stages.pretraining.steps=4"],
+    "minilm": ["method.stages.distillation.steps=4", "method.stages.assistant.steps=2"],
+    "fastbert": ["student.layers=3"],
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -75,11 +96,15 @@ def configure(teacher_folder: Path, data_folder: Path, tmp_path: Path) -> Config
             "dataset.splits.train=train.csv", "dataset.splits.test=test.csv", "dataset.max_length=16",
             "dataset.dev_fraction=0.25", "student.layers=2", "schedule.batch_size=8", "schedule.epochs=2",
             "schedule.steps=null", "teacher.schedule.epochs=1", "teacher.schedule.batch_size=8",
-            "schedule.lr=1e-2", "teacher.schedule.lr=1e-2", "hardware=cpu_fp32", "checkpoint_every=5",
+            "schedule.lr=1e-2", "teacher.schedule.lr=1e-2", "corpus=files", "corpus.name=tiny",
+            f"corpus.running.source={data_folder}", "corpus.running.files={corpus.txt:''}", "corpus.max_length=12",
+            "corpus.schedule.steps=3", "corpus.schedule.batch_size=8", "hardware=cpu_fp32", "checkpoint_every=5",
             f"outputs={tmp_path / 'outputs'}", f"cache_dir={tmp_path / 'cache'}",
         ]  # fmt: skip
+        method = next((o.partition("=")[2] for o in reversed(overrides) if o.startswith("method=")), "theseus")
+        own = [] if any(o.startswith("student=") for o in overrides) else TINY.get(method, [])
         with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
-            return load(compose("config", overrides=[*tiny, *overrides]))
+            return load(compose("config", overrides=[*tiny, *own, *overrides]))
 
     return make
 

@@ -13,10 +13,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from kdbench import keys
 from kdbench.check import cross_faults, faults
-from kdbench.config import InitConfig, RunConfig, load, method_schema
+from kdbench.config import load
 from kdbench.crosscheck import NEEDS
 from kdbench.errors import Fault, nearest, print_faults, shown
 from kdbench.options import above, option, or_none
+from kdbench.schema import InitConfig, RunConfig, method_schema
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -141,7 +142,7 @@ class Params:
 def test_a_methods_own_parameters(
     cfg: DictConfig, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], expected: list[str]
 ) -> None:
-    monkeypatch.setattr("kdbench.config.method_module", lambda name: SimpleNamespace(Params=Params))
+    monkeypatch.setattr("kdbench.schema.method_module", lambda name: SimpleNamespace(Params=Params))
     monkeypatch.setattr("kdbench.check.run_keys", keys.run_keys.__wrapped__)  # without its cache
     cfg.method = {"name": "tfidf", **values}
     found = [str(fault) for fault in faults(cfg)]

@@ -17,8 +17,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from kdbench import cli
-from kdbench.config import GROUPS, RunConfig, baseline, load, teacher_run, total_baseline
+from kdbench.config import load
+from kdbench.derived import baseline, teacher_run, total_baseline
 from kdbench.errors import UserError
+from kdbench.schema import GROUPS, RunConfig
 
 CONF = cli.conf_dir()
 

@@ -7,7 +7,6 @@ from sklearn.metrics import accuracy_score, f1_score
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdbench import evaluate
-from kdbench.config import StudentConfig
 from kdbench.models import bert
 
 BASE = {"vocab_size": 30522, "hidden": 768, "heads": 12, "ffn": 3072, "max_positions": 512, "pad_token_id": 0}
@@ -37,12 +36,11 @@ def test_parameters(oracles, name, changes):
 
 @pytest.mark.parametrize(("layers", "length"), [(1, 7), (3, 16)])
 def test_flops_equal_torchs_counter(layers, length):
-    shape = StudentConfig(name="s", architecture="bert", layers=layers, hidden=24, heads=3, ffn=40)
     small = {"vocab_size": 50, "hidden": 24, "layers": layers, "heads": 3, "ffn": 40, "max_positions": 20}
     model = bert.build(small | {"pad_token_id": 0}, ["a", "b", "c"], "eager", 0).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(input_ids=torch.ones(1, length, dtype=torch.long))
-    assert evaluate.bert_flops(shape, length, 3) == counter.get_total_flops()
+    assert bert.flops(small, length, 3) == counter.get_total_flops()
 
 
 def test_metrics_agree_with_scikit_learn():

@@ -15,6 +15,9 @@ MODULES = sorted(path.relative_to(ROOT).with_suffix("").as_posix().replace("/", 
 ALLOWED = {
     "kdbench.losses": [],
     "kdbench.options": [],
+    "kdbench.schema": ["kdbench.options"],
+    "kdbench.derived": ["kdbench.schema"],
+    "kdbench.early_exit": ["kdbench.losses", "kdbench.stage"],
     "kdbench.seeds": [],
     "kdbench.stage": [],
     "kdbench.results": [],
@@ -22,6 +25,7 @@ ALLOWED = {
     "kdbench.objectives": ["kdbench.stage", "kdbench.losses", "kdbench.models"],
     "kdbench.methods": [
         "kdbench.stage", "kdbench.losses", "kdbench.objectives", "kdbench.models", "kdbench.options", "kdbench.context",
+        "kdbench.early_exit", "kdbench.schema", "kdbench.data.datasets",
     ],
     "kdbench.train": [
         "kdbench.stage", "kdbench.results", "kdbench.checkpoint", "kdbench.metrics_log", "kdbench.progress",
@@ -29,7 +33,7 @@ ALLOWED = {
     ],
     "kdbench.optim": ["kdbench.stage"],
     "kdbench.compare": ["kdbench.compare", "kdbench.results"],
-    "kdbench.data": ["kdbench.data", "kdbench.config", "kdbench.errors", "kdbench.stage", "kdbench.results"],
+    "kdbench.data": ["kdbench.data", "kdbench.schema", "kdbench.errors", "kdbench.stage", "kdbench.results"],
 }  # fmt: skip
 
 

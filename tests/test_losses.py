@@ -1,4 +1,4 @@
-"""Oracle O1 and the limits of the distillation loss, through the functions that the methods call."""
+"""Oracle O1, the soft terms of O3 and O10 and the limits of the distillation loss, as the methods call them."""
 
 import math
 
@@ -11,6 +11,11 @@ from kdbench.losses import cross_entropy, soft_kl
 STUDENT = torch.tensor([[1, 2, 0.5], [0.2, -1, 0.3]], dtype=torch.float64)
 TEACHER = torch.tensor([[2, 1, 0], [0, 0, 1]], dtype=torch.float64)
 LABELS = torch.tensor([1, 2])
+# O3: three tokens, the last one padding
+TOKENS_STUDENT = torch.tensor([[1, 0, -1], [0.5, 0.5, 0], [7, -7, 7]], dtype=torch.float64)
+TOKENS_TEACHER = torch.tensor([[2, 0, -2], [0, 1, 0], [-9, 9, 9]], dtype=torch.float64)
+TOKEN_MASK = torch.tensor([1, 1, 0])
+TOKEN_LABELS = torch.tensor([-100, 1, -100])
 
 
 def close(value: Tensor, expected: float) -> None:
@@ -57,6 +62,24 @@ def test_kl_is_soft_cross_entropy_less_the_teachers_entropy(oracles):
     value = soft_kl(STUDENT, TEACHER, 2.0, "batchmean", False).item()
     expected = oracles["O1_hinton"]["soft_ce_batchmean"] - oracles["O1_hinton"]["teacher_entropy_tau"]
     assert value == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("selected", "key"),
+    [(TOKEN_MASK == 1, "loss_ce_attnmask"), (TOKEN_LABELS != -100, "loss_ce_restrict_to_mlm")],
+)
+def test_soft_kl_over_tokens(oracles, selected, key):
+    value = soft_kl(TOKENS_STUDENT[selected], TOKENS_TEACHER[selected], 2.0, "batchmean", True)
+    close(value, oracles["O3_distilbert"][key])
+
+
+def test_soft_kl_of_branches(oracles):
+    teacher = torch.tensor([[2, 0]], dtype=torch.float64)
+    branches = torch.tensor([[[1, 0]], [[0, 0]]], dtype=torch.float64)
+    values = [soft_kl(branch, teacher, 1.0, "batchmean", False) for branch in branches]
+    for value, expected in zip(values, oracles["O10_fastbert"]["branch_kl"], strict=True):
+        close(value, expected)
+    close(torch.stack(values).sum(), oracles["O10_fastbert"]["selfdistill_sum"])
 
 
 def test_zero_for_equal_logits_and_shift_invariant():

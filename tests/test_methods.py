@@ -8,12 +8,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+import kdbench
 from kdbench import train
-from kdbench.config import uses_teacher
+from kdbench.derived import uses_teacher
 
 ROOT = Path(__file__).parents[1]
 METHODS = sorted(path.stem for path in (ROOT / "kdbench/methods").glob("*.py") if path.stem != "__init__")
-NETWORKS = [method for method in METHODS if method != "tfidf"]
+NETWORKS = [method for method in METHODS if method not in ("tfidf", "cascade")]
+OWN_FORM = ("bilstm", "fastbert")  # exports that only kdbench.load reads
 
 
 def weights(result: dict) -> dict[str, torch.Tensor]:
@@ -79,20 +81,24 @@ def test_killed_and_resumed_equals_unbroken(configure, execute, tmp_path, monkey
 
 
 @pytest.mark.parametrize("method", NETWORKS)
-def test_the_export_is_a_plain_hugging_face_folder(configure, execute, method):
+def test_the_export_gives_the_same_logits(configure, execute, method):
     result = execute(configure(f"method={method}"))
     folder = Path(result["folder"])
-    model = AutoModelForSequenceClassification.from_pretrained(folder / "model").eval()
+    loaders = [kdbench.load]
+    if method not in OWN_FORM:
+        loaders.append(AutoModelForSequenceClassification.from_pretrained)
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     import pyarrow.parquet
 
     rows = [r for r in pyarrow.parquet.read_table(folder / "predictions.parquet").to_pylist() if r["split"] == "test"]
     texts = [line.rsplit(",", 1)[0] for line in data_lines(folder)]
     inputs = tokenizer(texts, padding=True, truncation=True, max_length=16, return_tensors="pt")
-    with torch.inference_mode():
-        logits = model(**inputs).logits
-    torch.testing.assert_close(logits, torch.tensor([row["logits"] for row in rows]), rtol=1e-4, atol=1e-5)
-    assert [model.config.id2label[index] for index in range(3)] == ["fruit", "metal", "water"]
+    for load in loaders:
+        model = load(folder / "model").eval()
+        with torch.inference_mode():
+            logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+        torch.testing.assert_close(logits, torch.tensor([row["logits"] for row in rows]), rtol=1e-4, atol=1e-5)
+        assert [model.config.id2label[index] for index in range(3)] == ["fruit", "metal", "water"]
 
 
 def data_lines(folder: Path) -> list[str]:

@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from kdbench import train
-from kdbench.config import baseline, teacher_run, total_baseline
 from kdbench.context import Run
-from kdbench.data.teacher_cache import cached_logits, compute_logits
+from kdbench.data.teacher_cache import cached_outputs, compute_outputs
+from kdbench.derived import baseline, teacher_run, total_baseline
 from kdbench.errors import UserError
 from kdbench.hardware import accelerator, settle
 from kdbench.identity import run_id
@@ -202,7 +202,7 @@ class TestLimits:
 
 
 def method_stages(run):
-    from kdbench.config import method_module
+    from kdbench.schema import method_module
 
     return method_module(run.config.method.name).stages(run, run.config.method)
 
@@ -218,17 +218,17 @@ def test_cached_teacher_logits_equal_live_ones_and_a_damaged_cache_is_rebuilt(ba
         return bert.logits(run.teacher, batch)
 
     file = Path(teacher_result["folder"]) / "model" / "model.safetensors"
-    first, again = (cached_logits(examples, predict, file, "fp32", tmp_path) for _ in range(2))
+    first, again = (cached_outputs(examples, predict, file, "fp32", tmp_path) for _ in range(2))
     count = len(calls)
     torch.testing.assert_close(
-        first, compute_logits(examples, lambda b, s: bert.logits(run.teacher, b)), rtol=0, atol=1e-6
+        first, compute_outputs(examples, lambda b, s: bert.logits(run.teacher, b)), rtol=0, atol=1e-6
     )
     assert torch.equal(first, again)
     batch = next(run.batches("training", teacher_logits=True).epoch(0))
     torch.testing.assert_close(batch["teacher_logits"], bert.logits(run.teacher, batch), rtol=0, atol=1e-5)
     path = next((tmp_path / "teacher").glob("*.safetensors"))
     path.write_bytes(path.read_bytes()[:-40])
-    assert torch.equal(cached_logits(examples, predict, file, "fp32", tmp_path), first)
+    assert torch.equal(cached_outputs(examples, predict, file, "fp32", tmp_path), first)
     assert len(calls) == 2 * count
 
 

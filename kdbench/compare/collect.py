@@ -68,6 +68,7 @@ class Run:
     latency: Latency
     seconds: float | None
     teacher_seconds: float | None
+    general_seconds: float | None
 
 
 def read_runs(roots: list[Path], metric: str, split: str) -> tuple[list[Run], list[str]]:
@@ -76,7 +77,10 @@ def read_runs(roots: list[Path], metric: str, split: str) -> tuple[list[Run], li
     warnings: list[str] = []
     for path in _find(roots, warnings):
         try:
-            run = _read(path, metric, split)
+            raw = read_json(path)
+            if isinstance(raw, dict) and raw.get("phase") == "general":
+                continue  # stages before a task: their cost is in the rows that need them
+            run = _read(path, raw, metric, split)
         except (OSError, ValueError, RecursionError) as error:
             warnings.append(f"{path}: left out, it cannot be read: {error}")
         except UnusableError as error:
@@ -127,8 +131,7 @@ def _find(roots: list[Path], warnings: list[str]) -> Iterator[Path]:
                     yield Path(folder, RESULTS)
 
 
-def _read(path: Path, metric: str, split: str) -> Run:
-    raw = read_json(path)
+def _read(path: Path, raw: Any, metric: str, split: str) -> Run:
     if (schema := _maybe(raw, "schema", int)) != SCHEMA:
         raise UnusableError(f"its schema is {schema}, this compare-runs reads {SCHEMA}")
     parameters = dict(_maybe(raw, "identity.parameters", dict) or {})
@@ -163,6 +166,7 @@ def _read(path: Path, metric: str, split: str) -> Run:
         latency=_latency(_maybe(raw, "latency", dict)),
         seconds=_maybe(raw, "cost.seconds", float),
         teacher_seconds=_maybe(raw, "cost.teacher_seconds", float),
+        general_seconds=_maybe(raw, "cost.general_seconds", float),
     )
 
 

@@ -61,6 +61,7 @@ def columns(table: Table, metric: str) -> list[Column]:
         Column("times\nfaster", [_number(row.speedup) for row in rows], drop=2),
         Column("train\ns", [_number(row.seconds) for row in rows], drop=5),
         Column("teacher\ntrain s", [_number(row.teacher_seconds) for row in rows], drop=8),
+        Column("general\nstages s", [_number(row.general_seconds) for row in rows], drop=7),
         Column("ran on", _conditions(rows)),
     ]
     return [column for column in found if set(column.cells) != {NOTHING}]

@@ -63,6 +63,7 @@ class Row:
     speedup: float | None
     seconds: float | None
     teacher_seconds: float | None
+    general_seconds: float | None
 
     @property
     def id(self) -> str:
@@ -112,6 +113,7 @@ class Row:
             "speedup": self.speedup,
             "training_seconds": self.seconds,
             "teacher_seconds": self.teacher_seconds,
+            "general_seconds": self.general_seconds,
             **self.conditions,
             "selected_on": run.selected_on,
             "dirty": self.dirty,
@@ -223,6 +225,7 @@ def _row(role: str, settings: str, runs: list[Run], scores: _Scores, teachers: M
         speedup=teacher_latency / latency if teacher_latency and latency else None,
         seconds=_known(fmean, [run.seconds for run in runs]),
         teacher_seconds=_known(fmean, [run.teacher_seconds for run in runs]),
+        general_seconds=_known(fmean, [run.general_seconds for run in runs]),
     )
 
 

@@ -1,7 +1,8 @@
 """Length-bucketed batches, padded to the batch's longest. Their order is a function of (seed, epoch) alone."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ class Examples:
     ids: NDArray[np.int64]  # (n,)
     labels: NDArray[np.int64]  # (n,)
     pad_id: int
-    teacher_logits: Tensor | None = None  # (n, C)
+    teacher: dict[str, Tensor] = field(default_factory=dict)  # teacher_logits (n, C), teacher_cls (n, L, H)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -30,19 +31,23 @@ class Examples:
     def batch(self, rows: NDArray[np.int64]) -> Batch:
         """The examples in `rows`, padded to the longest of them."""
         lengths = self.tokens.lengths[rows]
-        input_ids = np.full((len(rows), lengths.max()), self.pad_id, np.int64)
-        for index, row in enumerate(rows):
-            input_ids[index, : lengths[index]] = self.tokens[row]
         mask = np.arange(lengths.max())[None, :] < lengths[:, None]
+
+        def padded(flat: NDArray[Any], fill: int) -> Tensor:
+            values = np.full(mask.shape, fill, np.int64)
+            values[mask] = np.concatenate([flat[self.tokens.span(row)] for row in rows])
+            return torch.from_numpy(values)
+
         batch = Batch(
             ids=torch.from_numpy(self.ids[rows]),
-            input_ids=torch.from_numpy(input_ids),
+            input_ids=padded(self.tokens.flat, self.pad_id),
             attention_mask=torch.from_numpy(mask.astype(np.int64)),
             labels=torch.from_numpy(self.labels[rows]),
         )
-        if self.teacher_logits is not None:
-            batch["teacher_logits"] = self.teacher_logits[torch.from_numpy(rows)]
-        return batch
+        if self.tokens.types is not None:
+            batch["token_type_ids"] = padded(self.tokens.types, 0)
+        at = torch.from_numpy(rows)
+        return batch | {name: outputs[at] for name, outputs in self.teacher.items()}  # type: ignore[return-value]
 
     def in_length_order(self, batch_size: int) -> Iterator[tuple[NDArray[np.int64], Batch]]:
         """Every example once, shortest first: (rows, batch)."""

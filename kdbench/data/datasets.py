@@ -11,9 +11,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from kdbench.config import DatasetConfig
 from kdbench.data.fetch import SourceError
 from kdbench.data.readers import Rows, read_splits
+from kdbench.schema import DatasetConfig
 
 _TEST_CUT, _DEV_CUT = 0, 1
 _LIMIT = {"train": 2, "dev": 3, "test": 4}
@@ -26,13 +26,30 @@ class Split:
     ids: NDArray[np.int64]  # (n,), rising
     texts: list[str]  # n
     labels: NDArray[np.int64]  # (n,), index into TextData.label_names
+    pairs: list[str] | None = None  # n second sentences; None: single sentences
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def take(self, rows: NDArray[np.int64]) -> "Split":
         """The split's rows at these positions, in this order."""
-        return Split(self.ids[rows], [self.texts[row] for row in rows], self.labels[rows])
+        pairs = None if self.pairs is None else [self.pairs[row] for row in rows]
+        return Split(self.ids[rows], [self.texts[row] for row in rows], self.labels[rows], pairs)
+
+    @property
+    def inputs(self) -> list[tuple[str, ...]]:
+        """What a model sees of each example: its text, or text and pair. Equal inputs are repeats."""
+        columns = [self.texts] if self.pairs is None else [self.texts, self.pairs]
+        return list(zip(*columns, strict=True))
+
+    @property
+    def joined(self) -> list[str]:
+        """For models that know no pairs: text and pair with a space between."""
+        return [" ".join(parts) for parts in self.inputs]
+
+    @property
+    def unit(self) -> str:
+        return "texts" if self.pairs is None else "pairs"
 
 
 @dataclass(frozen=True)
@@ -128,40 +145,42 @@ def _labelled(rows: dict[str, Rows], names: list[str], config: DatasetConfig, no
         if len(kept) < len(read.labels):
             notes.append(f"{part}: {len(read.labels) - len(kept)} rows without a label dropped")
         labels = np.array([number[str(read.labels[row])] for row in kept], dtype=np.int64)
-        parts[part] = Split(np.array(kept, dtype=np.int64) + start, [read.texts[row] for row in kept], labels)
+        pairs = None if read.pairs is None else [read.pairs[row] for row in kept]
+        texts = [read.texts[row] for row in kept]
+        parts[part] = Split(np.array(kept, dtype=np.int64) + start, texts, labels, pairs)
         start += len(read.texts)
     return parts
 
 
 def _without_repeats(parts: dict[str, Split], notes: list[str]) -> dict[str, Split]:
-    """The first row of each text, through train, dev and test; texts that differ only in line breaks are one."""
-    seen: set[str] = set()
+    """The first row of each input, through train, dev and test; texts that differ only in line breaks are one."""
+    seen: set[tuple[str, ...]] = set()
     kept = {}
     for part, split in parts.items():
         rows = []
-        for row, text in enumerate(split.texts):
-            key = "".join(text.splitlines())
+        for row, given in enumerate(split.inputs):
+            key = tuple("".join(text.splitlines()) for text in given)
             if key not in seen:
                 seen.add(key)
                 rows.append(row)
-        notes.append(f"{part}: {len(split) - len(rows)} repeated texts dropped")
+        notes.append(f"{part}: {len(split) - len(rows)} repeated {split.unit} dropped")
         kept[part] = split.take(np.array(rows, dtype=np.int64))
     return kept
 
 
 def _note_repeats(train: Split, notes: list[str]) -> None:
     labels = defaultdict(set)
-    for text, label in zip(train.texts, train.labels, strict=True):
-        labels[text].add(int(label))
+    for given, label in zip(train.inputs, train.labels, strict=True):
+        labels[given].add(int(label))
     if repeated := len(train) - len(labels):
         several = sum(len(found) > 1 for found in labels.values())
-        notes.append(f"train: {repeated} repeated texts kept, {several} texts have more than one label")
+        notes.append(f"train: {repeated} repeated {train.unit} kept, {several} {train.unit} have more than one label")
 
 
 def _note_shared(part: str, parts: dict[str, Split], notes: list[str]) -> None:
-    train = set(parts["train"].texts)
-    if shared := sum(text in train for text in parts[part].texts):
-        notes.append(f"{part}: {shared} of its texts are also in train, kept")
+    train = set(parts["train"].inputs)
+    if shared := sum(given in train for given in parts[part].inputs):
+        notes.append(f"{part}: {shared} of its {parts[part].unit} are also in train, kept")
 
 
 def cut(split: Split, fraction: float, seed: list[int]) -> tuple[Split, Split]:

@@ -4,16 +4,16 @@ import csv
 import io
 import json
 import shutil
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from kdbench.config import DatasetConfig
 from kdbench.data.fetch import Source, SourceError, ask_hub, fetch_wheel, hub_commit, parse
 from kdbench.data.sources import check_source, existing, table_files
+from kdbench.schema import DatasetConfig
 
 Label = str | int | None  # None: the row has no label
 
@@ -23,6 +23,7 @@ class Rows:
     """A split, row by row."""
 
     texts: list[str]
+    pairs: list[str] | None  # the second sentences; None: single sentences
     labels: list[Label]
     names: list[str] | None = None  # of the classes, in the order that the source declares
     ragged: int = 0  # rows left out because they do not have the header's columns
@@ -46,7 +47,7 @@ def read_splits(config: DatasetConfig, cache: Path) -> dict[str, Rows]:
 
 
 def read_table(path: Path, config: DatasetConfig) -> Rows:
-    """The columns `config.text` and `config.label` of one file, by its ending."""
+    """The columns `config.text`, `config.text_pair` and `config.label` of one file, by its ending."""
     ending = path.suffix.lower()
     try:
         if ending == ".parquet":
@@ -78,15 +79,19 @@ def _read_delimited(path: Path, content: str, config: DatasetConfig, delimiter: 
     if len(rows) == 1 or not rows[0]:
         raise SourceError(f"{path} is empty.")
     header = [name.strip() for name in rows[0]]
-    text, label = (header.index(name) for name in _columns(path, header, config))
+    _columns(path, header, config)
     body = [row for row in rows[header_rows:-1] if row]  # blank lines say nothing
     whole = [row for row in body if len(row) == len(header)]
-    labels = [_label(row[label], path) for row in whole]
-    return Rows([row[text] for row in whole], labels, ragged=len(body) - len(whole))
+
+    def column(name: str) -> list[str]:
+        index = header.index(name)
+        return [row[index] for row in whole]
+
+    return replace(_rows(path, column, config), ragged=len(body) - len(whole))
 
 
 def _read_jsonl(path: Path, content: str, config: DatasetConfig) -> Rows:
-    texts, labels = [], []
+    rows: list[dict[str, Any]] = []
     for number, line in enumerate(content.split("\n"), start=1):
         if not line.strip():
             continue
@@ -96,10 +101,9 @@ def _read_jsonl(path: Path, content: str, config: DatasetConfig) -> Rows:
             raise SourceError(f"{path}, line {number}, is not JSON: {error}.") from error
         if not isinstance(row, dict):
             raise SourceError(f'{path}, line {number}: every line must be an object, {{"text": ..., "label": ...}}.')
-        text, label = _columns(f"{path}, line {number},", row, config)
-        texts.append(_text(row[text], path))
-        labels.append(_label(row[label], path))
-    return Rows(texts, labels)
+        _columns(f"{path}, line {number},", row, config)
+        rows.append(row)
+    return _rows(path, lambda name: [row[name] for row in rows], config)
 
 
 def _read_parquet(path: Path, config: DatasetConfig) -> Rows:
@@ -107,12 +111,11 @@ def _read_parquet(path: Path, config: DatasetConfig) -> Rows:
     from pyarrow import ArrowInvalid
 
     try:
-        text, label = _columns(path, pyarrow.parquet.read_schema(path).names, config)
-        table = pyarrow.parquet.read_table(path, columns=[text, label])
+        columns = _columns(path, pyarrow.parquet.read_schema(path).names, config)
+        table = pyarrow.parquet.read_table(path, columns=columns)
     except ArrowInvalid as error:
         raise SourceError(f"{path} cannot be read as parquet: {str(error).splitlines()[0]}") from error
-    texts = [_text(value, path) for value in table[text].to_pylist()]
-    return Rows(texts, [_label(value, path) for value in table[label].to_pylist()])
+    return _rows(path, lambda name: table[name].to_pylist(), config)
 
 
 def _read_hub(config: DatasetConfig, cache: Path) -> dict[str, Rows]:
@@ -175,30 +178,41 @@ def _load_once(source: Source, config: DatasetConfig, cache: Path) -> Any:
 
 
 def _hub_rows(table: Any, where: str, config: DatasetConfig, class_label: type) -> Rows:
-    text, label = _columns(where, table.column_names, config)
-    texts = [_text(value, where) for value in table[text]]
-    feature = table.features[label]
+    _columns(where, table.column_names, config)
+    rows = _rows(where, lambda name: table[name], config)
+    feature = table.features[config.label]
     if not isinstance(feature, class_label):
-        return Rows(texts, [_label(value, where) for value in table[label]])
+        return rows
     names: list[str] = feature.names  # type: ignore[attr-defined]
     # -1 is the hub's mark of a label that is kept back
-    labels: list[Label] = [None if value is None or value < 0 else names[value] for value in table[label]]
-    return Rows(texts, labels, names)
+    labels: list[Label] = [None if value is None or value < 0 else names[value] for value in table[config.label]]
+    return replace(rows, labels=labels, names=names)
 
 
-def _columns(where: Path | str, there: Iterable[str], config: DatasetConfig) -> tuple[str, str]:
-    names = list(there)
-    for key, name in (("text", config.text), ("label", config.label)):
+def _columns(where: Path | str, there: Iterable[str], config: DatasetConfig) -> list[str]:
+    """The columns that are read; SourceError where one is missing."""
+    names, wanted = list(there), {"text": config.text, "text_pair": config.text_pair, "label": config.label}
+    found = {key: name for key, name in wanted.items() if name is not None}
+    for key, name in found.items():
         if name not in names:
             raise SourceError(f"dataset.{key}={name}: {where} has no such column; it has {', '.join(names)}.")
-    return config.text, config.label
+    return list(found.values())
 
 
-def _text(value: Any, where: Path | str) -> str:
+def _rows(where: Path | str, column: Callable[[str], Iterable[Any]], config: DatasetConfig) -> Rows:
+    """The rows of a table that gives its columns by name."""
+    texts = [_text(value, "text", where) for value in column(config.text)]
+    pairs = None
+    if config.text_pair is not None:
+        pairs = [_text(value, "text_pair", where) for value in column(config.text_pair)]
+    return Rows(texts, pairs, [_label(value, where) for value in column(config.label)])
+
+
+def _text(value: Any, key: str, where: Path | str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise SourceError(f"dataset.text: {where} has {value!r} where a text should be.")
+        raise SourceError(f"dataset.{key}: {where} has {value!r} where a text should be.")
     return value
 
 

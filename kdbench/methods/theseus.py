@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Params:
-    needs: ClassVar[frozenset[str]] = frozenset({"encoder", "teacher", "layers_divide", "same_width"})
+    needs: ClassVar[frozenset[str]] = frozenset({"encoder", "teacher", "bert_teacher", "layers_divide", "same_width"})
 
     variant: str = option(one_of("bernoulli", "linear", "mix", "uniform", "annealed"))
     replace_rate: float = option(between(0, 1))  # p of bernoulli; the successor's share in mix
@@ -56,7 +56,7 @@ def replacing(run: "Run", p: Params, predecessor: Any, successor: Any) -> Stage:
     modules = len(successor.bert.encoder.layer) + (p.embeddings == "replaced")
 
     def epsilon(step: int) -> list[float]:
-        generator = torch.Generator().manual_seed(run.step_seed("replacing", step))
+        generator = torch.Generator().manual_seed(run.seed("draw", "replacing", step))
         progress = step / max(1, schedule.steps - 1)
         return draw_epsilon(p.variant, progress, rate(p, step, schedule.steps), modules, generator)
 
@@ -100,8 +100,12 @@ def grafted(predecessor: Any, successor: Any) -> Predict:
     """Logits of the predecessor's encoder under the successor's head."""
 
     def predict(batch: Batch, step: int) -> Tensor:
-        inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
-        pooled = successor.bert.pooler(predecessor.bert(**inputs).last_hidden_state)
+        hidden = predecessor.bert(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            token_type_ids=batch.get("token_type_ids"),
+        ).last_hidden_state
+        pooled = successor.bert.pooler(hidden)
         return successor.classifier(pooled)
 
     return predict

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Params:
-    needs: ClassVar[frozenset[str]] = frozenset({"encoder", "teacher", "same_width"})
+    needs: ClassVar[frozenset[str]] = frozenset({"encoder", "teacher", "bert_teacher", "same_width"})
 
     head: str = option(one_of("inherit", "reinit"))
     head_lr_multiplier: float = option(above(0))

@@ -4,14 +4,19 @@ transformers is imported inside the functions: methods import this module, and a
 """
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from kdbench.errors import UserError
 from kdbench.stage import Batch
+
+RELU_BERT = "kdbench_relu_bert"
 
 
 def build(shape: dict[str, int], label_names: list[str], attention: str, seed: int) -> Any:
@@ -84,12 +89,88 @@ def load_pretrained(folder: Path, seed: int) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def save(model: nn.Module, folder: Path, tokenizer_folder: Path) -> None:
-    """A plain Hugging Face folder: config.json, model.safetensors and the teacher's tokenizer."""
-    from transformers import AutoTokenizer
+class MlmHead(nn.Module):
+    """BERT's masked-LM head (Devlin et al. 2019, A.1), whose output matrix is the word embeddings, handed in."""
 
-    model.save_pretrained(folder)  # type: ignore[operator]
-    AutoTokenizer.from_pretrained(tokenizer_folder).save_pretrained(folder)
+    def __init__(self, hidden: int, vocabulary: int, seed: int) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.dense = nn.Linear(hidden, hidden)
+            nn.init.normal_(self.dense.weight, std=0.02)
+            nn.init.zeros_(self.dense.bias)
+        self.norm = nn.LayerNorm(hidden, eps=1e-12)
+        self.bias = nn.Parameter(torch.zeros(vocabulary))
+
+    def forward(self, hidden: Tensor, word_embeddings: Tensor) -> Tensor:
+        """(N, H), (V, H) -> (N, V)"""
+        return F.linear(self.norm(F.gelu(self.dense(hidden))), word_embeddings, self.bias)
+
+
+_HEAD = {  # ours: transformers'
+    "dense.weight": "transform.dense.weight",
+    "dense.bias": "transform.dense.bias",
+    "norm.weight": "transform.LayerNorm.weight",
+    "norm.bias": "transform.LayerNorm.bias",
+    "bias": "bias",
+}
+
+
+def load_mlm_head(folder: Path) -> MlmHead | None:
+    """The masked-LM head of a checkpoint; None where it has none."""
+    from transformers import BertForMaskedLM
+
+    loaded: Any = BertForMaskedLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    model, report = loaded
+    if any(key.startswith("cls.") for key in report["missing_keys"]):
+        return None
+    state = model.cls.predictions.state_dict()
+    head = MlmHead(model.config.hidden_size, model.config.vocab_size, seed=0)
+    head.load_state_dict({ours: state[theirs] for ours, theirs in _HEAD.items()})
+    return head.eval()
+
+
+class ReluDropout(nn.Dropout):
+    """ReLU before the classifier's dropout: TinyBERT's head in the authors' code."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.relu(x))
+
+
+def use_relu_head(model: Any) -> None:
+    """Put a ReLU between pooler and classifier. Such a model is no stock architecture: kdbench.load reads it."""
+    model.dropout = ReluDropout(model.dropout.p)
+    model.config.relu_head = True
+
+
+def save_relu_head(model: Any, folder: Path) -> None:
+    """The model's folder, under a model_type of its own, so that no other loader takes it for a plain BERT."""
+    model.save_pretrained(folder)
+    path = folder / "config.json"
+    path.write_text(path.read_text(encoding="utf8").replace('"model_type": "bert"', f'"model_type": "{RELU_BERT}"'))
+
+
+def load_relu_head(folder: Path, attention: str) -> Any:
+    """What `save_relu_head` wrote, in evaluation mode."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    stored = json.loads((folder / "config.json").read_text(encoding="utf8")) | {"model_type": "bert"}
+    config = BertConfig.from_dict(stored, attn_implementation=attention)
+    model: Any = BertForSequenceClassification(config)
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    use_relu_head(model)
+    return model.eval()
+
+
+def flops(shape: dict[str, Any], length: int, classes: int) -> int:
+    """FLOPs of one example of `length` tokens: 2 per multiply-add in matrix products, nothing else.
+
+    Per layer: Q, K, V and output projections, scores and weighted values, the two feed-forward products;
+    then pooler and classifier on one token.
+    """
+    h, f, t = shape["hidden"], shape["ffn"], length
+    layer = 4 * t * h * h + 2 * t * t * h + 2 * t * h * f
+    return 2 * (shape["layers"] * layer + h * h + h * classes)
 
 
 def choose_layers(choice: str | list[int], of: int, count: int) -> list[int]:
@@ -104,9 +185,10 @@ def choose_layers(choice: str | list[int], of: int, count: int) -> list[int]:
 
 
 def copy_encoder(source: Any, target: Any, layers: list[int]) -> None:
-    """Copy embeddings, pooler and the listed encoder layers of one BertModel into another, value by value."""
+    """Copy embeddings, pooler (FastBERT has none) and the listed layers of one BertModel into another."""
     target.embeddings.load_state_dict(source.embeddings.state_dict())
-    target.pooler.load_state_dict(source.pooler.state_dict())
+    if target.pooler is not None:
+        target.pooler.load_state_dict(source.pooler.state_dict())
     for layer, index in zip(target.encoder.layer, layers, strict=True):
         layer.load_state_dict(source.encoder.layer[index].state_dict())
 
@@ -139,4 +221,5 @@ def head(model: Any, hidden: Tensor) -> Tensor:
 
 def logits(model: nn.Module, batch: Batch) -> Tensor:
     """Logits (B, C)."""
-    return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    names = ("input_ids", "attention_mask", "token_type_ids")  # the last only where the batch has pairs
+    return model(**{name: value for name, value in batch.items() if name in names}).logits

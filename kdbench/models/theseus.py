@@ -42,10 +42,11 @@ def hybrid_logits(predecessor: Any, successor: Any, batch: Batch, epsilon: list[
     `epsilon` has one value a module, independent of each other. `embeddings`: `frozen` takes the
     predecessor's, `trained` the successor's, `replaced` mixes both by a further, leading epsilon.
     """
-    ids, rest = batch["input_ids"], list(epsilon)
+    rest = list(epsilon)
+    words = {"input_ids": batch["input_ids"], "token_type_ids": batch.get("token_type_ids")}
     old, new = predecessor.bert.embeddings, successor.bert.embeddings
     first = rest.pop(0) if embeddings == "replaced" else {"frozen": 1.0, "trained": 0.0}[embeddings]
-    x = mix(first, lambda: old(input_ids=ids), lambda: new(input_ids=ids))
+    x = mix(first, lambda: old(**words), lambda: new(**words))
     bias = attention_bias(predecessor, x, batch["attention_mask"])
     layers = predecessor.bert.encoder.layer
     modules = successor.bert.encoder.layer

@@ -12,9 +12,9 @@ import pyarrow.parquet
 import pytest
 from omegaconf import OmegaConf
 
-from kdbench.config import DatasetConfig, DatasetSplits
 from kdbench.data.datasets import Split, TextData, cut, load_dataset
 from kdbench.data.sources import SourceError, check_source
+from kdbench.schema import DatasetConfig, DatasetSplits
 
 CONF = Path(__file__).parents[2] / "conf"
 TEN = [(f"text {row}", "ab"[row % 2]) for row in range(10)]

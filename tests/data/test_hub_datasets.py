@@ -11,9 +11,9 @@ import pytest
 from datasets import ClassLabel, Dataset
 from omegaconf import OmegaConf
 
-from kdbench.config import DatasetConfig
 from kdbench.data.datasets import Split, TextData, load_dataset
 from kdbench.data.sources import SourceError
+from kdbench.schema import DatasetConfig
 
 CONF = Path(__file__).parents[2] / "conf" / "dataset"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from kdbench.config import DatasetConfig, DatasetSplits
 from kdbench.data.sources import SourceError, dataset_identity
+from kdbench.schema import DatasetConfig, DatasetSplits
 
 
 def table(source: str | Path, train: str = ".", **splits: str) -> DatasetConfig:

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import pytest
 from omegaconf import OmegaConf
 
-from kdbench.config import TeacherConfig
 from kdbench.data import sources
 from kdbench.data.sources import (
     Source,
@@ -18,6 +17,7 @@ from kdbench.data.sources import (
     resolve_model,
     shape_of,
 )
+from kdbench.schema import TeacherConfig
 
 CONF = Path(__file__).parents[2] / "conf"
 CONFIG = {

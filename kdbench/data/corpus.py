@@ -1,0 +1,123 @@
+"""The corpus of the general stages: texts without labels, in pieces of a fixed greatest length."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdbench.data.batches import Examples, TrainBatches
+from kdbench.data.datasets import load_dataset
+from kdbench.data.readers import read_table
+from kdbench.data.sources import TABLES, text_files
+from kdbench.data.tokenize import Rows, cached_tokens, tokenizer_files
+from kdbench.schema import CorpusConfig, DatasetConfig, RunningText
+from kdbench.stage import IGNORED, Batch
+
+_MASKED, _RANDOM = 0.8, 0.1  # of the chosen tokens; the rest is kept (Devlin et al. 2019, 3.1)
+
+
+def load_texts(config: CorpusConfig, cache: Path) -> list[str]:
+    """The train texts of the data sets, each once and none that is in a dev or test split, then the running texts.
+
+    A file of running text is one text. Raises SourceError.
+    """
+    data = [load_dataset(dataset, cache) for dataset in config.datasets.values()]
+    held_out = {text for one in data for split in (one.dev, one.test) for text in split.texts}
+    texts = dict.fromkeys(text for one in data for text in one.train.texts if text not in held_out)
+    return [*texts, *running_texts(config.running, cache)]
+
+
+def running_texts(running: RunningText | None, cache: Path) -> list[str]:
+    if running is None:
+        return []
+    files = text_files(running, cache)
+    return ["\n".join(_rows(path, running.files[name], running.encoding)) for name, path in files.items()]
+
+
+def _rows(path: Path, column: str, encoding: str) -> list[str]:
+    if path.suffix.lower() not in TABLES:
+        return path.read_text(encoding=encoding).splitlines()
+    return read_table(path, DatasetConfig(text=column, label=column, encoding=encoding)).texts  # it has no labels
+
+
+def corpus_examples(config: CorpusConfig, content: str, tokenizer_folder: Path, pad_id: int, cache: Path) -> Examples:
+    """The corpus as examples without labels: consecutive pieces of each text, [CLS] ... [SEP].
+
+    `content` says which texts these are, so that they need not be read where the pieces are already in the cache.
+    """
+    digest = hashlib.sha256(f"corpus|1|{config.max_length}|{content}".encode() + tokenizer_files(tokenizer_folder))
+
+    def encode() -> Rows:
+        return _pieces(load_texts(config, cache), tokenizer_folder, config.max_length), None
+
+    tokens = cached_tokens(digest.hexdigest()[:16], encode, cache)
+    count = len(tokens.lengths)
+    return Examples(tokens, np.arange(count), np.zeros(count, np.int64), pad_id)
+
+
+def _pieces(texts: list[str], tokenizer_folder: Path, max_length: int) -> list[list[int]]:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    first, last, room = tokenizer.cls_token_id, tokenizer.sep_token_id, max_length - 2
+    pieces = []
+    for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]:
+        pieces += [[first, *ids[start : start + room], last] for start in range(0, len(ids), room)]
+    return pieces
+
+
+class Masking:
+    """Dynamic masking: the tokens to predict are drawn anew whenever a batch is made."""
+
+    def __init__(self, tokenizer_folder: Path, probability: float, weights: Tensor | None = None) -> None:
+        """`weights` (V,): relative chance of each token to be chosen; None: all alike."""
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+        self.mask_id, self.special = tokenizer.mask_token_id, torch.tensor(tokenizer.all_special_ids)
+        self.vocabulary, self.probability, self.weights = len(tokenizer), probability, weights
+
+    def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """The batch with `probability` of its tokens chosen: 80 % masked, 10 % random, 10 % kept.
+
+        `mlm_labels` (B, T) has the chosen tokens' ids and IGNORED elsewhere; special tokens are never chosen.
+        """
+        ids = batch["input_ids"]
+        open_to_choice = ~torch.isin(ids, self.special) & batch["attention_mask"].bool()
+        chance = torch.full(ids.shape, self.probability)
+        if self.weights is not None:  # as many tokens as without weights, the rare ones more often
+            relative = self.weights[ids] * open_to_choice
+            count = self.probability * open_to_choice.sum()
+            chance = (relative * count / relative.sum().clamp_min(1e-12)).clamp_max(1.0)
+        chosen = (torch.rand(ids.shape, generator=generator) < chance) & open_to_choice
+        what = torch.rand(ids.shape, generator=generator)
+        drawn = torch.randint(0, self.vocabulary, ids.shape, generator=generator)
+        masked = torch.where(chosen & (what < _MASKED), self.mask_id, ids)
+        masked = torch.where(chosen & (what >= _MASKED) & (what < _MASKED + _RANDOM), drawn, masked)
+        return batch | {"input_ids": masked, "mlm_labels": torch.where(chosen, ids, IGNORED)}
+
+
+def smoothed_weights(examples: Examples, vocabulary: int, exponent: float) -> Tensor:
+    """(V,) count^-exponent of each token in the corpus, so that rare ones are masked more often (DistilBERT's code)."""
+    counts = np.bincount(np.asarray(examples.tokens.flat), minlength=vocabulary).clip(min=1)
+    return torch.from_numpy(counts.astype(np.float64) ** -exponent).float()
+
+
+@dataclass(frozen=True)
+class MaskedBatches:
+    """Batches with masked tokens; a function of (seed, epoch, batch) alone (kdbench.stage.Data)."""
+
+    batches: TrainBatches
+    masking: Masking
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        for index, batch in enumerate(self.batches.epoch(epoch, start), start):
+            seed = np.random.SeedSequence([self.batches.seed, epoch, index]).generate_state(1, np.uint64)[0]
+            yield self.masking(batch, torch.Generator().manual_seed(int(seed >> np.uint64(1))))

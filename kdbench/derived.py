@@ -1,0 +1,77 @@
+"""Runs that belong to a run: its teacher, its baselines, what comes before its task."""
+
+import dataclasses
+
+from kdbench.schema import InitConfig, RunConfig, ScheduleConfig, StudentConfig, method_schema
+
+
+def uses_teacher(config: RunConfig) -> bool:
+    """Whether the run needs the teacher fine-tuned on the task."""
+    init = config.method.init
+    return "teacher" in config.method.needs or (init is not None and init.weights == "finetuned")
+
+
+def uses_general(config: RunConfig) -> bool:
+    """Whether the student comes from stages before the task."""
+    return config.phase == "task" and bool(config.method.general)
+
+
+def finetune(config: RunConfig, student: StudentConfig, schedule: ScheduleConfig, seed: int) -> RunConfig:
+    """The direct fine-tune of `student` on the data set of `config`: first pretrained layers where they fit."""
+    teacher = config.teacher
+    fits = all(getattr(student, key) == getattr(teacher, key) for key in ("hidden", "heads", "ffn"))
+    init = InitConfig("pretrained" if fits and student.layers <= teacher.layers else "random", "first")
+    method = method_schema("finetune")(name="finetune", init=init, stages={"training": schedule})
+    return dataclasses.replace(
+        config, method=method, student=student, schedule=schedule, seed=seed, corpus=None, phase="task", rerun=False
+    )
+
+
+def general_run(config: RunConfig) -> RunConfig:
+    """The run of the stages before the task, which all data sets and seeds share."""
+    assert config.corpus is not None  # crosscheck
+    return dataclasses.replace(config, phase="general", seed=config.corpus.seed, rerun=False)
+
+
+def mlm_run(config: RunConfig, student: StudentConfig, weights: str) -> RunConfig:
+    """The run that trains `student` with a masked-LM head on the corpus: DistilBERT's teacher, IB-BERT."""
+    assert config.corpus is not None
+    stages = {"adaptation": config.corpus.schedule, "training": config.schedule}
+    init = InitConfig(weights, "first")
+    method = method_schema("mlm")(name="mlm", init=init, general=True, stages=stages)
+    return general_run(dataclasses.replace(config, method=method, student=student))
+
+
+def full_depth(config: RunConfig) -> StudentConfig:
+    """The shape of the teacher."""
+    teacher = config.teacher
+    return StudentConfig(
+        name=f"bert_{teacher.layers}l",
+        architecture=teacher.architecture,
+        layers=teacher.layers,
+        hidden=teacher.hidden,
+        heads=teacher.heads,
+        ffn=teacher.ffn,
+    )
+
+
+def teacher_run(config: RunConfig) -> RunConfig:
+    """The run that makes the teacher: the encoder at full depth, by the teacher's own schedule and seed."""
+    teacher = config.teacher
+    return finetune(config, full_depth(config), teacher.schedule, teacher.seed)
+
+
+def baseline(config: RunConfig) -> RunConfig:
+    """The direct fine-tune of the same student by the same schedule."""
+    return finetune(config, config.student, config.schedule, config.seed)
+
+
+def total_baseline(config: RunConfig, updates: int) -> RunConfig:
+    """The direct fine-tune of the same student with the same total of student updates."""
+    stages = list(config.method.stages.values())
+    as_schedule = [dataclasses.replace(stage, epochs=config.schedule.epochs, lr=config.schedule.lr) for stage in stages]
+    if all(stage.steps is None and other == config.schedule for stage, other in zip(stages, as_schedule, strict=True)):
+        schedule = dataclasses.replace(config.schedule, epochs=sum(stage.epochs for stage in stages))
+    else:
+        schedule = dataclasses.replace(config.schedule, steps=updates)
+    return finetune(config, config.student, schedule, config.seed)

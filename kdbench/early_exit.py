@@ -1,0 +1,79 @@
+"""Accuracy against speed of what answers early where it is sure: the layers of one model, or two models in a row.
+
+All thresholds are judged from the logits of one pass over the data.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kdbench.losses import normalised_entropy
+
+Floats = NDArray[np.floating[Any]]
+Ints = NDArray[np.int64]
+
+
+def exits(uncertainty: Floats, speed: float) -> Ints:
+    """The layer (n,), counted from 1, at which each row leaves, from its uncertainty at each of L layers (L, n).
+
+    That is the first one whose uncertainty is below `speed`, strictly, or else the last.
+    """
+    sure = uncertainty < speed
+    sure[-1] = True
+    return sure.argmax(axis=0) + 1
+
+
+def curve(
+    logits: Floats,
+    labels: Ints,
+    speeds: list[float],
+    flops_at: Callable[[int], float],
+    flops_full: float,
+) -> list[dict[str, Any]]:
+    """What each speed would give, from the logits of all layers (L, n, C) and the labels (n,).
+
+    `flops_at(i)`: FLOPs of one row that leaves at layer i (1..L), all answers up to there computed; `flops_full`:
+    those of a row at speed 0, where only the last answer is. In a result, `exit_shares` holds the share of the
+    rows that leave at each layer and `mean_flops` is a row's.
+    """
+    layers, n, classes = logits.shape
+    # In float64, rounded to float32, as models compute it: equal logits then come out as 1, not just below.
+    flat = torch.from_numpy(logits).double().reshape(-1, classes)
+    uncertainty = normalised_entropy(flat).float().reshape(layers, n).numpy()
+    correct = logits.argmax(axis=-1) == labels  # (L, n)
+    result = []
+    for speed in speeds:
+        exit_layer = exits(uncertainty, speed)
+        shares = np.bincount(exit_layer, minlength=layers + 1)[1:] / n
+        costs = [flops_at(i) if speed > 0 else flops_full for i in range(1, layers + 1)]
+        result.append(
+            {
+                "speed": speed,
+                "n": n,
+                "accuracy": float(correct[exit_layer - 1, np.arange(n)].mean()),
+                "mean_exit_layer": float(exit_layer.mean()),
+                "exit_shares": shares.tolist(),
+                "mean_flops": float(shares @ costs),
+            }
+        )
+    return result
+
+
+def cascade_curve(
+    small_logits: Floats,
+    large_logits: Floats,
+    labels: Ints,
+    speeds: list[float],
+    flops_small: float,
+    flops_large: float,
+) -> list[dict[str, Any]]:
+    """`curve` of two separate models, logits (n, C) each: the small one answers where its uncertainty is below
+    `speed`; the rest go to the large one, which starts from the text again.
+
+    Exit layer 1 is the small model, 2 the large one. At speed 0 the small one is not asked.
+    """
+    cost = {1: flops_small, 2: flops_small + flops_large}
+    return curve(np.stack([small_logits, large_logits]), labels, speeds, cost.__getitem__, flops_large)

@@ -1,0 +1,53 @@
+"""Distilled BiLSTM (Tang et al. 2019): a one-layer BiLSTM over words learns the teacher's logits.
+
+L = alpha * MSE(z_t, z_s) + (1 - alpha) * CE(z_s, y); the paper's alpha is the other term's weight. Trained on the
+task's texts and on what is made of them: words masked or replaced by others of the same part of speech, texts cut to
+n-grams. For that the teacher gives logits and label.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from kdbench.losses import cross_entropy, logit_mse
+from kdbench.models.bert import logits
+from kdbench.options import MISSING, at_least, between, one_of, option
+from kdbench.stage import Batch, Stage, Terms
+
+if TYPE_CHECKING:
+    from kdbench.context import Run
+
+
+@dataclass
+class Params:
+    needs: ClassVar[frozenset[str]] = frozenset({"encoder", "teacher"})
+    students: ClassVar[frozenset[str]] = frozenset({"bilstm"})
+
+    alpha: float = option(between(0, 1))
+    reduction: str = option(one_of("elementmean", "batchmean"))
+    augment: bool = MISSING
+    mask: float = option(between(0, 1))  # chance that a word is masked
+    same_tag: float = option(between(0, 1))  # chance that it is replaced by one of the same part of speech
+    ngram: float = option(between(0, 1))  # chance that a text is cut to an n-gram
+    max_ngram: int = option(at_least(1))
+    rounds: int = option(at_least(1))  # tries a text
+    tagger: str = option(one_of("english", "clusters"))  # clusters of the teacher's word embeddings: any language
+
+
+def stages(run: "Run", p: Params) -> Iterator[Stage]:
+    student = run.student
+    split = run.data.train
+    if p.augment:
+        split = run.augmented_words(p.tagger, p.mask, p.same_tag, p.ngram, p.max_ngram, p.rounds)
+
+    def objective(batch: Batch, step: int) -> Terms:
+        z = logits(student, batch)
+        losses = {}
+        if p.alpha > 0:
+            losses["logits"] = p.alpha * logit_mse(z, batch["teacher_logits"], p.reduction)
+        if p.alpha < 1:
+            losses["hard"] = (1 - p.alpha) * cross_entropy(z, batch["labels"])
+        return Terms(losses)
+
+    data = run.batches("training", "logits", split=split)
+    yield Stage("training", student, objective, data, run.schedule("training", data))

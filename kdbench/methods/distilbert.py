@@ -1,0 +1,81 @@
+"""DistilBERT (Sanh et al. 2019): half the layers, pre-trained on a corpus under the teacher's masked LM.
+
+L = a_ce * T^2 * KL(teacher || student) + a_mlm * CE(masked tokens) + a_cos * (1 - cos(last hidden states))
+
+Then the task: direct fine-tuning, or with the fine-tuned teacher's soft targets (`alpha` > 0). Departs from the
+authors' code: positions carry the teacher's segment-0 embedding, so that the student starts from its exact inputs.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from kdbench.losses import cosine_distance, soft_kl
+from kdbench.models.bert import logits
+from kdbench.models.students import base, last_hidden, mlm_head, word_embeddings
+from kdbench.objectives import masked_lm, soft_and_hard, supervised
+from kdbench.options import MISSING, above, at_least, between, one_of, option
+from kdbench.stage import IGNORED, Batch, Stage, Terms
+
+if TYPE_CHECKING:
+    from kdbench.context import Run
+
+
+@dataclass
+class Params:
+    needs: ClassVar[frozenset[str]] = frozenset({"encoder", "corpus", "same_width"})
+    students: ClassVar[frozenset[str]] = frozenset({"distilbert"})
+    general_stages: ClassVar[tuple[str, ...]] = ("pretraining",)
+    general_keys: ClassVar[frozenset[str]] = frozenset(
+        {"soft_weight", "mlm_weight", "cosine_weight", "mlm_temperature", "soft_on", "smoothing"}
+    )
+
+    soft_weight: float = option(at_least(0))
+    mlm_weight: float = option(at_least(0))
+    cosine_weight: float = option(at_least(0))
+    mlm_temperature: float = option(above(0))
+    soft_on: str = option(one_of("all", "masked"))  # tokens
+    smoothing: float = option(at_least(0))  # exponent of token counts in the choice of masked tokens
+    alpha: float = option(between(0, 1))  # of the task's soft targets; 0: direct fine-tuning
+    temperature: float = option(above(0))
+    reduction: str = option(one_of("batchmean", "elementmean"))
+    scale_by_temperature_squared: bool = MISSING
+
+
+def general(run: "Run", p: Params) -> Iterator[Stage]:
+    teacher, student = run.mlm, run.student
+    encoder, head = base(student), mlm_head(student, run.seed("mlm_head"))
+    if run.config.method.init.weights == "pretrained":  # from the teacher as it is with its masked-LM head
+        run.copy_layers(teacher.encoder, student)
+    head.load_state_dict(teacher.head.state_dict())
+
+    def objective(batch: Batch, step: int) -> Terms:
+        hidden, target = last_hidden(encoder, batch), last_hidden(teacher.encoder, batch)
+        real, chosen = batch["attention_mask"].bool(), batch["mlm_labels"] != IGNORED
+        losses = {}
+        if p.soft_weight > 0:
+            judged = real if p.soft_on == "all" else chosen
+            own = head(hidden[judged], word_embeddings(encoder))
+            theirs = teacher.head(target[judged], word_embeddings(teacher.encoder))
+            losses["soft"] = p.soft_weight * soft_kl(own, theirs, p.mlm_temperature, "batchmean", True)
+        if p.mlm_weight > 0:
+            mlm = masked_lm(hidden, head, word_embeddings(encoder), batch["mlm_labels"])
+            losses["mlm"] = p.mlm_weight * mlm
+        if p.cosine_weight > 0:
+            losses["cosine"] = p.cosine_weight * cosine_distance(hidden[real], target[real])
+        return Terms(losses)
+
+    data = run.masked_batches("pretraining", p.smoothing)
+    yield Stage("pretraining", student, objective, data, run.schedule("pretraining", data), extra=head)
+
+
+def stages(run: "Run", p: Params) -> Iterator[Stage]:
+    student, schedule = run.student, run.schedule("training")
+    if p.alpha == 0:
+        yield Stage("training", student, supervised(student), run.batches("training"), schedule)
+        return
+
+    def objective(batch: Batch, step: int) -> Terms:
+        return Terms(soft_and_hard(logits(student, batch), batch, p))
+
+    yield Stage("training", student, objective, run.batches("training", "logits"), schedule)

@@ -1,0 +1,83 @@
+"""FastBERT (Liu et al. 2020): a classifier behind every layer, so that sure rows leave early.
+
+Stage `training` fine-tunes the backbone under the last classifier; `self_distillation` teaches the others its
+distribution, sum over i < L of KL(p_L || p_i) (equation 4), everything else standing still, without labels. The row
+of results is that of `speed`; the whole curve, the layers that rows left after and the measured times are reported.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor
+
+from kdbench.early_exit import curve
+from kdbench.losses import soft_kl
+from kdbench.models.fastbert import flops, full_flops
+from kdbench.objectives import supervised
+from kdbench.options import Rule, between, option
+from kdbench.stage import Batch, ParamGroup, Stage, Terms
+
+if TYPE_CHECKING:
+    from kdbench.context import Run
+    from kdbench.schema import RunConfig
+
+
+@dataclass
+class Params:
+    needs: ClassVar[frozenset[str]] = frozenset({"encoder"})
+    students: ClassVar[frozenset[str]] = frozenset({"fastbert"})
+
+    speed: float = option(between(0, 1))
+    speeds: list[float] = option(Rule("numbers from 0 to 1", lambda given: all(0 <= speed <= 1 for speed in given)))
+
+    def conflicts(self, config: "RunConfig") -> Iterator[tuple[str, str]]:
+        """(key, problem) where there is no layer to leave after."""
+        student = config.student
+        if student.layers < 2:
+            yield "student.layers", "must be 2 or more: rows leave before the last layer"
+
+
+def branch_logits(student: Any, batch: Batch) -> Tensor:
+    """(L, B, C); gradients reach the branches only."""
+    inputs = {key: batch[key] for key in ("input_ids", "attention_mask", "token_type_ids") if key in batch}
+    return student.all_logits(**inputs)
+
+
+def stages(run: "Run", p: Params) -> Iterator[Stage]:
+    student = run.student
+    student.speed = 0.0  # all layers, while it trains
+    whole = [ParamGroup(student.bert), ParamGroup(student.branches[-1])]
+    yield Stage("training", student, supervised(student), run.batches("training"), run.schedule("training"), whole)
+
+    def self_distillation(batch: Batch, step: int) -> Terms:
+        student.bert.eval()  # what stands still answers alike each time
+        student.branches[-1].eval()
+        *branches, last = branch_logits(student, batch)
+        kl = [soft_kl(z, last.detach(), 1.0, "batchmean", False) for z in branches]
+        return Terms({"kl": sum(kl[1:], kl[0])})
+
+    params, schedule = [ParamGroup(branch) for branch in student.branches[:-1]], run.schedule("self_distillation")
+    data = run.batches("self_distillation")
+    yield Stage("self_distillation", student, self_distillation, data, schedule, params, predict={})
+    student.speed = p.speed
+    report_curves(run, student, p.speeds)
+
+
+def report_curves(run: "Run", student: Any, speeds: list[float]) -> None:
+    """Accuracy, FLOPs and exit layers at every speed on dev and test; times at batch 1 and 32 on test examples."""
+    shape, length, classes = run.shape(run.config.student), run.config.dataset.max_length, len(run.data.label_names)
+
+    def cost(layer: int) -> int:
+        return flops(shape, length, classes, layer)
+
+    for name, split in {"dev": run.data.dev, "test": run.data.test}.items():
+        logits = run.outputs(split, lambda batch, step: branch_logits(student, batch).transpose(0, 1))
+        points = curve(logits.transpose(0, 1).numpy(), split.labels, speeds, cost, full_flops(shape, length))
+        run.report(f"curve_{name}", points)
+    timed = {}
+    for speed in speeds:
+        student.speed, before = speed, student.speed
+        timed[f"{speed:g}"] = run.latency(student)
+        student.speed = before
+    run.report("latency_by_speed", timed)

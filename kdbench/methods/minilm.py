@@ -1,0 +1,106 @@
+"""MiniLM (Wang et al. 2020) and MiniLMv2 (Wang et al. 2021): relations inside one layer, on a corpus.
+
+v1: KL between the last layers' attention distributions and between their value relations softmax(V V^T / sqrt(d)).
+v2: KL between Q-Q, K-K and V-V relations, over heads cut anew, of a chosen teacher layer: head counts may differ.
+No masked-LM term. `assistants`: students of other shapes in between, each the next one's teacher (v1, section 3.3).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor
+
+from kdbench.losses import attention_kl, regroup_heads, relation
+from kdbench.models.features import hidden_states, queries_keys_values
+from kdbench.models.students import base
+from kdbench.objectives import supervised
+from kdbench.options import Rule, at_least, one_of, option, or_none
+from kdbench.stage import Batch, Objective, Stage, Terms
+
+if TYPE_CHECKING:
+    from kdbench.context import Run
+    from kdbench.schema import RunConfig
+
+
+def _shapes(given: Any) -> bool:
+    return isinstance(given, list) and all(
+        isinstance(pair, list) and len(pair) == 2 and all(type(k) is int and k >= 1 for k in pair) for pair in given
+    )
+
+
+@dataclass
+class Params:
+    needs: ClassVar[frozenset[str]] = frozenset({"encoder", "corpus"})
+    general_stages: ClassVar[tuple[str, ...]] = ("assistant", "distillation")
+    general_keys: ClassVar[frozenset[str]] = frozenset({"version", "teacher_layer", "relation_heads", "assistants"})
+
+    version: str = option(one_of("v1", "v2"))
+    teacher_layer: int | None = option(or_none(at_least(1)))  # v2: from 1; null: the last
+    relation_heads: int | None = option(or_none(at_least(1)))  # v2: null: the student's own heads
+    assistants: list[Any] = option(Rule("a list of [layers, hidden], in order", _shapes))
+
+    def conflicts(self, config: "RunConfig") -> Iterator[tuple[str, str]]:
+        """(key, problem) where heads or widths do not fit."""
+        teacher, student = config.teacher, config.student
+        if self.version == "v1" and student.heads != teacher.heads:
+            yield (
+                "student.heads",
+                f"must equal teacher.heads={teacher.heads} (MiniLM compares head by head; v2 need not)",
+            )
+        heads = self.relation_heads if self.version == "v2" and self.relation_heads else student.heads
+        for key, width in (("teacher", teacher.hidden), ("student", student.hidden)):
+            if heads and width % heads:
+                yield "method.relation_heads", f"must divide {key}.hidden={width}"
+        for _, width in self.assistants:
+            if width % (student.heads or 1):
+                yield "method.assistants", f"a width of {width} does not divide into student.heads={student.heads}"
+        if self.teacher_layer is not None and self.teacher_layer > teacher.layers:
+            yield "method.teacher_layer", f"must be {teacher.layers} or less (teacher.layers)"
+
+
+def general(run: "Run", p: Params) -> Iterator[Stage]:
+    teacher, layer = run.pretrained, p.teacher_layer
+    for number, (layers, hidden) in enumerate(p.assistants):
+        assistant = run.fresh(layers, hidden, seed=("assistant", number))
+        data = run.corpus_batches("assistant")
+        objective = relations(base(assistant), teacher, p, layer)
+        schedule = run.schedule("assistant", data)
+        yield Stage(f"assistant_{number}", assistant, objective, data, schedule, key="assistant")
+        teacher, layer = base(assistant), None
+    student, data = run.student, run.corpus_batches("distillation")
+    objective = relations(base(student), teacher, p, layer)
+    yield Stage("distillation", student, objective, data, run.schedule("distillation", data))
+
+
+def relations(student: Any, teacher: Any, p: Params, teacher_layer: int | None) -> Objective:
+    """The relations of the student's last layer against those of the teacher's, or of its layer `teacher_layer`."""
+
+    def objective(batch: Batch, step: int) -> Terms:
+        query, key, value = last_qkv(student, batch)
+        target_query, target_key, target_value = last_qkv(teacher, batch, teacher_layer)
+        mask = batch["attention_mask"]
+
+        def kl(own: tuple[Tensor, Tensor], target: tuple[Tensor, Tensor]) -> Tensor:
+            return attention_kl(relation(*own), relation(*target), mask)
+
+        if p.version == "v1":
+            attention = kl((query, key), (target_query, target_key))
+            return Terms({"attention": attention, "value": kl((value, value), (target_value, target_value))})
+        pairs = {"qq": (query, target_query), "kk": (key, target_key), "vv": (value, target_value)}
+        heads = p.relation_heads or query.shape[1]
+        cut = {name: [regroup_heads(x, heads) for x in pair] for name, pair in pairs.items()}
+        return Terms({name: kl((own, own), (target, target)) for name, (own, target) in cut.items()})
+
+    return objective
+
+
+def last_qkv(encoder: Any, batch: Batch, layer: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys, values (B, A, T, d) of the last layer, or of layer `layer` (from 1); what is above is not run."""
+    last = (layer or len(encoder.encoder.layer)) - 1
+    return queries_keys_values(encoder.encoder.layer[last], hidden_states(encoder, batch, last)[-1])
+
+
+def stages(run: "Run", p: Params) -> Iterator[Stage]:
+    student = run.student
+    yield Stage("training", student, supervised(student), run.batches("training"), run.schedule("training"))

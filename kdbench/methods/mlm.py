@@ -1,0 +1,39 @@
+"""Masked-LM training on the corpus, then direct fine-tuning: further pre-training, without a teacher.
+
+Its first stage is also how other methods get a teacher with a masked-LM head (`run.mlm`, IB-BERT).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from kdbench.models.students import base, last_hidden, mlm_head, word_embeddings
+from kdbench.objectives import masked_lm, supervised
+from kdbench.stage import Batch, Stage, Terms
+
+if TYPE_CHECKING:
+    from kdbench.context import Run
+
+
+@dataclass
+class Params:
+    needs: ClassVar[frozenset[str]] = frozenset({"encoder", "corpus"})
+    students: ClassVar[frozenset[str]] = frozenset({"bert", "distilbert", "mobilebert", "ib_bert"})
+    general_stages: ClassVar[tuple[str, ...]] = ("adaptation",)
+
+
+def general(run: "Run", p: Params) -> Iterator[Stage]:
+    student = run.student
+    encoder, head = base(student), mlm_head(student, run.seed("mlm_head"))
+
+    def objective(batch: Batch, step: int) -> Terms:
+        loss = masked_lm(last_hidden(encoder, batch), head, word_embeddings(encoder), batch["mlm_labels"])
+        return Terms({"mlm": loss})
+
+    data = run.masked_batches("adaptation")
+    yield Stage("adaptation", student, objective, data, run.schedule("adaptation", data), extra=head)
+
+
+def stages(run: "Run", p: Params) -> Iterator[Stage]:
+    student = run.student
+    yield Stage("training", student, supervised(student), run.batches("training"), run.schedule("training"))

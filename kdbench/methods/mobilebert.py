@@ -1,0 +1,122 @@
+"""MobileBERT (Sun et al. 2020): a narrow, deep student under an equally deep inverted-bottleneck teacher (IB-BERT).
+
+FMT: MSE between the blocks' outputs; AT: KL between the heads' attention; PD: cross-entropy of the masked tokens
+against alpha * labels + (1 - alpha) * IB-BERT's distribution. Strategies (section 3.6): `akt` all at once, `jkt` first
+the maps of all blocks and then PD, `pkt` block after block, the earlier ones at a tenth of the learning rate (soft) or
+frozen (hard), and then PD. No next-sentence term: the corpora have single texts. The authors' code adds terms on the
+maps' means and variances, with a fault in the list that they index; `feature_maps=normalised` has its main term only.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from kdbench.losses import attention_kl, distillation_targets, hidden_mse, normalised_feature_mse, target_cross_entropy
+from kdbench.models.mobilebert import copy_embeddings, hidden_states, scores
+from kdbench.models.students import base, mlm_head, word_embeddings
+from kdbench.objectives import supervised
+from kdbench.options import at_least, between, one_of, option
+from kdbench.stage import IGNORED, Batch, Objective, ParamGroup, Stage, Terms
+
+if TYPE_CHECKING:
+    from kdbench.context import MaskedLm, Run
+    from kdbench.schema import RunConfig
+
+Losses = Callable[[Batch], dict[str, Tensor]]
+SOFTLY_FROZEN = (
+    0.1  # learning rate of a block whose turn is over (the authors' code; section 3.6 calls it soft-freezing)
+)
+
+
+@dataclass
+class Params:
+    needs: ClassVar[frozenset[str]] = frozenset({"encoder", "corpus"})
+    students: ClassVar[frozenset[str]] = frozenset({"mobilebert"})
+    general_stages: ClassVar[tuple[str, ...]] = ("transfer", "distillation")
+    general_keys: ClassVar[frozenset[str]] = frozenset(
+        {"strategy", "freeze", "feature_maps", "feature_weight", "attention_weight", "alpha", "ib_bottleneck", "ib_ffn"}
+    )
+
+    strategy: str = option(one_of("akt", "jkt", "pkt"))
+    freeze: str = option(one_of("soft", "hard"))  # pkt: the blocks whose turn is over
+    feature_maps: str = option(one_of("raw", "normalised"))
+    feature_weight: float = option(at_least(0))
+    attention_weight: float = option(at_least(0))
+    alpha: float = option(between(0, 1))  # of IB-BERT's distribution in PD, 1 - alpha of the masked tokens themselves
+    ib_bottleneck: int = option(at_least(1))  # of IB-BERT: width inside a block
+    ib_ffn: int = option(at_least(1))
+
+    def conflicts(self, config: "RunConfig") -> Iterator[tuple[str, str]]:
+        """(key, problem) where heads do not divide."""
+        student = config.student
+        if student.heads and self.ib_bottleneck % student.heads:
+            yield "method.ib_bottleneck", f"must be a multiple of student.heads={student.heads}"
+
+
+def transfer(student: Any, teacher: Any, p: Params, blocks: list[int]) -> Losses:
+    """batch -> the feature-map and attention terms of the given blocks (from 0), each a mean over the blocks."""
+    mse = hidden_mse if p.feature_maps == "raw" else normalised_feature_mse
+
+    def terms(batch: Batch) -> dict[str, Tensor]:
+        ids, mask, top = batch["input_ids"], batch["attention_mask"], max(blocks) + 1
+        own, target = (hidden_states(model, ids, mask, top) for model in (student, teacher))
+        features = torch.stack([mse(own[block + 1], target[block + 1], mask) for block in blocks])
+        losses = {"features": p.feature_weight * features.mean()}
+        if p.attention_weight > 0:
+            layers = (student.encoder.layer, teacher.encoder.layer)
+            kl = [attention_kl(scores(layers[0][b], own[b]), scores(layers[1][b], target[b]), mask) for b in blocks]
+            losses["attention"] = p.attention_weight * torch.stack(kl).mean()
+        return losses
+
+    return terms
+
+
+def distillation(student: Any, head: Any, ib: "MaskedLm", alpha: float) -> Losses:
+    """batch -> PD: the masked tokens against labels and IB-BERT's distribution mixed."""
+
+    def terms(batch: Batch) -> dict[str, Tensor]:
+        chosen, ids, mask = batch["mlm_labels"] != IGNORED, batch["input_ids"], batch["attention_mask"]
+        own, target = (hidden_states(model, ids, mask)[-1][chosen] for model in (student, ib.encoder))
+        theirs = ib.head(target, word_embeddings(ib.encoder))
+        targets = distillation_targets(theirs, batch["mlm_labels"][chosen], 1 - alpha)
+        return {"mlm": target_cross_entropy(head(own, word_embeddings(student)), targets)}
+
+    return terms
+
+
+def general(run: "Run", p: Params) -> Iterator[Stage]:
+    ib, student = run.ib_bert(p.ib_bottleneck, p.ib_ffn), run.student
+    encoder, head = base(student), mlm_head(student, run.seed("mlm_head"))
+    copy_embeddings(ib.encoder, encoder)
+    head.load_state_dict(ib.head.state_dict())
+    layers, data = encoder.encoder.layer, run.masked_batches("transfer")
+    everything = list(range(len(layers)))
+    predict = distillation(encoder, head, ib, p.alpha)
+    if p.strategy == "akt":
+        together = transfer(encoder, ib.encoder, p, everything)
+        objective = objective_of(lambda batch: together(batch) | predict(batch))
+        yield Stage("transfer", student, objective, data, run.schedule("transfer", data), extra=head)
+        return
+    phases = [everything] if p.strategy == "jkt" else [[block] for block in everything]
+    schedule = run.schedule("transfer", data, share=len(phases))
+    for number, blocks in enumerate(phases):
+        params = [ParamGroup(layers[block]) for block in blocks]
+        if p.strategy == "pkt" and p.freeze == "soft":
+            params += [ParamGroup(layers[before], SOFTLY_FROZEN) for before in range(blocks[0])]
+        objective = objective_of(transfer(encoder, ib.encoder, p, blocks))
+        yield Stage(f"transfer_{number}", student, objective, data, schedule, params, key="transfer")
+    masked = run.masked_batches("distillation")
+    schedule = run.schedule("distillation", masked)
+    yield Stage("distillation", student, objective_of(predict), masked, schedule, extra=head)
+
+
+def objective_of(losses: Losses) -> Objective:
+    return lambda batch, step: Terms(losses(batch))
+
+
+def stages(run: "Run", p: Params) -> Iterator[Stage]:
+    student = run.student
+    yield Stage("training", student, supervised(student), run.batches("training"), run.schedule("training"))

@@ -1,0 +1,136 @@
+"""TinyBERT (Jiao et al. 2020): embeddings, hidden states and attention scores layer by layer, then the logits.
+
+L_layer(m) = MSE(A_s^m, A_t^g(m)) + MSE(H_s^m W, H_t^g(m)), g(m) = m * L_T / L_S, embeddings as layer 0 (equations
+7 to 9); L_pred = soft cross-entropy (equation 10). Scores are taken before the softmax. Three stages: `general` on a
+corpus from the teacher before the task, `intermediate` and `prediction` on the (augmented) task data from the
+fine-tuned one. The paper writes a W for the embeddings and one for the hidden states, its code shares one.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from kdbench.losses import attention_score_mse, hidden_mse, soft_cross_entropy
+from kdbench.models.bert import logits, use_relu_head
+from kdbench.models.features import hidden_states, scores
+from kdbench.options import MISSING, above, at_least, between, one_of, option, or_none
+from kdbench.stage import Batch, Objective, Stage, Terms
+
+if TYPE_CHECKING:
+    from kdbench.context import Run
+    from kdbench.schema import RunConfig
+
+
+@dataclass
+class Params:
+    needs: ClassVar[frozenset[str]] = frozenset({"encoder", "teacher", "corpus", "bert_teacher", "layers_divide"})
+    general_stages: ClassVar[tuple[str, ...]] = ("general",)
+    general_keys: ClassVar[frozenset[str]] = frozenset({"embedding", "hidden", "attention", "projection", "padding"})
+
+    embedding: bool = MISSING  # the four terms, for the ablation
+    hidden: bool = MISSING
+    attention: bool = MISSING
+    prediction: bool = MISSING
+    projection: str = option(one_of("separate", "shared"))
+    padding: str = option(one_of("masked", "counted"))  # counted: padded positions enter the means (the authors' code)
+    temperature: float = option(above(0))
+    reduction: str = option(one_of("batchmean", "elementmean"))
+    relu_head: bool = MISSING  # logits = linear(ReLU(pooled)), as the authors' code
+    augment: bool = MISSING
+    copies: int = option(at_least(1))  # tries an example
+    replace: float = option(between(0, 1))  # chance that a word is replaced
+    candidates: int = option(at_least(1))
+    max_words: int | None = option(or_none(at_least(1)))  # words of a text that may be replaced; null: all
+
+    def conflicts(self, config: "RunConfig") -> Iterator[tuple[str, str]]:
+        """(key, problem) where attention cannot be compared or nothing is left to learn."""
+        teacher, student = config.teacher, config.student
+        if self.attention and student.heads != teacher.heads:
+            yield "student.heads", f"must equal teacher.heads={teacher.heads}, or set method.attention=false"
+        if self.augment and config.dataset.text_pair is not None:
+            yield "method.augment", "must be false for pairs: words are replaced in single texts"
+        if not self.prediction:
+            yield "method.prediction", "must be true: without it the classifier learns nothing"
+
+
+class Projection(nn.Module):
+    """W of the hidden states and, where it is separate, of the embeddings: (B, T, H_s) -> (B, T, H_t)."""
+
+    def __init__(self, student: int, teacher: int, separate: bool) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(student, teacher)
+        self.embedding = nn.Linear(student, teacher) if separate else None
+
+    def forward(self, state: Tensor, layer: int) -> Tensor:
+        project = self.embedding if layer == 0 and self.embedding is not None else self.hidden
+        return project(state)
+
+
+def layer_map(teacher: int, student: int) -> list[tuple[int, int]]:
+    """The teacher's (hidden state, layer whose scores are compared) for each of the student's layers 1 to M.
+
+    Hidden states count the embeddings as 0, layers do not: g(m) = m * L_T / L_S is state g(m) and layer g(m) - 1.
+    """
+    block = teacher // student
+    return [(m * block, m * block - 1) for m in range(1, student + 1)]
+
+
+def transformer_layers(student: Any, teacher: Any, projection: Projection, p: Params) -> Objective:
+    """The embedding, hidden and attention terms, each summed over the student's layers."""
+    own_layers, teacher_layers = student.encoder.layer, teacher.encoder.layer
+    above = layer_map(len(teacher_layers), len(own_layers))
+
+    def objective(batch: Batch, step: int) -> Terms:
+        own, target = hidden_states(student, batch), hidden_states(teacher, batch)
+        mask = batch["attention_mask"]
+        counted = mask if p.padding == "masked" else None
+        losses = {}
+        if p.embedding:
+            losses["embedding"] = hidden_mse(projection(own[0], 0), target[0], counted)
+        if p.hidden:
+            pairs = [(projection(own[m], m), target[state]) for m, (state, _) in enumerate(above, start=1)]
+            losses["hidden"] = torch.stack([hidden_mse(*pair, counted) for pair in pairs]).sum()
+        if p.attention:
+            over = "valid" if p.padding == "masked" else "all"
+            mse = [
+                attention_score_mse(scores(layer, x), scores(teacher_layers[n], target[n]), mask, over)
+                for layer, x, (_, n) in zip(own_layers, own[:-1], above, strict=True)
+            ]
+            losses["attention"] = torch.stack(mse).sum()
+        return Terms(losses)
+
+    return objective
+
+
+def general(run: "Run", p: Params) -> Iterator[Stage]:
+    student, teacher, data = run.student, run.pretrained, run.corpus_batches("general")
+    projection = Projection(run.config.student.hidden, run.config.teacher.hidden, p.projection == "separate")
+    objective = transformer_layers(student.bert, teacher, projection, p)
+    yield Stage("general", student, objective, data, run.schedule("general", data), extra=projection)
+
+
+def stages(run: "Run", p: Params) -> Iterator[Stage]:
+    student, teacher = run.student, run.teacher
+    if p.relu_head:
+        use_relu_head(student)
+    split = run.augmented_tokens(p.copies, p.replace, p.candidates, p.max_words) if p.augment else run.data.train
+    if p.embedding or p.hidden or p.attention:
+        projection = Projection(run.config.student.hidden, run.config.teacher.hidden, p.projection == "separate")
+        if (state := run.general_extra("00_general")) is not None:
+            projection.load_state_dict(state)
+        data = run.batches("intermediate", split=split)
+        schedule, objective = (
+            run.schedule("intermediate", data),
+            transformer_layers(student.bert, teacher.bert, projection, p),
+        )
+        yield Stage("intermediate", student, objective, data, schedule, extra=projection, predict={})
+
+    def prediction(batch: Batch, step: int) -> Terms:
+        z = logits(student, batch)
+        return Terms({"prediction": soft_cross_entropy(z, batch["teacher_logits"], p.temperature, p.reduction)})
+
+    data = run.batches("prediction", "logits", split=split)
+    yield Stage("prediction", student, prediction, data, run.schedule("prediction", data))

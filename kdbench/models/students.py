@@ -1,0 +1,131 @@
+"""What can be trained, whatever its architecture: build, initialise, run, save, load, count."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from kdbench.models import bert, bilstm, distilbert, fastbert, mobilebert
+from kdbench.stage import Batch
+
+
+def build(shape: dict[str, Any], label_names: list[str], attention: str, seed: int) -> Any:
+    """A randomly initialised classifier; its weights are a function of `seed` alone.
+
+    `shape` has the keys of a student (`architecture`, `layers` ...) and vocab_size, max_positions, pad_token_id.
+    """
+    match shape["architecture"]:
+        case "bert":
+            return bert.build(shape, label_names, attention, seed)
+        case "distilbert":
+            return distilbert.build(shape, label_names, attention, seed)
+        case "mobilebert":
+            return mobilebert.build(shape, label_names, attention, seed)
+        case "ib_bert":
+            return mobilebert.build_ib(shape, label_names, attention, seed)
+        case "fastbert":
+            return fastbert.build(shape, label_names, attention, seed)
+        case "bilstm":
+            return bilstm.build(shape, label_names, seed)
+        case other:
+            raise ValueError(other)
+
+
+def base(student: Any) -> Any:
+    """The student without its task head."""
+    names = {"distilbert": "distilbert", "mobilebert": "mobilebert", "kdbench_ib_bert": "mobilebert"}
+    return getattr(student, names.get(student.config.model_type, "bert"))
+
+
+def copy_layers(source: Any, student: Any, layers: list[int]) -> None:
+    """Start the student from the listed layers (from 0), the embeddings and the pooler of a BertModel."""
+    if student.config.model_type == "distilbert":
+        distilbert.copy_from_bert(source, student.distilbert, layers, add_token_type=True)
+    else:
+        bert.copy_encoder(source, student.bert, layers)
+
+
+def logits(model: nn.Module, batch: Batch) -> Tensor:
+    """Logits (B, C). DistilBERT takes token types and ignores them."""
+    return bert.logits(model, batch)
+
+
+def save(model: Any, folder: Path, tokenizer_folder: Path) -> None:
+    """config.json, model.safetensors and the tokenizer; for stock architectures a plain Hugging Face folder."""
+    from transformers import AutoTokenizer
+
+    kind = bert.RELU_BERT if getattr(model.config, "relu_head", False) else model.config.model_type
+    match kind:
+        case bert.RELU_BERT:
+            bert.save_relu_head(model, folder)
+        case "kdbench_bilstm":
+            bilstm.save(model, folder)
+        case "kdbench_fastbert":
+            fastbert.save(model, folder)
+        case "kdbench_ib_bert":
+            mobilebert.save_ib(model, folder)
+        case _:
+            model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tokenizer_folder).save_pretrained(folder)
+
+
+def load(folder: Path, attention: str = "sdpa") -> Any:
+    """The model in a run's `model` folder, in evaluation mode.
+
+    Raises OSError where the folder holds no whole model, UserError where weights are missing.
+    """
+    match json.loads((folder / "config.json").read_text(encoding="utf8"))["model_type"]:
+        case bert.RELU_BERT:
+            return bert.load_relu_head(folder, attention)
+        case "kdbench_bilstm":
+            return bilstm.load(folder)
+        case "kdbench_fastbert":
+            return fastbert.load(folder, attention)
+        case "kdbench_ib_bert":
+            return mobilebert.load_ib(folder, attention)
+        case "distilbert":
+            return distilbert.load(folder, attention)
+        case "mobilebert":
+            return mobilebert.load(folder, attention)
+        case _:
+            return bert.load(folder, attention)
+
+
+def flops(shape: dict[str, Any], length: int, classes: int) -> int:
+    """FLOPs of one example of `length` tokens: 2 per multiply-add in matrix products, nothing else."""
+    match shape["architecture"]:
+        case "distilbert":
+            return distilbert.flops(shape, length, classes)
+        case "mobilebert":
+            return mobilebert.flops(shape, length, classes)
+        case "ib_bert":
+            return mobilebert.flops(shape, length, classes, ib=True)
+        case "bilstm":
+            return bilstm.flops(shape, length, classes)
+        case _:
+            return bert.flops(shape, length, classes)
+
+
+def set_dropout(student: Any, dropout: float) -> None:
+    """Give every dropout of the student the probability of the coming stage."""
+    bert.set_dropout(student, dropout)
+    if student.config.model_type == "distilbert":  # the names by which a reloaded model finds them
+        student.config.dropout = student.config.attention_dropout = student.config.seq_classif_dropout = dropout
+
+
+def mlm_head(student: Any, seed: int) -> nn.Module:
+    """A fresh masked-LM head: forward(hidden (N, H), word embeddings (V, E)) -> (N, V)."""
+    if student.config.model_type in ("mobilebert", "kdbench_ib_bert"):
+        return mobilebert.mlm_head(base(student), seed)
+    return bert.MlmHead(base(student).config.hidden_size, len(word_embeddings(base(student))), seed)
+
+
+def word_embeddings(encoder: Any) -> Tensor:
+    """(V, E), E the width of the hidden states or, in MobileBERT, a smaller one."""
+    return encoder.get_input_embeddings().weight
+
+
+def last_hidden(encoder: Any, batch: Batch) -> Tensor:
+    """(B, T, H)"""
+    return encoder(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state

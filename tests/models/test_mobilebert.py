@@ -1,0 +1,228 @@
+"""Oracle O6: MobileBERT's and IB-BERT's parts and sizes; hidden states, scores and heads beside transformers' own."""
+
+import copy
+import json
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from kdbench.errors import UserError
+from kdbench.models import bert, mobilebert
+
+SHAPE = {
+    "vocab_size": 30, "max_positions": 20, "pad_token_id": 0, "layers": 3, "hidden": 12, "heads": 2, "ffn": 10,
+    "bottleneck": 8, "embedding": 6, "ffn_blocks": 4,
+}  # fmt: skip
+IB_SHAPE = SHAPE | {"bottleneck": 24, "ffn": 32, "ffn_blocks": 1}
+PAPER = {
+    "vocab_size": 30522, "max_positions": 512, "pad_token_id": 0, "layers": 24, "hidden": 512, "heads": 4, "ffn": 512,
+    "bottleneck": 128, "embedding": 128, "ffn_blocks": 4,
+}  # fmt: skip
+IB_PAPER = PAPER | {"bottleneck": 1024, "ffn": 4096, "ffn_blocks": 1}
+LABELS = ["a", "b", "c"]
+
+both = pytest.mark.parametrize("build", [mobilebert.build, mobilebert.build_ib])
+
+
+def shape_of(build: Any) -> dict[str, int]:
+    return SHAPE if build is mobilebert.build else IB_SHAPE
+
+
+def perturbed(build: Any, attention: str = "eager") -> Any:
+    """Weights wide enough for attention to differ from uniform; the padding's embedding stays zero."""
+    model = build(shape_of(build), LABELS, attention, 1).eval()
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.3)
+        model.get_input_embeddings().weight[0] = 0
+    return model
+
+
+def batch() -> Any:
+    ids = torch.randint(1, 30, (3, 7), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[0, 4:] = ids[0, 4:] = 0
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+@pytest.mark.parametrize(
+    ("build", "shape", "key"),
+    [
+        (mobilebert.build, PAPER, "params_student_emb_layer_total"),
+        (mobilebert.build_ib, IB_PAPER, "params_ibbert_emb_layer_total_nopooler"),
+    ],
+)
+def test_sizes(oracles, build, shape, key):
+    with torch.device("meta"):
+        base = build(shape, LABELS, "eager", 0).mobilebert
+    counts = [sum(p.numel() for p in part.parameters()) for part in (base.embeddings, base.encoder.layer[0], base)]
+    assert counts == oracles["O6_mobilebert"][key]
+
+
+@both
+def test_weights_are_a_function_of_the_seed(build):
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    first, same, other = (build(shape_of(build), LABELS, "eager", seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.rand(1), expected)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), same.parameters(), strict=True))
+    assert not torch.equal(first.classifier.weight, other.classifier.weight)
+    assert first.config.id2label == {0: "a", 1: "b", 2: "c"} and first.config.label2id["c"] == 2
+    assert {module.p for module in first.modules() if isinstance(module, nn.Dropout)} == {0.0}
+
+
+def test_ib_projections_are_drawn_like_all_others():
+    wide = IB_SHAPE | {"hidden": 128, "bottleneck": 256}
+    attention = mobilebert.build_ib(wide, LABELS, "eager", 1).mobilebert.encoder.layer[0].attention.self
+    for projection in (attention.query, attention.key, attention.value):
+        assert projection.weight.shape == (256, 128)
+        assert projection.weight.std().item() == pytest.approx(0.02, rel=0.02)
+        assert projection.bias.abs().max() == 0
+
+
+def test_no_norm(oracles):
+    norm = mobilebert.build(SHAPE | {"hidden": 3, "embedding": 1}, LABELS, "eager", 0).mobilebert.embeddings.LayerNorm
+    with torch.no_grad():
+        norm.weight.fill_(2)
+        norm.bias.fill_(-1)
+    expected = oracles["O6_mobilebert"]["nonorm_h_1_2_3_gamma_2_beta_m1"]
+    assert norm(torch.tensor([1.0, 2.0, 3.0])).tolist() == expected
+
+
+def test_only_the_students_norms_are_affine():
+    a, b = torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(0))
+    zero = torch.zeros_like(a)
+    for build, affine in ((mobilebert.build, True), (mobilebert.build_ib, False)):
+        norm = perturbed(build).mobilebert.embeddings.LayerNorm
+        assert torch.allclose(norm(a + b) + norm(zero), norm(a) + norm(b), atol=1e-5) is affine
+
+
+@both
+def test_trigram(oracles, build):
+    embeddings = build(shape_of(build) | {"hidden": 6, "embedding": 2}, LABELS, "eager", 0).mobilebert.embeddings
+    with torch.no_grad():
+        embeddings.word_embeddings.weight[1:4] = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+        embeddings.embedding_transformation.weight.copy_(torch.eye(6))
+        embeddings.position_embeddings.weight.zero_()
+        embeddings.token_type_embeddings.weight.zero_()
+    embeddings.LayerNorm = nn.Identity()
+    expected = oracles["O6_mobilebert"]["trigram_concat_order_next_cur_prev"]
+    assert embeddings(input_ids=torch.tensor([[1, 2, 3]]))[0].tolist() == expected
+
+
+@both
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_hidden_states_are_transformers_own(build, attention):
+    model = perturbed(build, attention)
+    expected = model(**batch(), output_hidden_states=True).hidden_states
+    for found in (mobilebert.hidden_states(model, **batch()), mobilebert.hidden_states(model.mobilebert, **batch())):
+        assert len(found) == len(expected) == 4
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@both
+def test_scores_give_transformers_probabilities(build):
+    model = perturbed(build)
+    probabilities = model(**batch(), output_attentions=True).attentions
+    states = mobilebert.hidden_states(model, **batch())
+    masked = batch()["attention_mask"][:, None, None] == 0
+    for layer, x, expected in zip(model.mobilebert.encoder.layer, states, probabilities, strict=False):
+        found = mobilebert.scores(layer, x).masked_fill(masked, -torch.inf).softmax(-1)
+        torch.testing.assert_close(found, expected)
+    assert expected.std() > 0.05  # not the uniform attention that any wrong scores would give
+
+
+@both
+def test_padding_changes_nothing(build):
+    model, data = perturbed(build), batch()
+    padded = {name: nn.functional.pad(tensor, (0, 5)) for name, tensor in data.items()}
+    torch.testing.assert_close(bert.logits(model, data), bert.logits(model, padded))
+
+
+@both
+def test_mlm_head_is_transformers_own(build):
+    from transformers.models.mobilebert.modeling_mobilebert import MobileBertOnlyMLMHead
+
+    model = perturbed(build)
+    head, reference = mobilebert.mlm_head(model, 3), MobileBertOnlyMLMHead(model.config)
+    words = model.get_input_embeddings().weight
+    reference.predictions.transform.load_state_dict(head.transform.state_dict())
+    with torch.no_grad():
+        head.extra.bias.copy_(torch.arange(30))
+        reference.predictions.decoder.weight.copy_(words)
+        reference.predictions.decoder.bias.copy_(head.extra.bias)
+        reference.predictions.dense.weight.copy_(head.extra.weight.T)
+    hidden = torch.randn(5, 12, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(head(hidden, words), reference(hidden))
+
+
+def test_mlm_head_trains_the_models_embeddings_but_not_the_paddings():
+    model = perturbed(mobilebert.build)
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    head, same, other = (mobilebert.mlm_head(model, seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.rand(1), expected)
+    assert all(torch.equal(a, b) for a, b in zip(head.parameters(), same.parameters(), strict=True))
+    assert not torch.equal(head.extra.weight, other.extra.weight)
+    assert head.extra.weight.shape == (30, 12 - 6)
+    assert sum(p.numel() for p in head.parameters()) == 12 * 12 + 3 * 12 + 30 * 6 + 30  # no word embeddings
+    words = model.get_input_embeddings().weight
+    states = mobilebert.hidden_states(model, **batch())[-1].flatten(0, 1)
+    head(states, words).logsumexp(-1).sum().backward()
+    gradients = words.grad.abs().sum(1)
+    assert gradients[0] == 0 and (gradients[1:] > 0).all()
+
+
+def test_copy_embeddings():
+    source, target = perturbed(mobilebert.build_ib), mobilebert.build(SHAPE, LABELS, "eager", 2)
+    blocks = copy.deepcopy(target.mobilebert.encoder.state_dict())
+    mobilebert.copy_embeddings(source, target)
+    expected = dict(source.mobilebert.embeddings.named_parameters())
+    found = dict(target.mobilebert.embeddings.named_parameters())
+    assert found.keys() == expected.keys() and len(found) == 7
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert all(torch.equal(value, blocks[name]) for name, value in target.mobilebert.encoder.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("build", "load", "model_type"),
+    [
+        (mobilebert.build, mobilebert.load, "mobilebert"),
+        (mobilebert.build_ib, mobilebert.load_ib, "kdbench_ib_bert"),
+    ],
+)
+def test_save_and_load(tmp_path, build, load, model_type):
+    model = perturbed(build)
+    if build is mobilebert.build_ib:
+        mobilebert.save_ib(model, tmp_path)
+    else:
+        model.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == model_type
+    loaded = load(tmp_path, "eager")
+    assert not loaded.training
+    assert torch.equal(bert.logits(loaded, batch()), bert.logits(model, batch()))
+    torch.testing.assert_close(
+        bert.logits(load(tmp_path, "sdpa"), batch()), bert.logits(model, batch()), rtol=1e-4, atol=1e-4
+    )
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["classifier.bias"]
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"missing: classifier\.bias"):
+        load(tmp_path, "eager")
+
+
+@both
+@pytest.mark.parametrize(("layers", "length"), [(1, 7), (3, 16)])
+def test_flops_equal_torchs_counter(build, layers, length):
+    shape = shape_of(build) | {"layers": layers}
+    model = build(shape, LABELS, "eager", 0).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(input_ids=torch.ones(1, length, dtype=torch.long))
+    assert mobilebert.flops(shape, length, 3, ib=build is mobilebert.build_ib) == counter.get_total_flops()

@@ -1,0 +1,279 @@
+"""What each method trains, what it leaves alone, and what its parts share: on tiny models, through its own functions."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from kdbench.derived import baseline
+from kdbench.hardware import settle
+from kdbench.identity import run_id
+from kdbench.methods import minilm, pkd, tinybert
+from kdbench.models import bert, students
+from kdbench.models.features import hidden_states, queries_keys_values, scores
+
+SHAPE = {"architecture": "bert", "vocab_size": 30, "hidden": 8, "layers": 3, "heads": 2, "ffn": 12, "max_positions": 16}
+
+
+def tiny(seed=0, **changes):
+    return bert.build(SHAPE | {"pad_token_id": 0} | changes, ["a", "b"], "eager", seed).eval()
+
+
+def batch(rows=3, length=7, pad=2):
+    ids = torch.randint(1, 30, (rows, length), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[0, length - pad :] = 0
+    return {"ids": torch.arange(rows), "input_ids": ids, "attention_mask": mask, "labels": torch.zeros(rows).long()}
+
+
+def weights(result, stage=None):
+    folder = Path(result["folder"])
+    return load_file(folder / stage / "student.safetensors" if stage else folder / "model" / "model.safetensors")
+
+
+def changed(before, after):
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def test_hidden_states_and_scores_are_transformers_own():
+    model, inputs = tiny(), batch()
+    given = {key: inputs[key] for key in ("input_ids", "attention_mask")}
+    out = model.bert(**given, output_hidden_states=True, output_attentions=True)
+    states = hidden_states(model.bert, inputs)
+    for ours, theirs in zip(states, out.hidden_states, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    blocked = (1 - inputs["attention_mask"])[:, None, None, :].bool()
+    for layer, x, probabilities in zip(model.bert.encoder.layer, states, out.attentions, strict=False):
+        own = scores(layer, x).masked_fill(blocked, -torch.inf).softmax(-1)
+        torch.testing.assert_close(own, probabilities)
+    assert len(hidden_states(model.bert, inputs, 1)) == 2
+    assert [part.shape for part in queries_keys_values(model.bert.encoder.layer[0], states[0])] == [(3, 2, 7, 4)] * 3
+
+
+@pytest.mark.parametrize(
+    ("choice", "teacher", "student", "expected"),
+    [
+        ("skip", 12, 6, [2, 4, 6, 8, 10]), ("last", 12, 6, [7, 8, 9, 10, 11]), ("skip", 12, 3, [4, 8]),
+        ("last", 12, 3, [10, 11]), ("skip", 24, 6, [4, 8, 12, 16, 20]), ([1, 5], 12, 3, [1, 5]),
+    ],
+)  # fmt: skip
+def test_pkd_maps_layers_as_the_paper(choice, teacher, student, expected):
+    assert pkd.layer_map(choice, teacher, student) == expected
+
+
+def test_tinybert_maps_hidden_states_and_layers_one_apart():
+    assert tinybert.layer_map(12, 4) == [(3, 2), (6, 5), (9, 8), (12, 11)]
+    assert [state for state, _ in tinybert.layer_map(12, 6)] == [2, 4, 6, 8, 10, 12]
+
+
+def tinybert_params(**changes):
+    keys = {"embedding": True, "hidden": True, "attention": True, "padding": "masked", "projection": "separate"}
+    return tinybert.Params(**(keys | changes))
+
+
+@pytest.mark.parametrize("padding", ["masked", "counted"])
+def test_tinybert_terms_are_zero_for_a_copy_and_padding_changes_nothing_where_it_is_masked(padding):
+    teacher = tiny(layers=3).bert
+    projection = tinybert.Projection(8, 8, separate=True)
+    for linear in (projection.hidden, projection.embedding):
+        torch.nn.init.eye_(linear.weight)
+        torch.nn.init.zeros_(linear.bias)
+    same = tinybert.transformer_layers(teacher, teacher, projection, tinybert_params(padding=padding))(batch(), 0)
+    assert {name: value.item() for name, value in same.losses.items()} == pytest.approx(
+        {"embedding": 0, "hidden": 0, "attention": 0}, abs=1e-10
+    )
+    other = tinybert.transformer_layers(tiny(1, layers=3).bert, teacher, projection, tinybert_params(padding=padding))
+    longer = {
+        key: value if value.ndim == 1 else torch.nn.functional.pad(value, (0, 3)) for key, value in batch().items()
+    }
+    short, long = other(batch(), 0).losses, other(longer, 0).losses
+    assert all(value.item() > 0 for value in short.values())
+    alike = all(torch.isclose(short[name], long[name], rtol=1e-5) for name in short)
+    assert alike == (padding == "masked")
+
+
+def test_a_term_that_is_left_out_is_not_there():
+    projection = tinybert.Projection(8, 8, separate=False)
+    student, teacher = tiny(1).bert, tiny().bert
+    terms = tinybert.transformer_layers(
+        student, teacher, projection, tinybert_params(attention=False, projection="shared")
+    )
+    assert set(terms(batch(), 0).losses) == {"embedding", "hidden"}
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_minilm_trains_up_to_the_last_layers_projections_and_nothing_after(version):
+    student, teacher = tiny(1).bert, tiny(0).bert.requires_grad_(False)
+    p = minilm.Params(version=version, teacher_layer=None, relation_heads=4 if version == "v2" else None, assistants=[])
+    same = minilm.relations(teacher, teacher, p, None)(batch(), 0)
+    assert sum(value.item() for value in same.losses.values()) == pytest.approx(0, abs=1e-6)
+    loss = minilm.relations(student, teacher, p, None)(batch(), 0)
+    sum(loss.losses.values()).backward()
+    trained = {name for name, parameter in student.named_parameters() if parameter.grad is not None}
+    last = {name for name in trained if name.startswith("encoder.layer.2")}
+    assert last == {
+        f"encoder.layer.2.attention.self.{part}.{kind}"
+        for part in ("query", "key", "value")
+        for kind in ("weight", "bias")
+    }
+    assert any(name.startswith("encoder.layer.1.output") for name in trained)
+    assert not any(name.startswith("pooler") for name in trained)
+
+
+def test_minilm_reads_the_chosen_teacher_layer():
+    teacher = tiny().bert
+    query, _, _ = minilm.last_qkv(teacher, batch(), 2)
+    states = hidden_states(teacher, batch())
+    torch.testing.assert_close(query, queries_keys_values(teacher.encoder.layer[1], states[1])[0])
+
+
+def test_minilm_assistants_are_stages_of_the_general_run(configure, execute):
+    result = execute(configure("method=minilm", "method.assistants=[[3,8],[2,8]]", "phase=general"))
+    assert [stage["folder"] for stage in result["stages"]] == ["00_assistant_0", "01_assistant_1", "02_distillation"]
+
+
+@pytest.mark.parametrize("method", ["pkd", "logit_kd"])
+def test_without_distillation_it_is_the_direct_fine_tune(configure, execute, method):
+    off = ["method.alpha=0", *(["method.beta=0"] if method == "pkd" else [])]
+    config = configure(f"method={method}", *off)
+    own, direct = execute(config), execute(baseline(config))
+    assert not changed(weights(own), weights(direct))
+
+
+def test_pkd_reads_the_cache_as_it_would_read_the_teacher(configure, execute, tmp_path):
+    first = execute(configure("method=pkd"))
+    again = execute(configure("method=pkd", f"outputs={tmp_path / 'again'}"))
+    assert not changed(weights(first), weights(again))
+
+
+def test_fastbert_stands_still_but_for_the_branches(configure, execute):
+    result = execute(configure("method=fastbert"))
+    before, after = (weights(result, stage) for stage in ("00_training", "01_self_distillation"))
+    assert {name.split(".")[1] for name in changed(before, after)} == {"0", "1"}
+    assert all(name.startswith("branches.") for name in changed(before, after))
+    curve = result["reported"]["curve_test"]
+    exits = [point["mean_exit_layer"] for point in curve]
+    assert exits[0] == 3 and exits == sorted(exits, reverse=True)
+    assert all(abs(sum(point["exit_shares"]) - 1) < 1e-9 and point["n"] == 40 for point in curve)
+    assert set(result["reported"]["latency_by_speed"]) == {f"{point['speed']:g}" for point in curve}
+    at_speed = next(point for point in curve if point["speed"] == 0.5)
+    assert at_speed["accuracy"] == pytest.approx(result["metrics"]["test"]["accuracy"])
+
+
+def layers_of(names):
+    return {int(name.split("layer.")[1].split(".")[0]) for name in names if "layer." in name}
+
+
+@pytest.mark.parametrize(("freeze", "moving"), [("soft", {0, 1}), ("hard", {1})])
+def test_progressive_transfer_moves_one_block_after_another(configure, execute, freeze, moving):
+    result = execute(configure("method=mobilebert", f"method.freeze={freeze}", "phase=general"))
+    names = [stage["folder"] for stage in result["stages"]]
+    assert names == ["00_transfer_0", "01_transfer_1", "02_distillation"]
+    first, second = (changed(weights(result, a), weights(result, b)) for a, b in zip(names, names[1:], strict=False))
+    assert layers_of(first) == moving and all("layer." in name for name in first)
+    assert any("embeddings" in name for name in second)
+
+
+@pytest.mark.parametrize("strategy", ["akt", "jkt"])
+def test_the_other_strategies(configure, execute, strategy):
+    result = execute(configure("method=mobilebert", f"method.strategy={strategy}", "phase=general"))
+    assert len(result["stages"]) == {"akt": 1, "jkt": 2}[strategy]
+
+
+@pytest.mark.parametrize("method", ["mlm", "distilbert", "tinybert", "minilm", "mobilebert"])
+def test_stages_before_the_task_are_a_run_that_seeds_share(configure, execute, tmp_path, method):
+    first, second = (execute(configure(f"method={method}", f"seed={seed}")) for seed in (0, 1))
+    general = [path for path in (tmp_path / "outputs/tiny" / method).glob("*/seed*") if path.is_dir()]
+    assert len(general) == 1
+    assert first["cost"]["general_seconds"] == second["cost"]["general_seconds"] > 0
+    assert changed(weights(first), weights(second))
+
+
+def test_the_general_run_does_not_depend_on_the_task(configure):
+    from kdbench.derived import general_run
+
+    a, b = (
+        general_run(configure("method=tinybert", *more)) for more in ([], ["schedule.lr=1e-3", "method.augment=false"])
+    )
+    c = general_run(configure("method=tinybert", "method.attention=false"))
+    ids = [run_id(config, settle(config.hardware)) for config in (a, b, c)]
+    assert ids[0] == ids[1] != ids[2]
+
+
+def test_a_finished_student_teaches_the_next_one(configure, execute):
+    assistant = execute(configure("method=finetune", "student.layers=3"))
+    config = configure(
+        "method=pkd", "method.patient_layers=last", "teacher=run", f"teacher.path={assistant['folder']}",
+        "student.layers=2", "~teacher.schedule",
+    )  # fmt: skip
+    result = execute(config)
+    assert config.teacher.layers == 3 and config.teacher.name == "finetune_bert_3l"
+    assert result["teacher"]["id"] == assistant["id"]
+    assert result["teacher"]["metrics"] == assistant["metrics"]
+
+
+@pytest.mark.parametrize("method", ["logit_kd", "theseus"])
+def test_a_student_may_be_as_large_as_its_teacher(configure, execute, method):
+    result = execute(configure(f"method={method}", "student=full", "student.layers=4"))
+    assert result["identity"]["layers"] == 4
+
+
+def test_the_mlm_head_is_transformers_own(tmp_path):
+    from transformers import BertConfig, BertForMaskedLM
+
+    config = BertConfig(
+        vocab_size=30, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,
+        max_position_embeddings=16,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = BertForMaskedLM(config).eval()
+    torch.nn.init.normal_(model.cls.predictions.bias)
+    model.save_pretrained(tmp_path / "with")
+    head = bert.load_mlm_head(tmp_path / "with")
+    hidden = torch.randn(5, 8)
+    torch.testing.assert_close(head(hidden, students.word_embeddings(model.bert)), model.cls(hidden))
+    model.bert.save_pretrained(tmp_path / "without")
+    assert bert.load_mlm_head(tmp_path / "without") is None
+
+
+def test_the_relu_head_survives_its_folder_and_no_other_loader_takes_it(configure, execute):
+    from transformers import AutoModelForSequenceClassification
+
+    result = execute(configure("method=tinybert", "method.relu_head=true", "method.augment=false"))
+    folder = Path(result["folder"]) / "model"
+    model = students.load(folder)
+    inputs = batch()
+    inputs["input_ids"] %= 27
+    pooled = model.bert(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).pooler_output
+    torch.testing.assert_close(students.logits(model, inputs), model.classifier(pooled.relu()))
+    with pytest.raises((ValueError, KeyError)):
+        AutoModelForSequenceClassification.from_pretrained(folder)
+
+
+def test_tinybert_leaves_its_projection_out_of_the_export(configure, execute):
+    result = execute(configure("method=tinybert", "method.augment=false"))
+    assert not any("projection" in name or "fit" in name for name in weights(result))
+    assert (Path(result["folder"]) / "00_intermediate" / "extra.safetensors").is_file()
+
+
+def test_augmentation_is_labelled_by_the_teacher(configure, execute):
+    plain, more = (execute(configure("method=bilstm", f"method.augment={value}")) for value in ("false", "true"))
+    assert more["reported"]["augmented_examples"] > 0
+    assert more["stages"][0]["steps"] > plain["stages"][0]["steps"]
+
+
+def test_the_cascade_is_both_its_models(configure, execute):
+    result = execute(configure("method=cascade"))
+    points = {point["speed"]: point for point in result["reported"]["curve_test"]}
+    small, large = (points[speed]["accuracy"] for speed in (1.0, 0.0))
+    assert large == pytest.approx(result["teacher"]["metrics"]["test"]["accuracy"])
+    assert result["metrics"]["test"]["accuracy"] == pytest.approx(points[0.5]["accuracy"])
+    assert points[0.0]["mean_exit_layer"] == 2 and 0 <= small <= 1
+
+
+@pytest.mark.parametrize("vectors", ["random", "teacher"])
+def test_bilstm_starts_from_the_vectors_that_are_asked_for(configure, execute, vectors):
+    result = execute(configure("method=finetune", "student=bilstm_300", "method.init.weights=random", "student.hidden=6",
+                               "student.ffn=8", "student.embedding=8", f"student.word_vectors={vectors}"))  # fmt: skip
+    assert result["identity"]["student"] == "bilstm_6"
