@@ -1,9 +1,11 @@
-"""What each method trains, what it leaves alone, and what its parts share: on tiny models, through its own functions."""
+"""What each method trains, what it leaves alone, and what its parts share, on tiny models."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from kdbench.derived import baseline
@@ -84,9 +86,7 @@ def test_tinybert_terms_are_zero_for_a_copy_and_padding_changes_nothing_where_it
         {"embedding": 0, "hidden": 0, "attention": 0}, abs=1e-10
     )
     other = tinybert.transformer_layers(tiny(1, layers=3).bert, teacher, projection, tinybert_params(padding=padding))
-    longer = {
-        key: value if value.ndim == 1 else torch.nn.functional.pad(value, (0, 3)) for key, value in batch().items()
-    }
+    longer = {key: value if value.ndim == 1 else F.pad(value, (0, 3)) for key, value in batch().items()}
     short, long = other(batch(), 0).losses, other(longer, 0).losses
     assert all(value.item() > 0 for value in short.values())
     alike = all(torch.isclose(short[name], long[name], rtol=1e-5) for name in short)
@@ -170,7 +170,7 @@ def test_progressive_transfer_moves_one_block_after_another(configure, execute, 
     result = execute(configure("method=mobilebert", f"method.freeze={freeze}", "phase=general"))
     names = [stage["folder"] for stage in result["stages"]]
     assert names == ["00_transfer_0", "01_transfer_1", "02_distillation"]
-    first, second = (changed(weights(result, a), weights(result, b)) for a, b in zip(names, names[1:], strict=False))
+    first, second = (changed(weights(result, a), weights(result, b)) for a, b in pairwise(names))
     assert layers_of(first) == moving and all("layer." in name for name in first)
     assert any("embeddings" in name for name in second)
 
@@ -205,7 +205,7 @@ def test_a_finished_student_teaches_the_next_one(configure, execute):
     assistant = execute(configure("method=finetune", "student.layers=3"))
     config = configure(
         "method=pkd", "method.patient_layers=last", "teacher=run", f"teacher.path={assistant['folder']}",
-        "student.layers=2", "~teacher.schedule",
+        "student.layers=2",
     )  # fmt: skip
     result = execute(config)
     assert config.teacher.layers == 3 and config.teacher.name == "finetune_bert_3l"
@@ -274,6 +274,6 @@ def test_the_cascade_is_both_its_models(configure, execute):
 
 @pytest.mark.parametrize("vectors", ["random", "teacher"])
 def test_bilstm_starts_from_the_vectors_that_are_asked_for(configure, execute, vectors):
-    result = execute(configure("method=finetune", "student=bilstm_300", "method.init.weights=random", "student.hidden=6",
-                               "student.ffn=8", "student.embedding=8", f"student.word_vectors={vectors}"))  # fmt: skip
+    small = ["student.hidden=6", "student.ffn=8", "student.embedding=8", f"student.word_vectors={vectors}"]
+    result = execute(configure("method=finetune", "student=bilstm_300", "method.init.weights=random", *small))
     assert result["identity"]["student"] == "bilstm_6"
