@@ -179,7 +179,8 @@ def baseline_command(config: RunConfig) -> str:
     configs = HydraConfigs(GlobalHydra.instance().config_loader())
     runtime = HydraConfig.get().runtime
     choices = group_choices(runtime.choices) | {"method": config.method.name}
-    choices.pop("experiment", None)
+    for group in ("experiment", *(["corpus"] if config.corpus is None else [])):
+        choices.pop(group, None)
     default = configs.compose(()).choices
     words = [f"{group}={choice}" for group, choice in choices.items() if choice != default.get(group, "default")]
     settings = differences(configs.compose(tuple(words)).cfg, config)

@@ -84,19 +84,32 @@ def judge(configs: Configs, argv: list[str], texts: list[str], multirun: bool) -
         found += [needs_multirun(o, is_choice(configs, o)) for o in swept]
         overrides = [o for o in overrides if not o.sweep or is_choice(configs, o)]
     jobs = list(itertools.product(*({o.key: o.sweep or [o.text] for o in overrides}.values())))
-    judged: list[Fault] = []
-    seen: set[Any] = set()
-    for job in jobs:
-        parts = {frozenset(text for text in job if text.startswith("seed=") is seed) for seed in (True, False)}
-        if not parts <= seen:  # nothing depends on the seed: each is judged once, and so is all else
-            judged += judge_job(configs, [configs.parse(text) for text in job])
-        seen |= parts
+    judged = judge_jobs(configs, jobs)
     unjudged = {fault.key for fault in found}
     found += [fault for fault in judged if fault.key not in unjudged]
     typed = [text.partition("=")[0].lstrip("+~") for text in texts]
     found.sort(key=lambda fault: typed.index(key) if (key := fault.key.lstrip("+~")) in typed else len(typed))
     plain = {o.text for o in overrides if o.plain and not is_choice(configs, o)}
     return Command(argv, list(dict.fromkeys(found)), plain, {o.key for o in swept}, len(jobs))
+
+
+def judge_jobs(configs: Configs, jobs: list[tuple[str, ...]]) -> list[Fault]:
+    """The faults of a sweep's jobs; where values are wrong by themselves, not those of pairs of values too."""
+    judged: list[Fault] = []
+    seen: set[Any] = set()
+
+    def changed(job: tuple[str, ...]) -> int:
+        """0 for the first job, 1 where it differs in one key: what is wrong by itself is found among these."""
+        return min(2, sum(text != first for text, first in zip(job, jobs[0], strict=True)))
+
+    for job in sorted(jobs, key=changed):
+        if judged and changed(job) == 2:
+            break  # a large grid with a fault is refused as quickly as a small one
+        parts = {frozenset(text for text in job if text.startswith("seed=") is seed) for seed in (True, False)}
+        if not parts <= seen:  # nothing depends on the seed: each is judged once, and so is all else
+            judged += judge_job(configs, [configs.parse(text) for text in job])
+        seen |= parts
+    return judged
 
 
 def grid_of(configs: Configs, texts: list[str]) -> list[str]:

@@ -26,6 +26,11 @@ def same(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+def steady(result: dict) -> dict:
+    """What the method reported, without measured times."""
+    return {name: value for name, value in result["reported"].items() if not name.startswith("latency")}
+
+
 def test_each_method_has_its_yaml_and_the_other_way_round():
     assert sorted(path.stem for path in (ROOT / "conf/method").glob("*.yaml")) == METHODS
 
@@ -76,7 +81,7 @@ def test_killed_and_resumed_equals_unbroken(configure, execute, tmp_path, monkey
     monkeypatch.setattr(train._Trainer, "_step", counted)
     resumed = execute(configure(f"method={method}", elsewhere))
     assert same(weights(whole), weights(resumed))
-    assert whole["metrics"] == resumed["metrics"] and whole["reported"] == resumed["reported"]
+    assert whole["metrics"] == resumed["metrics"] and steady(whole) == steady(resumed)
     assert len(taken) - len(set(taken)) <= 5  # checkpoint_every
 
 

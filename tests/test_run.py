@@ -218,17 +218,17 @@ def test_cached_teacher_logits_equal_live_ones_and_a_damaged_cache_is_rebuilt(ba
         return bert.logits(run.teacher, batch)
 
     file = Path(teacher_result["folder"]) / "model" / "model.safetensors"
-    first, again = (cached_outputs(examples, predict, file, "fp32", tmp_path) for _ in range(2))
+    first, again = (cached_outputs("logits", examples, predict, file, "fp32", tmp_path) for _ in range(2))
     count = len(calls)
     torch.testing.assert_close(
         first, compute_outputs(examples, lambda b, s: bert.logits(run.teacher, b)), rtol=0, atol=1e-6
     )
     assert torch.equal(first, again)
-    batch = next(run.batches("training", teacher_logits=True).epoch(0))
+    batch = next(run.batches("training", "logits").epoch(0))
     torch.testing.assert_close(batch["teacher_logits"], bert.logits(run.teacher, batch), rtol=0, atol=1e-5)
     path = next((tmp_path / "teacher").glob("*.safetensors"))
     path.write_bytes(path.read_bytes()[:-40])
-    assert torch.equal(cached_outputs(examples, predict, file, "fp32", tmp_path), first)
+    assert torch.equal(cached_outputs("logits", examples, predict, file, "fp32", tmp_path), first)
     assert len(calls) == 2 * count
 
 

@@ -49,9 +49,10 @@ class Params:
                 f"must equal teacher.heads={teacher.heads} (MiniLM compares head by head; v2 need not)",
             )
         heads = self.relation_heads if self.version == "v2" and self.relation_heads else student.heads
-        for key, width in (("teacher", teacher.hidden), ("student", student.hidden)):
-            if heads and width % heads:
-                yield "method.relation_heads", f"must divide {key}.hidden={width}"
+        if heads and teacher.hidden % heads:
+            yield "method.relation_heads", f"must divide teacher.hidden={teacher.hidden}"
+        elif heads and student.hidden % heads:
+            yield "method.relation_heads", f"must divide student.hidden={student.hidden}"
         for _, width in self.assistants:
             if width % (student.heads or 1):
                 yield "method.assistants", f"a width of {width} does not divide into student.heads={student.heads}"
