@@ -19,7 +19,11 @@ def uses_general(config: RunConfig) -> bool:
 def finetune(config: RunConfig, student: StudentConfig, schedule: ScheduleConfig, seed: int) -> RunConfig:
     """The direct fine-tune of `student` on the data set of `config`: first pretrained layers where they fit."""
     teacher = config.teacher
-    fits = all(getattr(student, key) == getattr(teacher, key) for key in ("hidden", "heads", "ffn"))
+    if student.architecture == "fastbert":  # its baseline has one classifier
+        student = dataclasses.replace(student, name=f"bert_{student.layers}l", architecture="bert")
+    fits = student.architecture in ("bert", "distilbert") and all(
+        getattr(student, key) == getattr(teacher, key) for key in ("hidden", "heads", "ffn")
+    )
     init = InitConfig("pretrained" if fits and student.layers <= teacher.layers else "random", "first")
     method = method_schema("finetune")(name="finetune", init=init, stages={"training": schedule})
     return dataclasses.replace(

@@ -12,7 +12,7 @@ from kdbench.derived import baseline
 from kdbench.hardware import settle
 from kdbench.identity import run_id
 from kdbench.methods import minilm, pkd, tinybert
-from kdbench.models import bert, students
+from kdbench.models import bert, features, students
 from kdbench.models.features import hidden_states, queries_keys_values, scores
 
 SHAPE = {"architecture": "bert", "vocab_size": 30, "hidden": 8, "layers": 3, "heads": 2, "ffn": 12, "max_positions": 16}
@@ -77,7 +77,7 @@ def tinybert_params(**changes):
 @pytest.mark.parametrize("padding", ["masked", "counted"])
 def test_tinybert_terms_are_zero_for_a_copy_and_padding_changes_nothing_where_it_is_masked(padding):
     teacher = tiny(layers=3).bert
-    projection = tinybert.Projection(8, 8, separate=True)
+    projection = features.Projection(8, 8, separate=True)
     for linear in (projection.hidden, projection.embedding):
         torch.nn.init.eye_(linear.weight)
         torch.nn.init.zeros_(linear.bias)
@@ -94,7 +94,7 @@ def test_tinybert_terms_are_zero_for_a_copy_and_padding_changes_nothing_where_it
 
 
 def test_a_term_that_is_left_out_is_not_there():
-    projection = tinybert.Projection(8, 8, separate=False)
+    projection = features.Projection(8, 8, separate=False)
     student, teacher = tiny(1).bert, tiny().bert
     terms = tinybert.transformer_layers(
         student, teacher, projection, tinybert_params(attention=False, projection="shared")
@@ -156,7 +156,7 @@ def test_fastbert_stands_still_but_for_the_branches(configure, execute):
     exits = [point["mean_exit_layer"] for point in curve]
     assert exits[0] == 3 and exits == sorted(exits, reverse=True)
     assert all(abs(sum(point["exit_shares"]) - 1) < 1e-9 and point["n"] == 40 for point in curve)
-    assert set(result["reported"]["latency_by_speed"]) == {f"{point['speed']:g}" for point in curve}
+    assert set(result["reported"]["latency_by_speed"]) == {"0", "0.1", "0.5", "0.8"}
     at_speed = next(point for point in curve if point["speed"] == 0.5)
     assert at_speed["accuracy"] == pytest.approx(result["metrics"]["test"]["accuracy"])
 
@@ -277,3 +277,18 @@ def test_bilstm_starts_from_the_vectors_that_are_asked_for(configure, execute, v
     small = ["student.hidden=6", "student.ffn=8", "student.embedding=8", f"student.word_vectors={vectors}"]
     result = execute(configure("method=finetune", "student=bilstm_300", "method.init.weights=random", *small))
     assert result["identity"]["student"] == "bilstm_6"
+
+
+@pytest.mark.parametrize(
+    ("method", "architecture", "weights_"),
+    [
+        ("fastbert", "bert", "pretrained"), ("distilbert", "distilbert", "pretrained"), ("pkd", "bert", "pretrained"),
+        ("bilstm", "bilstm", "random"), ("mobilebert", "mobilebert", "random"), ("tinybert", "bert", "random"),
+    ],
+)  # fmt: skip
+def test_the_baseline_is_the_same_student_fine_tuned_directly(configure, method, architecture, weights_):
+    config = configure(f"method={method}")
+    direct = baseline(config)
+    assert direct.method.name == "finetune" and direct.method.init.weights == weights_
+    assert (direct.student.architecture, direct.student.layers) == (architecture, config.student.layers)
+    assert direct.schedule == config.schedule and direct.corpus is None and direct.phase == "task"

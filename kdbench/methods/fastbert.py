@@ -23,13 +23,17 @@ if TYPE_CHECKING:
     from kdbench.schema import RunConfig
 
 
+SHARES = Rule("numbers from 0 to 1", lambda given: all(0 <= share <= 1 for share in given))
+
+
 @dataclass
 class Params:
     needs: ClassVar[frozenset[str]] = frozenset({"encoder"})
     students: ClassVar[frozenset[str]] = frozenset({"fastbert"})
 
     speed: float = option(between(0, 1))
-    speeds: list[float] = option(Rule("numbers from 0 to 1", lambda given: all(0 <= speed <= 1 for speed in given)))
+    speeds: list[float] = option(SHARES)  # of the curve
+    timed_speeds: list[float] = option(SHARES)  # where the clock is read too
 
     def conflicts(self, config: "RunConfig") -> Iterator[tuple[str, str]]:
         """(key, problem) where there is no layer to leave after."""
@@ -60,11 +64,10 @@ def stages(run: "Run", p: Params) -> Iterator[Stage]:
     params, schedule = [ParamGroup(branch) for branch in student.branches[:-1]], run.schedule("self_distillation")
     data = run.batches("self_distillation")
     yield Stage("self_distillation", student, self_distillation, data, schedule, params, predict={})
-    student.speed = p.speed
-    report_curves(run, student, p.speeds)
+    report_curves(run, student, p)
 
 
-def report_curves(run: "Run", student: Any, speeds: list[float]) -> None:
+def report_curves(run: "Run", student: Any, p: Params) -> None:
     """Accuracy, FLOPs and exit layers at every speed on dev and test; times at batch 1 and 32 on test examples."""
     shape, length, classes = run.shape(run.config.student), run.config.dataset.max_length, len(run.data.label_names)
 
@@ -73,11 +76,11 @@ def report_curves(run: "Run", student: Any, speeds: list[float]) -> None:
 
     for name, split in {"dev": run.data.dev, "test": run.data.test}.items():
         logits = run.outputs(split, lambda batch, step: branch_logits(student, batch).transpose(0, 1))
-        points = curve(logits.transpose(0, 1).numpy(), split.labels, speeds, cost, full_flops(shape, length))
+        points = curve(logits.transpose(0, 1).numpy(), split.labels, p.speeds, cost, full_flops(shape, length))
         run.report(f"curve_{name}", points)
     timed = {}
-    for speed in speeds:
-        student.speed, before = speed, student.speed
+    for speed in p.timed_speeds:
+        student.speed = speed
         timed[f"{speed:g}"] = run.latency(student)
-        student.speed = before
+    student.speed = p.speed
     run.report("latency_by_speed", timed)

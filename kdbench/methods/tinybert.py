@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor, nn
 
 from kdbench.losses import attention_score_mse, hidden_mse, soft_cross_entropy
 from kdbench.models.bert import logits, use_relu_head
-from kdbench.models.features import hidden_states, scores
+from kdbench.models.features import Projection, hidden_states, scores
 from kdbench.options import MISSING, above, at_least, between, one_of, option, or_none
 from kdbench.stage import Batch, Objective, Stage, Terms
 
@@ -54,19 +53,6 @@ class Params:
             yield "method.augment", "must be false for pairs: words are replaced in single texts"
         if not self.prediction:
             yield "method.prediction", "must be true: without it the classifier learns nothing"
-
-
-class Projection(nn.Module):
-    """W of the hidden states and, where it is separate, of the embeddings: (B, T, H_s) -> (B, T, H_t)."""
-
-    def __init__(self, student: int, teacher: int, separate: bool) -> None:
-        super().__init__()
-        self.hidden = nn.Linear(student, teacher)
-        self.embedding = nn.Linear(student, teacher) if separate else None
-
-    def forward(self, state: Tensor, layer: int) -> Tensor:
-        project = self.embedding if layer == 0 and self.embedding is not None else self.hidden
-        return project(state)
 
 
 def layer_map(teacher: int, student: int) -> list[tuple[int, int]]:

@@ -7,7 +7,7 @@ transformers' `output_attentions` gives probabilities after dropout, and its fus
 import math
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdbench.models.bert import attention_bias
 from kdbench.stage import Batch
@@ -46,3 +46,16 @@ def scores(layer: Any, x: Tensor) -> Tensor:
         for part in (attention.query(x), attention.key(x))
     )
     return query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+
+
+class Projection(nn.Module):
+    """TinyBERT's W of the hidden states and, where it is separate, of the embeddings: (B, T, H_s) -> (B, T, H_t)."""
+
+    def __init__(self, student: int, teacher: int, separate: bool) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(student, teacher)
+        self.embedding = nn.Linear(student, teacher) if separate else None
+
+    def forward(self, state: Tensor, layer: int) -> Tensor:
+        project = self.embedding if layer == 0 and self.embedding is not None else self.hidden
+        return project(state)
