@@ -1,5 +1,7 @@
 """Settle device, precision, attention kernel and threads; `auto` is replaced by what the machine has."""
 
+import ctypes
+import platform
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +12,7 @@ from kdbench.errors import UserError
 from kdbench.schema import HardwareConfig
 
 _THREADS = torch.get_num_threads()  # torch's own choice: cores, or OMP_NUM_THREADS
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's mallopt(3)
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Hardware:
 
 
 def settle(config: HardwareConfig) -> Hardware:
-    """What a run uses, with `auto` decided by the machine; sets torch's thread count.
+    """What a run uses, with `auto` decided by the machine; sets torch's thread count and the allocator.
 
     Raises UserError for a device that is not there.
     """
@@ -33,7 +36,21 @@ def settle(config: HardwareConfig) -> Hardware:
     # head width 32: 190 against 130 ms a step); on a GPU it is the faster one.
     attention = config.attention if config.attention != "auto" else ("eager" if device == "cpu" else "sdpa")
     torch.set_num_threads(config.threads or _THREADS)
+    _keep_freed_memory()
     return Hardware(device, precision, attention, torch.get_num_threads())
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc reuse freed memory instead of returning it to the kernel.
+
+    A training step frees and asks for the same tensors again; pages that come back from the kernel are cleared
+    first, which took a sixth of a step (measured: scripts/bench/NOTES.md).
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(_M_TOP_PAD, 64 << 20)
 
 
 def accelerator(hardware: Hardware) -> Accelerator:
