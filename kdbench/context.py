@@ -19,7 +19,8 @@ from kdbench.data.datasets import Split
 from kdbench.data.teacher_cache import cached_outputs, compute_outputs
 from kdbench.derived import finetune
 from kdbench.hardware import Hardware
-from kdbench.models import features, students
+from kdbench.models import students
+from kdbench.models.bert import first_tokens
 from kdbench.results import read_result
 from kdbench.schema import RunConfig
 from kdbench.stage import Data, Predict, Schedule
@@ -68,7 +69,10 @@ class Run(RunModels):
         teacher = self.teacher
         assert self.teacher_result is not None
         weights = Path(self.teacher_result["folder"]) / "model" / "model.safetensors"
-        function = {"logits": students.logits, "cls": lambda model, batch: features.cls(model.bert, batch)}[what]
+        function = {
+            "logits": students.logits,
+            "cls": lambda model, batch: torch.cat(first_tokens(model.bert, batch), 1),
+        }[what]
         predict = self._autocast(lambda batch, step: function(teacher, batch))
         compute = f"{self.hardware.precision} {self.hardware.attention}"
         return cached_outputs(what, self.examples(split, self.encoder_folder), predict, weights, compute, self.cache)
@@ -117,7 +121,7 @@ class Run(RunModels):
 
         def logits(batch: Any) -> Tensor:
             moved = {name: value.to(self.accelerator.device) for name, value in batch.items()}
-            return students.logits(model, moved)  # type: ignore[arg-type]
+            return students.forward(model, moved)  # type: ignore[arg-type]
 
         return evaluate.latency(evaluate.examples_call(logits, self.examples(self.data.test)))
 
@@ -157,3 +161,8 @@ class Run(RunModels):
                 return predict(moved, step)  # type: ignore[arg-type]
 
         return on_device
+
+
+def first_tokens_of(model: Any, batch: Any) -> Tensor:
+    """(B, L, H)"""
+    return torch.cat(first_tokens(model.bert, batch), dim=1)

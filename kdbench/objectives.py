@@ -5,7 +5,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from kdbench.losses import cross_entropy, masked_cross_entropy, soft_kl
-from kdbench.models.bert import logits
+from kdbench.models.students import logits
 from kdbench.stage import IGNORED, Batch, Objective, Terms
 
 

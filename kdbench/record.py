@@ -103,15 +103,15 @@ def _network(run: "Run", student: Any) -> tuple[dict[str, Any], dict[str, NDArra
     model = students.load(run.folder / "model", run.hardware.attention).to(run.accelerator.device)
     device, length = run.accelerator.device, run.config.dataset.max_length
 
-    def predict(batch: Any, step: int) -> Any:
-        return students.logits(model, {name: value.to(device) for name, value in batch.items()})  # type: ignore[arg-type]
+    def forward(batch: Any, step: int = 0) -> Any:
+        return students.forward(model, {name: value.to(device) for name, value in batch.items()})  # type: ignore[arg-type]
 
-    logits = {name: compute_outputs(run.examples(getattr(run.data, name)), predict).numpy() for name in ("dev", "test")}
+    logits = {name: compute_outputs(run.examples(getattr(run.data, name)), forward).numpy() for name in ("dev", "test")}
     shape = run.shape(run.config.student)
     if shape["architecture"] == "fastbert":  # random tokens would not leave as real ones do
-        call = evaluate.examples_call(lambda batch: predict(batch, 0), run.examples(run.data.test))
+        call = evaluate.examples_call(forward, run.examples(run.data.test))
     else:
-        call = evaluate.model_call(lambda batch: predict(batch, 0), length, shape["vocab_size"], shape["pairs"])
+        call = evaluate.model_call(forward, length, shape["vocab_size"], shape["pairs"])
     return {
         "parameters": evaluate.parameters(model),
         "flops_per_example": students.flops(shape, length, len(run.data.label_names)),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from kdbench.losses import cross_entropy, logit_mse
-from kdbench.models.bert import logits
+from kdbench.models.students import logits
 from kdbench.options import MISSING, at_least, between, one_of, option
 from kdbench.stage import Batch, Stage, Terms
 

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from kdbench.losses import cosine_distance, soft_kl
-from kdbench.models.bert import logits
-from kdbench.models.students import base, last_hidden, mlm_head, word_embeddings
+from kdbench.models.students import base, last_hidden, logits, mlm_head, word_embeddings
 from kdbench.objectives import masked_lm, soft_and_hard, supervised
 from kdbench.options import MISSING, above, at_least, between, one_of, option
 from kdbench.stage import IGNORED, Batch, Stage, Terms

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from kdbench.models.bert import logits
+from kdbench.models.students import logits
 from kdbench.objectives import soft_and_hard
 from kdbench.options import MISSING, above, between, one_of, option
 from kdbench.stage import Batch, Stage, Terms

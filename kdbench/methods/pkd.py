@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from kdbench.losses import patience
-from kdbench.models.bert import head
-from kdbench.models.features import hidden_states
+from kdbench.models.bert import first_tokens, head
 from kdbench.objectives import soft_and_hard
 from kdbench.options import MISSING, Rule, above, at_least, between, one_of, option
 from kdbench.stage import Batch, Stage, Terms
@@ -72,10 +71,10 @@ def stages(run: "Run", p: Params) -> Iterator[Stage]:
     chosen = torch.tensor(layer_map(p.patient_layers, teacher.layers, run.config.student.layers)) - 1
 
     def objective(batch: Batch, step: int) -> Terms:
-        states = hidden_states(student.bert, batch)
-        losses = soft_and_hard(head(student, states[-1]), batch, p)
+        *below, last = first_tokens(student.bert, batch)
+        losses = soft_and_hard(head(student, last), batch, p)
         if p.beta > 0:
-            own = torch.stack([state[:, 0] for state in states[1:-1]], dim=1)
+            own = torch.cat(below, dim=1)
             target = batch["teacher_cls"][:, chosen.to(own.device)]
             losses["patience"] = p.beta * patience(own, target, p.normalise, p.patient_reduction)
         return Terms(losses)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kdbench.losses import cross_entropy
-from kdbench.models.bert import copy_head, logits
+from kdbench.models.bert import copy_head, first_tokens, head, logits
 from kdbench.models.theseus import draw_epsilon, hybrid_logits, linear_rate
 from kdbench.objectives import supervised
 from kdbench.options import above, between, one_of, option, or_none
@@ -100,12 +100,6 @@ def grafted(predecessor: Any, successor: Any) -> Predict:
     """Logits of the predecessor's encoder under the successor's head."""
 
     def predict(batch: Batch, step: int) -> Tensor:
-        hidden = predecessor.bert(
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
-            token_type_ids=batch.get("token_type_ids"),
-        ).last_hidden_state
-        pooled = successor.bert.pooler(hidden)
-        return successor.classifier(pooled)
+        return head(successor, first_tokens(predecessor.bert, batch)[-1])
 
     return predict

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from kdbench.losses import attention_score_mse, hidden_mse, soft_cross_entropy
-from kdbench.models.bert import logits, use_relu_head
+from kdbench.models.bert import logits
 from kdbench.models.features import Projection, hidden_states, scores
+from kdbench.models.relu_head import use_relu_head
 from kdbench.options import MISSING, above, at_least, between, one_of, option, or_none
 from kdbench.stage import Batch, Objective, Stage, Terms
 

@@ -4,19 +4,16 @@ transformers is imported inside the functions: methods import this module, and a
 """
 
 import copy
-import json
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from kdbench.errors import UserError
 from kdbench.stage import Batch
-
-RELU_BERT = "kdbench_relu_bert"
 
 
 def build(shape: dict[str, int], label_names: list[str], attention: str, seed: int) -> Any:
@@ -130,38 +127,6 @@ def load_mlm_head(folder: Path) -> MlmHead | None:
     return head.eval()
 
 
-class ReluDropout(nn.Dropout):
-    """ReLU before the classifier's dropout: TinyBERT's head in the authors' code."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(F.relu(x))
-
-
-def use_relu_head(model: Any) -> None:
-    """Put a ReLU between pooler and classifier. Such a model is no stock architecture: kdbench.load reads it."""
-    model.dropout = ReluDropout(model.dropout.p)
-    model.config.relu_head = True
-
-
-def save_relu_head(model: Any, folder: Path) -> None:
-    """The model's folder, under a model_type of its own, so that no other loader takes it for a plain BERT."""
-    model.save_pretrained(folder)
-    path = folder / "config.json"
-    path.write_text(path.read_text(encoding="utf8").replace('"model_type": "bert"', f'"model_type": "{RELU_BERT}"'))
-
-
-def load_relu_head(folder: Path, attention: str) -> Any:
-    """What `save_relu_head` wrote, in evaluation mode."""
-    from transformers import BertConfig, BertForSequenceClassification
-
-    stored = json.loads((folder / "config.json").read_text(encoding="utf8")) | {"model_type": "bert"}
-    config = BertConfig.from_dict(stored, attn_implementation=attention)
-    model: Any = BertForSequenceClassification(config)
-    model.load_state_dict(load_file(folder / "model.safetensors"))
-    use_relu_head(model)
-    return model.eval()
-
-
 def flops(shape: dict[str, Any], length: int, classes: int) -> int:
     """FLOPs of one example of `length` tokens: 2 per multiply-add in matrix products, nothing else.
 
@@ -219,7 +184,40 @@ def head(model: Any, hidden: Tensor) -> Tensor:
     return model.classifier(model.dropout(model.bert.pooler(hidden)))
 
 
-def logits(model: nn.Module, batch: Batch) -> Tensor:
-    """Logits (B, C)."""
-    names = ("input_ids", "attention_mask", "token_type_ids")  # the last only where the batch has pairs
-    return model(**{name: value for name, value in batch.items() if name in names}).logits
+def first_tokens(encoder: Any, batch: Batch) -> list[Tensor]:
+    """[CLS] after each layer of a BertModel, before the pooler: (B, 1, H) each; the last layer's alone of it."""
+    x = encoder.embeddings(input_ids=batch["input_ids"], token_type_ids=batch.get("token_type_ids"))
+    bias = attention_bias(encoder, x, batch["attention_mask"])
+    *layers, last = encoder.encoder.layer
+    states = []
+    for layer in layers:
+        x = layer(x, bias)
+        states.append(x[:, :1])
+    return [*states, first_token(last, x, batch["attention_mask"])]
+
+
+def first_token(layer: Any, x: Tensor, mask: Tensor) -> Tensor:
+    """A layer's output at the first token only, (B, 1, H), from its input x (B, T, H) and the mask (B, T).
+
+    It is all that a classifier reads of the last layer. Of keys and values nothing is computed for the other
+    tokens either: q (x W_k)' = (q W_k') x' and p (x W_v) = (p x) W_v, and the keys' bias moves all scores of a row
+    alike, which the softmax does not see.
+    """
+    attention, first = layer.attention.self, x[:, :1]
+    batch, _, hidden = x.shape
+    heads, width = attention.num_attention_heads, hidden // attention.num_attention_heads
+    query = attention.query(first).view(batch, heads, width)
+    towards = torch.einsum("bad,adh->bah", query, attention.key.weight.view(heads, width, hidden))
+    scores = (towards @ x.transpose(1, 2)) / math.sqrt(width)  # (B, A, T)
+    scores = scores.masked_fill(mask[:, None] == 0, torch.finfo(scores.dtype).min)
+    shares = attention.dropout(scores.softmax(-1))
+    value = torch.einsum("bah,adh->bad", shares @ x, attention.value.weight.view(heads, width, hidden))
+    # shares need not sum to 1 under dropout
+    context = value + attention.value.bias.view(heads, width) * shares.sum(-1, keepdim=True)
+    attended = layer.attention.output(context.reshape(batch, 1, hidden), first)
+    return layer.output(layer.intermediate(attended), attended)
+
+
+def logits(model: Any, batch: Batch) -> Tensor:
+    """Logits (B, C) of a classifier, without what they do not depend on."""
+    return head(model, first_tokens(model.bert, batch)[-1])

@@ -22,13 +22,6 @@ def hidden_states(encoder: Any, batch: Batch, layers: int | None = None) -> list
     return states
 
 
-def cls(encoder: Any, batch: Batch) -> Tensor:
-    """(B, L, H): the first token after each layer, before the pooler."""
-    import torch
-
-    return torch.stack([state[:, 0] for state in hidden_states(encoder, batch)[1:]], dim=1)
-
-
 def queries_keys_values(layer: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Each (B, A, T, d), of the layer whose input is `x` (B, T, H)."""
     attention = layer.attention.self

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kdbench.models import bert, bilstm, distilbert, fastbert, mobilebert
+from kdbench.models import bert, bilstm, distilbert, fastbert, mobilebert, relu_head
 from kdbench.stage import Batch
 
 
@@ -46,19 +46,25 @@ def copy_layers(source: Any, student: Any, layers: list[int]) -> None:
         bert.copy_encoder(source, student.bert, layers)
 
 
-def logits(model: nn.Module, batch: Batch) -> Tensor:
-    """Logits (B, C). DistilBERT takes token types and ignores them."""
-    return bert.logits(model, batch)
+def forward(model: nn.Module, batch: Batch) -> Tensor:
+    """Logits (B, C) by the model's own forward, as whoever loads its folder calls it."""
+    names = ("input_ids", "attention_mask", "token_type_ids")  # the last only where the batch has pairs
+    return model(**{name: value for name, value in batch.items() if name in names}).logits
+
+
+def logits(model: Any, batch: Batch) -> Tensor:
+    """Logits (B, C); of a BERT by the shortest way. DistilBERT takes token types and ignores them."""
+    return bert.logits(model, batch) if model.config.model_type == "bert" else forward(model, batch)
 
 
 def save(model: Any, folder: Path, tokenizer_folder: Path) -> None:
     """config.json, model.safetensors and the tokenizer; for stock architectures a plain Hugging Face folder."""
     from transformers import AutoTokenizer
 
-    kind = bert.RELU_BERT if getattr(model.config, "relu_head", False) else model.config.model_type
+    kind = relu_head.RELU_BERT if getattr(model.config, "relu_head", False) else model.config.model_type
     match kind:
-        case bert.RELU_BERT:
-            bert.save_relu_head(model, folder)
+        case relu_head.RELU_BERT:
+            relu_head.save_relu_head(model, folder)
         case "kdbench_bilstm":
             bilstm.save(model, folder)
         case "kdbench_fastbert":
@@ -76,8 +82,8 @@ def load(folder: Path, attention: str = "sdpa") -> Any:
     Raises OSError where the folder holds no whole model, UserError where weights are missing.
     """
     match json.loads((folder / "config.json").read_text(encoding="utf8"))["model_type"]:
-        case bert.RELU_BERT:
-            return bert.load_relu_head(folder, attention)
+        case relu_head.RELU_BERT:
+            return relu_head.load_relu_head(folder, attention)
         case "kdbench_bilstm":
             return bilstm.load(folder)
         case "kdbench_fastbert":

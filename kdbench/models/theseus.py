@@ -13,10 +13,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from kdbench.models.bert import attention_bias, head
+from kdbench.models.bert import attention_bias, first_token, head
 from kdbench.stage import Batch
+
+Layer = Callable[[Tensor, Tensor | None], Tensor]  # (states, mask in the attention's form) -> states
 
 
 def mix(epsilon: float, predecessor: Callable[[], Tensor], successor: Callable[[], Tensor]) -> Tensor:
@@ -47,15 +49,17 @@ def hybrid_logits(predecessor: Any, successor: Any, batch: Batch, epsilon: list[
     old, new = predecessor.bert.embeddings, successor.bert.embeddings
     first = rest.pop(0) if embeddings == "replaced" else {"frozen": 1.0, "trained": 0.0}[embeddings]
     x = mix(first, lambda: old(**words), lambda: new(**words))
-    bias = attention_bias(predecessor, x, batch["attention_mask"])
-    layers = predecessor.bert.encoder.layer
-    modules = successor.bert.encoder.layer
+    mask = batch["attention_mask"]
+    bias = attention_bias(predecessor, x, mask)
+    layers, modules = ([*model.bert.encoder.layer] for model in (predecessor, successor))
+    for last in (layers, modules):  # the head reads the first token alone
+        last[-1] = lambda x, _, layer=last[-1]: first_token(layer, x, mask)
     for share, block, module in zip(rest, blocks(len(layers), len(modules)), modules, strict=True):
         x = junction(x, share, [layers[index] for index in block], module, bias)
     return head(predecessor, x)
 
 
-def junction(x: Tensor, epsilon: float, block: list[nn.Module], module: nn.Module, bias: Tensor | None) -> Tensor:
+def junction(x: Tensor, epsilon: float, block: list[Layer], module: Layer, bias: Tensor | None) -> Tensor:
     """One step of the hybrid: the block, the module, or their mix."""
 
     def predecessor() -> Tensor:

@@ -9,7 +9,7 @@ from torch import nn
 
 from kdbench.data import vocabulary
 from kdbench.errors import UserError
-from kdbench.models import bert, bilstm
+from kdbench.models import bert, bilstm, students
 
 LABELS = ["a", "b", "c"]
 SHAPE = {
@@ -139,7 +139,9 @@ def test_a_pair_needs_types_and_a_single_text_does_not():
     with pytest.raises(ValueError, match="token_type_ids"):
         build(PAIRS)(ids, torch.ones_like(ids))
     model = build()
-    assert torch.equal(model(ids, torch.ones_like(ids), torch.ones_like(ids)).logits, bert.logits(model, batch_of(ids)))
+    assert torch.equal(
+        model(ids, torch.ones_like(ids), torch.ones_like(ids)).logits, students.logits(model, batch_of(ids))
+    )
 
 
 def batch_of(ids):

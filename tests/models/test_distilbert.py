@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdbench.errors import UserError
-from kdbench.models import bert, distilbert
+from kdbench.models import bert, distilbert, students
 
 SHAPE = {"vocab_size": 30, "hidden": 16, "layers": 4, "heads": 2, "ffn": 32, "max_positions": 20, "pad_token_id": 0}
 LABELS = ["a", "b", "c"]
@@ -89,7 +89,7 @@ def test_save_and_load(tmp_path):
     model.save_pretrained(tmp_path)
     loaded = distilbert.load(tmp_path, "sdpa")
     assert not loaded.training and loaded.config._attn_implementation == "sdpa"
-    torch.testing.assert_close(bert.logits(loaded, batch()), bert.logits(model, batch()))
+    torch.testing.assert_close(students.logits(loaded, batch()), students.logits(model, batch()))
     weights = load_file(tmp_path / "model.safetensors")
     del weights["classifier.bias"]
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})

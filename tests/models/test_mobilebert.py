@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdbench.errors import UserError
-from kdbench.models import bert, mobilebert
+from kdbench.models import mobilebert, students
 
 SHAPE = {
     "vocab_size": 30, "max_positions": 20, "pad_token_id": 0, "layers": 3, "hidden": 12, "heads": 2, "ffn": 10,
@@ -142,7 +142,7 @@ def test_scores_give_transformers_probabilities(build):
 def test_padding_changes_nothing(build):
     model, data = perturbed(build), batch()
     padded = {name: nn.functional.pad(tensor, (0, 5)) for name, tensor in data.items()}
-    torch.testing.assert_close(bert.logits(model, data), bert.logits(model, padded))
+    torch.testing.assert_close(students.logits(model, data), students.logits(model, padded))
 
 
 @both
@@ -207,9 +207,9 @@ def test_save_and_load(tmp_path, build, load, model_type):
     assert json.loads((tmp_path / "config.json").read_text())["model_type"] == model_type
     loaded = load(tmp_path, "eager")
     assert not loaded.training
-    assert torch.equal(bert.logits(loaded, batch()), bert.logits(model, batch()))
+    assert torch.equal(students.logits(loaded, batch()), students.logits(model, batch()))
     torch.testing.assert_close(
-        bert.logits(load(tmp_path, "sdpa"), batch()), bert.logits(model, batch()), rtol=1e-4, atol=1e-4
+        students.logits(load(tmp_path, "sdpa"), batch()), students.logits(model, batch()), rtol=1e-4, atol=1e-4
     )
     weights = load_file(tmp_path / "model.safetensors")
     del weights["classifier.bias"]

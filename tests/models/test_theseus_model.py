@@ -110,7 +110,7 @@ def test_only_what_was_drawn_is_computed():
     calls: list[str] = []
     for name, model in (("old", predecessor), ("new", successor)):
         for index, layer in enumerate(model.bert.encoder.layer):
-            layer.register_forward_pre_hook(lambda *_, tag=f"{name}{index}": calls.append(tag))
+            layer.intermediate.register_forward_pre_hook(lambda *_, tag=f"{name}{index}": calls.append(tag))
     hybrid_logits(predecessor, successor, batch(), [1.0, 0.0, 1.0], "frozen")
     assert calls == ["old0", "old1", "new1", "old4", "old5"]
 
