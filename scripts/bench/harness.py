@@ -1,0 +1,188 @@
+"""What the benchmarks share: real stages of real runs, interleaved timing, the matrix-product floor, the report.
+
+Each benchmark prints a table and, with --json FILE, writes the same rows. Cases run A B A B in one process; figures
+are medians, so compare within one run only: this kind of machine drifts.
+"""
+
+import argparse
+import json
+import logging
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from kdbench.cli import conf_dir
+from kdbench.config import load
+from kdbench.context import Run
+from kdbench.environment import About
+from kdbench.hardware import Hardware, accelerator, settle
+from kdbench.progress import Display
+from kdbench.run import ensure, run_folder
+from kdbench.schema import RunConfig, method_module
+from kdbench.stage import Batch, Stage
+from kdbench.train import _Trainer
+
+Row = dict[str, Any]
+SYNTHETIC = 2000  # examples
+
+
+def options(description: str | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--rounds", type=int, default=30, help="timed calls of each case")
+    parser.add_argument("--threads", type=int, help="torch's threads; default: its own choice")
+    parser.add_argument("--json", type=Path, help="write the rows there")
+    return parser.parse_args()
+
+
+def interleave(cases: dict[str, Callable[[], object]], rounds: int, warm_up: int = 3) -> dict[str, float]:
+    """Median seconds of each case, called in turn."""
+    for call in cases.values():
+        for _ in range(warm_up):
+            call()
+    times: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(rounds):
+        for name, call in cases.items():
+            started = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - started)
+    return {name: statistics.median(seconds) for name, seconds in times.items()}
+
+
+def machine(hardware: Hardware) -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if platform.system() == "Linux" else []
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    features = [name for name in ("amx_bf16", "avx512_bf16") if torch.cpu.get_capabilities().get(name)]
+    chip = f"{model} ({', '.join(features) or 'no bf16 units'})"
+    return f"{chip}, {hardware.threads} threads, {hardware.precision}, torch {torch.__version__}"
+
+
+def report(name: str, on: str, rows: list[Row], path: Path | None) -> None:
+    table = Table(title=f"{name}\n{on}")
+    for column in rows[0]:
+        table.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right")
+    for row in rows:
+        table.add_row(*(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()))
+    Console().print(table)
+    if path is not None:
+        path.write_text(json.dumps({"name": name, "machine": on, "rows": rows}, indent=2) + "\n")
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """Outputs of the runs that a benchmark needs; downloads and tokens stay in the user's cache."""
+    logging.getLogger("kdbench").setLevel(logging.ERROR)
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def configure(outputs: Path, *overrides: str) -> RunConfig:
+    """A run whose teachers and general stages train three steps: their weights do not matter here."""
+    quick = ["schedule.steps=null", "schedule@teacher.schedule=smoke", f"outputs={outputs}"]
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        return load(compose("config", overrides=[*quick, *overrides]))
+
+
+def synthetic(folder: Path, length: int) -> list[str]:
+    """Settings of a data set of random words, every text longer than `length` pieces."""
+    path = folder / "synthetic.csv"
+    if not path.is_file():
+        generator = torch.Generator().manual_seed(0)
+        words = ["market", "trade", "oil", "bank", "rate", "share", "price", "wheat", "ship", "gold"]
+        drawn = torch.randint(len(words), (SYNTHETIC, 2 * length), generator=generator).tolist()
+        rows = [f"{' '.join(words[i] for i in row)},{row[0]}" for row in drawn]
+        path.write_text("\n".join(["text,label", *rows]) + "\n", encoding="utf8")
+    return ["dataset=files", "dataset.name=synthetic", f"dataset.source={path}", f"dataset.max_length={length}"]
+
+
+def make_run(config: RunConfig) -> tuple[Run, Hardware]:
+    hardware = settle(config.hardware)
+    device, about = accelerator(hardware), About({}, "benchmark", lambda other: "kdbench ...")
+
+    def finished(other: RunConfig) -> tuple[dict[str, Any], Path]:
+        return ensure(other, hardware, device, about)
+
+    return Run(config, hardware, device, run_folder(config, hardware), finished), hardware
+
+
+def stage_of(run: Run, name: str | None = None) -> Stage:
+    """The stage `name` of the run's method, or its first; those before it are not trained."""
+    method = method_module(run.config.method.name)
+    stages = (method.general if run.config.phase == "general" else method.stages)(run, run.config.method)
+    return next(stage for stage in stages if name is None or stage.name == name)
+
+
+def stepper(run: Run, stage: Stage, batches: list[Batch]) -> Callable[[], object]:
+    """One optimiser step of the real loop over the next of `batches`."""
+    stage = replace(stage, schedule=replace(stage.schedule, steps=10**6))
+    folder = Path(tempfile.mkdtemp(dir=run.config.outputs))
+    display = Display(Console(quiet=True), run.config.schedule.batch_size)
+    trainer = _Trainer(stage, folder, run.accelerator, lambda predict, step: {}, 0, 10**6, display)
+    state = {"step": 0}
+
+    def step() -> None:
+        trainer._step(batches[state["step"] % len(batches)])
+        trainer.terms.clear()
+        state["step"] += 1
+
+    return step
+
+
+def first_batches(stage: Stage, count: int = 16) -> list[Batch]:
+    return [batch for _, batch in zip(range(count), stage.data.epoch(0), strict=False)]
+
+
+def floor(batches: list[Batch], shape: dict[str, int], precision: str, backward: bool = True) -> Callable[[], object]:
+    """The matrix products of a whole BERT of `shape` over the next of `batches`, and nothing else.
+
+    Per layer: four products of (N, H) by (H, H), two with the feed-forward width, scores and weighted values;
+    with `backward` each twice more. Same shapes, tensors that exist already, transposed as autograd has them.
+    """
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    h, f, heads = shape["hidden"], shape["ffn"], shape["heads"]
+    sizes = [tuple(batch["input_ids"].shape) for batch in batches]
+    prepared = {size: _operands(*size, h, f, heads, dtype) for size in set(sizes)}
+    state = {"step": 0}
+
+    def products() -> None:
+        linear, batched = prepared[sizes[state["step"] % len(sizes)]]
+        state["step"] += 1
+        for _ in range(shape["layers"]):
+            for x, weight, gradient in linear:
+                torch.mm(x, weight.T)
+                if backward:
+                    torch.mm(gradient, weight)
+                    torch.mm(gradient.T, x)
+            for a, b, gradient in batched:
+                torch.bmm(a, b.transpose(1, 2))
+                if backward:
+                    torch.bmm(gradient, b)
+                    torch.bmm(gradient.transpose(1, 2), a)
+
+    return products
+
+
+def _operands(
+    rows: int, length: int, h: int, f: int, heads: int, dtype: torch.dtype
+) -> tuple[list[tuple[Tensor, ...]], list[tuple[Tensor, ...]]]:
+    """(input, weight, output gradient) of a layer's products: linear ones, and batched ones of its attention."""
+    draw = partial(torch.randn, dtype=torch.float32)
+    n = rows * length
+    widths = [(h, h)] * 4 + [(h, f), (f, h)]
+    linear = [(draw(n, a).to(dtype), draw(b, a).to(dtype), draw(n, b).to(dtype)) for a, b in widths]
+    d, count = h // heads, rows * heads
+    scores = (draw(count, length, d), draw(count, length, d), draw(count, length, length))
+    values = (draw(count, length, length), draw(count, d, length), draw(count, length, d))
+    return linear, [tuple(x.to(dtype) for x in operands) for operands in (scores, values)]

@@ -1,0 +1,175 @@
+"""Logit KD of the 3-layer student on reuters_r52, batch 32, length 64: kdbench beside HF Trainer and TextBrewer.
+
+HF Trainer has a `compute_loss` with the teacher run live in it, bf16 autocast and length groups; TextBrewer its
+GeneralDistiller, fp32 and fixed padding. All start from the same teacher and student, on the same examples.
+TextBrewer is left out where it is not installed (pip install textbrewer tensorboardX).
+"""
+
+import copy
+import importlib.util
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Any
+
+import harness
+import torch
+import torch.nn.functional as F
+
+from kdbench.context import Run
+from kdbench.models import bert
+from kdbench.stage import Batch
+
+STEPS = 12  # of a round; the first two warm up
+TEMPERATURE, HARD = 10.0, 0.2  # as conf/method/logit_kd.yaml has them
+Seconds = list[float]
+
+
+def ours(run: Run, dropout: float) -> Callable[[], Seconds]:
+    stage = harness.stage_of(run)
+    bert.set_dropout(stage.student, dropout)
+    batches = harness.first_batches(stage, 64)
+    step = harness.stepper(run, stage, batches)
+
+    def train() -> Seconds:
+        stamps = [time.perf_counter()]
+        for _ in range(STEPS):
+            step()
+            stamps.append(time.perf_counter())
+        return _steps(stamps)
+
+    return train
+
+
+def kd_loss(student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    soft = F.kl_div((student / TEMPERATURE).log_softmax(-1), (teacher / TEMPERATURE).softmax(-1), reduction="batchmean")
+    return (1 - HARD) * TEMPERATURE**2 * soft + HARD * F.cross_entropy(student, labels)
+
+
+def trainer(run: Run, dropout: float, bf16: bool) -> Callable[[], Seconds]:
+    """HF Trainer as its users write distillation."""
+    from transformers import AutoTokenizer, DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
+
+    teacher, student = run.teacher, copy.deepcopy(run.student)
+    bert.set_dropout(student, dropout)
+    tokens, labels = run.examples(run.data.train).tokens, run.data.train.labels
+    rows = [{"input_ids": tokens.flat[tokens.span(i)], "label": int(labels[i])} for i in range(len(labels))]
+    stamps: list[float] = []
+
+    class Stamps(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            stamps.append(time.perf_counter())
+
+    class Distillation(Trainer):
+        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
+            outputs = model(**inputs)
+            with torch.no_grad():
+                target = teacher(**{name: value for name, value in inputs.items() if name != "labels"}).logits
+            loss = kd_loss(outputs.logits.float(), target.float(), inputs["labels"])
+            return (loss, outputs) if return_outputs else loss
+
+    def train() -> Seconds:
+        stamps.clear()
+        with tempfile.TemporaryDirectory() as folder:
+            arguments = TrainingArguments(
+                folder, per_device_train_batch_size=32, max_steps=STEPS, bf16=bf16, use_cpu=True, report_to=[],
+                save_strategy="no", logging_strategy="no", train_sampling_strategy="group_by_length", disable_tqdm=True,
+            )  # fmt: skip
+            collator = DataCollatorWithPadding(AutoTokenizer.from_pretrained(run.encoder_folder))
+            Distillation(
+                student,
+                arguments,
+                train_dataset=rows,
+                data_collator=collator,
+                callbacks=[Stamps()],  # type: ignore[arg-type]
+            ).train()
+        return _steps(stamps)
+
+    return train
+
+
+def textbrewer(run: Run, dropout: float) -> Callable[[], Seconds]:
+    from textbrewer import DistillationConfig, GeneralDistiller, TrainingConfig  # type: ignore[import-not-found]
+
+    teacher, student = run.teacher, copy.deepcopy(run.student)
+    bert.set_dropout(student, dropout)
+    length = run.config.dataset.max_length
+    batches = [_fixed(batch, length) for batch in harness.first_batches(harness.stage_of(run), 64)]
+    stamps: list[float] = []
+
+    class Loader:
+        def __len__(self) -> int:
+            return len(batches)
+
+        def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+            for batch in batches:
+                stamps.append(time.perf_counter())
+                yield batch
+
+    def adaptor(batch: Any, outputs: Any) -> dict[str, Any]:
+        return {"logits": outputs.logits, "losses": outputs.loss}
+
+    def train() -> Seconds:
+        stamps.clear()
+        with tempfile.TemporaryDirectory() as folder:
+            settings = TrainingConfig(device="cpu", output_dir=folder, log_dir=None, ckpt_steps=10**6)
+            recipe = DistillationConfig(temperature=TEMPERATURE, hard_label_weight=HARD, kd_loss_weight=1 - HARD)
+            distiller = GeneralDistiller(settings, recipe, teacher, student, adaptor, adaptor)
+            with distiller:  # sets training and evaluation mode; it hands out nothing
+                optimizer = torch.optim.AdamW(student.parameters(), lr=3e-4)
+                distiller.train(optimizer, Loader(), num_steps=STEPS, max_grad_norm=1.0)
+        return _steps(stamps)
+
+    return train
+
+
+def _fixed(batch: Batch, length: int) -> dict[str, torch.Tensor]:
+    pad = (0, length - batch["input_ids"].shape[1])
+    padded = {name: F.pad(batch[name], pad) for name in ("input_ids", "attention_mask")}  # type: ignore[literal-required]
+    return padded | {"labels": batch["labels"]}
+
+
+def _steps(stamps: list[float]) -> Seconds:
+    return [after - before for before, after in pairwise(stamps[2:])]
+
+
+def main() -> None:
+    given = harness.options(__doc__)
+    threads = [f"hardware.threads={given.threads}"] if given.threads else []
+    rows = []
+    with harness.scratch() as outputs:
+        run, hardware = harness.make_run(harness.configure(outputs, "dataset=reuters_r52", "method=logit_kd", *threads))
+        bf16 = hardware.precision == "bf16"
+        has_textbrewer = importlib.util.find_spec("textbrewer") is not None
+        for title, dropouts in {
+            "no dropout": (0.0, 0.0),
+            "dropout 0.1": (0.1, 0.1),
+            "own defaults": (0.0, 0.1),
+        }.items():
+            own, theirs = dropouts
+            cases = {"kdbench": ours(run, own), "HF Trainer, own precision": trainer(run, theirs, bf16)}
+            cases["HF Trainer, fp32"] = trainer(run, theirs, bf16=False)
+            if has_textbrewer:
+                cases["TextBrewer, fp32"] = textbrewer(run, theirs)
+            times: dict[str, Seconds] = {name: [] for name in cases}
+            for _ in range(max(1, given.rounds // 10)):
+                for name, train in cases.items():
+                    times[name] += train()
+            step = {name: statistics.median(seconds) for name, seconds in times.items()}
+            rows += [
+                {
+                    "dropout": title,
+                    "who": name,
+                    "step ms": 1000 * seconds,
+                    "examples/s": 32 / seconds,
+                    "kdbench is faster by": seconds / step["kdbench"],
+                }
+                for name, seconds in step.items()
+            ]
+    harness.report("logit KD, 6 to 3 layers, reuters_r52", harness.machine(hardware), rows, given.json)
+
+
+if __name__ == "__main__":
+    main()
