@@ -4,6 +4,7 @@ import os
 import re
 import resource
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -342,13 +343,14 @@ def test_an_expected_failure_has_no_traceback(main: Main, capsys: pytest.Capture
     assert capsys.readouterr().err == "kdbench: the teacher is on strike\n"
 
 
-def test_an_interruption_ends_a_sweep(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_ends_a_sweep(main: Main, capsys: pytest.CaptureFixture[str], number: int) -> None:
     def execute(config: RunConfig, _: Any) -> None:
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), number)
 
     *runs, code = main("-m seed=0,1,2", execute)
-    assert len(runs) == 1 and code == 130
-    assert capsys.readouterr().err == "stopped; the same command goes on from the last checkpoint\n"
+    assert len(runs) == 1 and code == 128 + number
+    assert capsys.readouterr().err == "stopped; the same command goes on from what is saved\n"
 
 
 def commands_of(main: Main, line: str, runs: Callable[[RunConfig], list[RunConfig]]) -> list[tuple[RunConfig, str]]:

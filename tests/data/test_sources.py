@@ -83,13 +83,11 @@ class Hub:
             raise ConnectionError("no route to host\nsecond line")
         return SimpleNamespace(sha=COMMIT)
 
-    def snapshot_download(self, name: str, *, allow_patterns: list[str], revision: str, **_: object) -> str:
+    def snapshot_download(self, name: str, *, allow_patterns: list[str], revision: str, local_dir: Path) -> None:
         assert revision == COMMIT
         self.downloads += 1
-        self.folder.mkdir(exist_ok=True)
         for file in set(allow_patterns) & self.files.keys():
-            (self.folder / file).write_bytes(self.files[file])
-        return str(self.folder)
+            (local_dir / file).write_bytes(self.files[file])
 
 
 @pytest.fixture
@@ -108,7 +106,7 @@ def test_hub_model_is_downloaded_once_without_pickle_or_code_and_found_offline(t
     identity = model_identity(config, tmp_path)
     assert identity == {"source": f"hub:some/bert@{COMMIT}", "folder": ""}
     folder = resolve_model(config, tmp_path)
-    assert {p.name for p in folder.iterdir()} == {"config.json", "vocab.txt", "model.safetensors"}
+    assert {p.name for p in folder.iterdir()} == {"config.json", "vocab.txt", "model.safetensors", "MANIFEST.json"}
     hub.online = False
     assert resolve_model(config, tmp_path) == folder and hub.downloads == 1
     assert model_identity(config, tmp_path) == identity
