@@ -24,7 +24,7 @@ from kdbench.results import RESULTS, verify_run, write_result
 from kdbench.schema import RunConfig
 from kdbench.seeds import derive
 from kdbench.stage import Predict, Stage
-from kdbench.store import Damaged, remove, remove_leftovers
+from kdbench.store import Damaged, explained, remove, remove_leftovers
 from kdbench.train import Limits, train
 
 log = logging.getLogger("kdbench")
@@ -37,12 +37,19 @@ def execute(
     command: str,
     baseline_command: Callable[[RunConfig], str],
 ) -> dict[str, Any]:
-    """Do the run, or find it done; returns the content of its results.json."""
+    """Do the run, or find it done; returns the content of its results.json.
+
+    Raises UserError, StoreError among them, and Stopped.
+    """
+    with explained(Path(config.outputs)):
+        return _execute(config, About(choices, command, baseline_command))
+
+
+def _execute(config: RunConfig, about: About) -> dict[str, Any]:
     hardware = settle(config.hardware)
     processes = accelerator(hardware)
     if processes.is_main_process:
         show_log()
-    about = About(choices, command, baseline_command)
     if config.dry_run:
         with tempfile.TemporaryDirectory() as scratch:
             config = replace(config, outputs=scratch)
