@@ -177,18 +177,20 @@ def filling(folder: Path) -> Iterator[Path]:
             shutil.rmtree(staged, ignore_errors=True)
 
 
-def remove(folder: Path) -> None:
-    """Remove a folder where there is one."""
-    if folder.exists():
-        with explained(folder):
-            shutil.rmtree(folder)
+def remove(path: Path) -> None:
+    """Remove a folder or file where there is one."""
+    with explained(path):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: Path) -> None:
     """Remove what killed writers left below `folder`, which the caller has locked."""
     for pattern in (".*.part", ".tmp*"):  # ours, and safetensors'
         for path in sorted(folder.rglob(pattern)):
-            path.unlink() if path.is_file() else remove(path)
+            remove(path)
 
 
 def _rename(staged: Path, final: Path) -> None:

@@ -1,6 +1,7 @@
 """Sources and what they stand for: the teacher's folder, what is refused in it, what counts as the same content."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -112,6 +113,13 @@ def test_hub_model_is_downloaded_once_without_pickle_or_code_and_found_offline(t
     assert model_identity(config, tmp_path) == identity
     pinned = teacher(f"hub:some/bert@{COMMIT}")
     assert model_identity(pinned, tmp_path) == identity and resolve_model(pinned, tmp_path) == folder
+
+
+def test_what_an_older_version_left_in_the_cache_gives_way(tmp_path: Path, hub: Hub) -> None:
+    folder = resolve_model(teacher("hub:some/bert"), tmp_path)
+    shutil.rmtree(folder)
+    folder.write_text("/where/the/hub/s/own/cache/had/it")
+    assert resolve_model(teacher("hub:some/bert"), tmp_path) == folder and folder.is_dir()
 
 
 def test_hub_model_without_safetensors_falls_back_to_its_bin(tmp_path: Path, hub: Hub) -> None:

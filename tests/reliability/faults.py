@@ -77,7 +77,12 @@ class Disk:
         return folder, parts[-1]
 
     def inode(self, path: Any) -> int:
-        return self.root_inode if Path(path).absolute() == self.root else self.entries[self.place(path)]
+        if Path(path).absolute() == self.root:
+            return self.root_inode
+        place = self.place(path)
+        if place not in self.entries:  # written by Rust, unseen
+            self.entries[place] = next(self.numbers)
+        return self.entries[place]
 
     def step(self, path: Any) -> None:
         """One operation: the process may die here, or be refused."""
@@ -151,10 +156,7 @@ def failing(disk: Disk) -> Iterator[Disk]:
                 return real(path, *args, **kwargs)
             disk.step(path)
             done = real(path, *args, **kwargs)
-            if kind == "mkdir" or disk.place(path) not in disk.entries:
-                disk.entries[disk.place(path)] = next(disk.numbers)
-            at = disk.place(path)
-            inode = disk.entries[at]
+            at, inode = disk.place(path), disk.inode(path)
             to = disk.place(args[0]) if kind == "rename" else None
             disk.trace.append(Op(kind, inode, at, to))
             if kind != "mkdir":
