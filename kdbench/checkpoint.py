@@ -1,18 +1,23 @@
 """A stage's resumable state on disk: safetensors for tensors, JSON for scalars, never pickle.
 
-`checkpoint-<step>/` is written under another name and renamed when whole: one that exists is complete.
+Each `checkpoint-<step>/` is a folder of `kdbench.store`: whole, or not read. The last two are kept, so that a stage
+whose newest one is damaged goes on from the one before.
 """
 
-import shutil
-from dataclasses import asdict, dataclass
+import json
+import logging
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from kdbench.results import read_json, write_json
+from kdbench import store
+
+log = logging.getLogger("kdbench")
 
 
 @dataclass
@@ -26,51 +31,88 @@ class Progress:
     stale_epochs: int = 0  # epochs since then
 
 
+class Pass(NamedTuple):
+    """What a forward pass has to say, until it is read from the device."""
+
+    names: list[str]  # of the loss terms
+    values: Tensor
+    logged: dict[str, float]  # other numbers
+
+
+@dataclass
+class State:
+    """All of a stage that is not in its module and optimiser."""
+
+    progress: Progress = field(default_factory=Progress)
+    best: dict[str, Tensor] | None = None  # the module's state at its best dev score
+    lines: list[dict[str, Any]] = field(default_factory=list)  # of metrics.jsonl
+    passes: list[Pass] = field(default_factory=list)  # not yet in a line
+
+
 def state_of(module: nn.Module) -> dict[str, Tensor]:
     """A copy of the module's state on the CPU, shared tensors separated (safetensors refuses them)."""
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in module.state_dict().items()}
 
 
-def save(
-    folder: Path, module: nn.Module, optimizer: Optimizer, best: dict[str, Tensor] | None, progress: Progress
-) -> None:
-    """Write `folder/checkpoint-<step>` and remove older ones."""
-    target = folder / f"checkpoint-{progress.step}"
-    staged = folder / f".{target.name}.part"
-    shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir(parents=True)
-    save_file(state_of(module), staged / "module.safetensors")
-    save_file(_optimizer_tensors(optimizer), staged / "optimizer.safetensors")
-    if best is not None:
-        save_file(best, staged / "best.safetensors")
-    write_json(staged / "progress.json", asdict(progress))
-    shutil.rmtree(target, ignore_errors=True)
-    staged.rename(target)
+def save(folder: Path, module: nn.Module, optimizer: Optimizer, state: State) -> Path:
+    """Write `folder/checkpoint-<step>`, read it back, and only then remove all but it and the one before."""
+    target = folder / f"checkpoint-{state.progress.step}"
+    with store.filling(target) as staged:
+        save_file(state_of(module), staged / "module.safetensors")
+        save_file(_optimizer_tensors(optimizer), staged / "optimizer.safetensors")
+        if state.best is not None:
+            save_file(state.best, staged / "best.safetensors")
+        passes = [[one.names, one.values.tolist(), one.logged] for one in state.passes]
+        rest = {"progress": asdict(state.progress), "lines": state.lines, "passes": passes}
+        (staged / "state.json").write_text(json.dumps(rest, allow_nan=False), encoding="utf8")
+    store.verify(target / store.MANIFEST)
+    before = [path for path in _all(folder) if _step(path) < state.progress.step]
     for old in _all(folder):
-        if old != target:
-            shutil.rmtree(old)
+        if old not in (target, *before[-1:]):
+            store.remove(old)
+    return target
 
 
-def restore(folder: Path, module: nn.Module, optimizer: Optimizer) -> tuple[Progress, dict[str, Tensor] | None]:
-    """Load the latest checkpoint into `module` and `optimizer`; a fresh Progress where there is none."""
+def restore(folder: Path, module: nn.Module, optimizer: Optimizer) -> State:
+    """Load the last whole checkpoint into `module` and `optimizer`; a fresh State where there is none."""
+    for path in reversed(_all(folder)):
+        try:
+            store.verify(path / store.MANIFEST)
+        except store.Damaged as damage:
+            log.warning("%s; %s is skipped", damage, path.name)
+            continue
+        return _load(path, module, optimizer)
+    return State()
+
+
+def _load(path: Path, module: nn.Module, optimizer: Optimizer) -> State:
+    module.load_state_dict(load_file(path / "module.safetensors"))
+    _load_optimizer(optimizer, load_file(path / "optimizer.safetensors"))
+    best = path / "best.safetensors"
+    rest = store.read_json(path / "state.json")
+    passes = [Pass(names, torch.tensor(values), logged) for names, values, logged in rest["passes"]]
+    weights = load_file(best) if best.is_file() else None
+    return State(Progress(**rest["progress"]), weights, rest["lines"], passes)
+
+
+def last(folder: Path) -> str:
+    """Where the stage in `folder` was saved last, in a sentence."""
     found = _all(folder)
-    if not found:
-        return Progress(), None
-    latest = found[-1]
-    module.load_state_dict(load_file(latest / "module.safetensors"))
-    _load_optimizer(optimizer, load_file(latest / "optimizer.safetensors"))
-    best = latest / "best.safetensors"
-    return Progress(**read_json(latest / "progress.json")), load_file(best) if best.is_file() else None
+    return f"Its last checkpoint is {found[-1]}." if found else "It has no checkpoint yet."
 
 
 def clear(folder: Path) -> None:
     """Remove the checkpoints of a finished stage."""
     for path in _all(folder):
-        shutil.rmtree(path)
+        store.remove(path)
 
 
 def _all(folder: Path) -> list[Path]:
-    return sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.removeprefix("checkpoint-")))
+    return sorted(folder.glob("checkpoint-*"), key=_step)
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("checkpoint-"))
 
 
 def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:

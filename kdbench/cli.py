@@ -38,6 +38,7 @@ from kdbench.command import Command, Composed, Override, differences, judge
 from kdbench.config import load
 from kdbench.errors import Fault, UserError, print_failures, print_faults
 from kdbench.schema import GROUPS, RunConfig
+from kdbench.stopping import Stopped, listening
 
 HYDRA_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
 PLAIN = re.compile(r"(?!(?:null|true|false|nan|inf)$)[a-z_/][\w./-]*", re.ASCII | re.IGNORECASE)  # needs no quotes
@@ -235,17 +236,18 @@ def main() -> None:
 
 
 def run(command: Command) -> None:
-    """Let Hydra run the jobs; exit with 1 where one failed, 130 where the user stopped them."""
+    """Let Hydra run the jobs; exit with 1 where one failed, 130, 143 or 75 where they were stopped."""
     global running
     running = command
     # A key that the YAML leaves out but the schema knows is new to Hydra: `++` sets it all the same.
     sys.argv[1:] = [f"++{text}" if text in command.plain else text for text in command.argv]
     logging.getLogger("hydra").setLevel(logging.WARNING)
     try:
-        job()
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
+        with listening():
+            job()
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(stopped.exit_code)
     finally:
         print_failures(command.failures, command.jobs)
     if command.failures:

@@ -20,6 +20,9 @@ from kdbench.keys import run_keys
 from kdbench.options import MISSING
 from kdbench.schema import GROUPS, RunConfig
 
+# Keys of this command alone: the command that makes another run has none of them.
+OF_THE_COMMAND = ("rerun", "dry_run", "stop_after", "preempt_at")
+
 
 class Override(NamedTuple):
     """One `key=value` of a command line."""
@@ -214,7 +217,7 @@ def compose_rest(configs: Configs, structure: list[str]) -> tuple[Composed, list
 
 
 def differences(cfg: DictConfig, target: RunConfig) -> Iterator[tuple[str, Any]]:
-    """(key, value) of the fewest settings that turn `cfg` into `target`; rerun and dry_run are left alone."""
+    """(key, value) of the fewest settings that turn `cfg` into `target`; the command's own are left alone."""
     datasets = tuple(target.corpus.datasets) if target.corpus else ()
     keys = run_keys(target.method.name, tuple(target.method.stages), datasets)
     wanted, cfg = dict(keys.flat(asdict(target))), copy.deepcopy(cfg)
@@ -232,7 +235,7 @@ def differences(cfg: DictConfig, target: RunConfig) -> Iterator[tuple[str, Any]]
         """How many keys hand a value on before it is in `key`."""
         return max((1 + depth(source) for source in references(key, raw.get(key))), default=0)
 
-    depths = {key: depth(key) for key in wanted if key not in ("seed", "rerun", "dry_run")}
+    depths = {key: depth(key) for key in wanted if key not in ("seed", *OF_THE_COMMAND)}
     for level in sorted(set(depths.values())):
         now = dict(keys.flat(asdict(load(cfg))))
         for key in (key for key, deep in depths.items() if deep == level and now[key] != wanted[key]):

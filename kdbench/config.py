@@ -13,6 +13,7 @@ from platformdirs import user_cache_path
 
 from kdbench.errors import UserError
 from kdbench.options import MISSING
+from kdbench.results import RESULTS, verify_file
 from kdbench.schema import RunConfig, method_schema
 
 
@@ -41,8 +42,9 @@ def _fill_teacher(teacher: dict[str, Any]) -> None:
     """Put in what a local model's config.json, or a finished run's record, says of the teacher."""
     path = teacher.get("path")
     if path not in (None, MISSING):
-        if not (Path(path) / "results.json").is_file() or not (Path(path) / "model").is_dir():
+        if not (Path(path) / RESULTS).is_file() or not (Path(path) / "model").is_dir():
             raise UserError("is no finished run: name the folder of a seed, such as outputs/<...>/seed0")
+        verify_file(Path(path), "config.yaml")
         record: Any = OmegaConf.to_container(OmegaConf.load(Path(path) / "config.yaml"))
         student, name = record["student"], f"{record['method']['name']}_{record['student']['name']}"
         made = record["teacher"] | {"name": name}

@@ -21,7 +21,7 @@ from kdbench.derived import finetune
 from kdbench.hardware import Hardware
 from kdbench.models import students
 from kdbench.models.bert import first_tokens
-from kdbench.results import read_result
+from kdbench.results import verify_run
 from kdbench.schema import RunConfig
 from kdbench.stage import Data, Predict, Schedule
 
@@ -93,7 +93,7 @@ class Run(RunModels):
         if path is None:
             result, folder = self.ensure(finetune(config, config.student, config.method.stages[stage], config.seed))
         else:
-            result, folder = read_result(Path(path)) or {}, Path(path)
+            result, folder = verify_run(Path(path)) or {}, Path(path)
         model = students.load(folder / "model", self.hardware.attention).to(self.accelerator.device)
         return self._finished(model, result)
 

@@ -19,9 +19,9 @@ from kdbench.data.tokenize import tokenize
 from kdbench.data.vocabulary import word_tokenizer
 from kdbench.hardware import Hardware
 from kdbench.identity import corpus_identity
-from kdbench.results import read_json
 from kdbench.schema import RunConfig, StudentConfig
 from kdbench.seeds import derive
+from kdbench.store import read_json
 
 log = logging.getLogger("kdbench")
 

@@ -15,7 +15,7 @@ from kdbench.derived import full_depth, general_run, mlm_run, teacher_run, uses_
 from kdbench.errors import UserError
 from kdbench.hardware import Hardware
 from kdbench.models import bert, bilstm, students
-from kdbench.results import read_result
+from kdbench.results import verify_run
 from kdbench.schema import RunConfig, StudentConfig
 
 Ensure = Callable[[RunConfig], tuple[dict[str, Any], Path]]  # a finished run: results.json, folder
@@ -45,7 +45,7 @@ class RunModels(RunData):
             self.teacher_result, folder = self.ensure(teacher_run(self.config))
         else:
             folder = Path(path)
-            self.teacher_result = (read_result(folder) or {}) | {"folder": str(folder)}
+            self.teacher_result = (verify_run(folder) or {}) | {"folder": str(folder)}
         teacher = students.load(folder / "model", self.hardware.attention)
         names = [teacher.config.id2label[index] for index in range(teacher.config.num_labels)]
         if names != self.data.label_names:

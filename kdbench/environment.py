@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from kdbench.results import write_json, write_text
 from kdbench.schema import RunConfig
+from kdbench.store import write_json, write_text
 
 if TYPE_CHECKING:
     from kdbench.context import Run

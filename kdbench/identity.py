@@ -8,7 +8,7 @@ from kdbench.config import cache_folder, digest
 from kdbench.data.sources import dataset_identity, model_identity, text_identity
 from kdbench.derived import general_run, teacher_run, uses_general, uses_teacher
 from kdbench.hardware import Hardware
-from kdbench.results import read_json
+from kdbench.results import read_result
 from kdbench.schema import CorpusConfig, DatasetConfig, RunConfig
 
 SCHEMA = 1  # raised when the same keys come to mean another computation
@@ -92,7 +92,8 @@ def identity(config: RunConfig, hardware: Hardware) -> dict[str, Any]:
 
 def _teacher(config: RunConfig, hardware: Hardware) -> dict[str, Any]:
     if config.teacher.path is not None:
-        result = read_json(Path(config.teacher.path) / "results.json")
+        result = read_result(Path(config.teacher.path))
+        assert result is not None  # kdbench.config looks for it
         return {"id": result["id"], "seed": result["seed"]}
     return {"id": run_id(teacher_run(config), hardware), "seed": config.teacher.seed}
 

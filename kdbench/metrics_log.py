@@ -8,19 +8,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-from kdbench.results import write_text
+from kdbench.store import explained, write_text
 
 
 class MetricsLog:
-    """Append-only; on opening it is cut back to `step`, where a resumed stage goes on."""
+    """Append-only; `lines` are those of the checkpoint from which a resumed stage goes on."""
 
-    def __init__(self, path: Path, step: int, writes: bool) -> None:
-        self.path, self.writes = path, writes
-        old = path.read_text(encoding="utf8").splitlines() if path.is_file() else []
-        # A line torn by a crash is after the checkpoint, so it may be dropped unread.
-        self.lines = [line for line in map(_parse, old) if line is not None and line["step"] <= step]
+    def __init__(self, path: Path, lines: list[dict[str, Any]], writes: bool) -> None:
+        self.path, self.lines, self.writes = path, lines, writes
         if writes:
-            write_text(path, "".join(json.dumps(line) + "\n" for line in self.lines))
+            write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
 
     def steps(self, step: int, epoch: int, steps: int, losses: dict[str, float], logged: dict[str, float]) -> None:
         self._add({"step": step, "epoch": epoch, "steps": steps, "losses": losses, "logged": logged})
@@ -50,12 +47,5 @@ class MetricsLog:
     def _add(self, line: dict[str, Any]) -> None:
         self.lines.append(line)
         if self.writes:
-            with self.path.open("a", encoding="utf8") as file:
+            with explained(self.path), self.path.open("a", encoding="utf8") as file:
                 file.write(json.dumps(line) + "\n")
-
-
-def _parse(text: str) -> dict[str, Any] | None:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return None

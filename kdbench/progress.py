@@ -28,6 +28,12 @@ def show_log() -> None:
     log.propagate = False
 
 
+class _ToFile(logging.FileHandler):
+    """A line that cannot be written is left out: on a full disk the run itself will say so."""
+
+    def handleError(self, record: logging.LogRecord) -> None: ...
+
+
 @contextmanager
 def logged_to(path: Path, writes: bool) -> Iterator[None]:
     """Copy the log to a run's run.log, with the time of each line."""
@@ -35,7 +41,7 @@ def logged_to(path: Path, writes: bool) -> Iterator[None]:
         yield
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf8")
+    handler = _ToFile(path, encoding="utf8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     try:

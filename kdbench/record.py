@@ -2,7 +2,6 @@
 
 import logging
 import resource
-import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -22,6 +21,7 @@ from kdbench.identity import data_id, run_id
 from kdbench.models import students
 from kdbench.results import SCHEMA
 from kdbench.schema import GROUPS
+from kdbench.store import filling, write_bytes
 
 if TYPE_CHECKING:
     from kdbench.context import Predictions, Run
@@ -85,14 +85,10 @@ def _finish_general(run: "Run", about: About, stages: list[dict[str, Any]], stud
     }
 
 
-def _export(run: "Run", save: Callable[[Path], None]) -> Path:
+def _export(run: "Run", save: Callable[[Path], None]) -> None:
     """Fill the run's `model` folder; a reader sees all of it or nothing."""
-    folder, staged = run.folder / "model", run.folder / ".model.part"
-    shutil.rmtree(staged, ignore_errors=True)
-    save(staged)
-    shutil.rmtree(folder, ignore_errors=True)
-    staged.rename(folder)
-    return folder
+    with filling(run.folder / "model") as staged:
+        save(staged)
 
 
 def _network(run: "Run", student: Any) -> tuple[dict[str, Any], dict[str, NDArray[np.float32]]]:
@@ -145,9 +141,9 @@ def _write_predictions(run: "Run", logits: dict[str, NDArray[np.float32]]) -> No
         columns["id"] += split.ids.tolist()
         columns["label"] += split.labels.tolist()
         columns["logits"] += list(rows.astype(np.float32))
-    staged = run.folder / ".predictions.part"
-    pyarrow.parquet.write_table(pyarrow.table(columns), staged)
-    staged.replace(run.folder / "predictions.parquet")
+    table = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(pyarrow.table(columns), table)
+    write_bytes(run.folder / "predictions.parquet", table.getvalue().to_pybytes())
 
 
 def _identity(run: "Run", about: About) -> dict[str, Any]:

@@ -1,39 +1,58 @@
-"""Read and write a run folder: whole files only, `results.json` last.
+"""A finished run's `results.json`: written last, it lists every other file of the run with its digest.
 
-A file is written beside its final name and renamed into place, so a reader sees the old content or the
-new, never half of it. `results.json` is written last: where it is, the run is done.
+Where it is, the run is done; where it does not fit, the run is damaged. Runs of before there were digests have
+neither `files` nor `sha256` in it: they are read as they are.
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from kdbench import store
+
 SCHEMA = 1  # of results.json; raised when a key changes its meaning
 RESULTS = "results.json"
+_LOG = "run.log"  # for people, and still written to when the run is done
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` atomically (temporary file, fsync, rename)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with staged.open("w", encoding="utf8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    staged.replace(path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON, atomically; NaN is refused because JSON has none."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf8"))
+def write_result(folder: Path, result: dict[str, Any]) -> dict[str, Any]:
+    """Mark the run in `folder` as done; returns what a reader will find."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in (RESULTS, _LOG)]
+    store.write_record(folder / RESULTS, result, files)
+    return store.read_record(folder / RESULTS)
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
-    """The finished result in `folder`, or None where the run has not finished."""
+    """The result of the run in `folder`, None where it has not finished. Raises Damaged."""
+    return _verified(folder, only=[])
+
+
+def verify_run(folder: Path) -> dict[str, Any] | None:
+    """`read_result`, after every file of the run has been read and found whole. Raises Damaged."""
+    return _verified(folder, only=None)
+
+
+def verify_file(folder: Path, name: str) -> None:
+    """Raises Damaged where a file of a finished run is not what was written."""
+    _verified(folder, only=[name])
+
+
+def _verified(folder: Path, only: list[str] | None) -> dict[str, Any] | None:
     path = folder / RESULTS
-    return read_json(path) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return store.verify(path, only)
+    except store.Damaged:
+        before = _before_digests(path)
+        if before is None:
+            raise
+        return before
+
+
+def _before_digests(path: Path) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_bytes())
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) and not value.keys() & {"files", "sha256"} else None

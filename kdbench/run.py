@@ -2,7 +2,6 @@
 
 import importlib
 import logging
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -21,11 +20,12 @@ from kdbench.hardware import Hardware, accelerator, settle
 from kdbench.identity import run_id
 from kdbench.models import students
 from kdbench.progress import Display, console, logged_to, show_log
-from kdbench.results import RESULTS, read_result, write_json
+from kdbench.results import RESULTS, verify_run, write_result
 from kdbench.schema import RunConfig
 from kdbench.seeds import derive
 from kdbench.stage import Predict, Stage
-from kdbench.train import train
+from kdbench.store import Damaged, explained, remove, remove_leftovers
+from kdbench.train import Limits, train
 
 log = logging.getLogger("kdbench")
 
@@ -37,12 +37,19 @@ def execute(
     command: str,
     baseline_command: Callable[[RunConfig], str],
 ) -> dict[str, Any]:
-    """Do the run, or find it done; returns the content of its results.json."""
+    """Do the run, or find it done; returns the content of its results.json.
+
+    Raises UserError, StoreError among them, and Stopped.
+    """
+    with explained(Path(config.outputs)):
+        return _execute(config, About(choices, command, baseline_command))
+
+
+def _execute(config: RunConfig, about: About) -> dict[str, Any]:
     hardware = settle(config.hardware)
     processes = accelerator(hardware)
     if processes.is_main_process:
         show_log()
-    about = About(choices, command, baseline_command)
     if config.dry_run:
         with tempfile.TemporaryDirectory() as scratch:
             config = replace(config, outputs=scratch)
@@ -58,12 +65,13 @@ def ensure(
     """The finished run of `config` and its folder: found, or done now, by one process at a time."""
     folder = run_folder(config, hardware)
     with torch.random.fork_rng(devices=[]), _locked(folder, accelerator):
-        result = read_result(folder)
-        if result is not None and not config.rerun:
+        result = None if config.rerun else _finished(folder)
+        if result is not None:
             log.info("found: %s", folder)
         else:
-            if config.rerun and accelerator.is_main_process:
-                shutil.rmtree(folder, ignore_errors=True)
+            accelerator.wait_for_everyone()
+            if accelerator.is_main_process:
+                _make_ready(folder, config.rerun)
             accelerator.wait_for_everyone()
             with logged_to(folder / "run.log", accelerator.is_main_process):
 
@@ -72,6 +80,23 @@ def ensure(
 
                 result = _do(Run(config, hardware, accelerator, folder, finished), about)
     return result | {"folder": str(folder)}, folder
+
+
+def _finished(folder: Path) -> dict[str, Any] | None:
+    """The result of a run that is done and whole."""
+    try:
+        return verify_run(folder)
+    except Damaged as damage:
+        log.warning("%s; what depends on it is made again", damage)
+        return None
+
+
+def _make_ready(folder: Path, rerun: bool) -> None:
+    """Leave of an earlier attempt only what this one may go on from."""
+    if rerun:
+        remove(folder)
+    (folder / RESULTS).unlink(missing_ok=True)  # of a damaged run: from here on it is not done
+    remove_leftovers(folder)
 
 
 def run_folder(config: RunConfig, hardware: Hardware) -> Path:
@@ -101,7 +126,7 @@ def _do(run: Run, about: About) -> dict[str, Any]:
     stages, student = train_stages(run)
     result = record.finish(run, about, stages, student)
     if run.accelerator.is_main_process:
-        write_json(run.folder / RESULTS, result)
+        result = write_result(run.folder, result)
     record.announce(run, result)
     return result
 
@@ -133,7 +158,7 @@ def train_stages(run: Run) -> tuple[list[dict[str, Any]], Any]:
             run.accelerator,
             run.score,
             seed=config.seed,
-            checkpoint_every=config.checkpoint_every,
+            limits=Limits(config.checkpoint_every, config.stop_after, config.preempt_at),
             display=Display(console, given.batch_size * given.accumulation),
         )
         records.append(record_ | {"folder": name, "key": key})

@@ -173,6 +173,8 @@ class RunConfig:
     outputs: str = MISSING
     cache_dir: str | None = None  # null: the user's cache folder
     checkpoint_every: int = option(at_least(1))  # optimiser steps
+    stop_after: float | None = option(or_none(above(0)), default=None)  # minutes of the command
+    preempt_at: int | None = option(or_none(at_least(1)), default=None)  # optimiser step of the command
     phase: str = option(one_of("task", "general"))
     rerun: bool = False
     dry_run: bool = False

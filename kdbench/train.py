@@ -8,34 +8,44 @@ objectives are closures over raw modules, Theseus may use any subset of the para
 unused parameter must count as a zero gradient, here as with one process.)
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import cast
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
-from kdbench import checkpoint
-from kdbench.checkpoint import state_of
+from kdbench import checkpoint, stopping, store
+from kdbench.checkpoint import Pass, state_of
 from kdbench.errors import UserError
 from kdbench.metrics_log import MetricsLog
 from kdbench.optim import lr_factor, make_optimizer
+from kdbench.parallel import largest, reduce_gradients, shares
 from kdbench.progress import Display
-from kdbench.results import read_json, write_json
 from kdbench.seeds import derive
 from kdbench.stage import Batch, Predict, Stage
 
+log = logging.getLogger("kdbench")
+STAGE = "stage.json"  # a stage's record, written last: where it is and fits, the stage is done
 FLUSH_EVERY = 10  # steps between two reads of the losses from the device
-Pass = tuple[list[str], Tensor, dict[str, float]]  # names of the loss terms, their values, other numbers
 Score = Callable[[Predict, int], dict[str, float]]  # dev metrics; "accuracy" selects
 
 
 class NonFiniteLoss(UserError):
     """A loss term became infinite or NaN; the message names the stage, the step and each term."""
+
+
+class Limits(NamedTuple):
+    """When to save, and when to stop; no matter of what is computed."""
+
+    checkpoint_every: int  # optimiser steps
+    stop_after: float | None = None  # see kdbench.stopping.after_step
+    preempt_at: int | None = None
 
 
 def train(
@@ -45,24 +55,38 @@ def train(
     score: Score,
     *,
     seed: int,
-    checkpoint_every: int,
+    limits: Limits,
     display: Display,
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Train `stage` in `folder`, or load what is already there; returns the stage's record.
 
     Afterwards the student (and `extra`) holds the weights of the best dev score, or the last ones where the
-    stage predicts nothing, and is in evaluation mode.
-    Raises NonFiniteLoss.
+    stage predicts nothing, and is in evaluation mode. A finished stage that is damaged is trained again.
+    Raises NonFiniteLoss, Stopped, StoreError.
     """
-    done = folder / "stage.json"
-    if not done.is_file():
-        _Trainer(stage, folder, accelerator, score, seed, checkpoint_every, display).run()
+    record = _finished(folder)
+    if record is None:
+        _Trainer(stage, folder, accelerator, score, seed, limits, display).run()
+        record = store.read_record(folder / STAGE)
+    elif accelerator.is_main_process:
+        checkpoint.clear(folder)  # where a crash came between the record and this
     modules = {"student": stage.student, "extra": stage.extra}
     for name, module in modules.items():
         if module is not None:
             module.load_state_dict(load_file(folder / f"{name}.safetensors"))
             module.eval().requires_grad_(False)
-    return read_json(done)
+    return record
+
+
+def _finished(folder: Path) -> dict[str, Any] | None:
+    """The record of the stage in `folder`, None where it must be trained."""
+    if not (folder / STAGE).is_file():
+        return None
+    try:
+        return store.verify(folder / STAGE)
+    except store.Damaged as damage:
+        log.warning("%s; the stage is trained again", damage)
+        return None
 
 
 class _Trainer:
@@ -73,39 +97,55 @@ class _Trainer:
         accelerator: Accelerator,
         score: Score,
         seed: int,
-        checkpoint_every: int,
+        limits: Limits,
         display: Display,
     ) -> None:
         self.stage, self.folder, self.accelerator, self.score = stage, folder, accelerator, score
-        self.seed, self.checkpoint_every, self.display = seed, checkpoint_every, display
+        self.seed, self.limits, self.display = seed, limits, display
         self.module = nn.ModuleDict({"student": stage.student})
         if stage.extra is not None:
             self.module["extra"] = stage.extra
         self.module.to(accelerator.device)
         self.trained, self.optimizer = make_optimizer(self.module, stage)
-        self.progress, self.best = checkpoint.restore(folder, self.module, self.optimizer)
-        self.log = MetricsLog(folder / "metrics.jsonl", self.progress.step, accelerator.is_main_process)
-        self.terms: list[Pass] = []
+        self.state = checkpoint.restore(folder, self.module, self.optimizer)
+        self.progress = self.state.progress
+        self.log = MetricsLog(folder / "metrics.jsonl", self.state.lines, accelerator.is_main_process)
 
     def run(self) -> None:
         schedule, per_epoch = self.stage.schedule, len(self.stage.data)
         started = time.perf_counter() - self.progress.seconds
         self.display.start(self.stage.name, schedule.steps, self.progress.step)
-        while self.progress.step < schedule.steps and not self._out_of_patience():
-            epoch, position = divmod(self.progress.step, per_epoch)
-            for batch in self._limited(self.stage.data.epoch(epoch, position)):
-                self._step(batch)
-                self.progress.step += 1
-                self.progress.seconds = time.perf_counter() - started
-                if self.progress.step % per_epoch == 0 or self.progress.step == schedule.steps:
-                    self._flush(epoch)
-                    self._evaluate(epoch)
-                elif self.progress.step % FLUSH_EVERY == 0 or self.progress.step % self.checkpoint_every == 0:
-                    self._flush(epoch)
-                if self.progress.step % self.checkpoint_every == 0:
-                    self._checkpoint()
+        with stopping.training():
+            while self.progress.step < schedule.steps and not self._out_of_patience():
+                epoch, position = divmod(self.progress.step, per_epoch)
+                for batch in self._limited(self.stage.data.epoch(epoch, position)):
+                    self._step(batch)
+                    self.progress.step += 1
+                    self.progress.seconds = time.perf_counter() - started
+                    self._after_step(epoch)
         self.progress.seconds = time.perf_counter() - started
         self._finish()
+
+    def _after_step(self, epoch: int) -> None:
+        step, every = self.progress.step, self.limits.checkpoint_every
+        if step % len(self.stage.data) == 0 or step == self.stage.schedule.steps:
+            self._flush(epoch)
+            self._evaluate(epoch)
+        elif step % FLUSH_EVERY == 0 or step % every == 0:
+            self._flush(epoch)
+        code = largest(stopping.after_step(self.limits.stop_after, self.limits.preempt_at), self.accelerator)
+        if code and (self.accelerator.num_processes > 1 or not self._all_finite()):
+            self._flush(epoch)  # of several processes one saves; after a loss that is not finite none does
+        if code or step % every == 0:
+            self._checkpoint()
+        if code:
+            self.accelerator.wait_for_everyone()
+            self.display.finish()
+            where = f"stage {self.stage.name}, step {step} of {self.stage.schedule.steps}"
+            raise stopping.Stopped(f"stopped and saved in {where}: the same command goes on from there", code)
+
+    def _all_finite(self) -> bool:
+        return all(bool(one.values.isfinite().all()) for one in self.state.passes)
 
     def _limited(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         for batch in batches:
@@ -118,15 +158,15 @@ class _Trainer:
         step, schedule = self.progress.step, self.stage.schedule
         torch.manual_seed(derive(self.seed, self.stage.name, step, self.accelerator.process_index))
         self.module.train()
-        for share, weight in _shares(batch, self.accelerator, schedule.accumulation):
+        for share, weight in shares(batch, self.accelerator, schedule.accumulation):
             with self.accelerator.autocast():
                 terms = self.stage.objective(share, step)
             loss = sum(terms.losses.values(), torch.zeros((), device=self.accelerator.device)) * weight
             values = torch.stack([value.detach().float() for value in terms.losses.values()]) * weight
-            self.terms.append((list(terms.losses), values, terms.logged))
+            self.state.passes.append(Pass(list(terms.losses), values, terms.logged))
             if loss.requires_grad:  # Theseus may have drawn no successor: nothing to learn from this batch
                 loss.backward()
-        self._reduce_gradients()
+        reduce_gradients(self.trained, self.accelerator)
         if schedule.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.trained, schedule.clip)
         factor = lr_factor(step, schedule)
@@ -135,31 +175,19 @@ class _Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _reduce_gradients(self) -> None:
-        """Sum over processes; a parameter without a gradient has a zero one, so that all processes agree."""
-        for parameter in self.trained:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        if self.accelerator.num_processes > 1:
-            gradients = [cast(Tensor, parameter.grad) for parameter in self.trained]
-            flat = torch._utils._flatten_dense_tensors(gradients)
-            flat = self.accelerator.reduce(flat, reduction="sum")
-            for gradient, total in zip(gradients, torch._utils._unflatten_dense_tensors(flat, gradients), strict=True):
-                gradient.copy_(total)
-
     def _flush(self, epoch: int) -> None:
         """Read the losses of the last steps from the device, check and log them."""
-        passes, self.terms = self.terms, []
+        passes, self.state.passes = self.state.passes, []
         if not passes:
             return
-        names = passes[0][0]
+        names = passes[0].names
         values = torch.stack([values for _, values, _ in passes])
         values = self.accelerator.reduce(values.sum(0), reduction="sum").tolist()
         steps = len(passes) // self.stage.schedule.accumulation
         losses = {name: value / steps for name, value in zip(names, values, strict=True)}
         if not all(math.isfinite(value) for value in losses.values()):
             raise NonFiniteLoss(self._first_bad_step(passes, losses))
-        logged = {name: sum(log[name] for *_, log in passes) / len(passes) for name in passes[0][2]}
+        logged = {name: sum(one.logged[name] for one in passes) / len(passes) for name in passes[0].logged}
         self.log.steps(self.progress.step, epoch, steps, losses, logged)
         self.display.advance(self.progress.step, losses)
 
@@ -175,7 +203,7 @@ class _Trainer:
         shown = ", ".join(f"{name} {value:g}" for name, value in terms.items())
         return (
             f"stage {self.stage.name}, step {step}: the loss is not finite ({shown}). "
-            "Lower schedule.lr, or try hardware.precision=fp32."
+            f"Lower schedule.lr, or try hardware.precision=fp32. {checkpoint.last(self.folder)}"
         )
 
     def _evaluate(self, epoch: int) -> None:
@@ -187,7 +215,7 @@ class _Trainer:
         if self.progress.best_score is None or accuracy is None or accuracy > self.progress.best_score:
             self.progress.best_score, self.progress.best_step = accuracy, self.progress.step
             self.progress.stale_epochs = 0
-            self.best = state_of(self.module)
+            self.state.best = state_of(self.module)
         else:
             self.progress.stale_epochs += 1
         self.log.epoch(self.progress.step, epoch, dev)
@@ -199,19 +227,20 @@ class _Trainer:
 
     def _checkpoint(self) -> None:
         if self.accelerator.is_main_process:
-            checkpoint.save(self.folder, self.module, self.optimizer, self.best, self.progress)
+            checkpoint.save(self.folder, self.module, self.optimizer, self.state)
 
     def _finish(self) -> None:
-        """Save the best weights; `stage.json`, written last, marks the stage as done."""
-        assert self.best is not None  # the last step is always evaluated
+        """Save the best weights; the stage's record, written last, marks it as done."""
+        best = self.state.best
+        assert best is not None  # the last step is always evaluated
         if self.accelerator.is_main_process:
+            files = [self.log.path]
             for name in self.module:
-                prefix = f"{name}."
-                state = {k.removeprefix(prefix): v for k, v in self.best.items() if k.startswith(prefix)}
-                staged = self.folder / f".{name}.part"
-                save_file(state, staged)
-                staged.replace(self.folder / f"{name}.safetensors")
-            write_json(self.folder / "stage.json", self._record())
+                state = {k.removeprefix(f"{name}."): v for k, v in best.items() if k.startswith(f"{name}.")}
+                files.append(self.folder / f"{name}.safetensors")
+                with store.explained(files[-1]):
+                    save_file(state, files[-1])
+            store.write_record(self.folder / STAGE, self._record(), files)
             checkpoint.clear(self.folder)
         self.accelerator.wait_for_everyone()
         self.display.finish()
@@ -225,22 +254,3 @@ class _Trainer:
             "best_step": self.progress.best_step,
             "epochs": self.log.epochs(),
         }
-
-
-def _shares(batch: Batch, accelerator: Accelerator, accumulation: int) -> Iterator[tuple[Batch, float]]:
-    """This process's passes over one step's batch, each with its share of the batch's examples.
-
-    A pass's mean loss times its share, summed over passes and processes, is the whole batch's mean loss.
-    Where a last batch has fewer examples than passes, the spare ones run an example at weight zero: every
-    process takes part in every step.
-    """
-    count = len(batch["ids"])
-    passes = accelerator.num_processes * accumulation
-    for index in range(accumulation):
-        first = accelerator.process_index + index * accelerator.num_processes
-        rows, weight = slice(first, None, passes), len(range(first, count, passes)) / count
-        if not weight:
-            rows = slice(0, 1)
-        tensors = cast(dict[str, Tensor], batch)
-        share = {name: value[rows].to(accelerator.device, non_blocking=True) for name, value in tensors.items()}
-        yield cast(Batch, share), weight

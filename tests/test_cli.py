@@ -4,6 +4,7 @@ import os
 import re
 import resource
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -59,6 +60,38 @@ REFUSALS = {
     "method.stages.replacing=3": r"method\.stages\.replacing=3: is a group of keys: epochs, steps, lr",
     "dataset.name=../../etc": r"dataset\.name=\.\./\.\./etc: must be of letters, digits, .* names a folder",
     "student.name=.hidden": r"student\.name=\.hidden: must be of letters",
+    "stop_after=0": r"stop_after=0: must be null, or above 0",
+    "stop_after=soon": r"stop_after=soon: must be a number",
+    "preempt_at=0": r"preempt_at=0: must be null, or 1 or more",
+    "preempt_at=1.5": r"preempt_at=1\.5: must be a whole number",
+    "checkpoint_every=0": r"checkpoint_every=0: must be 1 or more",
+    "phase=both": r"phase=both: must be task or general",
+    "seed=1.5": r"seed=1\.5: must be a whole number",
+    "schedule.epochs=null": r"schedule\.epochs=null: must be a whole number",
+    "schedule.lr=[1,2]": r"schedule\.lr=\[1,2\]: must be a number",
+    "schedule.warmup=2": r"schedule\.warmup=2: must be 0 to 1",
+    "schedule.dropout=1": r"schedule\.dropout=1: must be 0 to 0\.9",
+    "schedule.clip=0": r"schedule\.clip=0: must be null, or above 0",
+    "schedule.patience=0": r"schedule\.patience=0: must be null, or 1 or more",
+    "schedule.weight_decay=-0.1": r"schedule\.weight_decay=-0\.1: must be 0 or more",
+    "schedule.batch_size=0": r"schedule\.batch_size=0: must be 1 or more",
+    "schedule.accumulation=0": r"schedule\.accumulation=0: must be 1 or more",
+    "schedule.steps=0": r"schedule\.steps=0: must be null, or 1 or more",
+    "schedule.optimizer=sgd": r"schedule\.optimizer=sgd: must be adamw or adadelta",
+    "hardware.device=gpu": r"hardware\.device=gpu: must be auto, cpu, cuda or mps",
+    "hardware.precision=fp8": r"hardware\.precision=fp8: must be auto, fp32 or bf16",
+    "hardware.threads=0": r"hardware\.threads=0: must be null, or 1 or more",
+    "dataset.max_length=2": r"dataset\.max_length=2: must be 3 or more",
+    "dataset.dev_fraction=0.9": r"dataset\.dev_fraction=0\.9: must be 0\.01 to 0\.5",
+    "dataset.test_fraction=0": r"dataset\.test_fraction=0: must be 0\.01 to 0\.5",
+    "dataset.classes=1": r"dataset\.classes=1: must be null, or 2 or more",
+    "dataset.max_train_samples=1": r"dataset\.max_train_samples=1: must be null, or 2 or more",
+    "student.layers=0": r"student\.layers=0: must be 1 or more",
+    "teacher.seed=-1": r"teacher\.seed=-1: must be 0 or more",
+    "teacher.name=..": r"teacher\.name=\.\.: must be of letters, digits, .* names a folder",
+    "student.name=a/b": r"student\.name=a/b: must be of letters, digits, .* names a folder",
+    "method=logit_kd method.temperature=0": r"method\.temperature=0: must be above 0",
+    "method.variant=bernouli": r"method\.variant=bernouli: must be .*Did you mean bernoulli\?",
     # what is left out
     "dataset=files": r"dataset\.source: must be set, e\.g\. dataset\.source=path/to/folder",
     "teacher=local student.layers=2": r"teacher\.source: must be set, e\.g\.",
@@ -342,13 +375,14 @@ def test_an_expected_failure_has_no_traceback(main: Main, capsys: pytest.Capture
     assert capsys.readouterr().err == "kdbench: the teacher is on strike\n"
 
 
-def test_an_interruption_ends_a_sweep(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_ends_a_sweep(main: Main, capsys: pytest.CaptureFixture[str], number: int) -> None:
     def execute(config: RunConfig, _: Any) -> None:
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), number)
 
     *runs, code = main("-m seed=0,1,2", execute)
-    assert len(runs) == 1 and code == 130
-    assert capsys.readouterr().err == "stopped; the same command goes on from the last checkpoint\n"
+    assert len(runs) == 1 and code == 128 + number
+    assert capsys.readouterr().err == "stopped; the same command goes on from what is saved\n"
 
 
 def commands_of(main: Main, line: str, runs: Callable[[RunConfig], list[RunConfig]]) -> list[tuple[RunConfig, str]]:

@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -56,6 +57,31 @@ def test_sigkill_at_any_moment_changes_nothing(start, tmp_path, method):
     whole, killed = content(tmp_path / "whole"), content(tmp_path / "killed")
     assert len(whole) > 4
     assert killed == whole
+
+
+@pytest.mark.parametrize(
+    ("limit", "code"), [("preempt_at=3", 143), pytest.param("stop_after=1e-6", 75, marks=pytest.mark.slow)]
+)
+def test_a_limit_ends_the_command_with_its_own_exit_code(start, limit, code):
+    process = start("limited", "method=finetune", limit)
+    output, _ = process.communicate(timeout=600)  # the machine may be busy
+    assert process.returncode == code
+    assert "stopped and saved in stage training, step" in output and "the same command goes on" in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_command_with_its_own_exit_code(start, number, code):
+    process = start("signalled", "method=finetune", "schedule.epochs=400")
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "epoch 2" in line:
+            process.send_signal(number)
+            break
+    output, _ = process.communicate(timeout=600)  # the machine may be busy
+    assert process.returncode == code
+    assert "stopped and saved in stage training, step" in output and "Traceback" not in output
 
 
 @pytest.mark.slow

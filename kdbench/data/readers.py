@@ -3,14 +3,12 @@
 import csv
 import io
 import json
-import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
+from kdbench.data.cache import cached
 from kdbench.data.fetch import Source, SourceError, ask_hub, fetch_wheel, hub_commit, parse
 from kdbench.data.sources import check_source, existing, table_files
 from kdbench.schema import DatasetConfig
@@ -166,15 +164,12 @@ def _load_once(source: Source, config: DatasetConfig, cache: Path) -> Any:
 
     commit = hub_commit(source, "dataset", cache)
     final = cache / "hub_datasets" / f"{source.name}@{commit}--{config.subset}".replace("/", "--")
-    final.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{final}.lock"):
-        if not final.is_dir():
-            ask_hub(source, "dataset")  # fails at once, with what works instead
-            staging = final.with_name(f"{final.name}.part")
-            shutil.rmtree(staging, ignore_errors=True)  # of a killed run
-            _load(source.name, config, cache, commit).save_to_disk(staging)
-            staging.rename(final)
-    return datasets.load_from_disk(final)
+
+    def fill(staged: Path) -> None:
+        ask_hub(source, "dataset")  # fails at once, with what works instead
+        _load(source.name, config, cache, commit).save_to_disk(staged)
+
+    return datasets.load_from_disk(cached(final, fill))
 
 
 def _hub_rows(table: Any, where: str, config: DatasetConfig, class_label: type) -> Rows:

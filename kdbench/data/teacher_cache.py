@@ -1,39 +1,39 @@
-"""The teacher's outputs for a split, computed once and kept: `teacher/<key>.safetensors` in the cache."""
+"""The teacher's outputs for a split, computed once and kept: `teacher/<key>/outputs.safetensors` in the cache."""
 
 import hashlib
 from pathlib import Path
 
 import torch
-from filelock import FileLock
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from kdbench.data.batches import Examples
+from kdbench.data.cache import cached
+from kdbench.errors import UserError
 from kdbench.stage import Predict
+from kdbench.store import sha256_of
 
 
 def cached_outputs(what: str, examples: Examples, predict: Predict, weights: Path, compute: str, cache: Path) -> Tensor:
     """Outputs (n, ...) in float32, row i for example i, read by memory map where the cache has them.
 
     `what` names them (`logits`, `cls`). The key holds it, the teacher's weights file, the examples' tokens and
-    ids, and `compute` (precision and attention kernel). A file that is damaged or has other ids is made anew.
+    ids, and `compute` (precision and attention kernel). What is damaged is made anew.
+    Raises UserError where an output is not a finite number.
     """
     kind = "" if what == "logits" else f"|{what}"
     digest = hashlib.sha256(f"1|{compute}|{examples.tokens.key}{kind}".encode())
     digest.update(examples.ids.tobytes())
-    with weights.open("rb") as file:
-        digest.update(hashlib.file_digest(file, "sha256").digest())
-    path = cache / "teacher" / f"{digest.hexdigest()[:16]}.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
-        outputs = _read(path, what, examples)
-        if outputs is None:
-            outputs = compute_outputs(examples, predict)
-            staged = path.with_suffix(".part")
-            save_file({"ids": torch.from_numpy(examples.ids), what: outputs}, staged)
-            staged.replace(path)
-    return outputs
+    digest.update(bytes.fromhex(sha256_of(weights)))
+
+    def fill(staged: Path) -> None:
+        outputs = compute_outputs(examples, predict)
+        if not outputs.isfinite().all():
+            raise UserError(f"the teacher's {what} are not finite: {weights.parent} cannot teach")
+        save_file({"ids": torch.from_numpy(examples.ids), what: outputs}, staged / "outputs.safetensors")
+
+    folder = cached(cache / "teacher" / digest.hexdigest()[:16], fill)
+    return load_file(folder / "outputs.safetensors")[what]
 
 
 def compute_outputs(examples: Examples, predict: Predict, batch_size: int = 64) -> Tensor:
@@ -48,13 +48,3 @@ def compute_outputs(examples: Examples, predict: Predict, batch_size: int = 64) 
     if result is None:
         raise ValueError("no examples")
     return result.clone()  # an ordinary tensor: one made in inference mode cannot be saved for backward
-
-
-def _read(path: Path, what: str, examples: Examples) -> Tensor | None:
-    try:
-        stored = load_file(path)
-    except (OSError, SafetensorError):
-        return None
-    if not torch.equal(stored["ids"], torch.from_numpy(examples.ids)) or not stored[what].isfinite().all():
-        return None
-    return stored[what]

@@ -4,17 +4,15 @@ Sentence pairs have a third file, `types.npy`: which sentence a token is of.
 """
 
 import hashlib
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 
+from kdbench.data.cache import cached
 from kdbench.data.datasets import Split
 
 
@@ -50,11 +48,7 @@ Rows = tuple[list[list[int]], list[list[int]] | None]  # ids, token types
 
 def cached_tokens(key: str, encode: Callable[[], Rows], cache: Path) -> Tokens:
     """The tokens stored under `key`; `encode` makes them where there are none."""
-    folder = cache / "tokens" / key
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):
-        if not folder.is_dir():
-            _write(folder, *encode())
+    folder = cached(cache / "tokens" / key, lambda staged: _write(staged, *encode()))
     flat, offsets = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("flat", "offsets"))
     types = np.load(folder / "types.npy", mmap_mode="r") if (folder / "types.npy").is_file() else None
     return Tokens(key, flat, offsets, types)
@@ -88,15 +82,11 @@ def _encode(split: Split, tokenizer_folder: Path, max_length: int) -> Rows:
 
 
 def _write(folder: Path, ids: list[list[int]], types: list[list[int]] | None) -> None:
-    staged = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-    staged.mkdir(parents=True, exist_ok=True)
     offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int64)
-    np.save(staged / "offsets.npy", offsets)
-    np.save(staged / "flat.npy", _end_to_end(ids, np.int32))
+    np.save(folder / "offsets.npy", offsets)
+    np.save(folder / "flat.npy", _end_to_end(ids, np.int32))
     if types is not None:
-        np.save(staged / "types.npy", _end_to_end(types, np.int8))
-    shutil.rmtree(folder, ignore_errors=True)
-    staged.rename(folder)
+        np.save(folder / "types.npy", _end_to_end(types, np.int8))
 
 
 def _end_to_end(rows: list[list[int]], kind: type[np.integer[Any]]) -> NDArray[Any]:

@@ -5,11 +5,9 @@ and split as BERT does before its word pieces, so that a Chinese character is a 
 """
 
 import hashlib
-import os
-import shutil
 from pathlib import Path
 
-from filelock import FileLock
+from kdbench.data.cache import cached
 
 PAD, UNK, MASK = SPECIAL = ("[PAD]", "[UNK]", "[MASK]")  # ids 0, 1, 2
 
@@ -25,11 +23,7 @@ def word_tokenizer(texts: list[str], cache: Path, min_count: int = 2, max_size: 
     for text in texts:
         digest.update(hashlib.sha256(text.encode()).digest())
     folder = cache / "vocabulary" / digest.hexdigest()[:16]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):
-        if not folder.is_dir():
-            _write(folder, texts, min_count, max_size)
-    return folder
+    return cached(folder, lambda staged: _write(staged, texts, min_count, max_size))
 
 
 def _write(folder: Path, texts: list[str], min_count: int, max_size: int) -> None:
@@ -47,8 +41,6 @@ def _write(folder: Path, texts: list[str], min_count: int, max_size: int) -> Non
         vocab_size=max_size, min_frequency=min_count, special_tokens=list(SPECIAL), show_progress=False
     )
     words.train_from_iterator(texts, trainer)
-    staged = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-    shutil.rmtree(staged, ignore_errors=True)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=words,
         pad_token=PAD,
@@ -56,5 +48,4 @@ def _write(folder: Path, texts: list[str], min_count: int, max_size: int) -> Non
         mask_token=MASK,
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     )
-    tokenizer.save_pretrained(staged)
-    staged.rename(folder)
+    tokenizer.save_pretrained(folder)

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from kdbench import store
 from kdbench.models import bert, bilstm, distilbert, fastbert, mobilebert, relu_head
 from kdbench.stage import Batch
 
@@ -79,8 +80,11 @@ def save(model: Any, folder: Path, tokenizer_folder: Path) -> None:
 def load(folder: Path, attention: str = "sdpa") -> Any:
     """The model in a run's `model` folder, in evaluation mode.
 
-    Raises OSError where the folder holds no whole model, UserError where weights are missing.
+    Raises Damaged where a file is not what its manifest says, OSError where the folder holds no whole model, UserError
+    where weights are missing. Folders of other programs, and of runs before there were manifests, have none.
     """
+    if (folder / store.MANIFEST).exists():
+        store.verify(folder / store.MANIFEST)
     match json.loads((folder / "config.json").read_text(encoding="utf8"))["model_type"]:
         case relu_head.RELU_BERT:
             return relu_head.load_relu_head(folder, attention)

@@ -33,7 +33,7 @@ from kdbench.progress import Display
 from kdbench.run import ensure, run_folder
 from kdbench.schema import RunConfig, method_module
 from kdbench.stage import Batch, Stage
-from kdbench.train import _Trainer
+from kdbench.train import Limits, _Trainer
 
 Row = dict[str, Any]
 SYNTHETIC = 2000  # examples
@@ -129,12 +129,12 @@ def stepper(run: Run, stage: Stage, batches: list[Batch]) -> Callable[[], object
     stage = replace(stage, schedule=replace(stage.schedule, steps=10**6))
     folder = Path(tempfile.mkdtemp(dir=run.config.outputs))
     display = Display(Console(quiet=True), run.config.schedule.batch_size)
-    trainer = _Trainer(stage, folder, run.accelerator, lambda predict, step: {}, 0, 10**6, display)
+    trainer = _Trainer(stage, folder, run.accelerator, lambda predict, step: {}, 0, Limits(10**6), display)
     state = {"step": 0}
 
     def step() -> None:
         trainer._step(batches[state["step"] % len(batches)])
-        trainer.terms.clear()
+        trainer.state.passes.clear()
         state["step"] += 1
 
     return step

@@ -1,6 +1,7 @@
 """Sources and what they stand for: the teacher's folder, what is refused in it, what counts as the same content."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -83,13 +84,11 @@ class Hub:
             raise ConnectionError("no route to host\nsecond line")
         return SimpleNamespace(sha=COMMIT)
 
-    def snapshot_download(self, name: str, *, allow_patterns: list[str], revision: str, **_: object) -> str:
+    def snapshot_download(self, name: str, *, allow_patterns: list[str], revision: str, local_dir: Path) -> None:
         assert revision == COMMIT
         self.downloads += 1
-        self.folder.mkdir(exist_ok=True)
         for file in set(allow_patterns) & self.files.keys():
-            (self.folder / file).write_bytes(self.files[file])
-        return str(self.folder)
+            (local_dir / file).write_bytes(self.files[file])
 
 
 @pytest.fixture
@@ -108,12 +107,19 @@ def test_hub_model_is_downloaded_once_without_pickle_or_code_and_found_offline(t
     identity = model_identity(config, tmp_path)
     assert identity == {"source": f"hub:some/bert@{COMMIT}", "folder": ""}
     folder = resolve_model(config, tmp_path)
-    assert {p.name for p in folder.iterdir()} == {"config.json", "vocab.txt", "model.safetensors"}
+    assert {p.name for p in folder.iterdir()} == {"config.json", "vocab.txt", "model.safetensors", "MANIFEST.json"}
     hub.online = False
     assert resolve_model(config, tmp_path) == folder and hub.downloads == 1
     assert model_identity(config, tmp_path) == identity
     pinned = teacher(f"hub:some/bert@{COMMIT}")
     assert model_identity(pinned, tmp_path) == identity and resolve_model(pinned, tmp_path) == folder
+
+
+def test_what_an_older_version_left_in_the_cache_gives_way(tmp_path: Path, hub: Hub) -> None:
+    folder = resolve_model(teacher("hub:some/bert"), tmp_path)
+    shutil.rmtree(folder)
+    folder.write_text("/where/the/hub/s/own/cache/had/it")
+    assert resolve_model(teacher("hub:some/bert"), tmp_path) == folder and folder.is_dir()
 
 
 def test_hub_model_without_safetensors_falls_back_to_its_bin(tmp_path: Path, hub: Hub) -> None:

@@ -73,7 +73,7 @@ def test_a_folder_is_a_function_of_texts_and_options(folder, tmp_path):
     assert len({folder, *others}) == 5
     elsewhere = word_tokenizer(TEXTS, tmp_path / "other")
     assert elsewhere.name == folder.name
-    for path in folder.iterdir():
+    for path in folder.iterdir():  # the manifest too
         assert path.read_bytes() == (elsewhere / path.name).read_bytes()
 
 

@@ -54,6 +54,7 @@ def test_fetch_wheel_takes_the_named_files_once_and_leaves_no_wheel(tmp_path: Pa
     (folder,) = folders
     assert len(asked) == 1
     assert sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()) == [
+        "MANIFEST.json",
         "pkg/a.txt",
         "pkg/sub/b.txt",
     ]
@@ -134,7 +135,7 @@ def test_interrupted_download_leaves_nothing_and_the_next_one_succeeds(
     assert cached(tmp_path) == []
     serve(path)
     folder = fetch_wheel("pypi:kd-tiny==1.0", fetch.sha256_of(path), ["a"], tmp_path)
-    shutil.move(folder, folder.with_name(f"{folder.name}.part"))  # what a killed process leaves
+    shutil.move(folder, folder.with_name(f".{folder.name}.part"))  # what a killed process leaves
     assert (fetch_wheel("pypi:kd-tiny==1.0", fetch.sha256_of(path), ["a"], tmp_path) / "a").read_bytes() == b"A"
     assert cached(tmp_path) == [folder]
 

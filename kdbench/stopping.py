@@ -1,0 +1,74 @@
+"""Stop between two steps: on Ctrl-C or SIGTERM, when the time is up, or where a preemption is faked.
+
+Signals belong to the process, so what is known of them is kept here, once. Outside the training loop there is
+nothing to save (every writer's files are whole or not there), so there a signal stops at once.
+"""
+
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+TIME_IS_UP = 75  # EX_TEMPFAIL: give the same command again
+_STARTED = time.monotonic()
+
+
+class Stopped(KeyboardInterrupt):
+    """The command was asked to stop; the text says what was saved, `exit_code` who asked."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class _Process:
+    asked: int | None = None  # exit code that the first signal means
+    training = False
+    steps = 0  # optimiser steps taken by this process, over all stages and runs
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """Within, Ctrl-C and SIGTERM raise Stopped, or let the loop do it."""
+    _Process.asked, _Process.steps = None, 0
+    before = {number: signal.signal(number, _on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    first, _Process.asked = _Process.asked is None, 128 + number
+    if not first or not _Process.training:
+        raise Stopped("stopped; the same command goes on from what is saved", 128 + number)
+    print("stopping after this step; once more stops now", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def training() -> Iterator[None]:
+    """Within, the first signal waits until the loop asks for it."""
+    _Process.training = True
+    try:
+        yield
+    finally:
+        _Process.training = False
+
+
+def after_step(stop_after: float | None, preempt_at: int | None) -> int:
+    """The exit code with which to stop now, 0 to go on; called once after every optimiser step.
+
+    `stop_after`: minutes since the command began. `preempt_at`: the step of this command, counted over all its
+    stages and runs, after which it does as if SIGTERM had come.
+    """
+    _Process.steps += 1
+    if _Process.asked is not None:
+        return _Process.asked
+    if preempt_at is not None and _Process.steps >= preempt_at:
+        return 128 + signal.SIGTERM
+    if stop_after is not None and time.monotonic() - _STARTED >= 60 * stop_after:
+        return TIME_IS_UP
+    return 0

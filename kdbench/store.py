@@ -1,0 +1,206 @@
+"""Whole files only: what every writer goes through and every reader asks.
+
+A *record* is a JSON file that ends with the SHA-256 of its own bytes and may list other files with their sizes and
+digests; it is written last. A folder is filled under another name; its files are synced, its record MANIFEST.json is
+written, and by rename, synced too, it gets its name. So what lacks a fitting record was never finished or has been
+damaged, and is not read. Crashes, power loss, full disks and flipped bits are tried in tests/reliability/.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from kdbench.errors import UserError
+
+MANIFEST = "MANIFEST.json"
+_SEAL = re.compile(rb'"sha256": "([0-9a-f]{64})"\n\}\n\Z')
+_REFUSALS = {  # by the system, for a reason that a person can remove
+    errno.ENOSPC: "Make room",
+    errno.EDQUOT: "Make room",
+    errno.EFBIG: "Make room",
+    errno.EACCES: "Make it writable",
+    errno.EPERM: "Make it writable",
+    errno.EROFS: "Make it writable",
+    errno.EMFILE: "Raise the limit (ulimit -n)",
+    errno.ENFILE: "Raise the limit (ulimit -n)",
+    errno.EIO: "Check the disk",
+}
+
+
+class StoreError(UserError):
+    """The system refused to write or read; what had been stored before is as it was."""
+
+
+class Damaged(UserError):
+    """A file is missing or not what was written."""
+
+    def __init__(self, path: Path, expected: str, found: str) -> None:
+        super().__init__(f"{path} is damaged: expected {expected}, found {found}")
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn what the system refuses within the block into a StoreError that names `path`."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        number = error.errno if isinstance(error, OSError) else _rust_errno(error)
+        if number not in _REFUSALS:
+            raise
+        named = getattr(error, "filename", None) or path
+        raise StoreError(
+            f"{named}: {os.strerror(number)}. What was stored before is unharmed. {_REFUSALS[number]},"
+            " then give the same command again: it goes on from there."
+        ) from error
+
+
+def _rust_errno(error: SafetensorError) -> int | None:
+    """safetensors tells the system's error number only in its text."""
+    found = re.search(r"os error (\d+)", str(error))
+    return int(found[1]) if found else None
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `path` atomically: a reader sees the old content or the new, also after a power cut."""
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staged = path.with_name(f".{path.name}.{os.getpid()}.part")
+        with staged.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        _rename(staged, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON, atomically; NaN is refused because JSON has none."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf8"))
+
+
+def write_record(path: Path, value: dict[str, Any], files: Iterable[Path] = ()) -> None:
+    """Write `value` as JSON with its own digest and those of `files`, which lie below it and are synced first."""
+    listed = {}
+    with explained(path):
+        for file in sorted(files):
+            # safetensors leaves files that only their owner may read
+            file.chmod(file.parent.stat().st_mode & 0o644)
+            _sync(file)
+            name = file.relative_to(path.parent).as_posix()
+            listed[name] = {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
+        for folder in sorted({(path.parent / name).parent for name in listed}):
+            _sync(folder)
+    text = json.dumps(value | {"files": listed}, indent=2, allow_nan=False, ensure_ascii=False)
+    text = text.removesuffix("\n}") + ',\n  "sha256": "'
+    write_text(path, f'{text}{hashlib.sha256(text.encode()).hexdigest()}"\n}}\n')
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The value of a record. Raises Damaged where it is not what was written."""
+    return _opened(path)[0]
+
+
+def verify(path: Path, only: Iterable[str] | None = None) -> dict[str, Any]:
+    """The value of the record at `path`, after reading each file that it lists, or those named by `only`.
+
+    Raises Damaged, StoreError.
+    """
+    value, files = _opened(path)
+    for name in files if only is None else only:
+        _check(path.parent / name, files[name])
+    return value
+
+
+def _opened(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    with explained(path):
+        try:
+            content = path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise Damaged(path, "a record of what belongs here", "none") from error
+    seal = _SEAL.search(content)
+    if seal is None:
+        raise Damaged(path, "its own SHA-256 at its end", repr(content[-24:])[1:])
+    expected, found = seal[1].decode(), hashlib.sha256(content[: seal.start(1)]).hexdigest()
+    if found != expected:
+        raise Damaged(path, f"SHA-256 {expected}", found)
+    value = json.loads(content)
+    del value["sha256"]
+    return value, value.pop("files")
+
+
+def _check(path: Path, listed: dict[str, Any]) -> None:
+    with explained(path):
+        size = path.stat().st_size if path.is_file() else None
+        if size != listed["bytes"]:
+            raise Damaged(path, f"{listed['bytes']} bytes", "no file" if size is None else f"{size} bytes")
+        if (found := sha256_of(path)) != listed["sha256"]:
+            raise Damaged(path, f"SHA-256 {listed['sha256']}", found)
+
+
+@contextmanager
+def filling(folder: Path) -> Iterator[Path]:
+    """An empty folder to fill; when the block ends well it is `folder`, whole and with a manifest.
+
+    One process at a time: the caller holds a lock. Raises StoreError.
+    """
+    staged = folder.with_name(f".{folder.name}.part")
+    with explained(folder):
+        try:
+            remove(staged)  # of a killed process
+            staged.mkdir(parents=True)
+            yield staged
+            write_record(staged / MANIFEST, {}, [path for path in staged.rglob("*") if path.is_file()])
+            remove(folder)
+            _rename(staged, folder)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+
+
+def remove(path: Path) -> None:
+    """Remove a folder or file where there is one."""
+    with explained(path):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed writers left below `folder`, which the caller has locked."""
+    for pattern in (".*.part", ".tmp*"):  # ours, and safetensors'
+        for path in sorted(folder.rglob(pattern)):
+            remove(path)
+
+
+def _rename(staged: Path, final: Path) -> None:
+    os.replace(staged, final)
+    _sync(final.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

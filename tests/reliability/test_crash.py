@@ -1,0 +1,167 @@
+"""A process that dies, or a power cut, at every operation of a save: what is read afterwards is whole, old or new."""
+
+import errno
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from kdbench import checkpoint, store
+from kdbench.checkpoint import Pass, Progress, State
+from kdbench.results import verify_run, write_result
+from tests.reliability.faults import Death, Disk, failing, power_cuts, put
+
+BEFORE, OLD, NEW = 3, 5, 10  # steps of checkpoints: the save under test keeps the last two
+
+
+class Stage:
+    """A module with its optimiser, as it was at each of some steps: what a checkpoint must bring back."""
+
+    def __init__(self) -> None:
+        self.module = nn.ModuleDict({"student": nn.Linear(3, 2), "extra": nn.Linear(2, 2)})
+        self.optimizer = torch.optim.AdamW(self.module.parameters(), lr=0.1)
+        self.at: dict[int, Any] = {}
+
+    def train_to(self, step: int) -> State:
+        torch.manual_seed(step)
+        for parameter in self.module.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        self.optimizer.step()
+        lines = [{"step": step, "losses": {"ce": 0.1 + 0.2}}]
+        state = State(Progress(step, 1.5, 0.3, step), checkpoint.state_of(self.module), lines)
+        state.passes = [Pass(["ce"], torch.tensor([1 / 3]), {"rate": 0.5})]
+        self.at[step] = self.content(state)
+        return state
+
+    def content(self, state: State) -> str:
+        """A digest of all of it."""
+        best = {} if state.best is None else {name: state.best[name].tolist() for name in sorted(state.best)}
+        passes = [(one.names, one.values.tolist(), one.logged) for one in state.passes]
+        moments = [{k: s[k].tolist() for k in sorted(s)} for s in self.optimizer.state_dict()["state"].values()]
+        weights = {name: value.tolist() for name, value in self.module.state_dict().items()}
+        whole = repr((weights, moments, state.progress, best, state.lines, passes))
+        return hashlib.sha256(whole.encode()).hexdigest()
+
+
+READER = Stage()  # stands for a fresh process: all that it holds is read
+
+
+def saved(folder: Path) -> Stage:
+    """A stage with two checkpoints."""
+    stage = Stage()
+    for step in (BEFORE, OLD):
+        checkpoint.save(folder, stage.module, stage.optimizer, stage.train_to(step))
+    return stage
+
+
+def read_back(folder: Path, stage: Stage) -> int:
+    """The step that a fresh process goes on from; everything it has read is as it was at that step."""
+    state = checkpoint.restore(folder, READER.module, READER.optimizer)
+    step = state.progress.step
+    assert step in stage.at, f"{folder} gives step {step}"
+    assert READER.content(state) == stage.at[step]
+    return step
+
+
+def test_a_death_at_each_operation_of_a_save_leaves_a_whole_checkpoint(tmp_path, capsys):
+    counts = {OLD: 0, NEW: 0}
+    for k in range(1, 1000):
+        folder = tmp_path / str(k)
+        stage = saved(folder)
+        state = stage.train_to(NEW)
+        with failing(Disk(folder, die_at=k)) as disk:
+            try:
+                checkpoint.save(folder, stage.module, stage.optimizer, state)
+                break
+            except Death:
+                pass
+        counts[read_back(folder, stage)] += 1
+        checkpoint.save(folder, stage.module, stage.optimizer, state)  # the same command again
+        assert read_back(folder, stage) == NEW
+        assert {path.name for path in folder.iterdir()} == {"checkpoint-5", "checkpoint-10"}
+    assert disk.count == k - 1 > 30 and min(counts.values()) > 0
+    with capsys.disabled():
+        print(f"\ndeath at each operation of a save: {k - 1} tried, {counts[OLD]} old, {counts[NEW]} new, 0 lost")
+
+
+def cut_save(tmp_path: Path, lost: int) -> dict[str, int]:
+    folder = tmp_path / "stage"
+    stage = saved(folder)
+    state = stage.train_to(NEW)
+    with failing(Disk(folder)) as disk:
+        checkpoint.save(folder, stage.module, stage.optimizer, state)
+    counts = {"tried": 0, "old": 0, "new": 0}
+    for end, content in power_cuts(disk, lost):
+        counts["tried"] += 1
+        place = put(tmp_path / f"cut{counts['tried']}", content)
+        step = read_back(place, stage)
+        counts["old" if step == OLD else "new"] += 1
+        assert step != BEFORE and (step == NEW or end < len(disk.trace)), "what save() has returned from is on the disk"
+        store.remove(place)
+    return counts
+
+
+@pytest.mark.parametrize("lost", [1, pytest.param(3, marks=pytest.mark.slow)])
+def test_a_power_cut_leaves_a_whole_checkpoint(tmp_path, capsys, lost):
+    counts = cut_save(tmp_path, lost)
+    assert counts["tried"] > 100 and counts["old"] and counts["new"]
+    with capsys.disabled():
+        print(f"\npower cuts in a save, up to {lost} operations lost or cut: {counts}, 0 unreadable")
+
+
+@pytest.mark.parametrize("what", ["files", "folder", "parent"])
+def test_the_power_cuts_find_a_sync_that_is_missing(tmp_path, monkeypatch, what):
+    """Each kind of sync in the store is needed: without it a state is found that must not be."""
+    real = store._sync
+
+    def some(path: Path) -> None:
+        kind = "files" if path.is_file() else "folder" if path.name.endswith(".part") else "parent"
+        if kind != what:
+            real(path)
+
+    monkeypatch.setattr(store, "_sync", some)
+    with pytest.raises(AssertionError):
+        cut_save(tmp_path, 1)
+
+
+@pytest.mark.parametrize("number", ["ENOSPC", "EIO", "EACCES", "EMFILE"])
+def test_a_save_that_the_system_refuses_leaves_the_old_one(tmp_path, capsys, number):
+    old = 0
+    for k in range(1, 1000):
+        folder = tmp_path / str(k)
+        stage = saved(folder)
+        state = stage.train_to(NEW)
+        with failing(Disk(folder, refuse_at=k, refusal=getattr(errno, number))) as disk:
+            try:
+                checkpoint.save(folder, stage.module, stage.optimizer, state)
+            except store.StoreError as error:
+                assert str(folder) in str(error) and "unharmed" in str(error) and "same command again" in str(error)
+        if disk.count < k:
+            break
+        old += read_back(folder, stage) == OLD
+        checkpoint.save(folder, stage.module, stage.optimizer, state)
+        assert read_back(folder, stage) == NEW
+    assert k > 30 and old > 20
+    with capsys.disabled():
+        print(f"\n{number} at each operation of a save: {k - 1} tried, 0 unexplained, 0 lost")
+
+
+def test_a_death_at_each_operation_of_the_result_leaves_all_or_nothing(tmp_path, capsys):
+    for k in range(1, 1000):
+        folder = tmp_path / str(k)
+        with store.filling(folder / "model") as staged:
+            (staged / "config.json").write_text("{}")
+        store.write_text(folder / "config.yaml", "seed: 0\n")
+        with failing(Disk(folder, die_at=k)):
+            try:
+                write_result(folder, {"schema": 1, "id": "0123abcd"})
+                break
+            except Death:
+                pass
+        assert verify_run(folder) in (None, {"schema": 1, "id": "0123abcd"})
+    assert verify_run(folder) == {"schema": 1, "id": "0123abcd"}
+    with capsys.disabled():
+        print(f"\ndeath at each operation of writing results: {k - 1} tried, 0 half")

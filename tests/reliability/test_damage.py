@@ -1,0 +1,243 @@
+"""Bits that flip and files that are cut off: each is noticed by its digest, named, and made again or refused."""
+
+import errno
+import logging
+import random
+import shutil
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import kdbench
+from kdbench import run, store, train
+from kdbench.compare.collect import read_runs
+from kdbench.data.cache import cached
+from kdbench.errors import UserError
+from kdbench.results import RESULTS, read_result, verify_run
+from kdbench.store import MANIFEST
+from tests.reliability.faults import Disk, failing
+
+UNREAD = {"run.log"}  # for people; locks, too, are never read
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory):
+    """Where the run of `finished` is done once, to be copied."""
+    return tmp_path_factory.mktemp("template")
+
+
+@pytest.fixture
+def finished(configure, execute, tmp_path, template):
+    """(config, result) of a run with a teacher, two stages and cached teacher outputs."""
+    there = [f"outputs={template / 'outputs'}", f"cache_dir={template / 'cache'}"]
+    if not (template / "outputs").exists():
+        execute(configure("method=tinybert", *there))
+    for name in ("outputs", "cache"):
+        shutil.copytree(template / name, tmp_path / name)
+    config = configure("method=tinybert")
+    return config, execute(config)
+
+
+def files(root: Path) -> list[Path]:
+    return sorted(p for p in root.rglob("*") if p.is_file() and p.name not in UNREAD and p.suffix != ".lock")
+
+
+def damage(path: Path, draw: random.Random) -> bytes:
+    """Flip a bit, or cut the file; returns what it was."""
+    whole = path.read_bytes()
+    if draw.random() < 0.8:
+        at = draw.randrange(len(whole))
+        broken = whole[:at] + bytes([whole[at] ^ 1 << draw.randrange(8)]) + whole[at + 1 :]
+    else:
+        broken = whole[: draw.randrange(len(whole))]
+    path.unlink()  # what is open keeps the old content
+    path.write_bytes(broken)
+    return whole
+
+
+def owner(path: Path, tmp_path: Path) -> tuple[str, Path]:
+    """Which reader is to notice, and of which folder."""
+    if path.is_relative_to(tmp_path / "cache"):
+        return "cache", next(p for p in path.parents if p.parent.parent == tmp_path / "cache")
+    return "run", next(p for p in path.parents if p.name.startswith("seed"))
+
+
+def noticed(kind: str, folder: Path, caplog: pytest.LogCaptureFixture) -> str:
+    """What the reader says of the damage."""
+    caplog.clear()
+    if kind == "run":
+        assert run._finished(folder) is None, f"{folder} was taken for whole"
+    else:
+
+        def fill(staged: Path) -> None:
+            raise UserError("would be made again")
+
+        with pytest.raises(UserError, match="made again"):
+            cached(folder, fill)
+    return caplog.text
+
+
+@pytest.mark.parametrize("tries", [400, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_every_damage_to_a_run_and_the_cache_is_noticed_and_named(finished, tmp_path, caplog, capsys, tries):
+    everything = files(tmp_path / "outputs") + files(tmp_path / "cache")
+    assert len(everything) > 30
+    draw, counts = random.Random(0), Counter()
+    caplog.set_level(logging.WARNING, "kdbench")
+    logging.getLogger("kdbench").propagate = True
+    for number in range(tries):
+        path = everything[number % len(everything)]
+        kind, folder = owner(path, tmp_path)
+        whole = damage(path, draw)
+        said = noticed(kind, folder, caplog)
+        assert str(path) in said and "expected" in said and "found" in said, f"{path}: {said}"
+        path.write_bytes(whole)
+        counts[kind] += 1
+    assert {run._finished(folder) is None for folder in (p.parent for p in (tmp_path / "outputs").rglob(RESULTS))} == {
+        False
+    }
+    with capsys.disabled():
+        print(f"\ndamage over {len(everything)} files: {tries} tried {dict(counts)}, {tries} named, 0 silent")
+
+
+@pytest.mark.parametrize("tries", [100, pytest.param(2000, marks=pytest.mark.slow)])
+def test_a_damaged_checkpoint_is_skipped_for_the_one_before(tmp_path, caplog, capsys, tries):
+    from kdbench import checkpoint
+    from tests.reliability.test_crash import read_back, saved
+
+    stage = saved(tmp_path)
+    checkpoint.save(tmp_path, stage.module, stage.optimizer, stage.train_to(10))
+    everything, draw = files(tmp_path / "checkpoint-10"), random.Random(0)
+    logging.getLogger("kdbench").propagate = True
+    for number in range(tries):
+        path = everything[number % len(everything)]
+        whole = damage(path, draw)
+        caplog.clear()
+        assert read_back(tmp_path, stage) == 5
+        assert str(path) in caplog.text and "checkpoint-10 is skipped" in caplog.text
+        path.write_bytes(whole)
+    assert read_back(tmp_path, stage) == 10
+    with capsys.disabled():
+        print(f"\ndamage to a checkpoint: {tries} tried, {tries} named and skipped, 0 silent")
+
+
+def weights(result):
+    return load_file(Path(result["folder"]) / "model" / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "stages"),
+    [
+        ("model/model.safetensors", []),
+        ("model/MANIFEST.json", []),
+        ("predictions.parquet", []),
+        ("results.json", []),
+        ("config.yaml", []),
+        ("01_prediction/student.safetensors", ["01_prediction"]),
+        ("00_intermediate/stage.json", ["00_intermediate"]),
+        ("00_intermediate/metrics.jsonl", ["00_intermediate"]),
+    ],
+)
+def test_what_is_damaged_is_made_again_and_no_more(finished, execute, monkeypatch, name, stages):
+    config, before = finished
+    folder = Path(before["folder"])
+    kept = {name: value.clone() for name, value in weights(before).items()}
+    assert [p.name for p in sorted(folder.glob("0*"))] == ["00_intermediate", "01_prediction"]
+    damage(folder / name, random.Random(1))
+    trained = set()
+    step = train._Trainer._step
+    monkeypatch.setattr(
+        train._Trainer, "_step", lambda self, batch: (trained.add(self.folder.name), step(self, batch))[1]
+    )
+    after = execute(config)
+    assert sorted(trained) == stages
+    assert after["metrics"] == before["metrics"] and after["reported"] == before["reported"]
+    assert all(torch.equal(value, kept[name]) for name, value in weights(after).items())
+    assert verify_run(folder) == {key: value for key, value in after.items() if key != "folder"}
+
+
+def test_a_damaged_cache_is_made_again(finished, execute, tmp_path):
+    config, before = finished
+    for folder in (p.parent for p in list((tmp_path / "cache").rglob(MANIFEST))):
+        for path in files(folder):
+            damage(path, random.Random(2))
+    after = execute(replace(config, outputs=str(tmp_path / "again")))  # reads all of it
+    assert after["metrics"] == before["metrics"]
+    for manifest in (tmp_path / "cache").rglob(MANIFEST):
+        store.verify(manifest)
+
+
+@pytest.mark.usefixtures("finished")
+def test_what_cannot_be_made_again_is_refused(configure, execute, tmp_path):
+    teacher = next((tmp_path / "outputs/topics/finetune").rglob(RESULTS)).parent
+    whole = damage(teacher / "model/model.safetensors", random.Random(3))
+    with pytest.raises(UserError, match=r"model\.safetensors is damaged: expected .*, found "):
+        kdbench.load(teacher / "model")
+    from_run = ["teacher=run", f"teacher.path={teacher}", "method=logit_kd"]
+    with pytest.raises(UserError, match=r"model\.safetensors is damaged"):
+        execute(configure(*from_run))
+    (teacher / "model/model.safetensors").write_bytes(whole)
+    damage(teacher / "config.yaml", random.Random(3))
+    with pytest.raises(UserError, match=r"config\.yaml is damaged"):
+        configure(*from_run)
+    runs, warnings = read_runs([tmp_path / "outputs"], "accuracy", "test")
+    assert len(runs) == 2 and warnings == []
+    damage(teacher / RESULTS, random.Random(3))
+    runs, warnings = read_runs([tmp_path / "outputs"], "accuracy", "test")
+    assert len(runs) == 1 and len(warnings) == 1
+    assert str(teacher / RESULTS) in warnings[0] and "expected" in warnings[0] and "found" in warnings[0]
+
+
+def test_a_run_of_before_there_were_digests_is_read_as_it_is(finished, execute, tmp_path):
+    """Two years of results must not be lost: they have no digests, so there is nothing to hold them against."""
+    import json
+
+    config, result = finished
+    folder = Path(result["folder"])
+    old = json.loads((folder / RESULTS).read_text())
+    del old["files"], old["sha256"]
+    (folder / RESULTS).write_text(json.dumps(old, indent=2) + "\n")
+    (folder / "model" / MANIFEST).unlink()
+    assert read_result(folder) == verify_run(folder) == old
+    assert execute(config) == old | {"folder": str(folder)}
+    assert len(read_runs([tmp_path / "outputs"], "accuracy", "test")[0]) == 2
+    kdbench.load(folder / "model")
+
+
+@pytest.mark.parametrize("number", ["ENOSPC", "EACCES", "EMFILE", "EIO"])
+@pytest.mark.parametrize("each", [29, pytest.param(1, marks=pytest.mark.slow)])
+def test_an_export_and_report_that_the_system_refuses_can_be_done_again(finished, execute, capsys, number, each):
+    """Every `each`-th operation from the trained stages to results.json is refused."""
+    config, before = finished
+    folder = Path(before["folder"])
+    refused, k = 0, 3
+    while True:
+        (folder / RESULTS).unlink(missing_ok=True)
+        shutil.rmtree(folder / "model", ignore_errors=True)
+        with failing(Disk(folder, refuse_at=k, refusal=getattr(errno, number))) as disk:
+            try:
+                execute(config)
+            except store.StoreError as error:
+                assert str(folder) in str(error) and "same command again" in str(error)
+                refused += 1
+                found = read_result(folder)  # refused at the very end, it is there and whole
+                assert found is None or found["metrics"] == before["metrics"]
+        if disk.count < k:
+            break
+        k += each
+    assert refused > 0 and verify_run(folder) is not None
+    assert execute(config)["metrics"] == before["metrics"]
+    with capsys.disabled():
+        print(f"\n{number} at every {each}. operation of export and report: {refused} tried, 0 unexplained, 0 half")
+
+
+def test_flipped_bits_in_a_local_teacher_config_are_told(configure, tmp_path, teacher_folder):
+    """A local model has no digests of ours: what cannot be read is refused, in words."""
+    folder = tmp_path / "teacher"
+    shutil.copytree(teacher_folder, folder)
+    (folder / "config.json").write_text('{"model_type": "bert"')
+    with pytest.raises(UserError, match=r"config\.json cannot be read as JSON"):
+        configure(f"teacher.source={folder}")
