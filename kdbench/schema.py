@@ -174,6 +174,7 @@ class RunConfig:
     cache_dir: str | None = None  # null: the user's cache folder
     checkpoint_every: int = option(at_least(1))  # optimiser steps
     phase: str = option(one_of("task", "general"))
+    tag: str | None = None  # a word of yours to find the run by; no part of its identity
     rerun: bool = False
     dry_run: bool = False
 

@@ -32,7 +32,8 @@ ALLOWED = {
         "kdbench.seeds", "kdbench.optim", "kdbench.errors", "kdbench",
     ],
     "kdbench.optim": ["kdbench.stage"],
-    "kdbench.compare": ["kdbench.compare", "kdbench.results"],
+    "kdbench.compare": ["kdbench.compare", "kdbench.results", "kdbench.errors"],
+    "kdbench.errors": [],
     "kdbench.data": ["kdbench.data", "kdbench.schema", "kdbench.errors", "kdbench.stage", "kdbench.results"],
 }  # fmt: skip
 
