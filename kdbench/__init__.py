@@ -21,13 +21,18 @@ def load(folder: str | Path) -> Any:
 
 
 def load_runs(
-    *roots: str | Path, metric: str = "accuracy", split: str = "test", where: str | None = None
+    *roots: str | Path,
+    metric: str = "accuracy",
+    split: str = "test",
+    where: str | None = None,
+    tests: bool | None = None,
 ) -> "pandas.DataFrame":
     """The finished runs below `roots` (default: outputs), a row a configuration: the rows of `compare-runs`.
 
     Columns and figures are those of `compare-runs --format csv`: scores in points (0-100), times as the name says.
-    `where` is a condition as in `--where`. What is left out, and why, is in the frame's `attrs["warnings"]`.
+    `where` is a condition as in `--where`, `tests` is `--tests` (True) or `--no-tests` (False). What is left out, and
+    why, is in the frame's `attrs["warnings"]`.
     """
     from kdbench.compare.load import load_frame
 
-    return load_frame([Path(root) for root in roots] or [Path("outputs")], metric, split, where)
+    return load_frame([Path(root) for root in roots] or [Path("outputs")], metric, split, where, tests)

@@ -13,6 +13,7 @@ from kdbench.compare import diff, frame, pivot
 from kdbench.compare.collect import Run, read_runs
 from kdbench.compare.columns import Sheet, sheet
 from kdbench.compare.keys import UnknownKeyError, Wanted
+from kdbench.compare.load import with_tests
 from kdbench.compare.options import ordered, parser
 from kdbench.compare.rows import Table, best_on_dev, build_tables
 
@@ -58,13 +59,29 @@ def _compare(options: argparse.Namespace) -> int:
     if options.group_by or options.pivot:
         _pivot(options, tables)
     else:
+        tables = [with_tests(table, options.metric, options.split, options.tests) for table in tables]
+        if not options.quiet:
+            for line in (line for table in tables if table.tests for line in table.tests.warnings):
+                print(f"compare-runs: {line}", file=sys.stderr)
         _print(
             options,
             lambda: frame.records(tables, options.metric, options.split),
             lambda: frame.document(tables, options.metric, options.split),
-            lambda: [sheet(table, options.metric, options.split) for table in tables],
+            lambda: _sheets(tables, options),
         )
     return 0
+
+
+def _sheets(tables: list[Table], options: argparse.Namespace) -> Sequence[Sheet]:
+    """The table, and below it its tests."""
+    found = []
+    for table in tables:
+        found.append(sheet(table, options.metric, options.split))
+        if table.tests and table.tests.count:
+            from kdbench.compare import certainty
+
+            found.append(certainty.sheet(table))
+    return found
 
 
 def _keys(options: argparse.Namespace) -> list[str]:

@@ -16,6 +16,7 @@ from kdbench.compare.keys import Source, Wanted
 from kdbench.results import RESULTS, SCHEMA, read_json
 
 T = TypeVar("T")
+PREDICTIONS = "predictions.parquet"  # beside results.json
 NULL = "null"  # a setting that is not set
 ANY = "any"  # length of a model that reads whole texts
 

@@ -2,10 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from kdbench.compare.collect import ANY, join_seeds, tfidf_command
 from kdbench.compare.rows import Row, Table
 from kdbench.compare.statistics import Summary
+
+if TYPE_CHECKING:
+    from kdbench.compare.tested import RowTests
 
 NOTHING = "–"
 UNITS = {"precision": "{}", "device": "{}", "threads": "{} threads", "length": "length {}"}
@@ -52,9 +56,10 @@ def columns(table: Table, metric: str) -> list[Column]:
     """The columns of a table that say something, from left to right; the first may be wrapped."""
     rows = table.rows
     runs = [row.runs[0] for row in rows]
-    longer = any(run.baselines[0] != run.baselines[1] for run in runs)
-    best = max((row.score.mean for row in rows if row.role != "teacher"), default=0.0)
-    bold = ["bold" if row.score.mean == best else "" for row in rows]
+    direct = [_difference(row, 0) + _star(table, row, 0) for row in rows]
+    longer = [_difference(row, 1) + _star(table, row, 1) for row in rows]
+    if all(run.baselines[0] == run.baselines[1] for run in runs):
+        longer = [NOTHING for _ in rows]
     found = [
         Column("method", [f"{row.label} {row.settings}".strip() for row in rows], left=True),
         Column(
@@ -62,11 +67,11 @@ def columns(table: Table, metric: str) -> list[Column]:
         ),
         Column("id", [row.id + "†" * row.selected_on_reported + "‡" * row.dirty for row in rows], left=True),
         Column("n", [str(row.score.n) for row in rows]),
-        Column(f"{METRICS[metric]}\n%", [_summary(row.score) for row in rows], styles=bold),
-        Column("vs direct\npoints", [_difference(row, 0) for row in rows], styles=_signs(rows, 0)),
-        Column(
-            "vs longer\ndirect", [_difference(row, 1) if longer else NOTHING for row in rows], styles=_signs(rows, 1)
-        ),
+        Column(f"{METRICS[metric]}\n%", [_summary(row.score) for row in rows], styles=_bold(table)),
+        Column("95 %\ninterval", [_interval(table, row) for row in rows], drop=5),
+        Column("rank", [_rank(table, row) for row in rows], drop=1),
+        Column("vs direct\npoints", direct, styles=_signs(table, 0)),
+        Column("vs longer\ndirect", longer, styles=_signs(table, 1)),
         Column("gap\n%", [NOTHING if row.gap_closed is None else f"{100 * row.gap_closed:.0f}" for row in rows]),
         Column("params\nM", [_number(run.parameters, 1e-6) for run in runs], drop=3),
         Column("batch 1\nms", [_number(row.latency_1) for row in rows], drop=4),
@@ -76,7 +81,7 @@ def columns(table: Table, metric: str) -> list[Column]:
         Column("teacher\ntrain s", [_number(row.teacher_seconds) for row in rows], drop=8),
         Column("general\nstages s", [_number(row.general_seconds) for row in rows], drop=7),
         Column("best of\non dev", [str(row.tried) if row.tried > 1 else NOTHING for row in rows]),
-        Column("ran on", _conditions(rows), left=True),
+        Column("ran on", _conditions(rows), drop=2, left=True),
     ]
     return [column for column in found if set(column.cells) != {NOTHING}]
 
@@ -99,14 +104,44 @@ def _difference(row: Row, at: int) -> str:
     return ("+" if summary.mean >= 0 else "") + _summary(summary) + pairs
 
 
-def _signs(rows: list[Row], at: int) -> list[str]:
-    """Green and red only where the mean is further from zero than the seeds are from it."""
-    return [
-        ("green" if summary.mean > 0 else "red")
-        if summary and summary.sd is not None and abs(summary.mean) > summary.sd
-        else ""
-        for summary in (row.differences[at] for row in rows)
-    ]
+def _bold(table: Table) -> list[str]:
+    """All rows that cannot be told from the best, not one winner; without tests none."""
+    return ["bold" if (found := _tests(table, row)) and found.tied_with_best else "" for row in table.rows]
+
+
+def _tests(table: Table, row: Row) -> "RowTests | None":
+    return table.tests.rows.get(row.id) if table.tests else None
+
+
+def _interval(table: Table, row: Row) -> str:
+    found = _tests(table, row)
+    return f"{found.score.low:.1f}–{found.score.high:.1f}" if found else NOTHING
+
+
+def _rank(table: Table, row: Row) -> str:
+    found = _tests(table, row)
+    if found is None or found.rank is None:
+        return NOTHING
+    low, high = found.rank
+    return f"{low}" if low == high else f"{low}–{high}"
+
+
+def _star(table: Table, row: Row, at: int) -> str:
+    """* behind a difference that is there after Holm over all tests shown."""
+    found = _tests(table, row)
+    test = found.against[at] if found else None
+    return "*" if test and test.p_holm is not None and test.p_holm < 0.05 else ""
+
+
+def _signs(table: Table, at: int) -> list[str]:
+    """Green and red where a test finds a difference; without tests where the mean is further from 0 than one s.d."""
+    styles = []
+    for row in table.rows:
+        summary = row.differences[at]
+        clear = summary is not None and summary.sd is not None and abs(summary.mean) > summary.sd
+        found = bool(_star(table, row, at)) if _tests(table, row) else clear
+        styles.append("" if not found or summary is None else "green" if summary.mean > 0 else "red")
+    return styles
 
 
 def _number(value: float | None, scale: float = 1) -> str:
@@ -152,13 +187,13 @@ def notes(table: Table, split: str) -> list[str]:
         ([row for row in rows if row.selected_on_reported], "† selected on the reported split, so too good: {}."),
         ([row for row in rows if row.dirty], "‡ ran from a checkout with uncommitted changes: {}."),
     ]
-    sentences = [text.format(_names(which, rows)) for which, text in found if which]
+    sentences = certainty(table) if table.tests else []
+    sentences += [text.format(_names(which, rows)) for which, text in found if which]
     if machines := {"device", "threads", "machine"} & {name for name in CONDITIONS if len(_values(rows, name)) > 1}:
         sentences.append(f"Not all rows ran alike (other {_listed(machines)}): compare no times across them.")
     if trained := {name for name in ("precision", "length") if len(_values(rows, name)) > 1}:
         sentences.append(
-            f"Rows differ in {_listed(trained)} (ran on): part of a difference between such rows may be that, "
-            "and no test is made of it."
+            f"Rows differ in {_listed(trained)} (ran on): part of a difference between such rows may be that."
         )
     if grids := [row for row in rows if row.tried > 1]:
         tried = ", ".join(f"{row.label} ({row.id}) of {row.tried}" for row in grids)
@@ -166,6 +201,20 @@ def notes(table: Table, split: str) -> list[str]:
     if split == "dev":
         sentences.append("Checkpoints and hyperparameters were chosen on dev: report --split test.")
     return sentences
+
+
+def certainty(table: Table) -> list[str]:
+    """What the tests say and what they leave out."""
+    tied = [row for row in table.rows if (found := _tests(table, row)) and found.tied_with_best]
+    taught = {(run.teacher.id, run.teacher.seed) for row in table.rows for run in row.runs if run.teacher}
+    best = max(tied, key=lambda row: row.score.mean, default=None)
+    said = []
+    if best and len(tied) > 1:
+        others = _names([row for row in tied if row is not best], [])
+        said.append(f"Cannot be told from the best, {best.label} ({best.id}): {others}.")
+    if len(taught) == 1:
+        said.append("All students had one teacher: what another teacher's seed would change is in no interval.")
+    return said
 
 
 def _listed(words: set[str]) -> str:

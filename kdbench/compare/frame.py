@@ -29,10 +29,19 @@ def about(table: Table) -> dict[str, str | int]:
 def records(tables: Sequence[Table], metric: str, split: str) -> list[dict[str, Any]]:
     """One flat record a row; all have the same keys."""
     return [
-        {**about(table), "split": split, "metric": metric, **row.record(), "seeds": _seeds(row), **row.values}
+        {**about(table), "split": split, "metric": metric, **_figures(table, row), "seeds": _seeds(row), **row.values}
         for table in tables
         for row in table.rows
     ]
+
+
+def _figures(table: Table, row: Row) -> dict[str, Any]:
+    """Of a row, with its tests where they were made; every row of a table has the same keys."""
+    if table.tests is None:
+        return dict(row.record())
+    names = next(iter(table.tests.rows.values())).record()
+    one = table.tests.rows.get(row.id)
+    return row.record() | (one.record() if one else dict.fromkeys(names))
 
 
 def _seeds(row: Row) -> str:
@@ -56,7 +65,7 @@ def document(tables: Sequence[Table], metric: str, split: str) -> dict[str, Any]
         {
             **about(table),
             "rows": [
-                row.record() | dict(row.values) | {"seeds": {run.seed: run.score for run in row.runs}}
+                _figures(table, row) | row.values | {"seeds": {run.seed: run.score for run in row.runs}}
                 for row in table.rows
             ],
             "notes": notes(table, split),

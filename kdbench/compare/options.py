@@ -9,6 +9,7 @@ from kdbench.compare.rows import ROLES, Row
 from kdbench.compare.statistics import Summary
 from kdbench.compare.where import Condition, ConditionError, condition
 
+TESTED = 30  # rows: their tests take about a second
 FORMATS = ("table", "csv", "json", "markdown", "latex", "parquet")
 EPILOG = """\
 Differences to direct fine-tuning always use every run below ROOT, those of hidden rows too. A KEY is any key of a
@@ -106,6 +107,11 @@ def _arranging(add: Callable[..., object]) -> None:
     )
     add("--group-by", metavar="KEYS", default=[], type=_words, help="mean ± s.d. over all runs with the same KEYS")
     add("--pivot", metavar="KEY", help="a column for each value of KEY; rows: --group-by (default: method)")
+    add(
+        "--tests",
+        action=argparse.BooleanOptionalAction,
+        help=f"intervals, tests and ranks from the predictions; default: where at most {TESTED} rows are shown",
+    )
     add("--diff", nargs=2, metavar=("A", "B"), help="two runs, by folder or id: the keys that differ")
 
 

@@ -3,10 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kdbench.compare.collect import NULL, Run, Teacher
 from kdbench.compare.statistics import Summary, gap_share, paired_difference, summarize
+
+if TYPE_CHECKING:
+    from kdbench.compare.tested import Tests
 
 _Scores = Mapping[str, Mapping[int, float]]  # by id and seed
 ROLES = ("teacher", "tfidf", "baseline", "method")  # in the order of a table's rows
@@ -112,6 +115,7 @@ class Table:
     differs_in: list[str]  # what keeps it apart from another table of the same data set
     rows: list[Row]  # those to show
     every: list[Row]  # hidden ones too
+    tests: "Tests | None" = None  # made where the predictions are read
 
     @property
     def runs(self) -> list[Run]:
