@@ -28,8 +28,14 @@ def main(argv: list[str] | None = None) -> int:
         made.error(f"no such folder: {', '.join(missing)}; ROOT is outputs or a folder in it")
     if options.format == "parquet" and sys.stdout.isatty():
         made.error("--format parquet is no text: send it to a file with >")
+    if options.format == "html" and (options.diff or options.group_by or options.pivot):
+        made.error("--format html is the whole comparison: leave out --diff, --group-by and --pivot")
     options.roots = options.roots or [Path("outputs")]
     try:
+        if options.watch:
+            from kdbench.compare.watch import watch
+
+            return watch(options.roots, options.format == "json")
         return _compare(options)
     except (UnknownKeyError, diff.NotARunError) as error:
         made.error(str(error))
@@ -60,9 +66,20 @@ def _compare(options: argparse.Namespace) -> int:
         _pivot(options, tables)
     else:
         tables = [with_tests(table, options.metric, options.split, options.tests) for table in tables]
+        if options.plots:
+            from kdbench.compare.pictures import save  # matplotlib
+
+            files = save(tables, options.metric, options.split, options.plots)
+            if not options.quiet:
+                print(f"compare-runs: {len(files)} pictures in {options.plots}", file=sys.stderr)
         if not options.quiet:
             for line in (line for table in tables if table.tests for line in table.tests.warnings):
                 print(f"compare-runs: {line}", file=sys.stderr)
+        if options.format == "html":
+            from kdbench.compare.page import print_page  # matplotlib
+
+            print_page(tables, options.metric, options.split)
+            return 0
         _print(
             options,
             lambda: frame.records(tables, options.metric, options.split),

@@ -10,7 +10,7 @@ from kdbench.compare.statistics import Summary
 from kdbench.compare.where import Condition, ConditionError, condition
 
 TESTED = 30  # rows: their tests take about a second
-FORMATS = ("table", "csv", "json", "markdown", "latex", "parquet")
+FORMATS = ("table", "csv", "json", "markdown", "latex", "parquet", "html")
 EPILOG = """\
 Differences to direct fine-tuning always use every run below ROOT, those of hidden rows too. A KEY is any key of a
 run: method.alpha, student.layers, dataset.max_length (config.yaml), cost.seconds, metrics.dev.accuracy (results.json),
@@ -117,5 +117,7 @@ def _arranging(add: Callable[..., object]) -> None:
 
 def _showing(add: Callable[..., object]) -> None:
     add("--format", choices=FORMATS, default="table", help="default: table")
+    add("--plots", type=Path, metavar="DIR", help="draw the pictures there too, as PNG and SVG")
+    add("--watch", action="store_true", help="a running sweep: done, running (stage, step, loss, time left), failed")
     add("--json", dest="format", action="store_const", const="json", help="the same as --format json")
     add("--quiet", action="store_true", help="only the data: no notes, no legend, no warnings")
