@@ -1,7 +1,10 @@
 """kdbench: which small model should I ship, and how was it made?"""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas
 
 __version__ = "0.1.0"
 
@@ -15,3 +18,21 @@ def load(folder: str | Path) -> Any:
     from kdbench.models.students import load as load_student  # torch: not for --help
 
     return load_student(Path(folder))
+
+
+def load_runs(
+    *roots: str | Path,
+    metric: str = "accuracy",
+    split: str = "test",
+    where: str | None = None,
+    tests: bool | None = None,
+) -> "pandas.DataFrame":
+    """The finished runs below `roots` (default: outputs), a row a configuration: the rows of `compare-runs`.
+
+    Columns and figures are those of `compare-runs --format csv`: scores in points (0-100), times as the name says.
+    `where` is a condition as in `--where`, `tests` is `--tests` (True) or `--no-tests` (False). What is left out, and
+    why, is in the frame's `attrs["warnings"]`.
+    """
+    from kdbench.compare.load import load_frame
+
+    return load_frame([Path(root) for root in roots] or [Path("outputs")], metric, split, where, tests)

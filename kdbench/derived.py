@@ -27,14 +27,22 @@ def finetune(config: RunConfig, student: StudentConfig, schedule: ScheduleConfig
     init = InitConfig("pretrained" if fits and student.layers <= teacher.layers else "random", "first")
     method = method_schema("finetune")(name="finetune", init=init, stages={"training": schedule})
     return dataclasses.replace(
-        config, method=method, student=student, schedule=schedule, seed=seed, corpus=None, phase="task", rerun=False
+        config,
+        method=method,
+        student=student,
+        schedule=schedule,
+        seed=seed,
+        corpus=None,
+        phase="task",
+        rerun=False,
+        tag=None,
     )
 
 
 def general_run(config: RunConfig) -> RunConfig:
     """The run of the stages before the task, which all data sets and seeds share."""
     assert config.corpus is not None  # crosscheck
-    return dataclasses.replace(config, phase="general", seed=config.corpus.seed, rerun=False)
+    return dataclasses.replace(config, phase="general", seed=config.corpus.seed, rerun=False, tag=None)
 
 
 def mlm_run(config: RunConfig, student: StudentConfig, weights: str) -> RunConfig:

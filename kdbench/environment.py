@@ -1,6 +1,7 @@
 """Where a run comes from: its command and choices, the machine, the versions, the state of the source."""
 
 import functools
+import os
 import platform
 import subprocess
 from collections.abc import Callable
@@ -40,10 +41,20 @@ def write_start(run: "Run", about: About) -> None:
         "versions": versions(),
         **source_state(),
         **asdict(run.hardware),
-        "machine": f"{platform.platform()} {platform.processor()}".strip(),
+        "machine": machine(),
+        "system": platform.platform(),
         "processes": run.accelerator.num_processes,
     }
     write_json(run.folder / "env.json", environment)
+
+
+@functools.cache
+def machine() -> str:
+    """The processor's name and number of cores: times of two machines are not compared without a word."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf8").splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
 
 
 @functools.cache

@@ -46,6 +46,10 @@ def logged_to(path: Path, writes: bool) -> Iterator[None]:
     log.addHandler(handler)
     try:
         yield
+    except BaseException as error:  # for who reads the file later; the console is told at the end
+        words = f"{type(error).__name__}: {error}".partition("\n")[0]
+        handler.handle(log.makeRecord(log.name, logging.ERROR, __file__, 0, "failed: %s", (words,), None))
+        raise
     finally:
         log.removeHandler(handler)
         handler.close()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from kdbench import evaluate
 from kdbench.data.teacher_cache import compute_outputs
 from kdbench.derived import baseline, total_baseline
-from kdbench.environment import About, source_state, versions
+from kdbench.environment import About, machine, source_state, versions
 from kdbench.identity import data_id, run_id
 from kdbench.models import students
 from kdbench.results import SCHEMA
@@ -44,10 +44,12 @@ def finish(run: "Run", about: About, stages: list[dict[str, Any]], student: Any)
         "schema": SCHEMA,
         "id": run_id(run.config, run.hardware),
         "seed": run.config.seed,
+        "tag": run.config.tag,
         "identity": _identity(run, about),
         "precision": run.hardware.precision if run.predictions is None else run.predictions.precision,
         "device": run.hardware.device,
         "threads": run.hardware.threads,
+        "machine": machine(),
         **_baselines(run, about, updates),
         "metrics": metrics,
         **measured,

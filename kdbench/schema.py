@@ -176,6 +176,7 @@ class RunConfig:
     stop_after: float | None = option(or_none(above(0)), default=None)  # minutes of the command
     preempt_at: int | None = option(or_none(at_least(1)), default=None)  # optimiser step of the command
     phase: str = option(one_of("task", "general"))
+    tag: str | None = None  # a word of yours to find the run by; no part of its identity
     rerun: bool = False
     dry_run: bool = False
 

@@ -1,171 +1,198 @@
-"""compare-runs: the arguments, the order of the rows, and the formats for programs.
-
-The formats for people are in render.py.
-"""
+"""compare-runs: read, select, arrange, print. Data goes to stdout, words about it to stderr."""
 
 import argparse
-import csv
 import io
-import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from kdbench.compare.collect import Run, join_seeds, read_runs, tfidf_command
-from kdbench.compare.render import METRICS, notes, print_markdown, print_terminal
-from kdbench.compare.statistics import ROLES, Row, Summary, Table, build_tables
-
-EPILOG = """\
-Differences to direct fine-tuning always use every run below ROOT, those of hidden rows too.
-
-examples:
-  compare-runs                                        everything below outputs/
-  compare-runs outputs/reuters_r52 --metric macro_f1
-  compare-runs --method theseus,logit_kd --sort latency
-  compare-runs --format csv > runs.csv                scores in points (0-100), full precision
-
-exit codes: 0 a table was printed; 1 there is nothing to compare; 2 the command line is wrong
-"""
-
-_Value = Callable[[Row], float | None]
-SORT: dict[str, tuple[_Value, bool]] = {  # key of --sort: value, and whether the highest comes first
-    "score": (lambda row: row.score.mean, True),
-    "difference": (lambda row: _mean(row.differences[0]), True),
-    "total-difference": (lambda row: _mean(row.differences[1]), True),
-    "gap": (lambda row: row.gap_closed, True),
-    "parameters": (lambda row: row.runs[0].parameters, False),
-    "latency": (lambda row: row.latency_1, False),
-    "speedup": (lambda row: row.speedup, True),
-    "seconds": (lambda row: row.seconds, False),
-}
-
-
-def _mean(summary: Summary | None) -> float | None:
-    return summary.mean if summary else None
-
-
-def ordered(rows: list[Row], key: str | None) -> list[Row]:
-    """Best first by `key`, rows without it last; without a key by role, then by score. Ties go by name."""
-    by_name = sorted(rows, key=lambda row: (row.label, row.settings, row.id))
-    if key is None:
-        return sorted(by_name, key=lambda row: (ROLES.index(row.role), -row.score.mean))
-    value, highest_first = SORT[key]
-
-    def rank(row: Row) -> tuple[bool, float]:
-        number = value(row)
-        return number is None, (-1 if highest_first else 1) * (number or 0.0)
-
-    return sorted(by_name, key=rank)
-
-
-def print_csv(tables: list[Table], metric: str, split: str) -> None:
-    """All rows in full precision below one line of names, which are also the keys of the JSON."""
-    records = [
-        {**_about(table), "split": split, "metric": metric, **row.record(), "seeds": _seeds(row)}
-        for table in tables
-        for row in table.rows
-    ]
-    writer = csv.DictWriter(sys.stdout, list(records[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-
-
-def _seeds(row: Row) -> str:
-    return " ".join(str(run.seed) for run in row.runs)
-
-
-def _about(table: Table) -> dict[str, str | int]:
-    return {
-        "dataset": table.dataset,
-        "data_id": table.data_id,
-        "data_split": table.data_split,
-        "examples": table.examples,
-    }
-
-
-def print_json(tables: list[Table], metric: str, split: str) -> None:
-    """One document: all figures, the notes, and the commands for what is missing."""
-    found = [
-        {
-            **_about(table),
-            "rows": [row.record() | {"seeds": {run.seed: run.score for run in row.runs}} for row in table.rows],
-            "notes": notes(table, split),
-            "missing_baselines": join_seeds(table.missing),
-            "missing_tfidf": tfidf_command(table.runs),
-        }
-        for table in tables
-    ]
-    document = {"schema": 1, "metric": metric, "split": split, "tables": found}
-    print(json.dumps(document, indent=2, ensure_ascii=False))
-
-
-FORMATS = {"table": print_terminal, "csv": print_csv, "json": print_json, "markdown": print_markdown}
+from kdbench.compare import diff, frame, pivot
+from kdbench.compare.collect import Run, read_runs
+from kdbench.compare.columns import Sheet, sheet
+from kdbench.compare.keys import UnknownKeyError, Wanted
+from kdbench.compare.load import with_tests
+from kdbench.compare.options import ordered, parser
+from kdbench.compare.rows import Table, best_on_dev, build_tables
 
 
 def main(argv: list[str] | None = None) -> int:
     """Print the comparison; returns the exit code."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # ± in a terminal that has only ASCII
-    parser = _parser()
-    options = parser.parse_args(argv)
-    roots = options.roots or [Path("outputs")]
+    made = parser()
+    options = made.parse_args(argv)
     if missing := [str(root) for root in options.roots if not root.is_dir()]:
-        parser.error(f"no such folder: {', '.join(missing)}; ROOT is outputs or a folder in it")
-    runs, warnings = read_runs([root for root in roots if root.is_dir()], options.metric, options.split)
-    runs, complaints = _chosen(runs, roots, options.dataset, options.method)
-    for line in [*warnings, *complaints]:
-        print(f"compare-runs: {line}", file=sys.stderr)
-    tables = build_tables(runs, options.method)
-    if not tables:
-        return 1
-    tables = [replace(table, rows=ordered(table.rows, options.sort)) for table in tables]
+        made.error(f"no such folder: {', '.join(missing)}; ROOT is outputs or a folder in it")
+    if options.format == "parquet" and sys.stdout.isatty():
+        made.error("--format parquet is no text: send it to a file with >")
+    if options.format == "html" and (options.diff or options.group_by or options.pivot):
+        made.error("--format html is the whole comparison: leave out --diff, --group-by and --pivot")
+    options.roots = options.roots or [Path("outputs")]
     try:
-        FORMATS[options.format](tables, options.metric, options.split)
-        sys.stdout.flush()
+        if options.watch:
+            from kdbench.compare.watch import watch
+
+            return watch(options.roots, options.format == "json")
+        return _compare(options)
+    except (UnknownKeyError, diff.NotARunError) as error:
+        made.error(str(error))
     except BrokenPipeError:  # compare-runs | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def _compare(options: argparse.Namespace) -> int:
+    wanted = Wanted(_keys(options))
+    runs, warnings = read_runs([root for root in options.roots if root.is_dir()], options.metric, options.split, wanted)
+    wanted.check()
+    if options.diff:
+        return _diff(options, runs)
+    runs, complaints = chosen(runs, options)
+    if not options.quiet:
+        for line in [*warnings, *complaints]:
+            print(f"compare-runs: {line}", file=sys.stderr)
+    tables = build_tables(runs, lambda run: _shown(run, options))
+    if not tables:
+        return 1
+    if options.best_on_dev:
+        tables = [replace(table, rows=best_on_dev(table.rows, options.best_on_dev)) for table in tables]
+    tables = [replace(table, rows=ordered(table.rows, options.sort)) for table in tables]
+    if options.group_by or options.pivot:
+        _pivot(options, tables)
+    else:
+        tables = [with_tests(table, options.metric, options.split, options.tests) for table in tables]
+        if options.plots:
+            from kdbench.compare.pictures import save  # matplotlib
+
+            files = save(tables, options.metric, options.split, options.plots)
+            if not options.quiet:
+                print(f"compare-runs: {len(files)} pictures in {options.plots}", file=sys.stderr)
+        if not options.quiet:
+            for line in (line for table in tables if table.tests for line in table.tests.warnings):
+                print(f"compare-runs: {line}", file=sys.stderr)
+        if options.format == "html":
+            from kdbench.compare.page import print_page  # matplotlib
+
+            print_page(tables, options.metric, options.split)
+            return 0
+        _print(
+            options,
+            lambda: frame.records(tables, options.metric, options.split),
+            lambda: frame.document(tables, options.metric, options.split),
+            lambda: _sheets(tables, options),
+        )
     return 0
 
 
-def _chosen(runs: list[Run], roots: list[Path], dataset: str | None, methods: list[str]) -> tuple[list[Run], list[str]]:
-    """The runs on the data set that was asked for, and what was asked for but is not there."""
-    where = f"below {', '.join(map(str, roots))}"
+def _sheets(tables: list[Table], options: argparse.Namespace) -> Sequence[Sheet]:
+    """The table, and below it its tests."""
+    found = []
+    for table in tables:
+        found.append(sheet(table, options.metric, options.split))
+        if table.tests and table.tests.count:
+            from kdbench.compare import certainty
+
+            found.append(certainty.sheet(table))
+    return found
+
+
+def _keys(options: argparse.Namespace) -> list[str]:
+    """All keys that the command line names; --tag needs none, it is always read."""
+    named = [*(options.where.keys if options.where else ()), *(options.best_on_dev or ()), *options.group_by]
+    if options.pivot:
+        named += [options.pivot, *([] if options.group_by else ["method"])]
+    return named
+
+
+def _shown(run: Run, options: argparse.Namespace) -> bool:
+    asked = ((options.method, run.method), (options.student, run.student), (options.tag, run.tag))
+    if any(names and value not in names for names, value in asked):
+        return False
+    return options.where is None or options.where.holds(run.values)
+
+
+def chosen(runs: list[Run], options: argparse.Namespace) -> tuple[list[Run], list[str]]:
+    """The runs on the data sets that were asked for, and what was asked for but is not there."""
+    where = f"below {', '.join(map(str, options.roots))}"
     if not runs:
         return [], [f"no finished runs {where}: make some with kdbench (kdbench --help says how)"]
-    chosen = [run for run in runs if dataset in (None, run.dataset)]
-    if not chosen:
+    kept = [run for run in runs if not options.dataset or run.dataset in options.dataset]
+    if not kept:
         there = ", ".join(sorted({run.dataset for run in runs}))
-        return [], [f"no finished run on {dataset} {where}; there are runs on {there}"]
-    present = sorted({run.method for run in chosen})
-    return chosen, [
-        f"no finished run of method {method} {where}; there are runs of {', '.join(present)}"
-        for method in methods
-        if method not in present
-    ]
+        return [], [f"no finished run on {', '.join(options.dataset)} {where}; there are runs on {there}"]
+    complaints = []
+    for name in ("method", "student", "tag"):
+        present = sorted({str(value) for run in kept if (value := _of(run, name)) is not None})
+        there = f"there are runs of {', '.join(present)}" if present else f"no run has a {name}"
+        complaints += [
+            f"no finished run of {name} {value} {where}; {there}"
+            for value in getattr(options, name)
+            if value not in present
+        ]
+    if options.where and not any(options.where.holds(run.values) for run in kept):
+        complaints.append(f"--where {options.where.text!r} is true of none of the {len(kept)} runs {where}")
+    return kept, complaints
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="compare-runs",
-        description="Compare finished kdbench runs: one row a configuration, mean ± s.d. over its seeds,\n"
-        "against fine-tuning the same small model directly and against the teacher.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def _of(run: Run, name: str) -> str | None:
+    return {"method": run.method, "student": run.student, "tag": run.tag}[name]
+
+
+def _diff(options: argparse.Namespace, runs: list[Run]) -> int:
+    a, b = (diff.find(name, runs) for name in options.diff)
+    found = diff.differences(a, b)
+    _print(
+        options,
+        lambda: diff.records(found),
+        lambda: {"a": str(a.parent), "b": str(b.parent), "differences": diff.records(found)},
+        lambda: [diff.sheet(a, b, found)],
     )
-    add = parser.add_argument
-    add("roots", nargs="*", type=Path, metavar="ROOT", help="folders with runs, at any depth (default: outputs)")
-    add("--dataset", metavar="NAME", help="only this data set")
-    add(
-        "--method",
-        metavar="A,B",
-        default=[],
-        type=lambda names: [name for name in names.split(",") if name],
-        help="only rows of these methods",
+    return 0
+
+
+def _pivot(options: argparse.Namespace, tables: list[Table]) -> None:
+    keys = options.group_by or ["method"]
+    found = pivot.groups(tables, keys, options.pivot)
+    if not options.quiet and len(tables) > 1 and options.pivot != "dataset":
+        print("compare-runs: different data is not mixed: a table each", file=sys.stderr)
+    arguments = (keys, options.pivot, options.metric, options.split)
+    _print(
+        options,
+        lambda: pivot.records(found, *arguments),
+        lambda: {"groups": pivot.records(found, *arguments)},
+        lambda: pivot.sheets(found, *arguments),
     )
-    add("--metric", choices=METRICS, default="accuracy", help="default: accuracy")
-    add("--split", choices=("test", "dev"), default="test", help="default: test")
-    add("--sort", choices=SORT, help="best first; default: teacher, tfidf, direct baselines, methods by score")
-    add("--format", choices=FORMATS, default="table", help="default: table")
-    return parser
+
+
+def _print(
+    options: argparse.Namespace,
+    records: Callable[[], list[dict[str, Any]]],
+    document: Callable[[], dict[str, Any]],
+    sheets: Callable[[], Sequence[Sheet]],
+) -> None:
+    """The same figures in the format that was asked for."""
+    match options.format:
+        case "csv":
+            frame.print_csv(records())
+        case "json":
+            frame.print_json(document())
+        case "parquet":
+            frame.write_parquet(records())
+        case name:
+            shown = list(sheets())
+            if options.quiet:
+                shown = [replace(one, notes=(), missing=(), legend="") for one in shown]
+            if name == "table":
+                from kdbench.compare.terminal import print_terminal
+
+                print_terminal(shown)
+            else:
+                from kdbench.compare import documents
+
+                (documents.print_latex if name == "latex" else documents.print_markdown)(shown)
+    sys.stdout.flush()

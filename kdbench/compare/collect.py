@@ -7,16 +7,19 @@ others are still compared.
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from kdbench.compare.keys import Source, Wanted
 from kdbench.results import RESULTS, SCHEMA, read_result
 from kdbench.store import Damaged
 
 T = TypeVar("T")
+PREDICTIONS = "predictions.parquet"  # beside results.json
 NULL = "null"  # a setting that is not set
+ANY = "any"  # length of a model that reads whole texts
 
 SEED = re.compile(r"(?<=\s)seed=\S+")  # not teacher.seed=
 DATASET = re.compile(r"(?<=\s)dataset[.=]\S+")
@@ -39,6 +42,7 @@ class Latency:
 @dataclass(frozen=True, slots=True)
 class Teacher:
     id: str
+    seed: int | None
     score: float
     latency: Latency
 
@@ -56,12 +60,14 @@ class Run:
     examples: int  # that the score is the mean of
     method: str
     student: str | None
+    tag: str | None
     settings: dict[str, str]  # what may tell two configurations of one method apart
     training: dict[str, str]  # the schedule's values, of a stage (successor.lr) where stages differ
     selected_on: str | None
-    conditions: dict[str, str]  # precision, device, threads
+    conditions: dict[str, str]  # precision, device, threads, machine, length: see CONDITIONS
     dirty: bool
     score: float
+    dev_score: float
     baselines: tuple[tuple[str, str] | None, ...]  # (id, command): same schedule, same total of updates
     teacher: Teacher | None
     parameters: int | None
@@ -70,9 +76,10 @@ class Run:
     seconds: float | None
     teacher_seconds: float | None
     general_seconds: float | None
+    values: Mapping[str, Any]  # of the keys that were asked for
 
 
-def read_runs(roots: list[Path], metric: str, split: str) -> tuple[list[Run], list[str]]:
+def read_runs(roots: list[Path], metric: str, split: str, wanted: Wanted) -> tuple[list[Run], list[str]]:
     """Every usable run below `roots`, each once, and a warning for every file that is left out."""
     runs: dict[tuple[str, str, str, int], Run] = {}
     warnings: list[str] = []
@@ -81,7 +88,7 @@ def read_runs(roots: list[Path], metric: str, split: str) -> tuple[list[Run], li
             raw = read_result(path.parent)
             if isinstance(raw, dict) and raw.get("phase") == "general":
                 continue  # stages before a task: their cost is in the rows that need them
-            run = _read(path, raw, metric, split)
+            run = _read(path, raw, metric, split, wanted)
         except (OSError, ValueError, RecursionError) as error:
             warnings.append(f"{path}: left out, it cannot be read: {error}")
         except UnusableError as error:
@@ -134,7 +141,7 @@ def _find(roots: list[Path], warnings: list[str]) -> Iterator[Path]:
                     yield Path(folder, RESULTS)
 
 
-def _read(path: Path, raw: Any, metric: str, split: str) -> Run:
+def _read(path: Path, raw: Any, metric: str, split: str, wanted: Wanted) -> Run:
     if (schema := _maybe(raw, "schema", int)) != SCHEMA:
         raise UnusableError(f"its schema is {schema}, this compare-runs reads {SCHEMA}")
     parameters = dict(_maybe(raw, "identity.parameters", dict) or {})
@@ -152,6 +159,7 @@ def _read(path: Path, raw: Any, metric: str, split: str) -> Run:
         examples=_get(raw, f"metrics.{split}.n", int),
         method=_get(raw, "identity.method", str),
         student=_maybe(raw, "identity.student", str),
+        tag=_maybe(raw, "tag", str),
         settings=_flat(parameters) | schedule | teacher,
         training=_training(stages),
         selected_on=_maybe(raw, "identity.selected_on", str),
@@ -159,9 +167,12 @@ def _read(path: Path, raw: Any, metric: str, split: str) -> Run:
             "precision": _maybe(raw, "precision", str) or "unknown",
             "device": _maybe(raw, "device", str) or "unknown",
             "threads": str(_maybe(raw, "threads", int) or "unknown"),
+            "machine": _maybe(raw, "machine", str) or "unknown",
+            "length": str(_maybe(raw, "latency.length", int) or ANY),
         },
         dirty=bool(_maybe(raw, "dirty", bool)),
         score=100 * _get(raw, f"metrics.{split}.{metric}", float),
+        dev_score=100 * _get(raw, f"metrics.dev.{metric}", float),
         baselines=(_baseline(raw, "baseline"), _baseline(raw, "total_baseline")),
         teacher=_teacher(raw, metric, split),
         parameters=_maybe(raw, "parameters.total", int),
@@ -170,6 +181,7 @@ def _read(path: Path, raw: Any, metric: str, split: str) -> Run:
         seconds=_maybe(raw, "cost.seconds", float),
         teacher_seconds=_maybe(raw, "cost.teacher_seconds", float),
         general_seconds=_maybe(raw, "cost.general_seconds", float),
+        values=wanted.of(Source(path, raw)),
     )
 
 
@@ -177,7 +189,8 @@ def _teacher(raw: Any, metric: str, split: str) -> Teacher | None:
     if _maybe(raw, "teacher", dict) is None:
         return None
     score = 100 * _get(raw, f"teacher.metrics.{split}.{metric}", float)
-    return Teacher(_get(raw, "teacher.id", str), score, _latency(_maybe(raw, "teacher.latency", dict)))
+    seed = _maybe(raw, "teacher.seed", int)
+    return Teacher(_get(raw, "teacher.id", str), seed, score, _latency(_maybe(raw, "teacher.latency", dict)))
 
 
 def _baseline(raw: Any, name: str) -> tuple[str, str] | None:

@@ -1,0 +1,58 @@
+"""The tests of a table as a sheet: each difference with its interval, p values and what could have been found."""
+
+from kdbench.compare.columns import NOTHING, Column, Sheet
+from kdbench.compare.rows import Row, Table
+from kdbench.compare.tested import Test
+
+LEGEND = (
+    "95 % interval, p: for other seeds and other test examples (crossed random effects, t); one seed: for other "
+    "examples alone, no p. p Holm: over the tests shown, valid at any level, so at n = 3 seldom small. Least to find: "
+    "the smallest true difference that such runs would show in 80 of 100 cases. McNemar: exact, of each seed alone, so "
+    "it says nothing of other seeds. * p Holm < 0.05. rank: of all rows but the teacher, simultaneous 95 %."
+)
+
+
+def sheet(table: Table) -> Sheet:
+    """A line a test; `table.tests` must have been made."""
+    assert table.tests is not None
+    lines = [
+        (row, name, test)
+        for row in table.rows
+        if (found := table.tests.rows.get(row.id))
+        for name, test in zip(("direct", "longer"), found.against, strict=True)
+        if test
+    ]
+    columns = [
+        Column("method", [f"{row.label} {row.settings}".strip() for row, _, _ in lines], left=True),
+        Column("id", [row.id for row, _, _ in lines], left=True),
+        Column("against", [name for _, name, _ in lines], left=True),
+        Column("n", [str(test.estimate.seeds) for *_, test in lines]),
+        Column("points", [f"{test.estimate.mean:+.2f}" for *_, test in lines]),
+        Column("95 % interval", [_interval(test) for *_, test in lines]),
+        Column("\np", [_p(test.estimate.p) for *_, test in lines], drop=2),
+        Column("p\nHolm", [_p(test.p_holm) for *_, test in lines]),
+        Column("least\nto find", [_least(test) for *_, test in lines]),
+        Column("gap\n%", [_gap(row, name) for row, name, _ in lines], drop=4),
+        Column("permuted\nseeds, p", [_p(test.permutation) for *_, test in lines], drop=5),
+        Column("McNemar p\nby seed", [" ".join(_p(p) for p in test.mcnemar.values()) for *_, test in lines], drop=6),
+    ]
+    noise = "With one seed a difference cannot be told from seed noise, so it has no p."
+    single = any(test.estimate.seeds == 1 for *_, test in lines)
+    heading = f"{table.dataset}: differences to direct fine-tuning, {table.tests.count} tests"
+    return Sheet(heading, columns, notes=[noise] if single else [], legend=LEGEND)
+
+
+def _interval(test: Test) -> str:
+    return f"{test.estimate.low:+.2f} to {test.estimate.high:+.2f}"
+
+
+def _p(p: float | None) -> str:
+    return NOTHING if p is None else "<.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _least(test: Test) -> str:
+    return NOTHING if test.estimate.detectable is None else f"{test.estimate.detectable:.2f}"
+
+
+def _gap(row: Row, name: str) -> str:
+    return f"{100 * row.gap_closed:.0f}" if row.gap_closed is not None and name == "direct" else NOTHING

@@ -1,0 +1,126 @@
+"""`--diff A B`: the keys in which two runs differ, and where each value came from."""
+
+import json
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kdbench.compare.collect import Run
+from kdbench.compare.columns import NOTHING, Column, Sheet
+from kdbench.compare.keys import Source, flat, inner
+from kdbench.results import RESULTS
+from kdbench.store import read_json
+
+GROUPED = ("teacher", "student", "method", "schedule", "dataset", "corpus", "hardware")
+RECORDED = ("precision", "device", "threads", "machine", "commit", "dirty", "identity.data_id", "versions")
+# What a value is about, in the order of the table; the rest of results.json are figures.
+
+
+class NotARunError(Exception):
+    """What was named is neither a finished run's folder nor the id of one."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    key: str
+    values: tuple[Any, Any]
+    origins: tuple[str, ...]  # NOTHING where the run has no such key
+
+
+def find(name: str, runs: Iterable[Run]) -> Path:
+    """The results.json that `name` means: a run's folder, or an id (or its beginning), with /seed<k> or its first."""
+    if (path := Path(name, RESULTS)).is_file():
+        return path
+    id_, _, seed = name.partition("/seed")
+    fitting = sorted(
+        (run for run in runs if run.id.startswith(id_) and id_ and (not seed or str(run.seed) == seed)),
+        key=lambda run: run.seed,
+    )
+    ids = sorted({run.id for run in fitting})
+    if len(ids) != 1:
+        why = f"it fits {', '.join(ids)}" if ids else "no finished run has this id"
+        raise NotARunError(f"{name}: {why}; name a run's folder, or its id as in the table, or id/seed1")
+    return fitting[0].path
+
+
+def differences(a: Path, b: Path) -> list[Difference]:
+    """The settings, then what was found on the machine, that are not the same in both; figures are not listed."""
+    sources = [Source(path, read_json(path)) for path in (a, b)]
+    sides = [dict(flat(source.config)) for source in sources]
+    origins = [_Origins(source) for source in sources]
+    found = [
+        Difference(key, _pair(sides, key), tuple(origin.of(key) for origin in origins))
+        for key in dict.fromkeys([*sides[0], *sides[1]])
+        if _pair(sides, key)[0] != _pair(sides, key)[1]
+    ]
+    recorded = [
+        {key: value for name in RECORDED for key, value in flat(inner(source.raw, name)[0], name)} for source in sources
+    ]
+    return found + [
+        Difference(f"recorded {key}", pair, ("found by the run", "found by the run"))
+        for key in dict.fromkeys([*recorded[0], *recorded[1]])
+        if (pair := _pair(recorded, key))[0] != pair[1]
+    ]
+
+
+def _pair(sides: list[dict[str, Any]], key: str) -> tuple[Any, Any]:
+    return sides[0].get(key), sides[1].get(key)
+
+
+class _Origins:
+    """Where a run's values came from, by its command (env.json) and its chosen options (results.json)."""
+
+    def __init__(self, source: Source) -> None:
+        self.keys = {key for key, _ in flat(source.config)}
+        path = source.results.with_name("env.json")
+        command = str(read_json(path).get("command", "")) if path.is_file() else ""
+        self.needed = command.startswith("needed by: ")  # a teacher or a general stage: its method is not the typed one
+        words = [word.lstrip("+") for word in shlex.split(command.removeprefix("needed by: ")) if "=" in word]
+        self.typed = dict(word.split("=", 1) for word in words)
+        self.choices = inner(source.raw, "identity.choices")[0] or {}
+
+    def of(self, key: str) -> str:
+        """`command line`, or the YAML that is behind it."""
+        group = key.partition(".")[0]
+        if key not in self.keys:
+            return NOTHING
+        if self.needed and group in ("method", "student", "schedule"):
+            return "set by kdbench: a run that another needs"
+        for giver in (key, f"schedule.{key.rpartition('.')[2]}")[: 1 + key.startswith("method.stages.")]:
+            if giver in self.typed and giver not in GROUPED:
+                return "command line" if giver == key else f"command line, {giver}"
+        if (preset := self.choices.get("experiment")) is not None:
+            return f"conf/experiment/{preset}.yaml, or what it leaves to conf/{group}"
+        if group not in GROUPED:
+            return "conf/config.yaml"
+        choice = self.choices.get(group)
+        return f"conf/{group}/{choice}.yaml" if choice else "nothing chosen"
+
+
+def sheet(a: Path, b: Path, found: list[Difference]) -> Sheet:
+    """Key, both values and where they came from; a fuller line a key than a narrow terminal has room for wraps."""
+    names = [str(path.parent) for path in (a, b)]
+    shown = [tuple(_shown(value) for value in one.values) for one in found]
+    columns = [
+        Column("\nkey", [one.key for one in found], left=True),
+        Column("\nA", [pair[0] for pair in shown], left=True),
+        Column("\nB", [pair[1] for pair in shown], left=True),
+        Column("\nA came from", [one.origins[0] for one in found], drop=2, left=True),
+        Column("\nB came from", [one.origins[1] for one in found], drop=1, left=True),
+    ]
+    nothing = [] if found else ["The two runs have the same settings and were made alike."]
+    return Sheet(f"A {names[0]}\nB {names[1]}", columns, notes=nothing)
+
+
+def _shown(value: Any) -> str:
+    text = NOTHING if value is None else value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 40 else text[:39] + "…"
+
+
+def records(found: list[Difference]) -> list[dict[str, Any]]:
+    return [
+        {"key": one.key, "a": one.values[0], "b": one.values[1], "a_from": one.origins[0], "b_from": one.origins[1]}
+        for one in found
+    ]

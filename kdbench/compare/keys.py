@@ -1,0 +1,107 @@
+"""Any value of a run by its key: `method.alpha`, `student.layers`, `cost.seconds`, or a short name.
+
+Most keys are in results.json, which is read anyway. Any other is looked up in config.yaml, which takes a
+millisecond a run and is therefore opened only for a key that asks for it.
+"""
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+SHORT = {
+    "dataset": "identity.dataset",
+    "method": "identity.method",
+    "student": "identity.student",
+    "teacher": "identity.teacher",
+    "schedule": "identity.choices.schedule",
+    "experiment": "identity.choices.experiment",
+    "accuracy": "metrics.test.accuracy",
+    "macro_f1": "metrics.test.macro_f1",
+    "latency": "latency.batch_1.median_ms",
+}
+PLACES = {"method.": "identity.parameters.", "student.layers": "identity.layers"}  # of the config, in results.json
+
+
+class UnknownKeyError(Exception):
+    """A key that no run has; the message names the nearest that there is."""
+
+
+def inner(value: Any, key: str) -> tuple[Any, bool]:
+    """The value at the dotted `key`, and whether there is one."""
+    for part in key.split("."):
+        if not isinstance(value, dict) or part not in value:
+            return None, False
+        value = value[part]
+    return value, True
+
+
+def flat(value: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """(dotted key, leaf) of nested dictionaries."""
+    if not isinstance(value, dict) or not value:
+        yield prefix, value
+        return
+    for key, item in value.items():
+        yield from flat(item, f"{prefix}.{key}" if prefix else str(key))
+
+
+class Source:
+    """One run's results.json as read, and its config.yaml where that is asked for."""
+
+    def __init__(self, results: Path, raw: Any) -> None:
+        self.results, self.raw = results, raw
+
+    @cached_property
+    def config(self) -> Any:
+        """config.yaml; empty where the run has none."""
+        import yaml  # only for keys that results.json has not
+
+        path = self.results.with_name("config.yaml")
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # five times as fast, where libyaml is there
+        return yaml.load(path.read_text(encoding="utf8"), loader) if path.is_file() else {}
+
+    def get(self, key: str) -> tuple[Any, bool]:
+        """The value of `key`, and whether the run has it."""
+        value, found = inner(self.raw, SHORT.get(key, key))
+        if found and not isinstance(value, dict):
+            return value, True
+        for start, place in PLACES.items():
+            if key.startswith(start):
+                value, found = inner(self.raw, place + key[len(start) :])
+                if found:
+                    return value, True
+        return inner(self.config, key)
+
+    def keys(self) -> set[str]:
+        """All that may be asked for."""
+        return {*SHORT, *(key for key, _ in flat(self.raw)), *(key for key, _ in flat(self.config))}
+
+
+class Wanted:
+    """The keys that a command line asks for; remembers which of them some run has."""
+
+    def __init__(self, keys: Iterable[str] = ()) -> None:
+        self.keys = tuple(dict.fromkeys(keys))
+        self.found: set[str] = set()
+        self.samples: dict[Any, Source] = {}  # one a method: they have other keys
+
+    def of(self, source: Source) -> Mapping[str, Any]:
+        """The wanted values of a run; null where it has none."""
+        if not self.keys:
+            return {}
+        self.samples.setdefault(source.get("method")[0], source)
+        values = {}
+        for key in self.keys:
+            values[key], found = source.get(key)
+            if found:
+                self.found.add(key)
+        return values
+
+    def check(self) -> None:
+        """Refuse keys that none of the runs read has."""
+        unknown = [key for key in self.keys if key not in self.found]
+        if unknown and self.samples:
+            from kdbench.errors import nearest
+
+            close = nearest(unknown[0], set().union(*(source.keys() for source in self.samples.values())))
+            raise UnknownKeyError(f"no run has the key {unknown[0]}" + (f"; did you mean {close}?" if close else ""))

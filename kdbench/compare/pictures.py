@@ -1,0 +1,168 @@
+"""The pictures of a table, as matplotlib figures."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from kdbench.compare.columns import METRICS
+from kdbench.compare.details import Detail, detail
+from kdbench.compare.draw import canvas, log_axis, looks, name_of, points
+from kdbench.compare.heat import grids
+from kdbench.compare.rows import Table
+
+
+def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Of (cost, score) those that no other beats in both, from the cheapest."""
+    kept: list[tuple[float, float]] = []
+    for cost, score in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not kept or score > kept[-1][1]:
+            kept.append((cost, score))
+    return kept
+
+
+def pareto(table: Table, metric: str, split: str, details: dict[str, Detail]) -> Figure | None:
+    """Score against measured latency."""
+    rows = [row for row in table.rows if row.latency_1 is not None]
+    if len(rows) < 2:
+        return None
+    figure, axes = canvas(f"{table.dataset}: {split} {METRICS[metric]} against latency")
+    look = looks(table.rows)
+    best = front([(row.latency_1 or 0.0, row.score.mean) for row in rows])
+    axes.step(*zip(*best, strict=True), where="post", color="#999999", linewidth=1, zorder=1, label="Pareto front")
+    for row in rows:
+        points(axes, row.latency_1 or 0.0, row, table, look[row.id], name_of(row, table.rows))
+    for row in rows:
+        for curve in details[row.id].curves:
+            timed = [(x, y) for x, y in zip(curve.latencies, curve.scores, strict=True) if x is not None]
+            if len(timed) > 1:
+                axes.plot(*zip(*timed, strict=True), color=look[row.id]["color"], linestyle=look[row.id]["dash"], lw=1)
+    log_axis(axes)
+    whiskers = "95 % interval" if table.tests else "± 1 s.d. over seeds"
+    axes.set_xlabel("latency, batch 1, ms (median, log scale)")
+    axes.set_ylabel(f"{split} {METRICS[metric]}, %\nwhiskers: {whiskers}; {table.examples:,} examples")
+    figure.legend(loc="outside right upper", fontsize=8)
+    return figure
+
+
+def seeds(table: Table, metric: str, split: str, details: dict[str, Detail]) -> Figure | None:
+    """Every seed of every row: what one run alone would have said."""
+    if all(len(row.runs) == 1 for row in table.rows):
+        return None
+    height = 1.4 + 0.32 * len(table.rows)
+    figure, axes = canvas(f"{table.dataset}: spread over seeds", height=height)
+    look = looks(table.rows)
+    for at, row in enumerate(table.rows):
+        offsets = np.linspace(-0.18, 0.18, len(row.runs)) if len(row.runs) > 1 else [0.0]
+        axes.plot([run.score for run in row.runs], at + np.array(offsets), linestyle="none",
+                  marker=look[row.id]["marker"], color=look[row.id]["color"], markersize=5)  # fmt: skip
+        axes.plot([row.score.mean] * 2, [at - 0.32, at + 0.32], color="#000000", linewidth=1.5)
+    names = [f"{name_of(row, table.rows)} (n {row.score.n})" for row in table.rows]
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xlabel(f"{split} {METRICS[metric]}, %, one mark a seed, bar: mean; {table.examples:,} examples")
+    return figure
+
+
+def learning(table: Table, metric: str, split: str, details: dict[str, Detail]) -> Figure | None:
+    """Dev score after each epoch, the mean over seeds and their range; a bar where a stage begins."""
+    rows = [row for row in table.rows if details[row.id].learning]
+    if not rows:
+        return None
+    figure, axes = canvas(f"{table.dataset}: learning curves")
+    look, lowest = looks(table.rows), []
+    for row in rows:
+        every = details[row.id].learning
+        length = min(len(one.steps) for one in every)
+        steps, scores = every[0].steps[:length], np.array([one.scores[:length] for one in every])
+        mean, style = scores.mean(0), look[row.id]
+        label = f"{name_of(row, table.rows)} (n {len(every)})"
+        marker = style["marker"] if length < 3 else None
+        axes.plot(steps, mean, color=style["color"], linestyle=style["dash"], marker=marker, lw=1.4, label=label)
+        axes.fill_between(steps, scores.min(0), scores.max(0), color=style["color"], alpha=0.12, linewidth=0)
+        for _, start in every[0].stages[1:]:
+            axes.plot(start, np.interp(start, steps, mean), marker="|", markersize=14, color=style["color"], mew=2)
+        lowest.append(float(np.quantile(mean, 0.15)))
+    top = max(max(one.scores) for row in rows for one in details[row.id].learning)
+    axes.set_ylim(min(lowest) - 0.15 * (top - min(lowest)) - 0.5, top + 0.5)  # the first epochs are below
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("optimiser steps, over all stages\n| begins a stage; band: lowest to highest seed")
+    axes.set_ylabel(f"dev {METRICS[metric]}, %")
+    figure.legend(loc="outside right upper", fontsize=8)
+    return figure
+
+
+def speeds(table: Table, metric: str, split: str, details: dict[str, Detail]) -> Figure | None:
+    """The curves of models with several speeds over the points of the others, by FLOPs."""
+    if not any(details[row.id].curves for row in table.rows):
+        return None
+    figure, axes = canvas(f"{table.dataset}: {split} {METRICS[metric]} against work")
+    look = looks(table.rows)
+    for row in table.rows:
+        style, label = look[row.id], name_of(row, table.rows)
+        for at, curve in enumerate(details[row.id].curves):
+            order = np.argsort(curve.flops)
+            axes.plot(np.array(curve.flops)[order] / 1e9, np.array(curve.scores)[order], color=style["color"],
+                      linestyle=style["dash"], marker=style["marker"], markersize=4, lw=1.2,
+                      label=f"{label}, a curve a seed" if at == 0 else None)  # fmt: skip
+        if not details[row.id].curves and row.runs[0].flops:
+            points(axes, row.runs[0].flops / 1e9, row, table, style, label)
+    log_axis(axes)
+    axes.set_xlabel("mean GFLOPs of an example (log scale)")
+    axes.set_ylabel(f"{split} {METRICS[metric]}, %; {table.examples:,} examples")
+    figure.legend(loc="outside right upper", fontsize=8)
+    return figure
+
+
+def exits(table: Table, metric: str, split: str, details: dict[str, Detail]) -> Figure | None:
+    """Where the rows leave, at each speed: a stacked bar, of the first seed."""
+    rows = [row for row in table.rows if details[row.id].curves]
+    if not rows:
+        return None
+    figure = Figure(figsize=(7, 1.0 + 2.2 * len(rows)), layout="constrained")
+    for axes, row in zip(figure.subplots(len(rows), squeeze=False)[:, 0], rows, strict=True):
+        curve = details[row.id].curves[0]
+        shares = np.array(curve.exits)
+        left = np.zeros(len(shares))
+        for layer in range(shares.shape[1]):
+            shade = str(0.85 - 0.8 * layer / max(shares.shape[1] - 1, 1))
+            axes.bar([f"{speed:g}" for speed in curve.speeds], shares[:, layer], bottom=left, color=shade,
+                     edgecolor="white", label=f"exit {layer + 1}")  # fmt: skip
+            left += shares[:, layer]
+        axes.set_title(f"{name_of(row, table.rows)}, seed {curve.seed}, {table.examples:,} examples", loc="left")
+        axes.set(xlabel="speed", ylabel=f"share of {split} rows")
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
+    return figure
+
+
+ROWS = 30  # of one picture
+PICTURES = {"pareto": pareto, "seeds": seeds, "learning": learning, "speeds": speeds, "exits": exits}
+
+
+def pictures(table: Table, metric: str, split: str) -> Iterator[tuple[str, Figure]]:
+    """(name, figure) of all that the table has something for."""
+    whole = table
+    if len(table.rows) > ROWS:  # more than a reader can tell apart
+        title = f"{table.dataset}, first {ROWS} of {len(table.rows)} rows"
+        table = replace(table, dataset=title, rows=table.rows[:ROWS])
+    details = {row.id: detail(row, metric, split) for row in table.rows}
+    for name, draw in PICTURES.items():
+        if (figure := draw(table, metric, split, details)) is not None:
+            yield name, figure
+    yield from grids(whole, metric, split)
+
+
+def save(tables: Sequence[Table], metric: str, split: str, folder: Path) -> list[Path]:
+    """All pictures as PNG and SVG; returns the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for table in tables:
+        start = table.dataset if len(tables) == 1 else f"{table.dataset}-{table.data_id}"
+        for name, figure in pictures(table, metric, split):
+            for kind in ("png", "svg"):
+                files.append(folder / f"{start}_{name}.{kind}")
+                figure.savefig(files[-1], dpi=150, metadata={"Date": None} if kind == "svg" else None)
+    return files

@@ -1,0 +1,103 @@
+"""Groups of runs by any keys, as a list or as a grid: mean and s.d. over all runs of a group.
+
+Runs of different data never share a group, and a group of several configurations says how many it mixes.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kdbench.compare.collect import Run
+from kdbench.compare.columns import METRICS, NOTHING, Column, Sheet, heading
+from kdbench.compare.rows import Table
+from kdbench.compare.statistics import Summary, summarize
+
+LEGEND = "mean ± sample s.d. over all n runs of a group; ×k: of k configurations, whose spread is part of it."
+
+
+@dataclass(frozen=True)
+class Group:
+    """All shown runs of one data set that have these values."""
+
+    table: Table
+    values: tuple[Any, ...]  # of the keys, in their order
+    across: Any  # of the key whose values are columns; null where there is none
+    score: Summary
+    configurations: int
+
+    @property
+    def cell(self) -> str:
+        spread = "" if self.score.sd is None else f" ± {self.score.sd:.2f}"
+        mixed = f" ×{self.configurations}" if self.configurations > 1 else ""
+        return f"{self.score.mean:.2f}{spread} ({self.score.n}){mixed}"
+
+
+def groups(tables: Sequence[Table], keys: Sequence[str], across: str | None) -> list[Group]:
+    """The groups, in the order in which their first rows come."""
+    found: dict[tuple[int, tuple[Any, ...], Any], list[Run]] = {}
+    for at, table in enumerate(tables):
+        for run in (run for row in table.rows for run in row.runs):
+            values = tuple(_value(run, key) for key in keys)
+            found.setdefault((at, values, _value(run, across) if across else None), []).append(run)
+    return [
+        Group(tables[at], values, column, summarize([run.score for run in runs]), len({run.id for run in runs}))
+        for (at, values, column), runs in found.items()
+    ]
+
+
+def _value(run: Run, key: str) -> Any:
+    value = run.values[key]
+    return str(value) if isinstance(value, (list, dict)) else value
+
+
+def records(found: Iterable[Group], keys: Sequence[str], across: str | None, metric: str, split: str) -> list[dict]:
+    """One flat record a group, in full precision."""
+    return [
+        {"dataset": group.table.dataset, "data_id": group.table.data_id, "data_split": group.table.data_split}
+        | {"split": split, "metric": metric}
+        | {f"by.{key}": value for key, value in zip(keys, group.values, strict=True)}
+        | ({f"by.{across}": group.across} if across else {})
+        | {"mean_points": group.score.mean, "sd_points": group.score.sd, "n": group.score.n}
+        | {"configurations": group.configurations}
+        for group in found
+    ]
+
+
+def sheets(found: list[Group], keys: Sequence[str], across: str | None, metric: str, split: str) -> list[Sheet]:
+    """A sheet a table; one sheet for all where data sets are the columns (two of one name get their digest)."""
+    if across == "dataset":
+        names = {id(group.table): group.table.dataset for group in found}
+        twice = {name for name in names.values() if list(names.values()).count(name) > 1}
+        label = {
+            id(group.table): f"{group.table.dataset}{f' {group.table.data_id}' if group.table.dataset in twice else ''}"
+            for group in found
+        }
+        apart = "; ".join(dict.fromkeys(f"{group.table.dataset}: data {group.table.data_id}" for group in found))
+        title = f"{split} {METRICS[metric]}, % ({apart})"
+        return [_grid(title, [(group, label[id(group.table)]) for group in found], keys)]
+    tables = dict.fromkeys(id(group.table) for group in found)
+    made = []
+    for one in tables:
+        members = [group for group in found if id(group.table) == one]
+        title = heading(members[0].table, metric, split)
+        if across:
+            made.append(_grid(title, [(group, f"{across}={_text(group.across)}") for group in members], keys))
+        else:
+            made.append(_grid(title, [(group, f"{METRICS[metric]}\n% (n)") for group in members], keys))
+    return made
+
+
+def _text(value: Any) -> str:
+    return NOTHING if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _grid(title: str, placed: list[tuple[Group, str]], keys: Sequence[str]) -> Sheet:
+    rows = list(dict.fromkeys(group.values for group, _ in placed))
+    heads = list(dict.fromkeys(head for _, head in placed))
+    cells = {(group.values, head): group.cell for group, head in placed}
+    columns = [Column(key, [_text(values[at]) for values in rows], left=True) for at, key in enumerate(keys)]
+    columns += [
+        Column(head if "\n" in head else f"\n{head}", [cells.get((values, head), NOTHING) for values in rows])
+        for head in heads
+    ]
+    return Sheet(title, columns, legend=LEGEND)

@@ -1,0 +1,254 @@
+"""Rows and tables: which runs are one configuration, and which configurations may stand in one table."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean, median
+from typing import TYPE_CHECKING, Any
+
+from kdbench.compare.collect import NULL, Run, Teacher
+from kdbench.compare.statistics import Summary, gap_share, paired_difference, summarize
+
+if TYPE_CHECKING:
+    from kdbench.compare.tested import Tests
+
+_Scores = Mapping[str, Mapping[int, float]]  # by id and seed
+ROLES = ("teacher", "tfidf", "baseline", "method")  # in the order of a table's rows
+
+
+@dataclass(frozen=True)
+class Row:
+    """One configuration: all seeds of one id."""
+
+    role: str  # one of ROLES
+    settings: str  # the parameters that tell it from the rows beside it
+    runs: list[Run]  # one a seed, in their order
+    score: Summary
+    differences: list[Summary | None]  # to the direct fine-tunes: same schedule, same total of updates
+    gap_closed: float | None
+    teacher_behind: bool  # the teacher is no better than the baseline: there is no gap to close
+    latency_1: float | None
+    latency_32: float | None
+    speedup: float | None
+    seconds: float | None
+    teacher_seconds: float | None
+    general_seconds: float | None
+    tried: int = 1  # configurations of the grid that this one was the best of, on dev
+
+    @property
+    def id(self) -> str:
+        return self.runs[0].id
+
+    @property
+    def dirty(self) -> bool:
+        return any(run.dirty for run in self.runs)
+
+    @property
+    def selected_on_reported(self) -> bool:
+        """Not on dev, so on the split that is reported; where nothing was selected it is null."""
+        return any(run.selected_on not in ("dev", None) for run in self.runs)
+
+    @property
+    def label(self) -> str:
+        method = self.runs[0].method
+        return f"teacher ({method})" if self.role == "teacher" else method
+
+    @property
+    def dev_score(self) -> float:
+        return fmean([run.dev_score for run in self.runs])
+
+    @property
+    def conditions(self) -> dict[str, str]:
+        """Precision, device, threads, machine and length; both values where the seeds ran on different ones."""
+        names = self.runs[0].conditions
+        return {name: "/".join(sorted({run.conditions[name] for run in self.runs})) for name in names}
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """Of the keys that were asked for, where all seeds have one value; null where they differ."""
+        first = self.runs[0].values
+        return {
+            key: value if all(run.values[key] == value for run in self.runs) else None for key, value in first.items()
+        }
+
+    def record(self) -> dict[str, str | float | bool | None]:
+        """The row flat and in full precision, as CSV and JSON have it; a unit is in the name."""
+        run = self.runs[0]
+        figures: dict[str, str | float | bool | None] = {
+            "role": self.role,
+            "method": run.method,
+            "student": run.student,
+            "id": run.id,
+            "settings": self.settings,
+        }
+        names = ("score", "difference", "total_difference")
+        for name, summary in zip(names, (self.score, *self.differences), strict=True):
+            figures[f"{name}_points"] = summary.mean if summary else None
+            figures[f"{name}_sd_points"] = summary.sd if summary else None
+            figures[f"{name}_n"] = summary.n if summary else 0
+        return figures | {
+            "gap_closed": self.gap_closed,
+            "parameters": run.parameters,
+            "flops_per_example": run.flops,
+            "latency_batch_1_ms": self.latency_1,
+            "latency_batch_32_ms": self.latency_32,
+            "speedup": self.speedup,
+            "training_seconds": self.seconds,
+            "teacher_seconds": self.teacher_seconds,
+            "general_seconds": self.general_seconds,
+            **self.conditions,
+            "selected_on": run.selected_on,
+            "tag": run.tag,
+            "dev_score_points": self.dev_score,
+            "best_on_dev_of": self.tried,
+            "dirty": self.dirty,
+        }
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows that can be compared: one data set, the same rows of it, the same split."""
+
+    dataset: str
+    data_id: str
+    data_split: str
+    examples: int
+    differs_in: list[str]  # what keeps it apart from another table of the same data set
+    rows: list[Row]  # those to show
+    every: list[Row]  # hidden ones too
+    tests: "Tests | None" = None  # made where the predictions are read
+
+    @property
+    def runs(self) -> list[Run]:
+        return [run for row in self.every for run in row.runs]
+
+    @property
+    def missing(self) -> list[str]:
+        """The commands that make the baselines which rows of this table lack, one a run."""
+        done = {(run.id, run.seed) for run in self.runs}
+        wanted = [(run.seed, base) for row in self.rows for run in row.runs for base in run.baselines if base]
+        return [command for seed, (id_, command) in wanted if (id_, seed) not in done]
+
+
+def build_tables(runs: list[Run], shown: Callable[[Run], bool]) -> list[Table]:
+    """Runs as tables of rows. Only runs that are `shown` make rows; the others still are baselines."""
+    apart: dict[tuple[str, str, str], list[Run]] = {}
+    for run in runs:
+        apart.setdefault((run.dataset, run.data_id, run.data_split), []).append(run)
+    tables = []
+    for (dataset, data_id, split), members in sorted(apart.items()):
+        others = [key for key in apart if key[0] == dataset]
+        differs_in = [name for at, name in ((1, "data"), (2, "split")) if len({key[at] for key in others}) > 1]
+        every = _rows(members, members)
+        chosen = [run for run in members if shown(run)]
+        rows = every if len(chosen) == len(members) else _rows(members, chosen)
+        if rows:
+            tables.append(Table(dataset, data_id, split, members[0].examples, differs_in, rows, every))
+    return tables
+
+
+def _rows(runs: list[Run], chosen: list[Run]) -> list[Row]:
+    """The rows that `chosen` make; what they are compared with is taken from all `runs`."""
+    by_id: dict[str, list[Run]] = {}
+    for run in sorted(runs, key=lambda run: run.seed):
+        by_id.setdefault(run.id, []).append(run)
+    teachers = {run.teacher.id: run.teacher for run in runs if run.teacher}
+    scores = {id_: {run.seed: run.score for run in members} for id_, members in by_id.items()}
+    roles = {id_: _role(members[0], teachers) for id_, members in by_id.items()}
+    settings = {}
+    for kind in {(roles[id_], members[0].method) for id_, members in by_id.items()}:
+        alike = [group for id_, group in by_id.items() if (roles[id_], group[0].method) == kind]
+        settings.update(_settings(alike))
+    kept = {id(run) for run in chosen}
+    rows = {id_: [run for run in members if id(run) in kept] for id_, members in by_id.items()}
+    return [_row(roles[id_], settings[id_], members, scores, teachers) for id_, members in rows.items() if members]
+
+
+def _role(run: Run, teachers: Mapping[str, Teacher]) -> str:
+    if run.id in teachers:
+        return "teacher"
+    return {"tfidf": "tfidf", "finetune": "baseline"}.get(run.method, "method")
+
+
+def _settings(groups: list[list[Run]]) -> dict[str, str]:
+    """By id, the settings in which these configurations of one method differ; what is null is left out."""
+    firsts = [group[0] for group in groups]
+    keys = list(dict.fromkeys(key for run in firsts for key in run.settings))
+    keys = [key for key in keys if len({run.settings.get(key) for run in firsts}) > 1]
+    schedules = {run.settings["schedule"] for run in firsts}
+    hand_set = [  # values that the name of the schedule does not already tell
+        key
+        for key in dict.fromkeys(key for run in firsts for key in run.training)
+        if len({(run.settings["schedule"], run.training.get(key)) for run in firsts}) > len(schedules)
+    ]
+    texts = {}
+    for run in firsts:
+        values = [(key, run.settings.get(key, NULL)) for key in keys]
+        values += [(key, run.training.get(key, NULL)) for key in hand_set]
+        texts[run.id] = " ".join(f"{key}={value}" for key, value in values if value != NULL)
+    return texts
+
+
+def _row(role: str, settings: str, runs: list[Run], scores: _Scores, teachers: Mapping[str, Teacher]) -> Row:
+    own = {run.seed: run.score for run in runs}
+    against = [scores.get(baseline[0], {}) if baseline else {} for baseline in runs[0].baselines]
+    taught = [(run, run.teacher) for run in runs if run.teacher and run.seed in against[0]]
+    gap = None
+    if taught:
+        gap = gap_share(
+            [run.score for run, _ in taught],
+            [against[0][run.seed] for run, _ in taught],
+            [teacher.score for _, teacher in taught],
+        )
+    latency = _known(median, [run.latency.batch_1 for run in runs])
+    teacher_latency = _teacher_latency(runs[0], teachers)
+    return Row(
+        role=role,
+        settings=settings,
+        runs=runs,
+        score=summarize(list(own.values())),
+        differences=[paired_difference(own, baseline) for baseline in against],
+        gap_closed=gap,
+        teacher_behind=bool(taught) and gap is None,
+        latency_1=latency,
+        latency_32=_known(median, [run.latency.batch_32 for run in runs]),
+        speedup=teacher_latency / latency if teacher_latency and latency else None,
+        seconds=_known(fmean, [run.seconds for run in runs]),
+        teacher_seconds=_known(fmean, [run.teacher_seconds for run in runs]),
+        general_seconds=_known(fmean, [run.general_seconds for run in runs]),
+    )
+
+
+def best_on_dev(rows: list[Row], keys: Sequence[str]) -> list[Row]:
+    """Of the rows that have the same values of `keys` the one with the best mean on dev, and of how many it is.
+
+    The teacher is one row, no grid. Equal means go to the row with fewer settings, then by id.
+    """
+    grids: dict[tuple[object, ...], list[Row]] = {}
+    for row in rows:
+        own = row.id if row.role == "teacher" else None
+        grids.setdefault((own, *(str(row.runs[0].values[key]) for key in keys)), []).append(row)
+    best = []
+    for members in grids.values():
+        first = min(members, key=lambda row: (-row.dev_score, len(row.settings), row.id))
+        best.append(replace(first, tried=len(members)))
+    return best
+
+
+def _known(summary: Callable[[Sequence[float]], float], values: Sequence[float | None]) -> float | None:
+    """The summary of the values there are; None where there is none."""
+    known = [value for value in values if value is not None]
+    return summary(known) if known else None
+
+
+def _teacher_latency(run: Run, teachers: Mapping[str, Teacher]) -> float | None:
+    """The latency to compare with: of the run's teacher, for a run without one of the table's only teacher.
+
+    None where it was measured with other threads or another length; text without a length (tfidf) may
+    be compared with any.
+    """
+    sole = next(iter(teachers.values())) if len(teachers) == 1 else None
+    teacher = run.teacher or teachers.get(run.id) or sole
+    if teacher is None or teacher.latency.threads != run.latency.threads:
+        return None
+    lengths = {teacher.latency.length, run.latency.length} - {None}
+    return teacher.latency.batch_1 if len(lengths) < 2 else None

@@ -1,0 +1,194 @@
+"""The tests of a table: each row against its direct baselines, and every row against every other for the ranks.
+
+Reads the predictions of the rows shown and of their baselines, no others.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdbench.compare import inference
+from kdbench.compare.collect import Run
+from kdbench.compare.inference import LEVEL, Estimate
+from kdbench.compare.predictions import NoPredictionsError, Predictions, read
+from kdbench.compare.rows import Row, Table
+
+SCORES = {"accuracy": inference.accuracy_scores, "macro_f1": inference.macro_f1_scores}
+AGAINST = ("difference", "total_difference")  # to direct fine-tuning: same schedule, same total of updates
+
+
+@dataclass(frozen=True)
+class Test:
+    """One row against one of its baselines."""
+
+    estimate: Estimate
+    p_holm: float | None
+    mcnemar: dict[int, float]  # exact p by seed
+    permutation: float | None  # over seeds
+
+
+@dataclass(frozen=True)
+class RowTests:
+    score: Estimate
+    against: tuple[Test | None, Test | None]
+    rank: tuple[int, int] | None = None  # of all shown rows but the teacher
+    tied_with_best: bool = False
+
+    def record(self) -> dict[str, float | int | bool | str | None]:
+        """Flat, as CSV and JSON have it."""
+        figures: dict[str, Any] = {"score_low_points": self.score.low, "score_high_points": self.score.high}
+        figures |= {"rank_low": self.rank and self.rank[0], "rank_high": self.rank and self.rank[1]}
+        figures["tied_with_best"] = self.tied_with_best if self.rank else None
+        for name, test in zip(AGAINST, self.against, strict=True):
+            one = test.estimate if test else None
+            figures[f"{name}_low_points"] = one.low if one else None
+            figures[f"{name}_high_points"] = one.high if one else None
+            figures[f"{name}_p"] = one.p if one else None
+            figures[f"{name}_p_holm"] = test.p_holm if test else None
+            figures[f"{name}_detectable_points"] = one.detectable if one else None
+            figures[f"{name}_permutation_p"] = test.permutation if test else None
+            figures[f"{name}_mcnemar_p"] = " ".join(f"{p:.4g}" for p in test.mcnemar.values()) if test else None
+        return figures
+
+
+@dataclass(frozen=True)
+class Tests:
+    """All tests of a table, by the row's id; a row without predictions is not there."""
+
+    rows: dict[str, RowTests]
+    count: int  # of the tests that Holm's p values are adjusted for
+    warnings: list[str]
+
+
+class _Reader:
+    """Scores and predictions of the runs of one table, each file read once."""
+
+    def __init__(self, metric: str, split: str) -> None:
+        self.score, self.split = SCORES[metric], split
+        self.first: Predictions | None = None
+        self.read: dict[tuple[str, int], Predictions] = {}
+        self.warnings: list[str] = []
+
+    def get(self, run: Run) -> Predictions | None:
+        key = (run.id, run.seed)
+        if key not in self.read:
+            try:
+                found = read(run.path, self.split)
+            except NoPredictionsError as error:
+                self.warnings.append(f"{error}: left out of the tests")
+                return None
+            self.first = self.first or found
+            if not (np.array_equal(found.ids, self.first.ids) and np.array_equal(found.labels, self.first.labels)):
+                self.warnings.append(f"{run.path.parent} has predictions of other examples: left out of the tests")
+                return None
+            self.read[key] = found
+        return self.read[key]
+
+    def scores(self, runs: Sequence[Run]) -> dict[int, NDArray[np.float64]]:
+        """(N,) points by seed."""
+        found = {run.seed: self.get(run) for run in runs}
+        return {seed: self.score(one.labels, one.predicted) for seed, one in found.items() if one is not None}
+
+
+def tests(table: Table, metric: str, split: str) -> Tests:
+    """All tests of the shown rows."""
+    reader = _Reader(metric, split)
+    scores = {row.id: reader.scores(row.runs) for row in table.rows}
+    every = {row.id: row for row in table.every}
+    found = {
+        row.id: RowTests(
+            _own(row, scores[row.id], metric),
+            (_against(row, every, 0, reader), _against(row, every, 1, reader)),
+        )
+        for row in table.rows
+        if scores[row.id]
+    }
+    adjusted, count = _adjusted(found, table.rows)
+    return Tests(_ranked(adjusted, table.rows, scores), count, list(dict.fromkeys(reader.warnings)))
+
+
+def _own(row: Row, scores: dict[int, NDArray[np.float64]], metric: str) -> Estimate:
+    estimate = inference.crossed(np.stack(list(scores.values())), seedless=row.role == "tfidf")
+    if len(scores) == 1 and metric == "accuracy":
+        (values,) = scores.values()
+        low, high = inference.wilson(int((values > 0).sum()), len(values))
+        return replace(estimate, low=low, high=high)
+    return estimate
+
+
+def _against(row: Row, every: dict[str, Row], at: int, reader: _Reader) -> Test | None:
+    """The test against the baseline; the second is left out where it is the first."""
+    bases = row.runs[0].baselines
+    base = bases[at]
+    if base is None or base[0] not in every or (at == 1 and bases[0] == base):
+        return None
+    seeds = {run.seed: run for run in every[base[0]].runs}
+    pairs = {run.seed: (reader.get(run), reader.get(seeds[run.seed])) for run in row.runs if run.seed in seeds}
+    whole = {seed: (a, b) for seed, (a, b) in pairs.items() if a is not None and b is not None}
+    if not whole:
+        return None
+    values = np.stack(
+        [reader.score(a.labels, a.predicted) - reader.score(b.labels, b.predicted) for a, b in whole.values()]
+    )
+    right = {seed: (a.labels == a.predicted, b.labels == b.predicted) for seed, (a, b) in whole.items()}
+    mcnemar = {seed: inference.exact_mcnemar(*both) for seed, both in right.items()}
+    permutation = inference.seed_permutation(values.mean(1)) if len(values) > 1 else None
+    return Test(inference.crossed(values), None, mcnemar, permutation)
+
+
+def _adjusted(found: dict[str, RowTests], rows: list[Row]) -> tuple[dict[str, RowTests], int]:
+    """Holm's p values over every test that is shown: all rows, both baselines."""
+    places = [(row.id, at) for row in rows if row.id in found for at in (0, 1) if found[row.id].against[at]]
+    raw = {place: test.estimate.p_safe for place in places if (test := found[place[0]].against[place[1]])}
+    known = [place for place in places if raw[place] is not None]
+    ps = dict(zip(known, inference.holm([raw[place] or 0.0 for place in known]), strict=True))
+    changed = {}
+    for id_, one in found.items():
+        both = [test and replace(test, p_holm=ps.get((id_, at))) for at, test in enumerate(one.against)]
+        changed[id_] = replace(one, against=(both[0], both[1]))
+    return changed, len(known)
+
+
+def _ranked(
+    found: dict[str, RowTests], rows: list[Row], scores: dict[str, dict[int, NDArray[np.float64]]]
+) -> dict[str, RowTests]:
+    """Rank intervals: a row is behind those that are better after Holm over all pairs, and before those worse.
+
+    All that these decisions claim holds together with 95 % confidence (Mogstad et al. 2024, simultaneous ranks).
+    """
+    ranked = [row for row in rows if row.id in found and row.role != "teacher"]
+    if len(ranked) < 2:
+        return found
+    pairs, ps = [], []
+    for a, b in combinations(ranked, 2):
+        estimate = _between(a, b, scores)
+        if estimate is not None and estimate.p_safe is not None:
+            pairs.append((a.id, b.id) if estimate.mean > 0 else (b.id, a.id))
+            ps.append(estimate.p_safe)
+    decided = [pair for pair, p in zip(pairs, inference.holm(ps), strict=True) if p < LEVEL]
+    best = max(ranked, key=lambda row: row.score.mean).id
+    changed = dict(found)
+    for row in ranked:
+        better = sum(worse_id == row.id for _, worse_id in decided)
+        worse = sum(better_id == row.id for better_id, _ in decided)
+        rank = (1 + better, len(ranked) - worse)
+        changed[row.id] = replace(found[row.id], rank=rank, tied_with_best=(best, row.id) not in decided)
+    return changed
+
+
+def _between(a: Row, b: Row, scores: dict[str, dict[int, NDArray[np.float64]]]) -> Estimate | None:
+    """Row a - row b, paired by seed; TF-IDF, which has no seeds, is paired with each."""
+    mine, other = scores[a.id], scores[b.id]
+    if a.role == b.role == "tfidf":
+        values = next(iter(mine.values())) - next(iter(other.values()))
+        return inference.crossed(values[None], seedless=True)
+    if b.role == "tfidf":
+        other = dict.fromkeys(mine, next(iter(other.values())))
+    elif a.role == "tfidf":
+        mine = dict.fromkeys(other, next(iter(mine.values())))
+    shared = sorted(mine.keys() & other.keys())
+    return inference.crossed(np.stack([mine[seed] - other[seed] for seed in shared])) if shared else None

@@ -1,0 +1,181 @@
+"""`--watch`: a sweep as its files tell it. Reads run folders; asks no process and holds nothing up."""
+
+import fcntl
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from kdbench.compare.columns import NOTHING, Column
+from kdbench.results import RESULTS, read_result
+from kdbench.store import Damaged
+
+EVERY = 2.0  # seconds
+STAMP = r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d+"
+STARTED = re.compile(STAMP + r" INFO stage (\S+): (?:resumes at step (\d+)|(\d+) steps)")
+TOTAL = re.compile(r"step \d+/(\d+)")
+FAILED = re.compile(STAMP + r" ERROR (.*)")
+ORDER = ("failed", "running", "stopped", "done")
+
+
+@dataclass(frozen=True)
+class State:
+    """What is known of one run."""
+
+    folder: str
+    state: str  # one of ORDER
+    stage: str | None = None
+    step: int | None = None
+    steps: int | None = None  # of the stage; None until the log tells
+    loss: float | None = None  # sum of the named losses, mean over the last few steps
+    seconds_left: float | None = None  # of the stage, by its pace so far
+    reason: str | None = None  # of a failure
+    test_accuracy: float | None = None  # points
+
+
+def states(roots: Sequence[Path]) -> list[State]:
+    """Every run below `roots`, failed ones first."""
+    found = [_state(folder) for root in roots for folder in _folders(root)]
+    return sorted(found, key=lambda one: (ORDER.index(one.state), one.folder))
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    for folder, below, files in os.walk(root):
+        below.sort()
+        if "config.yaml" in files or RESULTS in files:
+            below.clear()  # stages and checkpoints hold no runs
+            yield Path(folder)
+
+
+def _state(folder: Path) -> State:
+    try:
+        result = read_result(folder)
+    except (ValueError, Damaged):
+        return State(str(folder), "failed", reason=f"{RESULTS} cannot be read")
+    if result is not None:
+        accuracy = result.get("metrics", {}).get("test", {}).get("accuracy")
+        return State(str(folder), "done", test_accuracy=None if accuracy is None else 100 * accuracy)
+    log = _text(folder / "run.log")
+    last = log.rsplit("INFO run: ", 1)[-1]  # a resumed run's log has the earlier tries too
+    progress = _progress(folder, last)
+    if _held(folder):
+        return State(str(folder), "running", **progress)
+    progress["seconds_left"] = None
+    failures = FAILED.findall(last)
+    if failures:
+        return State(str(folder), "failed", **progress, reason=failures[-1][1])
+    return State(str(folder), "stopped", **progress, reason="killed or interrupted: the same command goes on")
+
+
+def _held(folder: Path) -> bool:
+    """Whether a process holds the run's lock. Asks for a shared one, and lets it go at once."""
+    path = folder.parent / f".{folder.name}.lock"
+    try:
+        with path.open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_UN)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
+
+
+def _progress(folder: Path, log: str) -> dict[str, Any]:
+    """Stage, step, steps, loss and time left, from the log and the newest stage's metrics.jsonl."""
+    started = list(STARTED.finditer(log))
+    if not started:
+        return {"stage": None, "step": None, "steps": None, "loss": None, "seconds_left": None}
+    stamp, stage, resumed, whole = started[-1].groups()
+    written = TOTAL.findall(log[started[-1].start() :])
+    steps = int(whole) if whole else int(written[-1]) if written else None
+    step, loss, at = _last_step(sorted(folder.glob(f"[0-9][0-9]_{stage}"))[-1:], int(resumed or 0))
+    since = datetime.strptime(stamp, "%Y-%m-%d %H:%M:%S").timestamp()
+    done = step - int(resumed or 0)
+    left = (steps - step) * (at - since) / done if steps and done > 0 and at > since else None
+    return {"stage": stage, "step": step, "steps": steps, "loss": loss, "seconds_left": left}
+
+
+def _last_step(stages: list[Path], start: int) -> tuple[int, float | None, float]:
+    """Step, loss and time of the last whole line with losses."""
+    path = stages[0] / "metrics.jsonl" if stages else None
+    if path is None or not path.is_file():
+        return start, None, 0.0
+    for line in reversed(_text(path).splitlines()):
+        try:
+            values = json.loads(line)
+        except ValueError:
+            continue  # being written
+        if "losses" in values:
+            return values["step"], sum(values["losses"].values()), path.stat().st_mtime
+    return start, None, 0.0
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf8", errors="replace") if path.is_file() else ""
+
+
+def columns(found: Sequence[State]) -> list[Column]:
+    """A line a run."""
+    return [
+        Column("\nrun", [" ".join(Path(one.folder).parts[-3:]) for one in found], left=True),
+        Column("\nstate", [one.state for one in found], left=True),
+        Column("\nstage", [one.stage or NOTHING for one in found], drop=2, left=True),
+        Column("\nstep", [NOTHING if one.step is None else f"{one.step}/{one.steps or '?'}" for one in found], drop=3),
+        Column("\nloss", [NOTHING if one.loss is None else f"{one.loss:.3f}" for one in found], drop=4),
+        Column("stage\nleft", [_clock(one.seconds_left) for one in found], drop=1),
+        Column("test\n%", [NOTHING if one.test_accuracy is None else f"{one.test_accuracy:.2f}" for one in found]),
+    ]
+
+
+def _clock(seconds: float | None) -> str:
+    if seconds is None:
+        return NOTHING
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def watch(roots: Sequence[Path], as_json: bool) -> int:
+    """Show the states every two seconds until none is running; once where stdout is no terminal."""
+    if as_json:
+        from kdbench.compare.frame import print_json
+
+        print_json({"runs": [asdict(one) for one in states(roots)]})
+        return 0
+    from rich.console import Group
+    from rich.live import Live
+    from rich.text import Text
+
+    from kdbench.compare.terminal import console, fit, lines
+
+    screen = console()
+
+    def drawn(found: Sequence[State]) -> Group:
+        counts = ", ".join(f"{n} {name}" for name in ORDER if (n := sum(one.state == name for one in found)))
+        room = screen.height - 6 if screen.is_terminal else len(found)
+        listed = list(found[:room])
+        shown, _ = fit(columns(listed), screen.width) if listed else ([], [])
+        reasons = [Text(f"{one.folder}: {one.reason}", "red") for one in listed if one.state == "failed"]
+        more = [Text(f"and {len(found) - room} more")] if len(found) > room else []
+        return Group(
+            Text(counts or "no runs yet", "bold"), *(lines(shown, screen.width) if shown else ()), *reasons, *more
+        )
+
+    found = states(roots)
+    if not screen.is_terminal:
+        screen.print(drawn(found))
+        return 0
+    with Live(drawn(found), console=screen, auto_refresh=False, screen=False) as live:
+        while any(one.state == "running" for one in found) or not found:
+            time.sleep(EVERY)
+            found = states(roots)
+            live.update(drawn(found), refresh=True)
+    if failed := sum(one.state == "failed" for one in found):
+        print(f"compare-runs: {failed} failed", file=sys.stderr)
+    return 0

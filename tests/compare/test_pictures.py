@@ -1,0 +1,111 @@
+"""The pictures of compare-runs: what is in them, and that they are files one can open."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from PIL import Image
+
+from kdbench.compare.cli import main
+from kdbench.compare.collect import read_runs
+from kdbench.compare.details import detail
+from kdbench.compare.draw import looks
+from kdbench.compare.keys import Wanted
+from kdbench.compare.pictures import front, pareto
+from kdbench.compare.rows import Table, build_tables
+from tests.compare.test_compare_runs import make_tree, student
+
+
+def epochs(*points: float) -> list[dict[str, Any]]:
+    scores = [{"student": {"accuracy": score / 100, "macro_f1": 0.5}} for score in points]
+    return [{"epoch": at, "step": 10 * (at + 1), "dev": score, "means": {}} for at, score in enumerate(scores)]
+
+
+def curve(*points: tuple[float, float]) -> dict[str, Any]:
+    found = [{"speed": speed, "accuracy": points / 100, "mean_flops": 1e9 * (1 - speed / 2), "mean_exit_layer": 3.0,
+              "exit_shares": [speed, 1 - speed]} for speed, points in points]  # fmt: skip
+    return {"curve_test": found, "latency_by_speed": {f"{speed:g}": {"batch_1": {"median_ms": 9 - 5 * speed}}
+                                                      for speed, _ in points}}  # fmt: skip
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    root = make_tree(tmp_path / "outputs")
+    for alpha in (0.5, 0.7):
+        for temperature in (5, 10):
+            parameters = {"alpha": alpha, "temperature": temperature}
+            student(
+                root,
+                "logit_kd",
+                f"0{10 * alpha:.0f}{temperature:02d}0000",
+                0,
+                90 + alpha,
+                identity__parameters=parameters,
+            )
+    two = [{"name": "one", "steps": 20, "epochs": epochs(50, 80)}, {"name": "two", "steps": 10, "epochs": epochs(85)}]
+    for folder in root.glob("r52/theseus/*/*"):
+        raw = json.loads((folder / "results.json").read_text()) | {"stages": two}
+        (folder / "results.json").write_text(json.dumps(raw))
+    student(root, "fastbert", "ffff0001", 0, 93.0, stages=[], reported=curve((0.0, 93.0), (0.5, 92.0), (1.0, 80.0)))
+    return root
+
+
+def table(tree: Path) -> Table:
+    (found,) = build_tables(read_runs([tree], "accuracy", "test", Wanted())[0], lambda run: True)
+    return found
+
+
+def test_every_picture_is_drawn_and_labelled(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "plots"
+    assert main([str(tree), "--plots", str(folder)]) == 0
+    assert "14 pictures in" in capsys.readouterr().err
+    names = {path.stem.removeprefix("r52_") for path in folder.iterdir()}
+    assert names == {"pareto", "seeds", "learning", "speeds", "exits", "grid_logit_kd", "grid_finetune"}
+    words = {
+        "pareto": ["batch 1, ms", "accuracy, %", "theseus (n 3)", "2,568 examples"],
+        "learning": ["dev accuracy, %"],
+    }
+    words |= {"speeds": ["GFLOPs"], "exits": ["share of test rows"], "grid_logit_kd": ["90.70", "n 1", "temperature"]}
+    for name, expected in words.items():
+        text = " ".join(ElementTree.parse(folder / f"r52_{name}.svg").getroot().itertext())
+        assert all(word in text for word in expected), (name, text)
+        with Image.open(folder / f"r52_{name}.png") as picture:
+            assert picture.size[0] > 300
+
+
+def test_the_same_figures_draw_the_same_file(tree: Path) -> None:
+    files = []
+    for _ in range(2):
+        found = table(tree)
+        figure = pareto(found, "accuracy", "test", {row.id: detail(row, "accuracy", "test") for row in found.rows})
+        assert figure is not None
+        figure.savefig(held := io.BytesIO(), format="svg", metadata={"Date": None})
+        files.append(held.getvalue())
+    assert files[0] == files[1]
+
+
+def test_front_keeps_what_nothing_beats_in_both() -> None:
+    assert front([(3, 90), (1, 80), (2, 95), (4, 95), (5, 96), (1, 70)]) == [(1, 80), (2, 95), (5, 96)]
+
+
+def test_stages_are_put_behind_each_other(tree: Path) -> None:
+    (row,) = [row for row in table(tree).rows if row.label == "theseus"]
+    found = detail(row, "accuracy", "test").learning
+    assert [one.seed for one in found] == [0, 1, 2]
+    assert found[0].steps == [10, 20, 30] and found[0].scores == [50, 80, 85]
+    assert found[0].stages == [("one", 0), ("two", 20)]
+
+
+def test_a_curve_has_its_measured_times(tree: Path) -> None:
+    (row,) = [row for row in table(tree).rows if row.label == "fastbert"]
+    (found,) = detail(row, "accuracy", "test").curves
+    assert found.latencies == [9, 6.5, 4] and found.exits[1] == [0.5, 0.5] and found.scores == [93, 92, 80]
+
+
+def test_no_two_rows_look_alike(tree: Path) -> None:
+    found = looks(table(tree).rows)
+    assert len({(look["marker"], look["color"]) for look in found.values()}) == len(found)
+    assert len({look["marker"] for look in found.values()}) == len(found)  # in grey too

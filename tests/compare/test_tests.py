@@ -1,0 +1,130 @@
+"""The tests in the table: which runs they compare, and what they say."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from kdbench.compare import predictions
+from kdbench.compare.cli import main
+from tests.compare.test_compare_runs import SCORES, document, make_tree, notes, row, student
+
+N = 400
+
+
+def predict(folder: Path, points: float, order: int, ids: np.ndarray | None = None) -> None:
+    """Predictions of N test examples, of which `points` % are right; `order` says which."""
+    ids = np.arange(N) if ids is None else ids
+    labels = np.arange(len(ids)) % 3
+    right = np.random.default_rng(order).permutation(len(ids)) < round(points / 100 * len(ids))
+    said = np.where(right, labels, (labels + 1) % 3)
+    logits = np.eye(3, dtype=np.float32)[said]
+    shuffled = np.random.default_rng(order + 100).permutation(len(ids))  # files need not be in order
+    table: dict[str, Any] = {"split": ["test"] * len(ids), "id": ids[shuffled], "label": labels[shuffled]}
+    table["logits"] = list(logits[shuffled])
+    pyarrow.parquet.write_table(pyarrow.table(table), folder / "predictions.parquet")
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    root = make_tree(tmp_path / "outputs")
+    for id_, points in (
+        ("aaaa1111", SCORES["direct"]),
+        ("bbbb2222", SCORES["longer"]),
+        ("eeee5555", SCORES["theseus"]),
+    ):
+        for seed in range(3):
+            (folder,) = root.glob(f"r52/*/bert_3l-{id_}/seed{seed}")
+            predict(folder, points[seed], seed)
+    for id_, points in (("cccc3333", 97.0), ("dddd4444", 91.5)):
+        (folder,) = root.glob(f"r52/*/bert_3l-{id_}/seed0")
+        predict(folder, points, 7)
+    return root
+
+
+def test_a_row_has_its_tests(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = row(document(capsys, tree), "eeee5555")
+    assert found["difference_low_points"] < 3.0 < found["difference_high_points"]
+    assert 0 < found["difference_p"] < found["difference_p_holm"] < 1
+    assert found["difference_permutation_p"] == pytest.approx(0.25)
+    assert len(found["difference_mcnemar_p"].split()) == 3
+    assert found["difference_detectable_points"] > 0
+    assert found["score_low_points"] < 94.0 < found["score_high_points"]
+    base = row(document(capsys, tree), "aaaa1111")
+    assert base["difference_p"] is None and base["score_low_points"] < 91.0
+
+
+def test_pairs_are_by_seed_and_example(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    narrow = row(document(capsys, tree), "eeee5555")
+    for seed in range(3):
+        (folder,) = tree.glob(f"r52/*/bert_3l-aaaa1111/seed{seed}")
+        predict(folder, SCORES["direct"][seed], seed + 50)  # wrong about others than the student
+    wide = row(document(capsys, tree), "eeee5555")
+    ps = [[float(p) for p in one["difference_mcnemar_p"].split()] for one in (narrow, wide)]
+    assert max(ps[0]) < 0.02 < min(ps[1])  # the same scores, other examples
+
+
+def test_nobody_is_the_best_where_nothing_can_be_told(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = document(capsys, tree)
+    assert (row(found, "eeee5555")["rank_low"], row(found, "eeee5555")["rank_high"]) == (1, 4)
+    assert row(found, "bbbb2222")["tied_with_best"] is True and row(found, "cccc3333")["rank_low"] is None
+    assert "Cannot be told from the best, theseus (eeee5555): " in notes(found)
+    assert "All students had one teacher" in notes(found)
+
+
+def test_a_clear_best_is_said_to_be_it(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in range(3):
+        student(tree, "pkd", "ffff0001", seed, 50.0 + 0.5 * seed)
+        (folder,) = tree.glob(f"r52/*/bert_3l-ffff0001/seed{seed}")
+        predict(folder, 50.0 + 0.5 * seed, seed)
+    found = document(capsys, tree)
+    assert row(found, "ffff0001")["tied_with_best"] is False and row(found, "ffff0001")["rank_low"] > 1
+    assert row(found, "ffff0001")["difference_p_holm"] < 0.05
+    assert main([str(tree)]) == 0
+    shown = capsys.readouterr().out
+    assert "*" in next(line for line in shown.splitlines() if line.startswith("pkd"))
+
+
+def test_one_seed_has_no_p(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    student(tree, "pkd", "ffff0001", 0, 50.0)
+    (folder,) = tree.glob("r52/*/bert_3l-ffff0001/seed0")
+    predict(folder, 50.0, 0)
+    found = row(document(capsys, tree), "ffff0001")
+    assert found["difference_p"] is None and found["difference_high_points"] < -30 and found["rank_low"] == 1
+    assert main([str(tree)]) == 0
+    assert "With one seed a difference cannot be told from seed noise" in capsys.readouterr().out
+
+
+def test_only_rows_shown_are_read(
+    tree: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    whole = predictions.read
+    monkeypatch.setattr(
+        "kdbench.compare.tested.read", lambda path, split: (read.append(path.parent.parent.name), whole(path, split))[1]
+    )
+    document(capsys, tree, "--method", "theseus")
+    assert set(read) == {"bert_3l-eeee5555", "bert_3l-aaaa1111", "bert_3l-bbbb2222"} and len(read) == 9  # once each
+    read.clear()
+    document(capsys, tree, "--no-tests")
+    assert read == []
+
+
+@pytest.mark.parametrize("kind", ["missing", "torn", "others"])
+def test_predictions_that_cannot_be_used_are_named(tree: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    (folder,) = tree.glob("r52/*/bert_3l-eeee5555/seed1")
+    path = folder / "predictions.parquet"
+    if kind == "missing":
+        path.unlink()
+    elif kind == "torn":
+        path.write_bytes(path.read_bytes()[:100])
+    else:
+        predict(folder, 90, 0, np.arange(7, N + 7))
+    assert main([str(tree), "--json"]) == 0
+    shown = capsys.readouterr()
+    assert f"{folder}" in shown.err and "left out of the tests" in shown.err
+    assert main([str(tree), "--json", "--quiet"]) == 0
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,78 @@
+"""compare-runs --watch: what it reads from the files of a sweep."""
+
+import json
+import time
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from kdbench.compare.cli import main
+from kdbench.compare.watch import states
+from kdbench.progress import log, logged_to
+from tests.compare.test_compare_runs import make_tree
+
+
+def begun(root: Path, seed: int, *lines: str) -> Path:
+    """A run that has done 40 of 100 steps in 80 seconds."""
+    folder = root / "r52" / "pkd" / "bert_3l-ffff0001" / f"seed{seed}"
+    (folder / "00_training").mkdir(parents=True)
+    (folder / "config.yaml").touch()
+    stamp = f"{datetime.now() - timedelta(seconds=80):%Y-%m-%d %H:%M:%S},000"
+    text = [f"{stamp} INFO run: {folder}", f"{stamp} INFO stage training: 100 steps", *lines]
+    (folder / "run.log").write_text("\n".join(text) + "\n")
+    steps = [json.dumps({"step": step, "losses": {"ce": 0.5, "kd": 0.25}}) for step in (20, 40)]
+    (folder / "00_training/metrics.jsonl").write_text("\n".join(steps) + '\n{"step": 60, "los')  # being written
+    return folder
+
+
+def test_a_running_run_tells_how_far_it_is(tmp_path: Path) -> None:
+    folder = begun(tmp_path, 0)
+    with FileLock(folder.parent / ".seed0.lock"):
+        (found,) = states([tmp_path])
+    assert (found.state, found.stage, found.step, found.steps, found.loss) == ("running", "training", 40, 100, 0.75)
+    assert found.seconds_left == pytest.approx(120, abs=5)
+
+
+def test_watching_does_not_keep_a_run_from_starting(tmp_path: Path) -> None:
+    folder = begun(tmp_path, 0)
+    lock = FileLock(folder.parent / ".seed0.lock")
+    with lock:
+        pass
+    assert states([tmp_path])[0].state == "stopped"
+    with lock.acquire(timeout=0):
+        assert states([tmp_path])[0].state == "running"
+
+
+def test_a_failure_has_its_reason_and_a_resumed_run_none(tmp_path: Path) -> None:
+    begun(tmp_path, 0, "2026-01-01 00:00:00,000 ERROR failed: RuntimeError: loss is nan")
+    folder = begun(
+        tmp_path, 1, "2026-01-01 00:00:00,000 ERROR failed: OSError: disk full", "2026-01-01 00:00:01,000 INFO run: x"
+    )
+    found = states([tmp_path])
+    assert [(one.state, one.reason) for one in found] == [
+        ("failed", "failed: RuntimeError: loss is nan"),
+        ("stopped", "killed or interrupted: the same command goes on"),
+    ]
+    assert found[1].folder == str(folder)
+
+
+def test_a_run_writes_why_it_failed_into_its_log(tmp_path: Path) -> None:
+    path = tmp_path / "run.log"
+    with pytest.raises(RuntimeError), logged_to(path, True):
+        log.info("run: x")
+        raise RuntimeError("loss is nan\nand more")
+    assert path.read_text().splitlines()[-1].endswith("ERROR failed: RuntimeError: loss is nan")
+
+
+def test_a_pipe_gets_the_states_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_tree(tmp_path)
+    begun(tmp_path, 0, "2026-01-01 00:00:00,000 ERROR failed: RuntimeError: loss is nan")
+    started = time.monotonic()
+    assert main([str(tmp_path), "--watch"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("1 failed, 11 done") and "RuntimeError: loss is nan" in shown and "40/100" in shown
+    assert time.monotonic() - started < 30
+    assert main([str(tmp_path), "--watch", "--json"]) == 0
+    assert [one["state"] for one in json.loads(capsys.readouterr().out)["runs"]].count("done") == 11
