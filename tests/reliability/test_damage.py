@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 import kdbench
 from kdbench import run, store, train
 from kdbench.compare.collect import read_runs
+from kdbench.compare.keys import Wanted
 from kdbench.data.cache import cached
 from kdbench.errors import UserError
 from kdbench.results import RESULTS, read_result, verify_run
@@ -183,10 +184,10 @@ def test_what_cannot_be_made_again_is_refused(configure, execute, tmp_path):
     damage(teacher / "config.yaml", random.Random(3))
     with pytest.raises(UserError, match=r"config\.yaml is damaged"):
         configure(*from_run)
-    runs, warnings = read_runs([tmp_path / "outputs"], "accuracy", "test")
+    runs, warnings = read_runs([tmp_path / "outputs"], "accuracy", "test", Wanted())
     assert len(runs) == 2 and warnings == []
     damage(teacher / RESULTS, random.Random(3))
-    runs, warnings = read_runs([tmp_path / "outputs"], "accuracy", "test")
+    runs, warnings = read_runs([tmp_path / "outputs"], "accuracy", "test", Wanted())
     assert len(runs) == 1 and len(warnings) == 1
     assert str(teacher / RESULTS) in warnings[0] and "expected" in warnings[0] and "found" in warnings[0]
 
@@ -203,7 +204,7 @@ def test_a_run_of_before_there_were_digests_is_read_as_it_is(finished, execute, 
     (folder / "model" / MANIFEST).unlink()
     assert read_result(folder) == verify_run(folder) == old
     assert execute(config) == old | {"folder": str(folder)}
-    assert len(read_runs([tmp_path / "outputs"], "accuracy", "test")[0]) == 2
+    assert len(read_runs([tmp_path / "outputs"], "accuracy", "test", Wanted())[0]) == 2
     kdbench.load(folder / "model")
 
 
