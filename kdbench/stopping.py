@@ -37,6 +37,7 @@ def listening() -> Iterator[None]:
     try:
         yield
     finally:
+        _Process.asked = None  # answered: what runs later in this process was not asked to stop
         for number, handler in before.items():
             signal.signal(number, handler)
 
