@@ -5,6 +5,7 @@ folders; so `read` composes and checks every job before Hydra's own entry is cal
 """
 
 import logging
+import os
 import re
 import shlex
 import shutil
@@ -33,7 +34,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from kdbench import __version__
+from kdbench import __version__, sweep
 from kdbench.command import Command, Composed, Override, differences, judge
 from kdbench.config import load
 from kdbench.errors import Fault, UserError, print_failures, print_faults
@@ -140,30 +141,28 @@ def refuse(argv: list[str]) -> list[Fault]:
     return read(argv).faults
 
 
-running: Command | None = None  # None in the worker processes of a parallel launcher
-
-
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
 def job(cfg: DictConfig) -> float | None:
     """One run. A failure is kept for the end, so that the other jobs of a sweep go on."""
+    command = sweep.current()
+    if command.elsewhere:
+        os.environ["TTY_COMPATIBLE"] = "0"  # to rich: lines, not bars, where several write to one terminal
     from kdbench.run import execute  # loads torch
 
     hydra_cfg = HydraConfig.get()
     overrides = [text.lstrip("+") for text in hydra_cfg.overrides.task]
     choices = group_choices(hydra_cfg.runtime.choices)
-    typed, label = overrides, ""
-    if running:
-        typed, label = running.argv, " ".join(text for text in overrides if text.partition("=")[0] in running.swept)
-        if hydra_cfg.mode == RunMode.MULTIRUN:
-            print(f"[{hydra_cfg.job.num + 1}/{running.jobs}] {label}", flush=True)
-    command = shlex.join(["kdbench", *typed])
+    label = " ".join(text for text in overrides if text.partition("=")[0] in command.swept)
+    number = 0
+    if hydra_cfg.mode == RunMode.MULTIRUN:
+        number = hydra_cfg.job.num
+        print(f"[{number + 1}/{command.jobs}] {label}", flush=True)
     try:
-        result = execute(load(cfg), choices=choices, command=command, baseline_command=baseline_command)
+        typed = shlex.join(["kdbench", *command.argv])
+        result = execute(load(cfg), choices=choices, command=typed, baseline_command=baseline_command)
         return float(result["metrics"]["dev"]["accuracy"])  # what a search maximises
     except Exception as error:
-        if running is None:
-            raise  # Hydra reports the failures of other processes
-        running.failures.append((label, reason_of(error)))
+        sweep.tell(number, label, reason_of(error))
         return None
 
 
@@ -237,18 +236,20 @@ def main() -> None:
 
 def run(command: Command) -> None:
     """Let Hydra run the jobs; exit with 1 where one failed, 130, 143 or 75 where they were stopped."""
-    global running
-    running = command
     # A key that the YAML leaves out but the schema knows is new to Hydra: `++` sets it all the same.
     sys.argv[1:] = [f"++{text}" if text in command.plain else text for text in command.argv]
     logging.getLogger("hydra").setLevel(logging.WARNING)
+    failures: list[tuple[str, str]] = []
     try:
-        with listening():
+        with (
+            sweep.shared(sweep.Sweep(command.argv, sorted(command.swept), command.jobs, os.getpid())) as failures,
+            listening(),
+        ):
             job()
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(stopped.exit_code)
     finally:
-        print_failures(command.failures, command.jobs)
-    if command.failures:
+        print_failures(failures, command.jobs)
+    if failures:
         sys.exit(1)

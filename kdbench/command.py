@@ -63,7 +63,6 @@ class Command:
     plain: set[str] = field(default_factory=set)  # the words that only set a value
     swept: set[str] = field(default_factory=set)  # keys
     jobs: int = 1
-    failures: list[tuple[str, str]] = field(default_factory=list)  # (job, reason), as they come
 
 
 def judge(configs: Configs, argv: list[str], texts: list[str], multirun: bool) -> Command:

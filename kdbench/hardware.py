@@ -21,6 +21,7 @@ class Hardware:
     precision: str  # fp32 | bf16: of training and of the teacher's passes; final figures are fp32
     attention: str  # eager | sdpa
     threads: int
+    compile: bool = False
 
 
 def settle(config: HardwareConfig) -> Hardware:
@@ -37,7 +38,7 @@ def settle(config: HardwareConfig) -> Hardware:
     attention = config.attention if config.attention != "auto" else ("eager" if device == "cpu" else "sdpa")
     torch.set_num_threads(config.threads or _THREADS)
     _keep_freed_memory()
-    return Hardware(device, precision, attention, torch.get_num_threads())
+    return Hardware(device, precision, attention, torch.get_num_threads(), config.compile)
 
 
 def _keep_freed_memory() -> None:

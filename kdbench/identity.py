@@ -14,7 +14,7 @@ from kdbench.schema import CorpusConfig, DatasetConfig, RunConfig
 SCHEMA = 1  # raised when the same keys come to mean another computation
 _NOT_CONTENT = ("name", "source", "sha256", "epochs")  # of a data set: its identity or the schedule has them
 # Keys that came later and the value that means what was done before they came: left out, so that old ids stay.
-_LATER = {"optimizer": "adamw", "general": None, "text_pair": None}
+_LATER = {"optimizer": "adamw", "general": None, "text_pair": None, "compile": False}
 
 
 def data_identity(config: RunConfig) -> dict[str, Any]:
@@ -80,6 +80,7 @@ def identity(config: RunConfig, hardware: Hardware) -> dict[str, Any]:
         "student": student,
         "precision": hardware.precision,
         "attention": hardware.attention,
+        **_without_later({"compile": hardware.compile}),
     }
     if config.phase == "task":
         what["max_length"] = config.dataset.max_length

@@ -152,6 +152,8 @@ def train_stages(run: Run) -> tuple[list[dict[str, Any]], Any]:
         name, key = f"{len(records):02d}_{stage.name}", stage.key or stage.name
         given = config.method.stages[key]
         students.set_dropout(student, given.dropout)
+        if run.hardware.compile:
+            students.compile_layers(student)
         record_ = train(
             stage,
             run.folder / name,

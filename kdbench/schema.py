@@ -158,6 +158,7 @@ class HardwareConfig:
     precision: str = option(one_of("auto", "fp32", "bf16"))
     attention: str = option(one_of("auto", "eager", "sdpa"))
     threads: int | None = option(or_none(at_least(1)))
+    compile: bool = False  # torch.compile of the student's layers in training
 
 
 @dataclass

@@ -19,8 +19,11 @@ class Stopped(KeyboardInterrupt):
     """The command was asked to stop; the text says what was saved, `exit_code` who asked."""
 
     def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
+        super().__init__(message, exit_code)  # both, so that it comes whole out of another process
+        self.message, self.exit_code = message, exit_code
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class _Process:

@@ -1,5 +1,6 @@
 """The real command in processes of its own: killed with SIGKILL, and side by side on one outputs tree."""
 
+import json
 import os
 import random
 import signal
@@ -15,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def start(teacher_folder, data_folder, tmp_path):
-    def begin(outputs: str, *overrides: str) -> subprocess.Popen[str]:
+    def begin(outputs: str, *overrides: str, threads: str = "1") -> subprocess.Popen[str]:
         words = [
             "teacher=local", f"teacher.source={teacher_folder}", "dataset=files", "dataset.name=topics",
             f"dataset.source={data_folder}", "dataset.splits.train=train.csv", "dataset.splits.test=test.csv",
@@ -25,7 +26,7 @@ def start(teacher_folder, data_folder, tmp_path):
         ]  # fmt: skip
         return subprocess.Popen(
             [sys.executable, "-m", "kdbench", *words, *overrides],
-            cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, text=True,
+            cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": threads}, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
@@ -95,3 +96,18 @@ def test_parallel_runs_share_one_teacher(start, tmp_path):
     assert log.count("done: ") == 1 and log.count("stage training") == 1
     assert trained
     assert len(list((tmp_path / "shared").rglob("results.json"))) == 3  # the second theseus found the first one's
+
+
+def test_a_parallel_sweep_shares_the_cores_and_lists_every_failure(start, tmp_path):
+    sweep = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "method=finetune", "seed=0,1", "-m"]
+    process = start("both", "schedule.epochs=1", "method.stages.training.lr=1e-2,1e30", *sweep, threads="")
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 1, output[-2000:]
+    assert "kdbench: 2 of 4 jobs failed" in output and "Traceback" not in output
+    for seed in (0, 1):
+        assert (
+            f"  method.stages.training.lr=1e+30 seed={seed}: stage training, step 2: the loss is not finite" in output
+        )
+    records = [json.loads(path.read_text()) for path in (tmp_path / "both").rglob("env.json")]
+    assert [record["threads"] for record in records] == [max(1, (os.cpu_count() or 1) // 2)] * 4
+    assert len(list((tmp_path / "both").rglob("results.json"))) == 2

@@ -292,3 +292,22 @@ def test_the_baseline_is_the_same_student_fine_tuned_directly(configure, method,
     assert direct.method.name == "finetune" and direct.method.init.weights == weights_
     assert (direct.student.architecture, direct.student.layers) == (architecture, config.student.layers)
     assert direct.schedule == config.schedule and direct.corpus is None and direct.phase == "task"
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own, in tracing
+@pytest.mark.parametrize("method", ["finetune", "theseus", "mobilebert"])
+def test_compiled_layers_learn_what_plain_ones_do(configure, execute, monkeypatch, method):
+    """Of torch.compile the tracing, which is what could go wrong here; the code it makes is its own affair."""
+    compile_ = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: compile_(self, backend="eager", **options))
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    plain = execute(configure(f"method={method}"))
+    assert not torch._dynamo.utils.counters["stats"]
+    compiled = execute(configure(f"method={method}", "hardware.compile=true"))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    assert compiled["id"] != plain["id"]
+    ours, theirs = (load_file(Path(run["folder"]) / "model/model.safetensors") for run in (compiled, plain))
+    assert ours.keys() == theirs.keys()
+    for name, weights in theirs.items():
+        torch.testing.assert_close(ours[name], weights, rtol=0, atol=1e-5)

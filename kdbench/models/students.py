@@ -124,6 +124,18 @@ def set_dropout(student: Any, dropout: float) -> None:
         student.config.dropout = student.config.attention_dropout = student.config.seq_classif_dropout = dropout
 
 
+def compile_layers(student: nn.Module) -> None:
+    """Let torch.compile make the student's layers, each when first called; names of weights stay as they are.
+
+    Layer by layer, because the layers of a stack share one compiled function, and a whole step does not: methods walk
+    the layers themselves.
+    """
+    for stack in student.modules():
+        if isinstance(stack, nn.ModuleList):
+            for layer in stack:
+                layer.compile(dynamic=True)  # batches differ in size and length
+
+
 def mlm_head(student: Any, seed: int) -> nn.Module:
     """A fresh masked-LM head: forward(hidden (N, H), word embeddings (V, E)) -> (N, V)."""
     if student.config.model_type in ("mobilebert", "kdbench_ib_bert"):
