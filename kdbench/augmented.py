@@ -26,7 +26,7 @@ def words(run: "Run", tagger: str, mask: float, same_tag: float, ngram: float, m
     """Tang et al. 2019, section 3.3: words masked or replaced, texts cut to n-grams. Texts are split at spaces."""
     train = run.data.train
     options = NGramAugmentation(mask, same_tag, ngram, max_ngram, rounds, run.config.dataset.max_length)
-    texts = train.texts + (train.pairs or [])
+    texts = [*train.texts, *(train.pairs or [])]
 
     def make() -> tuple[list[list[str]], list[int]]:
         split = [text.split() for text in texts]
@@ -64,14 +64,14 @@ def tokens(run: "Run", copies: int, replace: float, candidates: int, max_words: 
 
     def make() -> tuple[list[list[str]], list[int]]:
         longest = run.config.dataset.max_length - 2
-        encoded = tokenizer(train.texts, add_special_tokens=False, truncation=True, max_length=longest)["input_ids"]
+        encoded = tokenizer([*train.texts], add_special_tokens=False, truncation=True, max_length=longest)["input_ids"]
         rng = np.random.default_rng(run.seed("augment"))
         ids = [np.asarray(row, np.int32) for row in encoded]
         made = augment_tokens(ids, _masked_lm(run, tokenizer), options, rng, LM_BATCH)
         log.info("augmentation: %d texts from %d passes of the masked LM", len(made.token_ids), made.forward_rows)
         return [[str(tokenizer.decode(row))] for row in made.token_ids], made.sources
 
-    key = _key("tokens", train.texts, options, run.config.dataset.max_length, run.seed("augment"), _weights(run))
+    key = _key("tokens", [*train.texts], options, run.config.dataset.max_length, run.seed("augment"), _weights(run))
     return _labelled(run, *cached(run.cache, key, make))
 
 
@@ -124,7 +124,10 @@ def _labelled(run: "Run", made: list[list[str]], sources: list[int]) -> Split:
     pairs = None if train.pairs is None else [parts[1] for parts in made]
     new = Split(ids, [parts[0] for parts in made], train.labels[np.asarray(sources, np.int64)], pairs)
     new = Split(ids, new.texts, run.teacher_outputs("logits", new).argmax(-1).numpy(), pairs)
-    both = None if pairs is None or train.pairs is None else train.pairs + pairs
+    both = None if pairs is None or train.pairs is None else [*train.pairs, *pairs]
     return Split(
-        np.concatenate([train.ids, ids]), train.texts + new.texts, np.concatenate([train.labels, new.labels]), both
+        np.concatenate([train.ids, ids]),
+        [*train.texts, *new.texts],
+        np.concatenate([train.labels, new.labels]),
+        both,
     )

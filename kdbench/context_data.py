@@ -13,8 +13,9 @@ from accelerate import Accelerator
 from kdbench.config import cache_folder
 from kdbench.data.batches import Examples, TrainBatches
 from kdbench.data.corpus import MaskedBatches, Masking, corpus_examples, smoothed_weights
-from kdbench.data.datasets import Split, TextData, load_dataset
+from kdbench.data.datasets import Split, TextData
 from kdbench.data.sources import resolve_model
+from kdbench.data.stored import stored_dataset
 from kdbench.data.tokenize import tokenize
 from kdbench.data.vocabulary import word_tokenizer
 from kdbench.hardware import Hardware
@@ -41,7 +42,7 @@ class RunData:
 
     @cached_property
     def data(self) -> TextData:
-        data = load_dataset(self.config.dataset, self.cache)
+        data = stored_dataset(self.config.dataset, self.cache)
         for note in data.notes:
             _say_once(f"{data.name}: {note}")
         return data
@@ -51,7 +52,7 @@ class RunData:
         """The student's tokenizer: the teacher's, or words of the train texts."""
         if self.config.student.architecture != "bilstm":
             return self.encoder_folder
-        texts = self.data.train.texts + (self.data.train.pairs or [])
+        texts = [*self.data.train.texts, *(self.data.train.pairs or [])]
         return word_tokenizer(texts, self.cache)
 
     def examples(self, split: Split, tokenizer_folder: Path | None = None) -> Examples:

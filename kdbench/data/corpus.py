@@ -13,7 +13,7 @@ from kdbench.data.batches import Examples, TrainBatches
 from kdbench.data.datasets import load_dataset
 from kdbench.data.readers import read_table
 from kdbench.data.sources import TABLES, text_files
-from kdbench.data.tokenize import Rows, cached_tokens, tokenizer_files
+from kdbench.data.tokenize import AT_A_TIME, Rows, cached_tokens, tokenizer_files
 from kdbench.schema import CorpusConfig, DatasetConfig, RunningText
 from kdbench.stage import IGNORED, Batch
 
@@ -51,23 +51,24 @@ def corpus_examples(config: CorpusConfig, content: str, tokenizer_folder: Path, 
     """
     digest = hashlib.sha256(f"corpus|1|{config.max_length}|{content}".encode() + tokenizer_files(tokenizer_folder))
 
-    def encode() -> Rows:
-        return _pieces(load_texts(config, cache), tokenizer_folder, config.max_length), None
+    def encode() -> Iterator[Rows]:
+        return _pieces(load_texts(config, cache), tokenizer_folder, config.max_length)
 
     tokens = cached_tokens(digest.hexdigest()[:16], encode, cache)
     count = len(tokens.lengths)
     return Examples(tokens, np.arange(count), np.zeros(count, np.int64), pad_id)
 
 
-def _pieces(texts: list[str], tokenizer_folder: Path, max_length: int) -> list[list[int]]:
+def _pieces(texts: list[str], tokenizer_folder: Path, max_length: int) -> Iterator[Rows]:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     first, last, room = tokenizer.cls_token_id, tokenizer.sep_token_id, max_length - 2
-    pieces = []
-    for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]:
-        pieces += [[first, *ids[start : start + room], last] for start in range(0, len(ids), room)]
-    return pieces
+    for begin in range(0, len(texts), AT_A_TIME):
+        pieces = []
+        for ids in tokenizer(texts[begin : begin + AT_A_TIME], add_special_tokens=False, verbose=False)["input_ids"]:
+            pieces += [[first, *ids[start : start + room], last] for start in range(0, len(ids), room)]
+        yield pieces, None
 
 
 class Masking:

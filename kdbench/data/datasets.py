@@ -4,6 +4,7 @@ Every draw has its own generator (`split_seed` and a number), so that limiting o
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,9 +25,9 @@ class Split:
     """`ids`: the row's number in the source, counted through train, dev and test; it survives cuts and limits."""
 
     ids: NDArray[np.int64]  # (n,), rising
-    texts: list[str]  # n
+    texts: Sequence[str]  # n
     labels: NDArray[np.int64]  # (n,), index into TextData.label_names
-    pairs: list[str] | None = None  # n second sentences; None: single sentences
+    pairs: Sequence[str] | None = None  # n second sentences; None: single sentences
 
     def __len__(self) -> int:
         return len(self.texts)

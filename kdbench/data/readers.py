@@ -208,6 +208,10 @@ def _text(value: Any, key: str, where: Path | str) -> str:
         return ""
     if not isinstance(value, str):
         raise SourceError(f"dataset.{key}: {where} has {value!r} where a text should be.")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # JSON's \ud800 to \udfff can stand alone
+        raise SourceError(f"dataset.{key}: {where} has {value!r}: half a character (a lone surrogate).") from error
     return value
 
 

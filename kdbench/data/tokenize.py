@@ -4,7 +4,8 @@ Sentence pairs have a third file, `types.npy`: which sentence a token is of.
 """
 
 import hashlib
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,11 +45,12 @@ def tokenize(split: Split, tokenizer_folder: Path, max_length: int, cache: Path)
 
 
 Rows = tuple[list[list[int]], list[list[int]] | None]  # ids, token types
+AT_A_TIME = 2000  # texts: a tokenizer holds a hundred times the memory of the ids that come out of it
 
 
-def cached_tokens(key: str, encode: Callable[[], Rows], cache: Path) -> Tokens:
-    """The tokens stored under `key`; `encode` makes them where there are none."""
-    folder = cached(cache / "tokens" / key, lambda staged: _write(staged, *encode()))
+def cached_tokens(key: str, encode: Callable[[], Iterable[Rows]], cache: Path) -> Tokens:
+    """The tokens stored under `key`; `encode` makes them, part by part, where there are none."""
+    folder = cached(cache / "tokens" / key, lambda staged: _write(staged, encode()))
     flat, offsets = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("flat", "offsets"))
     types = np.load(folder / "types.npy", mmap_mode="r") if (folder / "types.npy").is_file() else None
     return Tokens(key, flat, offsets, types)
@@ -72,22 +74,27 @@ def tokenizer_files(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in paths if path.is_file())
 
 
-def _encode(split: Split, tokenizer_folder: Path, max_length: int) -> Rows:
+def _encode(split: Split, tokenizer_folder: Path, max_length: int) -> Iterator[Rows]:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     options = {"truncation": "longest_first", "max_length": max_length, "return_token_type_ids": True}
-    encoded = tokenizer(split.texts, split.pairs, **options) if split.texts else {"input_ids": [], "token_type_ids": []}
-    return encoded["input_ids"], None if split.pairs is None else encoded["token_type_ids"]
+    for start in range(0, len(split), AT_A_TIME):
+        part = slice(start, start + AT_A_TIME)
+        pairs = None if split.pairs is None else split.pairs[part]
+        encoded = tokenizer(split.texts[part], pairs, **options)
+        yield encoded["input_ids"], None if pairs is None else encoded["token_type_ids"]
 
 
-def _write(folder: Path, ids: list[list[int]], types: list[list[int]] | None) -> None:
-    offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int64)
-    np.save(folder / "offsets.npy", offsets)
-    np.save(folder / "flat.npy", _end_to_end(ids, np.int32))
-    if types is not None:
-        np.save(folder / "types.npy", _end_to_end(types, np.int8))
-
-
-def _end_to_end(rows: list[list[int]], kind: type[np.integer[Any]]) -> NDArray[Any]:
-    return np.concatenate([np.zeros(0, kind), *(np.asarray(row, kind) for row in rows)])
+def _write(folder: Path, parts: Iterable[Rows]) -> None:
+    lengths: list[NDArray[np.int64]] = [np.zeros(1, np.int64)]
+    flat: dict[str, list[NDArray[Any]]] = {"flat": [np.zeros(0, np.int32)]}
+    for ids, types in parts:
+        lengths.append(np.fromiter(map(len, ids), np.int64))
+        flat["flat"].append(np.fromiter(itertools.chain.from_iterable(ids), np.int32))
+        if types is not None:
+            types_ = np.fromiter(itertools.chain.from_iterable(types), np.int8)
+            flat.setdefault("types", []).append(types_)
+    np.save(folder / "offsets.npy", np.concatenate(lengths).cumsum())
+    for name, values in flat.items():
+        np.save(folder / f"{name}.npy", np.concatenate(values))

@@ -1,0 +1,75 @@
+"""A data set's splits as the cache keeps them, `splits/<key>/{train,dev,test}.arrow`: read by memory map.
+
+Its source is read and judged once. After that a run of a large data set holds no texts: a column's strings come off
+the disk as they are asked for.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import pyarrow as pa
+
+from kdbench.data.cache import cached
+from kdbench.data.datasets import Split, TextData, load_dataset
+from kdbench.data.sources import dataset_identity
+from kdbench.schema import DatasetConfig
+from kdbench.store import read_json, write_json
+
+_ROWS = 1000  # of a record batch: what is in memory at a time
+_SPLITS = ("train", "dev", "test")
+
+
+class Column(Sequence[str]):
+    """Strings that stay on the disk until they are asked for."""
+
+    def __init__(self, values: pa.ChunkedArray) -> None:
+        self.values = values
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __iter__(self) -> Iterator[str]:
+        for chunk in self.values.iterchunks():
+            yield from chunk.to_pylist()
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        return self.values[index].to_pylist() if isinstance(index, slice) else self.values[index].as_py()
+
+
+def stored_dataset(config: DatasetConfig, cache: Path) -> TextData:
+    """`load_dataset`'s splits, from the cache where it has them. Raises SourceError as it does."""
+    content = {"schema": 1, "config": asdict(config), "content": dataset_identity(config, cache)}
+    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    folder = cached(cache / "splits" / key, lambda staged: _write(staged, load_dataset(config, cache)))
+    about = read_json(folder / "data.json")
+    train, dev, test = (_split(folder / f"{name}.arrow") for name in _SPLITS)
+    return TextData(about["name"], about["label_names"], train, dev, test, about["notes"], about["test_is"])
+
+
+def _write(folder: Path, data: TextData) -> None:
+    for name in _SPLITS:
+        split: Split = getattr(data, name)
+        columns: dict[str, Any] = {"id": split.ids, "label": split.labels, "text": split.texts}
+        if split.pairs is not None:
+            columns["pair"] = split.pairs
+        table = pa.table(columns)
+        with pa.ipc.new_file(folder / f"{name}.arrow", table.schema) as writer:
+            writer.write_table(table, max_chunksize=_ROWS)
+    about = {"name": data.name, "label_names": data.label_names, "notes": data.notes, "test_is": data.test_is}
+    write_json(folder / "data.json", about)
+
+
+def _split(path: Path) -> Split:
+    table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    ids, labels = (np.array(table[name], np.int64) for name in ("id", "label"))
+    pairs = Column(table["pair"]) if "pair" in table.column_names else None
+    return Split(ids, Column(table["text"]), labels, pairs)

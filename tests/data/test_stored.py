@@ -1,0 +1,76 @@
+"""Stored splits are the ones read, stay on the disk, and follow their source."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from kdbench.data import stored
+from kdbench.data.datasets import Split, load_dataset
+from kdbench.data.sources import SourceError
+from kdbench.data.stored import Column, stored_dataset
+from kdbench.data.tokenize import tokenize
+from tests.data.test_datasets import TEN, config, write
+
+MANY = [(f"text {row} é\u2028x \0 {'y' * (row % 7)}", "ab"[row % 2]) for row in range(2500)]  # three record batches
+
+
+def equal(one: Split, two: Split) -> bool:
+    assert_array_equal(one.ids, two.ids)
+    assert_array_equal(one.labels, two.labels)
+    return [*one.texts] == [*two.texts] and [*(one.pairs or [])] == [*(two.pairs or [])]
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_stored_is_what_was_read_and_is_read_once(tmp_path, monkeypatch, pairs):
+    write(tmp_path / "x.csv", MANY)
+    wanted = config(tmp_path / "x.csv", text_pair="text" if pairs else None)
+    read = load_dataset(wanted, tmp_path)
+    first = stored_dataset(wanted, tmp_path / "cache")
+    monkeypatch.setattr(stored, "load_dataset", lambda *_: pytest.fail("read again"))
+    again = stored_dataset(wanted, tmp_path / "cache")
+    for data in (first, again):
+        assert (data.name, data.label_names, data.notes, data.test_is) == (
+            read.name, read.label_names, read.notes, read.test_is,
+        )  # fmt: skip
+        for name in ("train", "dev", "test"):
+            assert equal(getattr(data, name), getattr(read, name))
+            assert (getattr(data, name).pairs is None) is not pairs
+
+
+def test_a_column_is_a_sequence(tmp_path):
+    write(tmp_path / "x.csv", MANY)
+    data = stored_dataset(config(tmp_path / "x.csv"), tmp_path / "cache")
+    texts, listed = data.train.texts, [*data.train.texts]
+    assert isinstance(texts, Column) and len(texts) == len(listed)
+    assert texts[7] == listed[7] and texts[-1] == listed[-1]
+    assert texts[990:1010] == listed[990:1010] and texts[len(texts) :] == []
+    with pytest.raises(IndexError):
+        texts[len(texts)]
+
+
+def test_another_content_or_key_is_another_data_set(tmp_path):
+    path = write(tmp_path / "x.csv", TEN)
+    first = stored_dataset(config(path), tmp_path / "cache")
+    other = stored_dataset(dataclasses.replace(config(path), split_seed=1), tmp_path / "cache")
+    assert not np.array_equal(first.dev.ids, other.dev.ids)
+    write(path, [(text.upper(), label) for text, label in TEN])
+    assert stored_dataset(config(path), tmp_path / "cache").train.texts[0].startswith("TEXT")
+
+
+def test_what_cannot_be_read_leaves_nothing(tmp_path):
+    path = write(tmp_path / "x.csv", TEN[:1])
+    with pytest.raises(SourceError):
+        stored_dataset(config(path), tmp_path / "cache")
+    assert not [file for file in (tmp_path / "cache").rglob("*") if file.is_file() and file.suffix != ".lock"]
+
+
+def test_tokens_do_not_depend_on_the_parts_they_are_made_in(tmp_path, teacher_folder, monkeypatch):
+    split = Split(np.arange(9), ["apple pear", "", *["gold lead zinc the"] * 7], np.zeros(9, np.int64))
+    whole = tokenize(split, teacher_folder, 6, tmp_path / "whole")
+    monkeypatch.setattr("kdbench.data.tokenize.AT_A_TIME", 2)
+    parts = tokenize(split, teacher_folder, 6, tmp_path / "parts")
+    assert_array_equal(whole.flat, parts.flat)
+    assert_array_equal(whole.offsets, parts.offsets)
+    assert whole.lengths[1] == 2 and len(whole.lengths) == 9
