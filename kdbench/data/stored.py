@@ -11,7 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, overload
 
-import numpy as np
 import pyarrow as pa
 
 from kdbench.data.cache import cached
@@ -70,6 +69,6 @@ def _write(folder: Path, data: TextData) -> None:
 
 def _split(path: Path) -> Split:
     table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-    ids, labels = (np.array(table[name], np.int64) for name in ("id", "label"))
+    ids, labels = (table[name].to_numpy().copy() for name in ("id", "label"))  # of their own: torch wants to write
     pairs = Column(table["pair"]) if "pair" in table.column_names else None
     return Split(ids, Column(table["text"]), labels, pairs)

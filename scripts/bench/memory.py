@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import harness
+
 from kdbench.config import cache_folder
 from kdbench.data.datasets import Split
 from kdbench.data.stored import stored_dataset

@@ -92,7 +92,7 @@ def test_read_as_is_said(tmp_path, name):
 def test_half_a_character_is_refused(tmp_path):
     rows = [json.dumps({"text": "a \ud800" if row == 3 else "b", "label": "xy"[row % 2]}) for row in range(10)]
     (tmp_path / "x.jsonl").write_text("\n".join(rows))
-    with pytest.raises(SourceError, match="dataset.text: .*lone surrogate"):
+    with pytest.raises(SourceError, match=r"dataset\.text: .*lone surrogate"):
         load_dataset(config(tmp_path / "x.jsonl"), tmp_path)
 
 
