@@ -161,8 +161,3 @@ class Run(RunModels):
                 return predict(moved, step)  # type: ignore[arg-type]
 
         return on_device
-
-
-def first_tokens_of(model: Any, batch: Any) -> Tensor:
-    """(B, L, H)"""
-    return torch.cat(first_tokens(model.bert, batch), dim=1)

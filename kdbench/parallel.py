@@ -24,9 +24,17 @@ def shares(batch: Batch, accelerator: Accelerator, accumulation: int) -> Iterato
         rows, weight = slice(first, None, passes), len(range(first, count, passes)) / count
         if not weight:
             rows = slice(0, 1)
-        tensors = cast(dict[str, Tensor], batch)
-        share = {name: value[rows].to(accelerator.device, non_blocking=True) for name, value in tensors.items()}
+        share = {
+            name: _moved(value[rows], accelerator.device) for name, value in cast(dict[str, Tensor], batch).items()
+        }
         yield cast(Batch, share), weight
+
+
+def _moved(value: Tensor, device: torch.device) -> Tensor:
+    """On the device; to a GPU the host does not wait for the copy, which needs pinned memory."""
+    if device.type == "cuda":
+        value = value.pin_memory()
+    return value.to(device, non_blocking=True)
 
 
 def reduce_gradients(parameters: list[torch.nn.Parameter], accelerator: Accelerator) -> None:
