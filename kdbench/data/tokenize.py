@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from kdbench.data.cache import cached
 from kdbench.data.datasets import Split
+from kdbench.errors import SourceError
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,18 @@ def tokenizer_files(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in paths if path.is_file())
 
 
-def _encode(split: Split, tokenizer_folder: Path, max_length: int) -> Rows:
+def load_tokenizer(folder: Path) -> Any:
+    """The Hugging Face tokenizer in `folder`. Raises SourceError where its files are none."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # whatever a parser of eight formats raises at files of others
+        raise SourceError(f"{folder}: its tokenizer cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _encode(split: Split, tokenizer_folder: Path, max_length: int) -> Rows:
+    tokenizer = load_tokenizer(tokenizer_folder)
     options = {"truncation": "longest_first", "max_length": max_length, "return_token_type_ids": True}
     encoded = tokenizer(split.texts, split.pairs, **options) if split.texts else {"input_ids": [], "token_type_ids": []}
     return encoded["input_ids"], None if split.pairs is None else encoded["token_type_ids"]
