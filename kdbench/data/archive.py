@@ -51,8 +51,8 @@ def _name_fault(member: str, members: Sequence[str]) -> str:
         return "would be another name on another system"
     if parts[0].startswith(".") or member.casefold() == MANIFEST.casefold():
         return "is a name that kdbench keeps for itself"
-    others = [other for other in members if other is not member]
-    if any(f"{other}/".casefold().startswith(f"{member}/".casefold()) for other in others):
+    within = [other for other in members if f"{other}/".casefold().startswith(f"{member}/".casefold())]
+    if len(within) > 1:
         return "is asked for twice, or as a file and a folder"
     return ""
 
@@ -66,8 +66,9 @@ def _plain_file(path: Path, archive: zipfile.ZipFile, member: str) -> zipfile.Zi
         raise SourceError(f"{path.name} has {member!r} {len(found)} times, or in other cases; refused.")
     (info,) = found
     kind = stat.S_IFMT(info.external_attr >> 16)  # 0: written without Unix modes
-    if info.orig_filename != info.filename or info.is_dir() or kind not in (0, stat.S_IFREG):
-        raise SourceError(f"{path.name}: {member!r} is a link, a folder or under a disguised name; refused.")
+    disguised = info.orig_filename != info.filename or info.header_offset < 0
+    if disguised or info.is_dir() or kind not in (0, stat.S_IFREG):
+        raise SourceError(f"{path.name}: {member!r} is a link, a folder or in disguise; refused.")
     if info.file_size > _LARGEST or info.file_size > _RATIO * max(info.compress_size, 1 << 10):
         raise SourceError(f"{path.name}: {member!r} would unpack to {info.file_size} bytes: too large; refused.")
     return info

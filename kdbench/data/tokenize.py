@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from kdbench.data.cache import cached
@@ -50,8 +51,9 @@ Rows = tuple[list[list[int]], list[list[int]] | None]  # ids, token types
 def cached_tokens(key: str, encode: Callable[[], Rows], cache: Path) -> Tokens:
     """The tokens stored under `key`; `encode` makes them where there are none."""
     folder = cached(cache / "tokens" / key, lambda staged: _write(staged, *encode()))
-    flat, offsets = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("flat", "offsets"))
-    types = np.load(folder / "types.npy", mmap_mode="r") if (folder / "types.npy").is_file() else None
+    # not np.load, which opens zip files and pickles too
+    flat, offsets = (open_memmap(folder / f"{name}.npy", mode="r") for name in ("flat", "offsets"))
+    types = open_memmap(folder / "types.npy", mode="r") if (folder / "types.npy").is_file() else None
     return Tokens(key, flat, offsets, types)
 
 
