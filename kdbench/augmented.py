@@ -11,6 +11,7 @@ from torch import Tensor
 from kdbench.data.augment import LmAugmentation, NGramAugmentation, augment_pairs, augment_tokens, augment_words
 from kdbench.data.augment import cached_augmentation as cached
 from kdbench.data.datasets import Split
+from kdbench.data.tokenize import load_tokenizer
 from kdbench.data.word_classes import MaskedLm, pos_tags, word_classes
 from kdbench.models.students import word_embeddings
 
@@ -45,9 +46,7 @@ def words(run: "Run", tagger: str, mask: float, same_tag: float, ngram: float, m
 
 def _classes(run: "Run", sentences: list[list[str]]) -> list[list[str]]:
     """A class of each word, by the teacher's embeddings of its pieces."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(run.encoder_folder)
+    tokenizer = load_tokenizer(run.encoder_folder)
     distinct = sorted({word for sentence in sentences for word in sentence})
     pieces = [tokenizer.encode(word, add_special_tokens=False) or [tokenizer.unk_token_id] for word in distinct]
     seed = run.seed("classes")
@@ -57,10 +56,8 @@ def _classes(run: "Run", sentences: list[list[str]]) -> list[list[str]]:
 
 def tokens(run: "Run", copies: int, replace: float, candidates: int, max_words: int | None) -> Split:
     """Jiao et al. 2020, algorithm 1: words replaced by what the teacher's masked LM finds likely in their place."""
-    from transformers import AutoTokenizer
-
     train, options = run.data.train, LmAugmentation(replace, candidates, copies, max_words)
-    tokenizer = AutoTokenizer.from_pretrained(run.encoder_folder)
+    tokenizer = load_tokenizer(run.encoder_folder)
 
     def make() -> tuple[list[list[str]], list[int]]:
         longest = run.config.dataset.max_length - 2

@@ -49,6 +49,14 @@ class State:
     passes: list[Pass] = field(default_factory=list)  # not yet in a line
 
 
+def first_bad(passes: list[Pass]) -> tuple[int, dict[str, float]] | None:
+    """The first pass with a loss that is not finite: how many passes came after it, and its terms."""
+    for index, (names, values, _) in enumerate(passes):
+        if not values.isfinite().all():
+            return len(passes) - 1 - index, dict(zip(names, values.tolist(), strict=True))
+    return None
+
+
 def state_of(module: nn.Module) -> dict[str, Tensor]:
     """A copy of the module's state on the CPU, shared tensors separated (safetensors refuses them)."""
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in module.state_dict().items()}

@@ -38,6 +38,7 @@ from kdbench import __version__, sweep
 from kdbench.command import Command, Composed, Override, differences, judge
 from kdbench.config import load
 from kdbench.errors import Fault, UserError, print_failures, print_faults
+from kdbench.hydra_keys import closed, composed_problem
 from kdbench.schema import GROUPS, RunConfig
 from kdbench.stopping import Stopped, listening
 
@@ -81,6 +82,8 @@ class HydraConfigs:
         except HYDRA_ERRORS as error:
             raise UserError(one_line(error)) from error
         choices = group_choices(cfg.hydra.runtime.choices)
+        if problem := composed_problem(OmegaConf.to_container(cfg.hydra, resolve=False)):  # type: ignore[arg-type]
+            raise UserError(problem)
         grid = {key: str(values) for key, values in (cfg.hydra.sweeper.get("params") or {}).items()}
         with open_dict(cfg):
             del cfg["hydra"]
@@ -115,23 +118,11 @@ def composing(config_dir: str | None) -> Iterator[HydraConfigs]:
         GlobalHydra.instance().clear()
 
 
-CLOSED = {
-    "experimental_rerun": "not in kdbench, because it loads a pickle: type the command again",
-    "config_path": "not in kdbench: YAMLs of your own come with --config-dir",
-    "config_name": "not in kdbench: there is one config.yaml, and presets are experiment=<name>",
-}
-
-
 def read(argv: list[str]) -> Command:
     """Read and judge a command line; nothing runs and nothing is written."""
     args = get_args_parser().parse_args(argv)
-    flags = [
-        Fault(f"--{flag.replace('_', '-')}", given, CLOSED[flag]) for flag in CLOSED if (given := vars(args)[flag])
-    ]
-    if args.config_dir is not None and not Path(args.config_dir).is_dir():
-        flags.append(Fault("--config-dir", args.config_dir, "no such folder"))
-    if flags:
-        return Command(argv, flags)
+    if found := closed(args):
+        return Command(argv, found)
     with composing(args.config_dir) as configs:
         return judge(configs, argv, args.overrides, args.multirun)
 
@@ -224,10 +215,11 @@ def main() -> None:
     if args.help:
         print(help_text(args.config_dir))
         return
-    if (args.hydra_help or args.cfg or args.info or args.shell_completion) and not args.experimental_rerun:
+    answered = args.hydra_help or args.cfg or args.info or args.shell_completion
+    if answered and not (found := closed(args)):
         job()  # Hydra answers
         return
-    command = read(argv)
+    command = Command(argv, found) if answered else read(argv)
     if command.faults:
         print_faults(command.faults)
         sys.exit(2)

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from platformdirs import user_cache_path
+from yaml import YAMLError
 
 from kdbench.errors import UserError
 from kdbench.options import MISSING
 from kdbench.results import RESULTS, verify_file
 from kdbench.schema import RunConfig, method_schema
+from kdbench.store import private
 
 
 def _half(count: int | None) -> int | None:
@@ -45,16 +48,22 @@ def _fill_teacher(teacher: dict[str, Any]) -> None:
         if not (Path(path) / RESULTS).is_file() or not (Path(path) / "model").is_dir():
             raise UserError("is no finished run: name the folder of a seed, such as outputs/<...>/seed0")
         verify_file(Path(path), "config.yaml")
-        record: Any = OmegaConf.to_container(OmegaConf.load(Path(path) / "config.yaml"))
-        student, name = record["student"], f"{record['method']['name']}_{record['student']['name']}"
-        made = record["teacher"] | {"name": name}
-        teacher.update({key: value for key, value in made.items() if teacher.get(key, MISSING) == MISSING})
-        teacher.update({key: student[key] for key in ("architecture", "layers", "hidden", "heads", "ffn")})
+        try:
+            _fill_from_run(teacher, OmegaConf.to_container(OmegaConf.load(Path(path) / "config.yaml")))
+        except (OmegaConfBaseException, YAMLError, OSError, ValueError, LookupError, TypeError) as error:
+            raise UserError(f"has a config.yaml that is no run's: {type(error).__name__}: {error}") from error
     elif Path(str(teacher.get("source"))).is_dir():
         from kdbench.data.sources import shape_of
 
         shape = shape_of(Path(teacher["source"]) / teacher.get("folder", ""))
         teacher.update({key: value for key, value in shape.items() if teacher.get(key, MISSING) == MISSING})
+
+
+def _fill_from_run(teacher: dict[str, Any], record: Any) -> None:
+    student, name = record["student"], f"{record['method']['name']}_{record['student']['name']}"
+    made = record["teacher"] | {"name": name}
+    teacher.update({key: value for key, value in made.items() if teacher.get(key, MISSING) == MISSING})
+    teacher.update({key: student[key] for key in ("architecture", "layers", "hidden", "heads", "ffn")})
 
 
 def complete(cfg: DictConfig) -> DictConfig:
@@ -81,8 +90,8 @@ def load(cfg: DictConfig) -> RunConfig:
 
 
 def cache_folder(config: RunConfig) -> Path:
-    """Downloads, token ids and teacher outputs: `cache_dir`, or the user's cache folder."""
-    return Path(config.cache_dir) if config.cache_dir else user_cache_path("kdbench")
+    """Downloads, token ids and teacher outputs: `cache_dir`, or the user's cache folder; see `store.private`."""
+    return private(Path(config.cache_dir) if config.cache_dir else user_cache_path("kdbench"))
 
 
 def digest(value: Any) -> str:

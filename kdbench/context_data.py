@@ -16,7 +16,7 @@ from kdbench.data.corpus import MaskedBatches, Masking, corpus_examples, smoothe
 from kdbench.data.datasets import Split, TextData
 from kdbench.data.sources import resolve_model
 from kdbench.data.stored import stored_dataset
-from kdbench.data.tokenize import tokenize
+from kdbench.data.tokenize import load_tokenizer, tokenize
 from kdbench.data.vocabulary import word_tokenizer
 from kdbench.hardware import Hardware
 from kdbench.identity import corpus_identity
@@ -101,10 +101,8 @@ class RunData:
 def pad_id(folder: Path) -> int:
     """Of a model's folder; of a word vocabulary, which has no config.json, it is 0."""
     config = folder / "config.json"
-    return read_json(config).get("pad_token_id", 0) if config.is_file() else 0
+    return (read_json(config).get("pad_token_id") or 0) if config.is_file() else 0
 
 
 def vocabulary_size(folder: Path) -> int:
-    from transformers import AutoTokenizer
-
-    return len(AutoTokenizer.from_pretrained(folder))
+    return len(load_tokenizer(folder))

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from kdbench.context_data import RunData
+from kdbench.data.tokenize import load_tokenizer
 from kdbench.derived import full_depth, general_run, mlm_run, teacher_run, uses_general
 from kdbench.errors import UserError
 from kdbench.hardware import Hardware
@@ -132,10 +133,8 @@ class RunModels(RunData):
         """Means of the teacher's word-piece embeddings, before the task."""
         if self.config.student.word_vectors != "teacher":
             return
-        from transformers import AutoTokenizer
-
-        words = AutoTokenizer.from_pretrained(self.tokenizer_folder)
-        pieces = AutoTokenizer.from_pretrained(self.encoder_folder)
+        words = load_tokenizer(self.tokenizer_folder)
+        pieces = load_tokenizer(self.encoder_folder)
         table = self.pretrained.embeddings.word_embeddings.weight
         vocabulary = [str(words.convert_ids_to_tokens(index)) for index in range(len(words))]
         size = self.config.student.embedding

@@ -1,5 +1,6 @@
 """What no single key can know: whether teacher, student, method and data fit each other."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -140,6 +141,8 @@ def source_faults(config: RunConfig) -> Iterator[Fault]:
         part = getattr(config, group)
         if problem := check_source(part.source, part.sha256, f"{group}.source"):
             yield Fault(f"{group}.source", shown(part.source), problem)
+        elif group == "teacher" and (problem := local_model_fault(Path(part.source).expanduser() / part.folder)):
+            yield Fault("teacher.source", shown(part.source), problem)
     root = Path(config.dataset.source).expanduser()
     try:
         for split, name in (table_files(config.dataset) or {}).items() if root.exists() else ():
@@ -150,5 +153,19 @@ def source_faults(config: RunConfig) -> Iterator[Fault]:
         yield Fault(key, value, problem)
 
 
+def local_model_fault(folder: Path) -> str | None:
+    """What is wrong with a teacher that lies here; one that must be fetched is judged when it is there."""
+    from kdbench.data.model_folder import verify
+    from kdbench.data.sources import SourceError
+
+    try:
+        if folder.is_dir():
+            verify(folder)
+    except SourceError as error:
+        return str(error)
+    return None
+
+
 def divisors(number: int) -> str:
-    return "Legal: " + ", ".join(str(k) for k in range(1, number + 1) if number % k == 0)
+    low = [k for k in range(1, math.isqrt(number) + 1) if number % k == 0]  # quick for a mistyped width, too
+    return "Legal: " + ", ".join(map(str, sorted({*low, *(number // k for k in low)})))

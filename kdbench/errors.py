@@ -15,6 +15,10 @@ class UserError(Exception):
     """A fault that its message explains: it is printed alone, without a traceback."""
 
 
+class SourceError(UserError, ValueError):
+    """A source that is malformed, out of reach or not what it should be, in one or two lines for the user."""
+
+
 class Fault(NamedTuple):
     """One thing that is wrong with a command, before anything has run."""
 

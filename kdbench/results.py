@@ -53,6 +53,6 @@ def _verified(folder: Path, only: list[str] | None) -> dict[str, Any] | None:
 def _before_digests(path: Path) -> dict[str, Any] | None:
     try:
         value = json.loads(path.read_bytes())
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) and not value.keys() & {"files", "sha256"} else None

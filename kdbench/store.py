@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -128,11 +129,14 @@ def verify(path: Path, only: Iterable[str] | None = None) -> dict[str, Any]:
     """
     value, files = _opened(path)
     for name in files if only is None else only:
-        _check(path.parent / name, files[name])
+        if name not in files or Path(name).is_absolute() or ".." in Path(name).parts:
+            raise Damaged(path, f"a list of files below it with {name}", "one without, or with others")
+        _check(path.parent / name, *files[name])
     return value
 
 
-def _opened(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def _opened(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, str]]]:
+    """The value of the record at `path`, and name -> (size, SHA-256) of each file that it lists."""
     with explained(path):
         try:
             content = path.read_bytes()
@@ -144,18 +148,22 @@ def _opened(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     expected, found = seal[1].decode(), hashlib.sha256(content[: seal.start(1)]).hexdigest()
     if found != expected:
         raise Damaged(path, f"SHA-256 {expected}", found)
-    value = json.loads(content)
-    del value["sha256"]
-    return value, value.pop("files")
+    try:
+        value = json.loads(content)
+        del value["sha256"]
+        files = {name: (entry["bytes"], entry["sha256"]) for name, entry in value.pop("files").items()}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:  # sealed, but not by us
+        raise Damaged(path, "a record of files with sizes and digests", f"{type(error).__name__}: {error}") from error
+    return value, files
 
 
-def _check(path: Path, listed: dict[str, Any]) -> None:
+def _check(path: Path, expected_size: int, expected: str) -> None:
     with explained(path):
         size = path.stat().st_size if path.is_file() else None
-        if size != listed["bytes"]:
-            raise Damaged(path, f"{listed['bytes']} bytes", "no file" if size is None else f"{size} bytes")
-        if (found := sha256_of(path)) != listed["sha256"]:
-            raise Damaged(path, f"SHA-256 {listed['sha256']}", found)
+        if size != expected_size:
+            raise Damaged(path, f"{expected_size} bytes", "no file" if size is None else f"{size} bytes")
+        if (found := sha256_of(path)) != expected:
+            raise Damaged(path, f"SHA-256 {expected}", found)
 
 
 @contextmanager
@@ -175,6 +183,22 @@ def filling(folder: Path) -> Iterator[Path]:
             _rename(staged, folder)
         finally:
             shutil.rmtree(staged, ignore_errors=True)
+
+
+def private(folder: Path) -> Path:
+    """`folder`, made if it is missing; what lies in it is believed, so nobody else may write to it.
+
+    Raises StoreError where others can.
+    """
+    with explained(folder):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mode = folder.stat().st_mode
+    if mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise StoreError(
+            f"{folder}: others can write to it ({stat.filemode(mode)}), and kdbench believes what lies there."
+            f" Give cache_dir=<a folder of your own>, or: chmod go-w {folder}"
+        )
+    return folder
 
 
 def remove(path: Path) -> None:

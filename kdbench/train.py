@@ -37,7 +37,7 @@ Score = Callable[[Predict, int], dict[str, float]]  # dev metrics; "accuracy" se
 
 
 class NonFiniteLoss(UserError):
-    """A loss term became infinite or NaN; the message names the stage, the step and each term."""
+    """A loss term or a weight became infinite or NaN; the message names the stage, the step and what it was."""
 
 
 class Limits(NamedTuple):
@@ -193,21 +193,24 @@ class _Trainer:
 
     def _first_bad_step(self, passes: list[Pass], mean: dict[str, float]) -> str:
         """Where the loss went wrong: in this process's passes, or (`mean`) in another process's."""
-        accumulation = self.stage.schedule.accumulation
-        step, terms = self.progress.step, mean
-        for index, (names, values, _) in enumerate(passes):
-            if not values.isfinite().all():
-                step = self.progress.step - (len(passes) - 1 - index) // accumulation
-                terms = dict(zip(names, values.tolist(), strict=True))
-                break
+        after, terms = checkpoint.first_bad(passes) or (0, mean)
+        step = self.progress.step - after // self.stage.schedule.accumulation
         shown = ", ".join(f"{name} {value:g}" for name, value in terms.items())
         return (
             f"stage {self.stage.name}, step {step}: the loss is not finite ({shown}). "
             f"Lower schedule.lr, or try hardware.precision=fp32. {checkpoint.last(self.folder)}"
         )
 
+    def _require_finite_weights(self) -> None:
+        """A gradient may overflow under a finite loss: what it leaves is neither kept nor saved."""
+        broken = [name for name, parameter in self.module.named_parameters() if not parameter.isfinite().all()]
+        if broken:
+            where = f"stage {self.stage.name}, step {self.progress.step}: {broken[0]} is not finite, but the loss is."
+            raise NonFiniteLoss(f"{where} Lower schedule.lr, or set schedule.clip. {checkpoint.last(self.folder)}")
+
     def _evaluate(self, epoch: int) -> None:
         """Score every `predict` on dev; keep the weights of the first one's best accuracy."""
+        self._require_finite_weights()
         self.module.eval()
         assert self.stage.predict is not None  # the dispatcher fills in the student's own logits
         dev = {name: self.score(predict, self.progress.step) for name, predict in self.stage.predict.items()}
@@ -226,6 +229,7 @@ class _Trainer:
         return patience is not None and self.progress.stale_epochs >= patience
 
     def _checkpoint(self) -> None:
+        self._require_finite_weights()
         if self.accelerator.is_main_process:
             checkpoint.save(self.folder, self.module, self.optimizer, self.state)
 

@@ -8,11 +8,21 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hypothesis import settings
 
 from kdbench.config import load
 from kdbench.schema import RunConfig
 
 torch.set_num_threads(1)  # before kdbench.hardware takes it as torch's choice; tiny matrices gain nothing by two
+
+# Hypothesis: the same few examples each time; many, and others each time, with scripts/test --slow.
+settings.register_profile("fast", max_examples=20, derandomize=True, deadline=None, database=None)
+settings.register_profile("slow", max_examples=2000, deadline=None, database=None, print_blob=True)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    settings.load_profile("slow" if config.option.markexpr.startswith("slow") else "fast")
+
 
 ROOT = Path(__file__).parents[1]
 TOPICS = {"fruit": "apple pear plum grape", "metal": "iron gold zinc lead", "water": "lake river sea pond"}

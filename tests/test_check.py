@@ -1,6 +1,6 @@
 """Faults of composed configs, and of typed runs: what the command line's tests do not reach."""
 
-import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -106,13 +106,11 @@ def test_each_key_of_a_circle_is_told(cfg: DictConfig) -> None:
     assert sorted(fault.key for fault in faults(cfg)) == ["schedule.lr", "schedule.warmup"]
 
 
-def test_a_local_teachers_shape_is_read(tmp_path: Path) -> None:
-    sizes = {"num_hidden_layers": 4, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
-    config = {"model_type": "bert", "vocab_size": 99, "max_position_embeddings": 32, **sizes}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    local = composed("teacher=local", f"teacher.source={tmp_path}", "student.layers=3", "dataset.max_length=64")
+def test_a_local_teachers_shape_is_read(teacher_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(teacher_folder, tmp_path / "model"))
+    local = composed("teacher=local", f"teacher.source={folder}", "student.layers=3", "dataset.max_length=64")
     assert said(faults(local)) == ["dataset.max_length=64", "student.layers=3"]
-    (tmp_path / "config.json").unlink()
+    (folder / "config.json").unlink()
     (fault,) = faults(local)
     assert fault.key == "teacher.source" and "config.json" in fault.problem
 

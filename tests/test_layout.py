@@ -25,7 +25,7 @@ ALLOWED = {
     "kdbench.stopping": [],
     "kdbench.parallel": ["kdbench.stage"],
     "kdbench.checkpoint": ["kdbench.store"],
-    "kdbench.models": ["kdbench.stage", "kdbench.models", "kdbench.errors", "kdbench.store"],
+    "kdbench.models": ["kdbench.stage", "kdbench.models", "kdbench.errors", "kdbench.store", "kdbench.foreign"],
     "kdbench.objectives": ["kdbench.stage", "kdbench.losses", "kdbench.models"],
     "kdbench.methods": [
         "kdbench.stage", "kdbench.losses", "kdbench.objectives", "kdbench.models", "kdbench.options", "kdbench.context",
@@ -38,7 +38,10 @@ ALLOWED = {
     "kdbench.optim": ["kdbench.stage"],
     "kdbench.compare": ["kdbench.compare", "kdbench.results", "kdbench.store", "kdbench.errors"],
     "kdbench.errors": [],
-    "kdbench.data": ["kdbench.data", "kdbench.schema", "kdbench.errors", "kdbench.stage", "kdbench.store"],
+    "kdbench.foreign": ["kdbench.errors"],
+    "kdbench.data": [
+        "kdbench.data", "kdbench.schema", "kdbench.errors", "kdbench.stage", "kdbench.store", "kdbench.foreign",
+    ],
 }  # fmt: skip
 
 

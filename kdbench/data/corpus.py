@@ -13,7 +13,7 @@ from kdbench.data.batches import Examples, TrainBatches
 from kdbench.data.datasets import load_dataset
 from kdbench.data.readers import read_table
 from kdbench.data.sources import TABLES, text_files
-from kdbench.data.tokenize import AT_A_TIME, Rows, cached_tokens, tokenizer_files
+from kdbench.data.tokenize import AT_A_TIME, Rows, cached_tokens, load_tokenizer, tokenizer_files
 from kdbench.schema import CorpusConfig, DatasetConfig, RunningText
 from kdbench.stage import IGNORED, Batch
 
@@ -60,9 +60,7 @@ def corpus_examples(config: CorpusConfig, content: str, tokenizer_folder: Path, 
 
 
 def _pieces(texts: list[str], tokenizer_folder: Path, max_length: int) -> Iterator[Rows]:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    tokenizer = load_tokenizer(tokenizer_folder)
     first, last, room = tokenizer.cls_token_id, tokenizer.sep_token_id, max_length - 2
     for begin in range(0, len(texts), AT_A_TIME):
         pieces = []
@@ -76,9 +74,7 @@ class Masking:
 
     def __init__(self, tokenizer_folder: Path, probability: float, weights: Tensor | None = None) -> None:
         """`weights` (V,): relative chance of each token to be chosen; None: all alike."""
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+        tokenizer = load_tokenizer(tokenizer_folder)
         self.mask_id, self.special = tokenizer.mask_token_id, torch.tensor(tokenizer.all_special_ids)
         self.vocabulary, self.probability, self.weights = len(tokenizer), probability, weights
 

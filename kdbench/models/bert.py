@@ -83,6 +83,10 @@ def load_pretrained(folder: Path, seed: int) -> Any:
     missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
     if missing:
         raise UserError(f"{folder}: weights are missing: {', '.join(missing)}")
+    if broken := [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]:
+        raise UserError(
+            f"{folder}: {broken[0]} holds numbers that are not finite: the file is damaged, or its training was"
+        )
     return model.eval().requires_grad_(False)
 
 

@@ -1,12 +1,12 @@
 """What can be trained, whatever its architecture: build, initialise, run, save, load, count."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from kdbench import store
+from kdbench.foreign import read_config, require_weights
 from kdbench.models import bert, bilstm, distilbert, fastbert, mobilebert, relu_head
 from kdbench.stage import Batch
 
@@ -81,11 +81,14 @@ def load(folder: Path, attention: str = "sdpa") -> Any:
     """The model in a run's `model` folder, in evaluation mode.
 
     Raises Damaged where a file is not what its manifest says, OSError where the folder holds no whole model, UserError
-    where weights are missing. Folders of other programs, and of runs before there were manifests, have none.
+    where weights are missing, are a pickle, or config.json names code. Folders of other programs, and of runs before
+    there were manifests, have none.
     """
     if (folder / store.MANIFEST).exists():
         store.verify(folder / store.MANIFEST)
-    match json.loads((folder / "config.json").read_text(encoding="utf8"))["model_type"]:
+    config = read_config(folder / "config.json")
+    require_weights(folder)
+    match config.get("model_type"):
         case relu_head.RELU_BERT:
             return relu_head.load_relu_head(folder, attention)
         case "kdbench_bilstm":

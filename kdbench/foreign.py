@@ -1,0 +1,70 @@
+"""Model folders that others made: what may not be in them, whoever loads them."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from kdbench.errors import SourceError
+
+WEIGHTS = "model.safetensors"
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
+_CODE = ("auto_map", "custom_pipelines", "quantization_config")  # each makes transformers import other code
+_OWN_ATTENTION = (None, True, False, "eager", "sdpa")  # anything else names a kernel to be fetched
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`. Raises SourceError."""
+    try:
+        value = json.loads(path.read_text(encoding="utf8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise SourceError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise SourceError(f"{path} holds {type(value).__name__}, not a JSON object.")
+    return value
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A config.json or tokenizer_config.json. Raises SourceError, also where it names code.
+
+    That is what would make transformers run code that is not its own, whatever the loader passes it.
+    """
+    config = read_object(path)
+    foreign = [key for key, value in _every_key(config) if key in _CODE or _foreign_kernel(key, value)]
+    if foreign:
+        raise SourceError(
+            f"{path}: {', '.join(foreign)} would load code or kernels from elsewhere; kdbench loads plain BERTs only."
+            "\nIf the weights are a plain BERT's, remove these keys from a local copy and use that."
+        )
+    return config
+
+
+def require_weights(folder: Path) -> None:
+    """Raises SourceError where `folder` has no model.safetensors: transformers would look for a pickle then."""
+    if (folder / WEIGHTS).is_file():
+        return
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
+    if not pickles:
+        raise SourceError(f"{folder} has no {WEIGHTS}: save the model there with save_pretrained.")
+    raise SourceError(
+        f"{folder} has {pickles[0]}, but no {WEIGHTS}; kdbench reads no pickles, which can run code. Where you trust"
+        f" it, convert it once:\npython -c \"from transformers import AutoModel as A; A.from_pretrained('{folder}')"
+        f".save_pretrained('{folder}')\""
+    )
+
+
+def _every_key(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """(key, value) of each object within `config`, however deep."""
+    todo: list[Any] = [config]
+    while todo:
+        value = todo.pop()
+        if isinstance(value, dict):
+            yield from value.items()
+            todo += value.values()
+        elif isinstance(value, list):
+            todo += value
+
+
+def _foreign_kernel(key: str, value: Any) -> bool:
+    kernel = "attn_implementation" in key or "experts_implementation" in key
+    return kernel and value not in _OWN_ATTENTION

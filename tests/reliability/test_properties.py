@@ -1,0 +1,200 @@
+"""What must hold of any input: order of examples, layer maps, what a config is written as, statistics."""
+
+from dataclasses import asdict
+from itertools import chain
+
+import numpy as np
+import pytest
+import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from scipy import stats
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
+
+from kdbench import evaluate
+from kdbench.cli import literal
+from kdbench.compare import inference, statistics
+from kdbench.config import digest
+from kdbench.data.batches import Examples, TrainBatches
+from kdbench.data.tokenize import Tokens
+from kdbench.methods import pkd, tinybert
+from kdbench.models.bert import choose_layers
+from kdbench.models.theseus import blocks
+
+# Bucketing
+
+
+@st.composite
+def batches(draw):
+    lengths = np.array(draw(st.lists(st.integers(1, 30), min_size=1, max_size=300)))
+    flat = np.arange(lengths.sum(), dtype=np.int32)
+    ids = 7 * np.arange(len(lengths)) + 3
+    examples = Examples(Tokens("t", flat, np.concatenate([[0], lengths.cumsum()])), ids, ids % 3, 0)
+    return TrainBatches(examples, draw(st.integers(1, 40)), draw(st.integers(0, 2**62)))
+
+
+@given(batches(), st.integers(0, 9), st.data())
+def test_each_example_once_an_epoch_in_an_order_of_seed_epoch_and_position_alone(data, epoch, draw):
+    whole = [batch["ids"].tolist() for batch in data.epoch(epoch)]
+    assert sorted(chain(*whole)) == data.examples.ids.tolist()
+    assert len(whole) == len(data) and all(1 <= len(ids) <= data.batch_size for ids in whole)
+    start = draw.draw(st.integers(0, len(data)))
+    np.random.seed(start), torch.manual_seed(start)  # the global generators have no say
+    again = TrainBatches(data.examples, data.batch_size, data.seed)
+    assert [batch["ids"].tolist() for batch in again.epoch(epoch, start)] == whole[start:]
+
+
+@given(batches(), st.integers(1, 50))
+def test_a_batch_holds_its_examples_tokens_and_padding(data, size):
+    seen = []
+    for rows, batch in data.examples.in_length_order(size):
+        seen += rows.tolist()
+        for row, ids, mask in zip(rows, batch["input_ids"], batch["attention_mask"], strict=True):
+            tokens = data.examples.tokens.flat[data.examples.tokens.span(row)]
+            assert ids[mask == 1].tolist() == tokens.tolist() and not ids[mask == 0].any()
+    assert sorted(seen) == list(range(len(data.examples)))
+
+
+# Layers
+
+
+@given(st.integers(1, 48), st.integers(1, 48), st.sampled_from(["first", "last", "every_other"]))
+def test_chosen_layers_are_distinct_rising_and_there(of, count, choice):
+    layers = choose_layers(choice, of, min(of, count))
+    assert len(layers) == min(of, count) and layers == sorted({*layers}) and {*layers} <= {*range(of)}
+    assert choose_layers(choice, of, of) == list(range(of))
+
+
+@given(st.integers(1, 12), st.integers(1, 6))
+def test_maps_of_layers_reach_the_teachers_last_and_miss_none(student, size):
+    teacher = student * size
+    assert [*chain(*blocks(teacher, student))] == list(range(teacher))
+    assert {len(block) for block in blocks(teacher, student)} == {size}
+    states, scores = zip(*tinybert.layer_map(teacher, student), strict=True)
+    assert states == (*range(size, teacher + 1, size),) and scores == tuple(state - 1 for state in states)
+    for choice in ("skip", "last") if student > 1 else ():
+        layers = pkd.layer_map(choice, teacher, student)
+        assert len(layers) == student - 1 and layers == sorted({*layers}) and {*layers} <= {*range(1, teacher + 1)}
+
+
+# Config
+
+LEAVES = st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.floats(allow_nan=False, allow_infinity=False)
+TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12)
+
+
+@given(st.recursive(LEAVES | TEXTS, lambda below: st.lists(below, max_size=3), max_leaves=6))
+def test_a_value_written_for_a_command_line_is_read_back(value):
+    (override,) = OverridesParser.create().parse_overrides([f"key={literal(value)}"])
+    read = override.value()
+    assert type(read) is type(value) or isinstance(value, str)
+    assert str(read) == str(value) if isinstance(value, str) else plain(read) == plain(value)
+
+
+def plain(value):
+    """With quoted strings as strings."""
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return value if value is None or isinstance(value, bool | int | float) else str(value)
+
+
+@given(st.dictionaries(TEXTS, LEAVES | TEXTS, max_size=6), st.randoms(use_true_random=False))
+def test_an_id_does_not_depend_on_the_order_of_keys(values, draw):
+    keys = list(values)
+    draw.shuffle(keys)
+    assert digest({key: values[key] for key in keys}) == digest(values)
+
+
+@given(st.data())
+def test_a_runs_config_is_read_back_from_its_yaml(tmp_path_factory, data):
+    from kdbench.config import load
+    from kdbench.schema import RunConfig
+    from tests.test_check import composed
+
+    if not READ:
+        READ.append(load(composed("method=logit_kd")))
+    values = asdict(READ[0])
+    values["tag"] = data.draw(st.none() | TEXTS)
+    values["schedule"]["lr"] = data.draw(st.floats(1e-12, 1e3))
+    values["method"]["temperature"] = data.draw(st.integers(1, 99) | st.floats(1e-3, 99.0))
+    path = tmp_path_factory.getbasetemp() / "config.yaml"
+    path.write_text(OmegaConf.to_yaml(values), encoding="utf8")
+    again = load(OmegaConf.load(path))
+    assert isinstance(again, RunConfig) and asdict(again) == values
+
+
+READ: list = []  # composed once
+
+# Statistics
+
+LABELS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 6)), min_size=1, max_size=80).map(np.array)
+PS = st.lists(st.floats(0, 1), min_size=1, max_size=12)
+
+
+@given(LABELS)
+def test_metrics_are_scikit_learns(pairs):
+    labels, predicted = pairs.T
+    found = evaluate.metrics(labels, predicted)
+    assert found["accuracy"] == pytest.approx(accuracy_score(labels, predicted))
+    counts = confusion_matrix(labels, predicted, labels=range(7))  # counted here again, not by f1_score alone
+    either = counts.sum(0) + counts.sum(1)
+    f1 = (2 * counts.diagonal())[either > 0] / either[either > 0]
+    assert found["macro_f1"] == pytest.approx(f1.mean())
+    assert found["macro_f1"] == pytest.approx(f1_score(labels, predicted, average="macro", zero_division=0.0))
+    assert inference.macro_f1_scores(labels, predicted).mean() == pytest.approx(100 * f1.mean())
+    assert inference.accuracy_scores(labels, predicted).mean() == pytest.approx(100 * found["accuracy"])
+
+
+@given(PS)
+def test_holm_keeps_order_and_bounds(ps):
+    adjusted = inference.holm(ps)
+    assert all(p <= q <= 1 for p, q in zip(ps, adjusted, strict=True))
+    assert [adjusted[i] for i in np.argsort(ps, kind="stable")] == sorted(adjusted)
+    assert min(adjusted) == pytest.approx(min(1, len(ps) * min(ps)))
+
+
+@given(st.integers(1, 3000), st.floats(0, 1))
+def test_wilson_holds_the_share_and_is_symmetric(examples, share):
+    right = round(share * examples)
+    low, high = inference.wilson(right, examples)
+    assert -1e-9 <= low <= 100 * right / examples <= high <= 100 + 1e-9
+    assert inference.wilson(examples - right, examples) == (pytest.approx(100 - high), pytest.approx(100 - low))
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60).map(np.array))
+def test_mcnemar_is_scipys_binomial_test_whichever_comes_first(pairs):
+    a, b = pairs.T
+    only, both = int((a & ~b).sum()), int((a != b).sum())
+    expected = stats.binomtest(only, both).pvalue if both else 1.0
+    assert inference.exact_mcnemar(a, b) == inference.exact_mcnemar(b, a) == pytest.approx(expected)
+
+
+VALUES = st.integers(2, 5).flatmap(
+    lambda seeds: st.lists(st.lists(st.integers(-1, 1), min_size=seeds, max_size=seeds), min_size=2, max_size=40)
+)
+
+
+@given(VALUES.map(lambda rows: 100.0 * np.array(rows).T), st.floats(-50, 50))
+def test_an_interval_moves_with_its_data_and_turns_with_their_sign(values, shift):
+    one = inference.crossed(values)
+    assert one.low <= one.mean <= one.high and 0 <= one.p <= 1 and 0 <= one.p_safe <= 1
+    moved, turned = inference.crossed(values + shift), inference.crossed(-values)
+    assert [moved.low, moved.high] == pytest.approx([one.low + shift, one.high + shift], abs=1e-6)
+    assert [turned.low, turned.high] == pytest.approx([-one.high, -one.low], abs=1e-6)
+    assert turned.p == pytest.approx(one.p, abs=1e-9)
+
+
+@given(st.lists(st.floats(-100, 100), min_size=2, max_size=20))
+def test_a_summary_is_numpys(values):
+    found = statistics.summarize(values)
+    assert found.mean == pytest.approx(np.mean(values), abs=1e-9) and found.n == len(values)
+    assert found.sd == pytest.approx(np.std(values, ddof=1), abs=1e-6)
+
+
+@given(st.lists(st.integers(-5, 5), min_size=2, max_size=8).map(lambda v: np.array(v, float)))
+def test_a_permutation_test_counts_signs(differences):
+    p = inference.seed_permutation(differences)
+    assert 2 ** -len(differences) <= p <= 1
+    assert p == pytest.approx(inference.seed_permutation(-differences))

@@ -1,0 +1,79 @@
+"""What the code may not call, what must be pinned, who may write to the cache."""
+
+import ast
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+from kdbench.config import cache_folder
+from kdbench.data.sources import check_source
+from kdbench.store import StoreError
+from tests.test_layout import MODULES, ROOT, imported
+
+UNPICKLERS = {"pickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "tarfile", "diskcache"}
+CALLS = {
+    "torch.load",
+    "np.load",
+    "numpy.load",
+    "pd.read_pickle",
+    "pandas.read_pickle",
+    "torch.hub.load",
+    "eval",
+    "exec",
+}
+HOLES = {  # package: the last version with a known hole, the first without
+    "torch": ("2.9.1", "2.10.0"),  # CVE-2026-24747, CVE-2025-32434: weights_only
+    "transformers": ("5.9.0", "5.10.0"),  # CVE-2026-4372, -5241, -9856: code and paths of a model folder
+    "hydra-core": ("1.3.7", "1.3.8"),  # CVE-2026-68508, -106439, -106441: instantiate, logging
+    "filelock": ("3.20.2", "3.20.3"),  # CVE-2026-22701: links
+}
+
+
+def calls(module: str) -> set[str]:
+    """The dotted names that the module's source calls."""
+    tree = ast.parse((ROOT / (module.replace(".", "/") + ".py")).read_text(encoding="utf8"))
+    return {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_is_unpickled_unpacked_by_name_or_executed(module):
+    assert {name.partition(".")[0] for name in imported(module)} & UNPICKLERS == set()
+    assert calls(module) & CALLS == set()
+    assert "trust_remote_code=True" not in (ROOT / (module.replace(".", "/") + ".py")).read_text(encoding="utf8")
+
+
+@pytest.mark.parametrize("package", HOLES)
+def test_versions_with_known_holes_are_not_installed(package):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf8"))["project"]
+    (floor,) = (r.specifier for r in map(Requirement, project["dependencies"]) if r.name == package)
+    broken, whole = HOLES[package]
+    assert broken not in floor and whole in floor
+
+
+def sources(value):
+    """(source, sha256) of every group of keys with a source, however deep."""
+    if isinstance(value, dict):
+        if str(value.get("source")).startswith("pypi:"):
+            yield value["source"], value.get("sha256")
+        for below in value.values():
+            yield from sources(below)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "conf").rglob("*.yaml")), ids=lambda path: path.stem)
+def test_every_download_from_the_package_index_is_pinned_by_its_digest(path):
+    for source, sha256 in sources(yaml.safe_load(path.read_text(encoding="utf8"))):
+        assert check_source(source, sha256, "dataset.source") is None
+
+
+def test_the_cache_is_its_owners(configure, tmp_path):
+    assert cache_folder(configure(f"cache_dir={tmp_path / 'new' / 'cache'}")).stat().st_mode & 0o777 == 0o700
+    folder = tmp_path / "open"
+    folder.mkdir()
+    folder.chmod(0o770)
+    with pytest.raises(StoreError, match=rf"{folder}: others can write to it \(drwxrwx---\).*chmod go-w {folder}"):
+        cache_folder(configure(f"cache_dir={folder}"))
+    folder.chmod(0o755)
+    assert cache_folder(configure(f"cache_dir={folder}")) == Path(folder)
