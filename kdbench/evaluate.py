@@ -1,14 +1,13 @@
 """Figures of a finished model: metrics, size, FLOPs, latency."""
 
 import itertools
-import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.benchmark import Measurement, Timer
 
 from kdbench.data.batches import Examples
 from kdbench.stage import Batch
@@ -33,21 +32,32 @@ def parameters(model: nn.Module) -> dict[str, int]:
     return {"total": total, "embeddings": embeddings, "without_embeddings": total - embeddings}
 
 
-def latency(call: Callable[[int], object], batch_sizes: tuple[int, ...] = (1, 32)) -> dict[str, dict[str, float]]:
-    """Wall-clock time in ms of `call(batch size)`, after warm-up: median and 95th percentile of 30 calls."""
-    result = {}
+def latency(
+    calls: Mapping[str, Callable[[int], object]],
+    batch_sizes: tuple[int, ...] = (1, 32),
+    rounds: int = 10,
+    seconds: float = 0.01,
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Wall-clock times in ms of each `call(batch size)`: median, interquartile range and 95th percentile.
+
+    The calls take turns, `rounds` times for at least `seconds` each, warmed up each time: what the machine does
+    meanwhile hits all alike. With torch's number of threads.
+    """
+    result: dict[str, dict[str, dict[str, float]]] = {name: {} for name in calls}
     for size in batch_sizes:
-        for _ in range(3):
-            call(size)
-        times = []
-        for _ in range(30):
-            started = time.perf_counter()
-            call(size)
-            times.append(1000 * (time.perf_counter() - started))
-        result[f"batch_{size}"] = {
-            "median_ms": statistics.median(times),
-            "p95_ms": statistics.quantiles(times, n=20)[-1],
+        timers = {
+            name: Timer("call(size)", globals={"call": call, "size": size}, num_threads=torch.get_num_threads())
+            for name, call in calls.items()
         }
+        taken: dict[str, list[Measurement]] = {name: [] for name in calls}
+        for _ in range(rounds):
+            for name, timer in timers.items():
+                taken[name].append(timer.blocked_autorange(min_run_time=seconds))
+        for name, measurements in taken.items():
+            (one,) = Measurement.merge(measurements)
+            p95 = float(np.percentile(one.times, 95))
+            figures = {"median_ms": 1000 * one.median, "iqr_ms": 1000 * one.iqr, "p95_ms": 1000 * p95}
+            result[name][f"batch_{size}"] = figures
     return result
 
 

@@ -28,6 +28,13 @@ def show_log() -> None:
     log.propagate = False
 
 
+def show_log_on_stderr() -> None:
+    """Send the log's lines to stderr: stdout is for data."""
+    log.addHandler(logging.StreamHandler())
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
 class _ToFile(logging.FileHandler):
     """A line that cannot be written is left out: on a full disk the run itself will say so."""
 

@@ -20,7 +20,7 @@ from kdbench.hardware import Hardware, accelerator, settle
 from kdbench.identity import run_id
 from kdbench.models import students
 from kdbench.progress import Display, console, logged_to, show_log
-from kdbench.results import RESULTS, verify_run, write_result
+from kdbench.results import EXPORT, RESULTS, verify_run, write_result
 from kdbench.schema import RunConfig
 from kdbench.seeds import derive
 from kdbench.stage import Predict, Stage
@@ -96,6 +96,7 @@ def _make_ready(folder: Path, rerun: bool) -> None:
     if rerun:
         remove(folder)
     (folder / RESULTS).unlink(missing_ok=True)  # of a damaged run: from here on it is not done
+    remove(folder / EXPORT)  # of the damaged model
     remove_leftovers(folder)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kdbench.compare.keys import Source, Wanted
-from kdbench.results import RESULTS, SCHEMA, read_result
+from kdbench.results import EXPORT, RESULTS, SCHEMA, read_result
 from kdbench.store import Damaged
 
 T = TypeVar("T")
@@ -61,6 +61,7 @@ class Run:
     method: str
     student: str | None
     tag: str | None
+    exported_from: str | None  # the id of the run of which this is another form
     settings: dict[str, str]  # what may tell two configurations of one method apart
     training: dict[str, str]  # the schedule's values, of a stage (successor.lr) where stages differ
     selected_on: str | None
@@ -71,6 +72,7 @@ class Run:
     baselines: tuple[tuple[str, str] | None, ...]  # (id, command): same schedule, same total of updates
     teacher: Teacher | None
     parameters: int | None
+    bytes: int | None  # of the file with the weights
     flops: float | None
     latency: Latency
     seconds: float | None
@@ -135,7 +137,7 @@ def _find(roots: list[Path], warnings: list[str]) -> Iterator[Path]:
         for folder, below, files in os.walk(root, onerror=lambda error: warnings.append(str(error))):
             below.sort()
             if RESULTS in files:
-                below.clear()  # stages, checkpoints and the model hold no runs
+                below[:] = {EXPORT} & set(below)  # stages, checkpoints and the model hold no runs
                 if (place := real + folder[len(str(root)) :]) not in seen:
                     seen.add(place)
                     yield Path(folder, RESULTS)
@@ -160,7 +162,8 @@ def _read(path: Path, raw: Any, metric: str, split: str, wanted: Wanted) -> Run:
         method=_get(raw, "identity.method", str),
         student=_maybe(raw, "identity.student", str),
         tag=_maybe(raw, "tag", str),
-        settings=_flat(parameters) | schedule | teacher,
+        exported_from=_maybe(raw, "exported_from", str),
+        settings={"form": _maybe(raw, "form", str) or NULL} | _flat(parameters) | schedule | teacher,
         training=_training(stages),
         selected_on=_maybe(raw, "identity.selected_on", str),
         conditions={
@@ -176,6 +179,7 @@ def _read(path: Path, raw: Any, metric: str, split: str, wanted: Wanted) -> Run:
         baselines=(_baseline(raw, "baseline"), _baseline(raw, "total_baseline")),
         teacher=_teacher(raw, metric, split),
         parameters=_maybe(raw, "parameters.total", int),
+        bytes=_maybe(raw, "bytes", int),
         flops=_maybe(raw, "flops_per_example", float),
         latency=_latency(_maybe(raw, "latency", dict)),
         seconds=_maybe(raw, "cost.seconds", float),

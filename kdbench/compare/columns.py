@@ -74,6 +74,7 @@ def columns(table: Table, metric: str) -> list[Column]:
         Column("vs longer\ndirect", longer, styles=_signs(table, 1)),
         Column("gap\n%", [NOTHING if row.gap_closed is None else f"{100 * row.gap_closed:.0f}" for row in rows]),
         Column("params\nM", [_number(run.parameters, 1e-6) for run in runs], drop=3),
+        Column("MB", [_number(run.bytes, 1e-6) for run in runs], drop=4),
         Column("batch 1\nms", [_number(row.latency_1) for row in rows], drop=4),
         Column("batch 32\nms", [_number(row.latency_32) for row in rows], drop=7),
         Column("times\nfaster", [_number(row.speedup) for row in rows], drop=2),

@@ -87,7 +87,9 @@ class Row:
             figures[f"{name}_n"] = summary.n if summary else 0
         return figures | {
             "gap_closed": self.gap_closed,
+            "form": run.settings["form"],
             "parameters": run.parameters,
+            "bytes": run.bytes,
             "flops_per_example": run.flops,
             "latency_batch_1_ms": self.latency_1,
             "latency_batch_32_ms": self.latency_32,
@@ -164,7 +166,7 @@ def _rows(runs: list[Run], chosen: list[Run]) -> list[Row]:
 
 
 def _role(run: Run, teachers: Mapping[str, Teacher]) -> str:
-    if run.id in teachers:
+    if (run.exported_from or run.id) in teachers:
         return "teacher"
     return {"tfidf": "tfidf", "finetune": "baseline"}.get(run.method, "method")
 

@@ -81,12 +81,22 @@ def _encode(split: Split, tokenizer_folder: Path, max_length: int) -> Rows:
     return encoded["input_ids"], None if split.pairs is None else encoded["token_type_ids"]
 
 
-def _write(folder: Path, ids: list[list[int]], types: list[list[int]] | None) -> None:
+def tokenize_here(split: Split, tokenizer_folder: Path, max_length: int) -> Tokens:
+    """`tokenize` without a cache: texts that are asked about once."""
+    return _laid_out("", *_encode(split, tokenizer_folder, max_length))
+
+
+def _laid_out(key: str, ids: list[list[int]], types: list[list[int]] | None) -> Tokens:
     offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int64)
-    np.save(folder / "offsets.npy", offsets)
-    np.save(folder / "flat.npy", _end_to_end(ids, np.int32))
-    if types is not None:
-        np.save(folder / "types.npy", _end_to_end(types, np.int8))
+    return Tokens(key, _end_to_end(ids, np.int32), offsets, None if types is None else _end_to_end(types, np.int8))
+
+
+def _write(folder: Path, ids: list[list[int]], types: list[list[int]] | None) -> None:
+    tokens = _laid_out("", ids, types)
+    np.save(folder / "offsets.npy", tokens.offsets)
+    np.save(folder / "flat.npy", tokens.flat)
+    if tokens.types is not None:
+        np.save(folder / "types.npy", tokens.types)
 
 
 def _end_to_end(rows: list[list[int]], kind: type[np.integer[Any]]) -> NDArray[Any]:

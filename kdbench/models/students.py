@@ -1,6 +1,5 @@
 """What can be trained, whatever its architecture: build, initialise, run, save, load, count."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +84,7 @@ def load(folder: Path, attention: str = "sdpa") -> Any:
     """
     if (folder / store.MANIFEST).exists():
         store.verify(folder / store.MANIFEST)
-    match json.loads((folder / "config.json").read_text(encoding="utf8"))["model_type"]:
+    match model_type(folder):
         case relu_head.RELU_BERT:
             return relu_head.load_relu_head(folder, attention)
         case "kdbench_bilstm":
@@ -100,6 +99,11 @@ def load(folder: Path, attention: str = "sdpa") -> Any:
             return mobilebert.load(folder, attention)
         case _:
             return bert.load(folder, attention)
+
+
+def model_type(folder: Path) -> str:
+    """Of the model in a folder: transformers' name for it, or one of kdbench's own (kdbench_...)."""
+    return str(store.read_json(folder / "config.json")["model_type"])
 
 
 def flops(shape: dict[str, Any], length: int, classes: int) -> int:
