@@ -1,6 +1,5 @@
 """Figures of a finished model: metrics, size, FLOPs, latency."""
 
-import itertools
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -11,6 +10,8 @@ from torch.utils.benchmark import Measurement, Timer
 
 from kdbench.data.batches import Examples
 from kdbench.stage import Batch
+
+Call = Callable[[int, int], object]  # (batch size, number of the round): does what is timed
 
 
 def metrics(labels: NDArray[np.int64], predicted: NDArray[np.int64]) -> dict[str, float]:
@@ -33,25 +34,23 @@ def parameters(model: nn.Module) -> dict[str, int]:
 
 
 def latency(
-    calls: Mapping[str, Callable[[int], object]],
+    calls: Mapping[str, Call],
     batch_sizes: tuple[int, ...] = (1, 32),
-    rounds: int = 10,
-    seconds: float = 0.01,
+    rounds: int = 20,
+    seconds: float = 0.003,
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Wall-clock times in ms of each `call(batch size)`: median, interquartile range and 95th percentile.
+    """Wall-clock times in ms of each `call(batch size, round)`: median, interquartile range and 95th percentile.
 
     The calls take turns, `rounds` times for at least `seconds` each, warmed up each time: what the machine does
     meanwhile hits all alike. With torch's number of threads.
     """
     result: dict[str, dict[str, dict[str, float]]] = {name: {} for name in calls}
     for size in batch_sizes:
-        timers = {
-            name: Timer("call(size)", globals={"call": call, "size": size}, num_threads=torch.get_num_threads())
-            for name, call in calls.items()
-        }
         taken: dict[str, list[Measurement]] = {name: [] for name in calls}
-        for _ in range(rounds):
-            for name, timer in timers.items():
+        for turn in range(rounds):
+            for name, call in calls.items():
+                given = {"call": call, "size": size, "turn": turn}
+                timer = Timer("call(size, turn)", globals=given, num_threads=torch.get_num_threads())
                 taken[name].append(timer.blocked_autorange(min_run_time=seconds))
         for name, measurements in taken.items():
             (one,) = Measurement.merge(measurements)
@@ -61,10 +60,10 @@ def latency(
     return result
 
 
-def model_call(logits: Callable[[Batch], Tensor], length: int, vocabulary: int, pairs: bool) -> Callable[[int], object]:
-    """A forward pass over `length` random tokens, none of them padding, for `latency`."""
+def model_call(logits: Callable[[Batch], Tensor], length: int, vocabulary: int, pairs: bool) -> Call:
+    """A forward pass over `length` random tokens, none of them padding."""
 
-    def call(size: int) -> object:
+    def call(size: int, turn: int) -> object:
         generator = torch.Generator().manual_seed(size)
         ids = torch.randint(0, vocabulary, (size, length), generator=generator)
         nothing = torch.zeros(size, dtype=torch.long)
@@ -77,12 +76,12 @@ def model_call(logits: Callable[[Batch], Tensor], length: int, vocabulary: int, 
     return call
 
 
-def examples_call(logits: Callable[[Batch], Tensor], examples: Examples) -> Callable[[int], object]:
-    """A forward pass over examples, each call over others, for a model whose work depends on what it reads."""
-    rows = itertools.cycle(np.random.default_rng(0).permutation(len(examples)))
+def examples_call(logits: Callable[[Batch], Tensor], examples: Examples) -> Call:
+    """A forward pass over examples, each round over others, all models over the same."""
+    order = np.random.default_rng(0).permutation(len(examples))
 
-    def call(size: int) -> object:
-        batch = examples.batch(np.fromiter(itertools.islice(rows, size), np.int64))
+    def call(size: int, turn: int) -> object:
+        batch = examples.batch(order[(turn * size + np.arange(size)) % len(order)])
         with torch.inference_mode():
             return logits(batch).sum().item()
 

@@ -123,7 +123,7 @@ def _handed_in(run: "Run", given: "Predictions") -> tuple[dict[str, Any], dict[s
     """The same figures for a method that trained no network."""
     test = run.data.test
 
-    def call(size: int) -> object:
+    def call(size: int, turn: int) -> object:
         return given.logits(test.take(np.arange(size) % len(test)))
 
     return {

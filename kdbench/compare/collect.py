@@ -78,6 +78,7 @@ class Run:
     seconds: float | None
     teacher_seconds: float | None
     general_seconds: float | None
+    has_model: bool  # a network of its own, that can be loaded and measured again
     values: Mapping[str, Any]  # of the keys that were asked for
 
 
@@ -185,6 +186,7 @@ def _read(path: Path, raw: Any, metric: str, split: str, wanted: Wanted) -> Run:
         seconds=_maybe(raw, "cost.seconds", float),
         teacher_seconds=_maybe(raw, "cost.teacher_seconds", float),
         general_seconds=_maybe(raw, "cost.general_seconds", float),
+        has_model=_maybe(raw, "parameters.embeddings", int) not in (None, 0),
         values=wanted.of(Source(path, raw)),
     )
 

@@ -9,6 +9,7 @@ from kdbench.compare.collect import NULL, Run, Teacher
 from kdbench.compare.statistics import Summary, gap_share, paired_difference, summarize
 
 if TYPE_CHECKING:
+    from kdbench.compare.speed import Session
     from kdbench.compare.tested import Tests
 
 _Scores = Mapping[str, Mapping[int, float]]  # by id and seed
@@ -118,6 +119,7 @@ class Table:
     rows: list[Row]  # those to show
     every: list[Row]  # hidden ones too
     tests: "Tests | None" = None  # made where the predictions are read
+    session: "Session | None" = None  # times that were measured together
 
     @property
     def runs(self) -> list[Run]:
