@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from kdbench import evaluate
+from kdbench import evaluate, store
 from kdbench.card import Forms, model_card
 from kdbench.classifier import GRAPH, graph_predict, model_predict, speed_of
 from kdbench.config import digest
@@ -49,6 +49,15 @@ def export_run(folder: Path, onnx: bool, int8: bool) -> Path:
             forms = _write_forms(run, staged, int8) if onnx or int8 else None
             write_text(staged / "README.md", model_card(run, forms))
     return target
+
+
+def has_export(folder: Path, int8: bool) -> bool:
+    """Whether the run has a whole export with an ONNX graph and, if asked, a quantised one."""
+    try:
+        store.verify(folder / EXPORT / store.MANIFEST)
+    except store.Damaged:
+        return False
+    return (folder / EXPORT / ("int8" if int8 else "onnx")).is_dir()
 
 
 def _copy(run: FinishedRun, staged: Path) -> None:

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from kdbench.config import cache_at
 from kdbench.context_data import pad_id
+from kdbench.crosscheck import KEEPS_NONE
 from kdbench.data.batches import Examples
 from kdbench.data.datasets import Split, TextData, load_dataset
 from kdbench.data.tokenize import tokenize
@@ -77,9 +78,3 @@ def open_run(folder: Path) -> FinishedRun:
         missing = "its model folder is missing: give the run's command again"
         raise UserError(f"{folder}: {KEEPS_NONE.get(result['identity']['method'], missing)}")
     return FinishedRun(folder, result, OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))  # type: ignore[arg-type]
-
-
-KEEPS_NONE = {  # methods whose runs have no `model` folder, and what to do instead
-    "tfidf": "method=tfidf keeps no model, it is refitted in seconds: there is nothing to load or to export",
-    "cascade": "method=cascade is two models and keeps no third: name the runs of its small model and its teacher",
-}

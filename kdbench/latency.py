@@ -15,7 +15,6 @@ import torch
 from kdbench import evaluate
 from kdbench.classifier import GRAPH, graph_predict, model_predict, speed_of
 from kdbench.console import quiet_libraries
-from kdbench.data.batches import Examples
 from kdbench.environment import machine, versions
 from kdbench.finished import FinishedRun, open_run
 from kdbench.models import students
@@ -23,7 +22,7 @@ from kdbench.stage import Predict
 from kdbench.store import read_json
 
 LENGTH = 128  # tokens of the fixed texts
-ROUNDS, SECONDS = 20, 0.05  # of each model, at each batch size
+ROUNDS, SECONDS = 10, 0.05  # of each model, at each batch size
 
 
 def measure(folders: dict[str, Path]) -> dict[str, Any]:
@@ -56,9 +55,10 @@ def measure(folders: dict[str, Path]) -> dict[str, Any]:
     }
 
 
-def _open(folder: Path) -> tuple[Predict, Examples, evaluate.Call | None]:
+def _open(folder: Path) -> tuple[evaluate.Call, evaluate.Call | None]:
+    """Over real texts and over fixed ones."""
     run, predict = _model(folder)
-    return predict, run.examples(run.data.test), _fixed(run, predict)
+    return _real(run, predict), _fixed(run, predict)
 
 
 def _model(folder: Path) -> tuple[FinishedRun, Predict]:
@@ -68,6 +68,10 @@ def _model(folder: Path) -> tuple[FinishedRun, Predict]:
         return run, graph_predict(folder / GRAPH, speed_of(run.model))
     run = open_run(folder)
     return run, model_predict(run.model)
+
+
+def _real(run: FinishedRun, predict: Predict) -> evaluate.Call:
+    return evaluate.examples_call(partial(predict, step=0), run.examples(run.data.test))
 
 
 def _fixed(run: FinishedRun, predict: Predict) -> evaluate.Call | None:
@@ -82,7 +86,7 @@ def _memory(folder: Path) -> float | None:
     """In a process of its own."""
     before = _peak_mb()
     run, predict = _model(folder)
-    call = _fixed(run, predict) or evaluate.examples_call(partial(predict, step=0), run.examples(run.data.test))
+    call = _fixed(run, predict) or _real(run, predict)
     call(32, 0)
     after = _peak_mb()
     return None if before is None or after is None else after - before

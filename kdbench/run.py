@@ -16,6 +16,7 @@ from filelock import FileLock
 from kdbench import record
 from kdbench.context import Run
 from kdbench.environment import About, write_start
+from kdbench.export import export_run, has_export
 from kdbench.hardware import Hardware, accelerator, settle
 from kdbench.identity import run_id
 from kdbench.models import students
@@ -56,7 +57,11 @@ def _execute(config: RunConfig, about: About) -> dict[str, Any]:
             result, _ = ensure(config, hardware, processes, about)
             log.info("dry run: every stage took one step; nothing was kept")
             return result
-    return ensure(config, hardware, processes, about)[0]
+    result, folder = ensure(config, hardware, processes, about)
+    wanted = config.export
+    if (wanted.onnx or wanted.int8) and processes.is_main_process and not has_export(folder, wanted.int8):
+        log.info("exported: %s", export_run(folder, wanted.onnx, wanted.int8))
+    return result
 
 
 def ensure(

@@ -67,7 +67,7 @@ def _compare(options: argparse.Namespace) -> int:
     if options.group_by or options.pivot:
         _pivot(options, tables)
     else:
-        tables = [with_speed(table, options.roots[0], options.latency) for table in tables]
+        tables = [with_speed(table, options.roots[0], options.latency, options.quiet) for table in tables]
         tables = [with_tests(table, options.metric, options.split, options.tests) for table in tables]
         if options.plots:
             from kdbench.compare.pictures import save  # matplotlib

@@ -3,6 +3,7 @@
 What was measured is kept in the first ROOT, latency-<data id>.json, and shown again while it covers the rows shown.
 """
 
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,13 +36,15 @@ class Session:
         return found[f"batch_{size}"]["median_ms"] if found else None
 
 
-def with_speed(table: Table, root: Path, again: bool) -> Table:
+def with_speed(table: Table, root: Path, again: bool, quiet: bool) -> Table:
     """The table with times measured together: now, or as kept in `root` where that covers its rows.
 
     Raises what `kdbench.latency.measure` does, StoreError.
     """
     path = root / f"latency-{table.data_id}.json"
     timed = {row.id: row.runs[0].path.parent for row in [*table.rows, *_teachers(table)] if row.runs[0].has_model}
+    if again and not quiet:
+        print(f"compare-runs: measuring {len(timed)} models in turns, this takes minutes", file=sys.stderr)
     session = _measured(path, timed) if again else _kept(path)
     if session is None or not timed.keys() <= session.rows.keys():
         return table
