@@ -47,11 +47,10 @@ def main(argv: list[str] | None = None) -> int:
 def _export(options: argparse.Namespace) -> int:
     from kdbench.export import export_run  # loads torch: not for --help
     from kdbench.finished import open_run
-    from kdbench.progress import show_log_on_stderr
+    from kdbench.progress import hide_log, show_log
 
     quiet_libraries()
-    if not options.quiet:
-        show_log_on_stderr()
+    hide_log() if options.quiet else show_log(on_stderr=True)
     for run in options.runs:  # all are looked at before the first is exported
         open_run(run)
     folders = [str(export_run(run, options.onnx, options.int8)) for run in options.runs]

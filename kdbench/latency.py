@@ -3,8 +3,9 @@
 On the CPU, in torch's number of threads (OMP_NUM_THREADS), without the tokenizer.
 """
 
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
+import json
+import subprocess
+import sys
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -34,14 +35,10 @@ def measure(folders: dict[str, Path]) -> dict[str, Any]:
     """
     quiet_libraries()
     opened = {name: _open(folder) for name, folder in folders.items()}
-    real = {
-        name: evaluate.examples_call(partial(predict, step=0), texts) for name, (predict, texts, _) in opened.items()
-    }
-    fixed = {name: call for name, (_, _, call) in opened.items() if call is not None}
+    real = {name: call for name, (call, _) in opened.items()}
+    fixed = {name: call for name, (_, call) in opened.items() if call is not None}
     times = {"real": evaluate.latency(real, rounds=ROUNDS, seconds=SECONDS)}
     times["fixed"] = evaluate.latency(fixed, rounds=ROUNDS, seconds=SECONDS)
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as fresh:
-        memory = dict(zip(folders, fresh.map(_memory, folders.values()), strict=True))
     return {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(),
@@ -50,7 +47,8 @@ def measure(folders: dict[str, Path]) -> dict[str, Any]:
         "fixed_length": LENGTH,
         "versions": versions(),
         "rows": {
-            name: {kind: of.get(name) for kind, of in times.items()} | {"memory_mb": memory[name]} for name in folders
+            name: {kind: of.get(name) for kind, of in times.items()} | {"memory_mb": _fresh_memory(folder)}
+            for name, folder in folders.items()
         },
     }
 
@@ -82,8 +80,14 @@ def _fixed(run: FinishedRun, predict: Predict) -> evaluate.Call | None:
     return evaluate.model_call(partial(predict, step=0), length, config["vocab_size"], run.pairs)
 
 
+def _fresh_memory(folder: Path) -> float | None:
+    """`_memory` in a process that has done nothing else."""
+    command = [sys.executable, "-m", "kdbench.latency", str(folder)]
+    found: float | None = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    return found
+
+
 def _memory(folder: Path) -> float | None:
-    """In a process of its own."""
     before = _peak_mb()
     run, predict = _model(folder)
     call = _fixed(run, predict) or _real(run, predict)
@@ -97,3 +101,7 @@ def _peak_mb() -> float | None:
     status = Path("/proc/self/status")
     lines = status.read_text(encoding="utf8").splitlines() if status.is_file() else []
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), None)
+
+
+if __name__ == "__main__":
+    print(json.dumps(_memory(Path(sys.argv[1]))))

@@ -18,14 +18,22 @@ from kdbench.models import graph
 TEXTS = ["apple near the old pear", "a big lead", "river of gold is one lake", ""]
 
 
-def run_of(execute, config) -> Path:
-    return Path(execute(config)["folder"])
+@pytest.fixture
+def run_of(execute, capsys):
+    """Do a run, and forget what it said."""
+
+    def do(config) -> Path:
+        folder = Path(execute(config)["folder"])
+        capsys.readouterr()
+        return folder
+
+    return do
 
 
-def test_a_run_exports_itself(configure, execute, capsys):
+def test_a_run_exports_itself(configure, run_of, capsys):
     """One export and all that is asked of it: it takes a while to make."""
     config = configure("method=logit_kd", "export.int8=true")
-    folder = run_of(execute, config)
+    folder = run_of(config)
     exported = folder / "export"
     store.verify(exported / "MANIFEST.json")
     everything = {path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file()}
@@ -69,14 +77,14 @@ def test_a_run_exports_itself(configure, execute, capsys):
 
     # found, not made again; gone with a run that is done again
     before = (exported / "MANIFEST.json").stat().st_mtime_ns
-    execute(config)
+    run_of(config)
     assert (exported / "MANIFEST.json").stat().st_mtime_ns == before
-    assert run_of(execute, configure("method=logit_kd", "rerun=true")) == folder
+    assert run_of(configure("method=logit_kd", "rerun=true")) == folder
     assert not exported.exists()
 
 
-def test_a_failed_export_leaves_the_one_before(configure, execute, capsys, monkeypatch):
-    folder = run_of(execute, configure("method=finetune"))
+def test_a_failed_export_leaves_the_one_before(configure, run_of, capsys, monkeypatch):
+    folder = run_of(configure("method=finetune"))
     assert export_command.main([str(folder)]) == 0
     out, err = capsys.readouterr()
     assert out == f"{folder / 'export'}\n"
@@ -92,8 +100,8 @@ def test_a_failed_export_leaves_the_one_before(configure, execute, capsys, monke
     assert "is damaged: expected" in capsys.readouterr().err
 
 
-def test_what_cannot_be_exported_says_why(configure, execute, capsys, tmp_path):
-    folder = run_of(execute, configure("method=tfidf"))
+def test_what_cannot_be_exported_says_why(configure, run_of, capsys, tmp_path):
+    folder = run_of(configure("method=tfidf"))
     for command in (export_command.main([str(folder)]), predict.main([str(folder), "--text", "gold"])):
         assert command == 2
         assert "method=tfidf keeps no model" in capsys.readouterr().err
@@ -107,8 +115,8 @@ def test_what_cannot_be_exported_says_why(configure, execute, capsys, tmp_path):
         assert [fault.key for fault in cross_faults(configure(*overrides))] == [key]
 
 
-def test_a_bilstm_answers_and_exports_its_folder(configure, execute, capsys):
-    folder = run_of(execute, configure("method=bilstm", "student=bilstm_150", *TINY_BILSTM))
+def test_a_bilstm_answers_and_exports_its_folder(configure, run_of, capsys):
+    folder = run_of(configure("method=bilstm", "student=bilstm_150", *TINY_BILSTM))
     assert export_command.main([str(folder), "--quiet"]) == 0
     out, err = capsys.readouterr()
     assert (out, err) == (f"{folder / 'export'}\n", "")
@@ -122,8 +130,8 @@ def test_a_bilstm_answers_and_exports_its_folder(configure, execute, capsys):
 TINY_BILSTM = ["student.hidden=6", "student.ffn=8", "student.embedding=8", "method.rounds=1"]
 
 
-def test_predict(configure, execute, capsys, tmp_path, monkeypatch):
-    folder = str(run_of(execute, configure("method=finetune")))
+def test_predict(configure, run_of, capsys, tmp_path):
+    folder = str(run_of(configure("method=finetune")))
     assert predict.main([folder, "--text", TEXTS[0], "--text", TEXTS[1]]) == 0
     out, err = capsys.readouterr()
     assert err == ""
@@ -149,7 +157,35 @@ def test_predict(configure, execute, capsys, tmp_path, monkeypatch):
         assert out == "" and problem in err and "Traceback" not in err
 
 
-def test_texts_must_be_a_list(configure, execute):
-    classifier = kdbench.load_classifier(run_of(execute, configure("method=finetune")))
+def test_texts_must_be_a_list(configure, run_of):
+    classifier = kdbench.load_classifier(run_of(configure("method=finetune")))
     with pytest.raises(UserError, match="must be a list"):
         classifier("apple")
+
+
+def test_times_are_measured_together_and_kept(configure, run_of, capsys, monkeypatch):
+    from kdbench import latency
+
+    monkeypatch.setattr(latency, "ROUNDS", 2)
+    monkeypatch.setattr(latency, "SECONDS", 1e-6)
+    root = run_of(configure("method=logit_kd")).parents[2]
+    run_of(configure("method=tfidf"))
+    compare = [str(root), "--no-tests"]
+    assert compare_runs.main([*compare, "--json", "--latency"]) == 0
+    out, err = capsys.readouterr()
+    assert "measuring 2 models in turns" in err
+    rows = {row["method"]: row for row in json.loads(out)["tables"][0]["rows"]}
+    student, teacher = rows["logit_kd"], rows["finetune"]
+    for name in ("real_batch_1", "real_batch_32", "fixed_batch_1", "fixed_batch_32"):
+        assert student[f"{name}_ms"] > 0 and student[f"{name}_iqr_ms"] >= 0
+    assert student["latency_batch_1_ms"] == student["real_batch_1_ms"] and student["memory_mb"] > 0
+    assert student["speedup"] == pytest.approx(teacher["real_batch_1_ms"] / student["real_batch_1_ms"])
+    assert rows["tfidf"]["real_batch_1_ms"] is None and rows["tfidf"]["latency_batch_1_ms"] is None
+    assert compare_runs.main(compare) == 0
+    out = capsys.readouterr().out
+    assert "speed on the CPU" in out and "2 rounds" in out and "keep no model: tfidf" in out
+    (kept,) = root.glob("latency-*.json")
+    kept.write_text(kept.read_text().replace('"rounds": 2', '"rounds": 3'))  # damaged: as if it were not there
+    assert compare_runs.main([*compare, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["tables"][0]["rows"]
+    assert all(row["real_batch_1_ms"] is None and row["latency_batch_1_ms"] > 0 for row in rows)
