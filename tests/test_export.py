@@ -102,8 +102,8 @@ def test_a_failed_export_leaves_the_one_before(configure, run_of, capsys, monkey
 
 def test_what_cannot_be_exported_says_why(configure, run_of, capsys, tmp_path):
     folder = run_of(configure("method=tfidf"))
-    for command in (export_command.main([str(folder)]), predict.main([str(folder), "--text", "gold"])):
-        assert command == 2
+    for command, words in ((export_command.main, []), (predict.main, ["--text", "gold"])):
+        assert command([str(folder), *words]) == 2
         assert "method=tfidf keeps no model" in capsys.readouterr().err
     assert export_command.main([str(tmp_path)]) == 2
     assert "is no finished run: name the folder of a seed" in capsys.readouterr().err

@@ -32,6 +32,8 @@ def main(argv: list[str] | None = None) -> int:
         made.error("--format parquet is no text: send it to a file with >")
     if options.format == "html" and (options.diff or options.group_by or options.pivot):
         made.error("--format html is the whole comparison: leave out --diff, --group-by and --pivot")
+    if options.latency and (options.watch or options.diff or options.group_by or options.pivot):
+        made.error("--latency measures the rows of the table: leave out --watch, --diff, --group-by and --pivot")
     options.roots = options.roots or [Path("outputs")]
     try:
         if options.watch:

@@ -61,7 +61,6 @@ class Run:
     method: str
     student: str | None
     tag: str | None
-    exported_from: str | None  # the id of the run of which this is another form
     settings: dict[str, str]  # what may tell two configurations of one method apart
     training: dict[str, str]  # the schedule's values, of a stage (successor.lr) where stages differ
     selected_on: str | None
@@ -163,7 +162,6 @@ def _read(path: Path, raw: Any, metric: str, split: str, wanted: Wanted) -> Run:
         method=_get(raw, "identity.method", str),
         student=_maybe(raw, "identity.student", str),
         tag=_maybe(raw, "tag", str),
-        exported_from=_maybe(raw, "exported_from", str),
         settings={"form": _maybe(raw, "form", str) or NULL} | _flat(parameters) | schedule | teacher,
         training=_training(stages),
         selected_on=_maybe(raw, "identity.selected_on", str),

@@ -168,7 +168,7 @@ def _rows(runs: list[Run], chosen: list[Run]) -> list[Row]:
 
 
 def _role(run: Run, teachers: Mapping[str, Teacher]) -> str:
-    if (run.exported_from or run.id) in teachers:
+    if run.id in teachers:
         return "teacher"
     return {"tfidf": "tfidf", "finetune": "baseline"}.get(run.method, "method")
 
