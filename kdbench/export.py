@@ -8,12 +8,12 @@ export/int8/     the same, quantised
 
 import logging
 import shutil
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock
+from torch import Tensor
 
 from kdbench import evaluate, store
 from kdbench.card import Forms, model_card
@@ -26,7 +26,7 @@ from kdbench.models import students
 from kdbench.models.graph import to_int8, to_onnx
 from kdbench.record import predictions_file
 from kdbench.results import EXPORT, write_result
-from kdbench.stage import Predict
+from kdbench.stage import Batch, Predict
 from kdbench.store import explained, filling, read_json, remove_leftovers, write_bytes, write_text
 
 log = logging.getLogger("kdbench")
@@ -115,16 +115,17 @@ def _write_form(run: FinishedRun, folder: Path, predict: Predict, latency: dict[
 
 def _latency(run: FinishedRun, forms: dict[str, Predict]) -> dict[str, Any]:
     """Of each form, in turn; over the same input as the run's own figure."""
-    test = run.examples(run.data.test)
-    calls = {}
-    for name, predict in forms.items():
-        logits = partial(predict, step=0)
-        if students.model_type(run.model) == "kdbench_fastbert":  # random tokens would not leave as real ones do
-            calls[name] = evaluate.examples_call(logits, test)
-        else:
-            vocabulary = read_json(run.model / "config.json")["vocab_size"]
-            calls[name] = evaluate.model_call(logits, run.dataset.max_length, vocabulary, run.pairs)
-    return evaluate.latency(calls)
+    return evaluate.latency({name: _call(run, predict) for name, predict in forms.items()})
+
+
+def _call(run: FinishedRun, predict: Predict) -> evaluate.Call:
+    def logits(batch: Batch) -> Tensor:
+        return predict(batch, 0)
+
+    if students.model_type(run.model) == "kdbench_fastbert":  # random tokens would not leave as real ones do
+        return evaluate.examples_call(logits, run.examples(run.data.test))
+    vocabulary = read_json(run.model / "config.json")["vocab_size"]
+    return evaluate.model_call(logits, run.dataset.max_length, vocabulary, run.pairs)
 
 
 def _words(metrics: dict[str, float], latency: dict[str, dict[str, float]]) -> str:

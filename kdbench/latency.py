@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +68,7 @@ def _model(folder: Path) -> tuple[FinishedRun, Predict]:
 
 
 def _real(run: FinishedRun, predict: Predict) -> evaluate.Call:
-    return evaluate.examples_call(partial(predict, step=0), run.examples(run.data.test))
+    return evaluate.examples_call(lambda batch: predict(batch, 0), run.examples(run.data.test))
 
 
 def _fixed(run: FinishedRun, predict: Predict) -> evaluate.Call | None:
@@ -77,7 +76,7 @@ def _fixed(run: FinishedRun, predict: Predict) -> evaluate.Call | None:
     if students.model_type(run.model) == "kdbench_fastbert":
         return None
     length = min(LENGTH, config.get("max_position_embeddings", LENGTH))
-    return evaluate.model_call(partial(predict, step=0), length, config["vocab_size"], run.pairs)
+    return evaluate.model_call(lambda batch: predict(batch, 0), length, config["vocab_size"], run.pairs)
 
 
 def _fresh_memory(folder: Path) -> float | None:

@@ -88,14 +88,15 @@ def to_onnx(model: Any, path: Path, pairs: bool) -> float:
     inputs = {name: torch.ones(2, 7, dtype=torch.long) for name in INPUTS[: 2 + pairs]}
     inputs["attention_mask"][1, 4:] = 0
     axes: dict[str, Any] = {name: {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for name in inputs}
-    wrapped, outputs = _Plain(model).eval(), ["logits"]
+    wrapped: nn.Module = _Plain(model)
+    outputs = ["logits"]
     if isinstance(model, FastBert):
-        wrapped, outputs = _Exits(model).eval(), ["logits", "exit_layer"]
+        wrapped, outputs = _Exits(model), ["logits", "exit_layer"]
         inputs["speed"], axes["speed"] = torch.tensor(0.5), None
     with warnings.catch_warnings(), _quiet("torch.onnx"):
         warnings.simplefilter("ignore")  # of torch, about itself
         program: Any = torch.onnx.export(
-            wrapped, kwargs=inputs, dynamic_shapes=axes, input_names=list(inputs), output_names=outputs,
+            wrapped.eval(), kwargs=inputs, dynamic_shapes=axes, input_names=list(inputs), output_names=outputs,
             dynamo=True, verbose=False,
         )  # fmt: skip
     for value in program.model.graph.inputs:
