@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas
 
+    from kdbench.classifier import Classifier
+
 __version__ = "0.1.0"
 
 
@@ -18,6 +20,17 @@ def load(folder: str | Path) -> Any:
     from kdbench.models.students import load as load_student  # torch: not for --help
 
     return load_student(Path(folder))
+
+
+def load_classifier(folder: str | Path) -> "Classifier":
+    """The model of a finished run (its seed's folder) or of an export, with its tokenizer and its labels.
+
+    `load_classifier(run)(["a text", "another"])` is an answer a text: its `label`, and the `probabilities` of all.
+    Texts are cut to the length of training. Raises kdbench.errors.UserError where the folder holds no such model.
+    """
+    from kdbench.classifier import load_classifier as load_  # torch: not for --help
+
+    return load_(Path(folder))
 
 
 def load_runs(

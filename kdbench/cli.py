@@ -170,8 +170,9 @@ def baseline_command(config: RunConfig) -> str:
     configs = HydraConfigs(GlobalHydra.instance().config_loader())
     runtime = HydraConfig.get().runtime
     choices = group_choices(runtime.choices) | {"method": config.method.name}
-    for group in ("experiment", *(["corpus"] if config.corpus is None else [])):
-        choices.pop(group, None)
+    # A corpus brings data sets of its own; where the run reads none, it goes as well.
+    without = {"experiment"} | ({"corpus"} if config.corpus is None else set())
+    choices = {group: choice for group, choice in choices.items() if group not in without and "@corpus" not in group}
     default = configs.compose(()).choices
     words = [f"{group}={choice}" for group, choice in choices.items() if choice != default.get(group, "default")]
     settings = differences(configs.compose(tuple(words)).cfg, config)

@@ -21,7 +21,7 @@ from kdbench.options import MISSING
 from kdbench.schema import GROUPS, RunConfig
 
 # Keys of this command alone: the command that makes another run has none of them.
-OF_THE_COMMAND = ("rerun", "dry_run", "stop_after", "preempt_at")
+OF_THE_COMMAND = ("rerun", "dry_run", "stop_after", "preempt_at", "export.onnx", "export.int8")
 
 
 class Override(NamedTuple):

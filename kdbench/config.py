@@ -91,7 +91,11 @@ def load(cfg: DictConfig) -> RunConfig:
 
 def cache_folder(config: RunConfig) -> Path:
     """Downloads, token ids and teacher outputs: `cache_dir`, or the user's cache folder; see `store.private`."""
-    return private(Path(config.cache_dir) if config.cache_dir else user_cache_path("kdbench"))
+    return cache_at(config.cache_dir)
+
+
+def cache_at(cache_dir: str | None) -> Path:
+    return private(Path(cache_dir) if cache_dir else user_cache_path("kdbench"))
 
 
 def digest(value: Any) -> str:

@@ -123,7 +123,8 @@ class Run(RunModels):
             moved = {name: value.to(self.accelerator.device) for name, value in batch.items()}
             return students.forward(model, moved)  # type: ignore[arg-type]
 
-        return evaluate.latency(evaluate.examples_call(logits, self.examples(self.data.test)))
+        call = evaluate.examples_call(logits, self.examples(self.data.test))
+        return evaluate.latency({"model": call})["model"]
 
     def schedule(self, stage: str, data: Data | None = None, share: int = 1) -> Schedule:
         """`method.stages.<stage>` with its number of steps settled; `data`: what it runs over, if not train.

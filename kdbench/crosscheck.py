@@ -26,13 +26,17 @@ STUDENTS = {  # the choice of `student` that goes with an architecture
     "fastbert": "fastbert",
     "bilstm_300": "bilstm",
 }
+KEEPS_NONE = {  # methods whose runs have no model of their own, and what to do instead
+    "tfidf": "method=tfidf keeps no model (it is refitted in seconds): there is nothing to load or to export",
+    "cascade": "method=cascade keeps no model: name the runs of the two it is made of, its small one and its teacher",
+}
 CUT = {"bert", "distilbert", "fastbert"}  # students that can start from a BERT's layers
 
 
 def cross_faults(config: RunConfig) -> list[Fault]:
     """The faults of a typed run that only show where two keys meet."""
     assert config.method.needs <= NEEDS, f"{config.method.name}: unknown need in {set(config.method.needs)}"
-    found = list(source_faults(config))
+    found = [*source_faults(config), *export_faults(config)]
     if "encoder" in config.method.needs and config.method.init is None:
         found.append(Fault("method.init", "null", f"method={config.method.name} needs method.init.weights and .layers"))
     elif "encoder" in config.method.needs:
@@ -68,6 +72,18 @@ def kind_faults(config: RunConfig) -> Iterator[Fault]:
     if method.init.weights != "random" and student.architecture not in CUT and not config.method.general:
         problem = f"must be random: no checkpoint has layers of student.architecture={student.architecture}"
         yield Fault("method.init.weights", method.init.weights, problem)
+
+
+def export_faults(config: RunConfig) -> Iterator[Fault]:
+    name = "onnx" if config.export.onnx else "int8"
+    if not (config.export.onnx or config.export.int8):
+        return
+    if config.method.name in KEEPS_NONE:
+        yield Fault(f"export.{name}", "true", KEEPS_NONE[config.method.name])
+    elif config.student.architecture == "bilstm":
+        yield Fault(f"export.{name}", "true", "a BiLSTM has no ONNX graph: torch.onnx cannot trace packed sequences")
+    elif config.phase == "general":
+        yield Fault(f"export.{name}", "true", "stages before a task (phase=general) make no classifier to export")
 
 
 def corpus_faults(config: RunConfig) -> Iterator[Fault]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from kdbench.schema import InitConfig, RunConfig, ScheduleConfig, StudentConfig, method_schema
+from kdbench.schema import ExportConfig, InitConfig, RunConfig, ScheduleConfig, StudentConfig, method_schema
 
 
 def uses_teacher(config: RunConfig) -> bool:
@@ -35,6 +35,7 @@ def finetune(config: RunConfig, student: StudentConfig, schedule: ScheduleConfig
         corpus=None,
         phase="task",
         rerun=False,
+        export=ExportConfig(),
         tag=None,
     )
 
@@ -42,7 +43,9 @@ def finetune(config: RunConfig, student: StudentConfig, schedule: ScheduleConfig
 def general_run(config: RunConfig) -> RunConfig:
     """The run of the stages before the task, which all data sets and seeds share."""
     assert config.corpus is not None  # crosscheck
-    return dataclasses.replace(config, phase="general", seed=config.corpus.seed, rerun=False, tag=None)
+    return dataclasses.replace(
+        config, phase="general", seed=config.corpus.seed, rerun=False, export=ExportConfig(), tag=None
+    )
 
 
 def mlm_run(config: RunConfig, student: StudentConfig, weights: str) -> RunConfig:

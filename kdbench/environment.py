@@ -59,7 +59,7 @@ def machine() -> str:
 
 @functools.cache
 def versions() -> dict[str, str]:
-    packages = ("kdbench", "torch", "transformers", "accelerate", "datasets", "scikit-learn", "numpy")
+    packages = ("kdbench", "torch", "transformers", "accelerate", "datasets", "scikit-learn", "numpy", "onnxruntime")
     return {"python": platform.python_version()} | {name: version(name) for name in packages}
 
 

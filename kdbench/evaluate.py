@@ -1,17 +1,17 @@
 """Figures of a finished model: metrics, size, FLOPs, latency."""
 
-import itertools
-import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.benchmark import Measurement, Timer
 
 from kdbench.data.batches import Examples
 from kdbench.stage import Batch
+
+Call = Callable[[int, int], object]  # (batch size, number of the round): does what is timed
 
 
 def metrics(labels: NDArray[np.int64], predicted: NDArray[np.int64]) -> dict[str, float]:
@@ -33,28 +33,37 @@ def parameters(model: nn.Module) -> dict[str, int]:
     return {"total": total, "embeddings": embeddings, "without_embeddings": total - embeddings}
 
 
-def latency(call: Callable[[int], object], batch_sizes: tuple[int, ...] = (1, 32)) -> dict[str, dict[str, float]]:
-    """Wall-clock time in ms of `call(batch size)`, after warm-up: median and 95th percentile of 30 calls."""
-    result = {}
+def latency(
+    calls: Mapping[str, Call],
+    batch_sizes: tuple[int, ...] = (1, 32),
+    rounds: int = 20,
+    seconds: float = 0.003,
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Wall-clock times in ms of each `call(batch size, round)`: median, interquartile range and 95th percentile.
+
+    The calls take turns, `rounds` times for at least `seconds` each, warmed up each time: what the machine does
+    meanwhile hits all alike. With torch's number of threads.
+    """
+    result: dict[str, dict[str, dict[str, float]]] = {name: {} for name in calls}
     for size in batch_sizes:
-        for _ in range(3):
-            call(size)
-        times = []
-        for _ in range(30):
-            started = time.perf_counter()
-            call(size)
-            times.append(1000 * (time.perf_counter() - started))
-        result[f"batch_{size}"] = {
-            "median_ms": statistics.median(times),
-            "p95_ms": statistics.quantiles(times, n=20)[-1],
-        }
+        taken: dict[str, list[Measurement]] = {name: [] for name in calls}
+        for turn in range(rounds):
+            for name, call in calls.items():
+                given = {"call": call, "size": size, "turn": turn}
+                timer = Timer("call(size, turn)", globals=given, num_threads=torch.get_num_threads())
+                taken[name].append(timer.blocked_autorange(min_run_time=seconds))
+        for name, measurements in taken.items():
+            (one,) = Measurement.merge(measurements)
+            p95 = float(np.percentile(one.times, 95))
+            figures = {"median_ms": 1000 * one.median, "iqr_ms": 1000 * one.iqr, "p95_ms": 1000 * p95}
+            result[name][f"batch_{size}"] = figures
     return result
 
 
-def model_call(logits: Callable[[Batch], Tensor], length: int, vocabulary: int, pairs: bool) -> Callable[[int], object]:
-    """A forward pass over `length` random tokens, none of them padding, for `latency`."""
+def model_call(logits: Callable[[Batch], Tensor], length: int, vocabulary: int, pairs: bool) -> Call:
+    """A forward pass over `length` random tokens, none of them padding."""
 
-    def call(size: int) -> object:
+    def call(size: int, turn: int) -> object:
         generator = torch.Generator().manual_seed(size)
         ids = torch.randint(0, vocabulary, (size, length), generator=generator)
         nothing = torch.zeros(size, dtype=torch.long)
@@ -67,12 +76,12 @@ def model_call(logits: Callable[[Batch], Tensor], length: int, vocabulary: int, 
     return call
 
 
-def examples_call(logits: Callable[[Batch], Tensor], examples: Examples) -> Callable[[int], object]:
-    """A forward pass over examples, each call over others, for a model whose work depends on what it reads."""
-    rows = itertools.cycle(np.random.default_rng(0).permutation(len(examples)))
+def examples_call(logits: Callable[[Batch], Tensor], examples: Examples) -> Call:
+    """A forward pass over examples, each round over others, all models over the same."""
+    order = np.random.default_rng(0).permutation(len(examples))
 
-    def call(size: int) -> object:
-        batch = examples.batch(np.fromiter(itertools.islice(rows, size), np.int64))
+    def call(size: int, turn: int) -> object:
+        batch = examples.batch(order[(turn * size + np.arange(size)) % len(order)])
         with torch.inference_mode():
             return logits(batch).sum().item()
 

@@ -1,6 +1,7 @@
 """What a person sees while a stage trains: a bar on a terminal, a plain line an epoch anywhere else."""
 
 import logging
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,12 +21,23 @@ class _ToConsole(logging.Handler):
         console.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
 
 
-def show_log() -> None:
-    """Send the log's lines to the console."""
-    log.handlers = [handler for handler in log.handlers if not isinstance(handler, _ToConsole)]
-    log.addHandler(_ToConsole())
+class _ToStderr(logging.Handler):
+    """For commands whose stdout is data."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
+
+
+def show_log(on_stderr: bool = False) -> None:
+    """Send the log's lines to the console, or to stderr."""
+    hide_log()
+    log.addHandler(_ToStderr() if on_stderr else _ToConsole())
     log.setLevel(logging.INFO)
     log.propagate = False
+
+
+def hide_log() -> None:
+    log.handlers = [handler for handler in log.handlers if not isinstance(handler, _ToConsole | _ToStderr)]
 
 
 class _ToFile(logging.FileHandler):

@@ -3,7 +3,7 @@
 import logging
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from kdbench import evaluate
+from kdbench.data.datasets import Split
 from kdbench.data.teacher_cache import compute_outputs
 from kdbench.derived import baseline, total_baseline
 from kdbench.environment import About, machine, source_state, versions
@@ -35,9 +36,9 @@ def finish(run: "Run", about: About, stages: list[dict[str, Any]], student: Any)
         return _finish_general(run, about, stages, student)
     data = run.data
     measured, logits = _network(run, student) if run.predictions is None else _handed_in(run, run.predictions)
-    if run.accelerator.is_main_process:
-        _write_predictions(run, logits)
     splits = {"dev": data.dev, "test": data.test}
+    if run.accelerator.is_main_process:
+        write_bytes(run.folder / "predictions.parquet", predictions_file(splits, logits))
     metrics = {name: evaluate.metrics(split.labels, logits[name].argmax(-1)) for name, split in splits.items()}
     updates = sum(stage["steps"] for stage in stages)
     return {
@@ -113,7 +114,8 @@ def _network(run: "Run", student: Any) -> tuple[dict[str, Any], dict[str, NDArra
     return {
         "parameters": evaluate.parameters(model),
         "flops_per_example": students.flops(shape, length, len(run.data.label_names)),
-        "latency": evaluate.latency(call) | _conditions(run, length),
+        "bytes": (run.folder / "model" / "model.safetensors").stat().st_size,
+        "latency": evaluate.latency({"run": call})["run"] | _conditions(run, length),
     }, logits
 
 
@@ -121,13 +123,14 @@ def _handed_in(run: "Run", given: "Predictions") -> tuple[dict[str, Any], dict[s
     """The same figures for a method that trained no network."""
     test = run.data.test
 
-    def call(size: int) -> object:
+    def call(size: int, turn: int) -> object:
         return given.logits(test.take(np.arange(size) % len(test)))
 
     return {
         "parameters": {"total": given.parameters, "embeddings": 0, "without_embeddings": given.parameters},
         "flops_per_example": None,
-        "latency": evaluate.latency(call) | _conditions(run, None),
+        "bytes": None,
+        "latency": evaluate.latency({"run": call})["run"] | _conditions(run, None),
     }, {name: given.logits(getattr(run.data, name)) for name in ("dev", "test")}
 
 
@@ -135,17 +138,17 @@ def _conditions(run: "Run", length: int | None) -> dict[str, Any]:
     return {"device": run.hardware.device, "threads": run.hardware.threads, "length": length, "precision": "fp32"}
 
 
-def _write_predictions(run: "Run", logits: dict[str, NDArray[np.float32]]) -> None:
+def predictions_file(splits: Mapping[str, Split], logits: Mapping[str, NDArray[np.float32]]) -> bytes:
+    """The content of predictions.parquet: split, id, label and logits of each example."""
     columns: dict[str, list[Any]] = {"split": [], "id": [], "label": [], "logits": []}
-    for name, rows in logits.items():
-        split = getattr(run.data, name)
+    for name, split in splits.items():
         columns["split"] += [name] * len(split.ids)
         columns["id"] += split.ids.tolist()
         columns["label"] += split.labels.tolist()
-        columns["logits"] += list(rows.astype(np.float32))
+        columns["logits"] += list(logits[name].astype(np.float32))
     table = pyarrow.BufferOutputStream()
     pyarrow.parquet.write_table(pyarrow.table(columns), table)
-    write_bytes(run.folder / "predictions.parquet", table.getvalue().to_pybytes())
+    return table.getvalue().to_pybytes()
 
 
 def _identity(run: "Run", about: About) -> dict[str, Any]:

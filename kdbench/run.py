@@ -16,11 +16,12 @@ from filelock import FileLock
 from kdbench import record
 from kdbench.context import Run
 from kdbench.environment import About, write_start
+from kdbench.export import export_run, has_export
 from kdbench.hardware import Hardware, accelerator, settle
 from kdbench.identity import run_id
 from kdbench.models import students
 from kdbench.progress import Display, console, logged_to, show_log
-from kdbench.results import RESULTS, verify_run, write_result
+from kdbench.results import EXPORT, RESULTS, verify_run, write_result
 from kdbench.schema import RunConfig
 from kdbench.seeds import derive
 from kdbench.stage import Predict, Stage
@@ -56,7 +57,11 @@ def _execute(config: RunConfig, about: About) -> dict[str, Any]:
             result, _ = ensure(config, hardware, processes, about)
             log.info("dry run: every stage took one step; nothing was kept")
             return result
-    return ensure(config, hardware, processes, about)[0]
+    result, folder = ensure(config, hardware, processes, about)
+    wanted = config.export
+    if (wanted.onnx or wanted.int8) and processes.is_main_process and not has_export(folder, wanted.int8):
+        log.info("exported: %s", export_run(folder, wanted.onnx, wanted.int8))
+    return result
 
 
 def ensure(
@@ -96,6 +101,7 @@ def _make_ready(folder: Path, rerun: bool) -> None:
     if rerun:
         remove(folder)
     (folder / RESULTS).unlink(missing_ok=True)  # of a damaged run: from here on it is not done
+    remove(folder / EXPORT)  # of the damaged model
     remove_leftovers(folder)
 
 

@@ -162,6 +162,14 @@ class HardwareConfig:
 
 
 @dataclass
+class ExportConfig:
+    """What is made of the finished run, as `kdbench-export` does."""
+
+    onnx: bool = False
+    int8: bool = False  # onnx is included
+
+
+@dataclass
 class RunConfig:
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     student: StudentConfig = field(default_factory=StudentConfig)
@@ -170,6 +178,7 @@ class RunConfig:
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     corpus: CorpusConfig | None = None  # null: the method has no general stage
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
     seed: int = option(at_least(0))
     outputs: str = MISSING
     cache_dir: str | None = None  # null: the user's cache folder

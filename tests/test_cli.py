@@ -426,6 +426,8 @@ def test_the_command_of_the_baseline_is_the_shortest(main: Main, line: str, expe
         "experiment=theseus_blog schedule=smoke hardware=cpu_fp32 seed=4",
         "method=two_stage student.layers=2 schedule@teacher.schedule=quick teacher.seed=3 dataset.max_length=48",
         "student.hidden=64 student.heads=4 student.ffn=128 method=finetune method.init.weights=random",
+        "method=mobilebert dataset=reuters_r52",
+        "method=tinybert corpus.datasets.tweet_sentiment.max_train_samples=100",
     ],
 )
 def test_the_commands_do_the_runs(main: Main, line: str) -> None:

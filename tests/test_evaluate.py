@@ -1,5 +1,7 @@
 """Figures of a model: metrics beside scikit-learn, parameters and FLOPs beside published ones and torch's counter."""
 
+from itertools import groupby
+
 import numpy as np
 import pytest
 import torch
@@ -53,8 +55,14 @@ def test_metrics_agree_with_scikit_learn():
         assert found["macro_f1"] == pytest.approx(f1_score(labels, predicted, average="macro", zero_division=0))
 
 
-def test_latency_calls_each_batch_size():
-    sizes: list[int] = []
-    figures = evaluate.latency(sizes.append, (1, 4))
-    assert sizes.count(1) == sizes.count(4) == 33
-    assert figures["batch_1"]["median_ms"] <= figures["batch_1"]["p95_ms"]
+def test_latency_lets_the_calls_take_turns():
+    calls: list[tuple[str, int, int]] = []
+    figures = evaluate.latency(
+        {name: lambda size, turn, name=name: calls.append((name, size, turn)) for name in "ab"}, (1, 4), 3, 1e-6
+    )
+    assert figures.keys() == {"a", "b"} and figures["a"].keys() == {"batch_1", "batch_4"}
+    assert [key for key, _ in groupby(calls)] == [
+        (name, size, turn) for size in (1, 4) for turn in range(3) for name in "ab"
+    ]
+    one = figures["b"]["batch_4"]
+    assert one["iqr_ms"] >= 0 and 0 < one["median_ms"] <= one["p95_ms"]

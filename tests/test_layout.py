@@ -36,7 +36,10 @@ ALLOWED = {
         "kdbench.parallel", "kdbench.progress", "kdbench.seeds", "kdbench.optim", "kdbench.errors",
     ],
     "kdbench.optim": ["kdbench.stage"],
-    "kdbench.compare": ["kdbench.compare", "kdbench.results", "kdbench.store", "kdbench.errors"],
+    "kdbench.compare": [
+        "kdbench.compare", "kdbench.results", "kdbench.store", "kdbench.errors",
+        "kdbench.latency",  # by --latency alone
+    ],
     "kdbench.errors": [],
     "kdbench.foreign": ["kdbench.errors"],
     "kdbench.data": [

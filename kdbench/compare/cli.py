@@ -9,13 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kdbench.compare import diff, frame, pivot
+from kdbench.compare import diff, frame, pivot, speed
 from kdbench.compare.collect import Run, read_runs
 from kdbench.compare.columns import Sheet, sheet
 from kdbench.compare.keys import UnknownKeyError, Wanted
 from kdbench.compare.load import with_tests
 from kdbench.compare.options import ordered, parser
 from kdbench.compare.rows import Table, best_on_dev, build_tables
+from kdbench.compare.speed import with_speed
+from kdbench.errors import UserError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -30,6 +32,8 @@ def main(argv: list[str] | None = None) -> int:
         made.error("--format parquet is no text: send it to a file with >")
     if options.format == "html" and (options.diff or options.group_by or options.pivot):
         made.error("--format html is the whole comparison: leave out --diff, --group-by and --pivot")
+    if options.latency and (options.watch or options.diff or options.group_by or options.pivot):
+        made.error("--latency measures the rows of the table: leave out --watch, --diff, --group-by and --pivot")
     options.roots = options.roots or [Path("outputs")]
     try:
         if options.watch:
@@ -37,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
 
             return watch(options.roots, options.format == "json")
         return _compare(options)
-    except (UnknownKeyError, diff.NotARunError) as error:
+    except (UnknownKeyError, diff.NotARunError, UserError) as error:
         made.error(str(error))
     except BrokenPipeError:  # compare-runs | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -65,6 +69,7 @@ def _compare(options: argparse.Namespace) -> int:
     if options.group_by or options.pivot:
         _pivot(options, tables)
     else:
+        tables = [with_speed(table, options.roots[0], options.latency, options.quiet) for table in tables]
         tables = [with_tests(table, options.metric, options.split, options.tests) for table in tables]
         if options.plots:
             from kdbench.compare.pictures import save  # matplotlib
@@ -90,7 +95,7 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _sheets(tables: list[Table], options: argparse.Namespace) -> Sequence[Sheet]:
-    """The table, and below it its tests."""
+    """The table, and below it its tests and its times."""
     found = []
     for table in tables:
         found.append(sheet(table, options.metric, options.split))
@@ -98,6 +103,8 @@ def _sheets(tables: list[Table], options: argparse.Namespace) -> Sequence[Sheet]
             from kdbench.compare import certainty
 
             found.append(certainty.sheet(table))
+        if table.session:
+            found.append(speed.sheet(table))
     return found
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kdbench.compare.keys import Source, Wanted
-from kdbench.results import RESULTS, SCHEMA, read_result
+from kdbench.results import EXPORT, RESULTS, SCHEMA, read_result
 from kdbench.store import Damaged
 
 T = TypeVar("T")
@@ -71,11 +71,13 @@ class Run:
     baselines: tuple[tuple[str, str] | None, ...]  # (id, command): same schedule, same total of updates
     teacher: Teacher | None
     parameters: int | None
+    bytes: int | None  # of the file with the weights
     flops: float | None
     latency: Latency
     seconds: float | None
     teacher_seconds: float | None
     general_seconds: float | None
+    has_model: bool  # a network of its own, that can be loaded and measured again
     values: Mapping[str, Any]  # of the keys that were asked for
 
 
@@ -135,7 +137,7 @@ def _find(roots: list[Path], warnings: list[str]) -> Iterator[Path]:
         for folder, below, files in os.walk(root, onerror=lambda error: warnings.append(str(error))):
             below.sort()
             if RESULTS in files:
-                below.clear()  # stages, checkpoints and the model hold no runs
+                below[:] = {EXPORT} & set(below)  # stages, checkpoints and the model hold no runs
                 if (place := real + folder[len(str(root)) :]) not in seen:
                     seen.add(place)
                     yield Path(folder, RESULTS)
@@ -160,7 +162,7 @@ def _read(path: Path, raw: Any, metric: str, split: str, wanted: Wanted) -> Run:
         method=_get(raw, "identity.method", str),
         student=_maybe(raw, "identity.student", str),
         tag=_maybe(raw, "tag", str),
-        settings=_flat(parameters) | schedule | teacher,
+        settings={"form": _maybe(raw, "form", str) or NULL} | _flat(parameters) | schedule | teacher,
         training=_training(stages),
         selected_on=_maybe(raw, "identity.selected_on", str),
         conditions={
@@ -176,11 +178,13 @@ def _read(path: Path, raw: Any, metric: str, split: str, wanted: Wanted) -> Run:
         baselines=(_baseline(raw, "baseline"), _baseline(raw, "total_baseline")),
         teacher=_teacher(raw, metric, split),
         parameters=_maybe(raw, "parameters.total", int),
+        bytes=_maybe(raw, "bytes", int),
         flops=_maybe(raw, "flops_per_example", float),
         latency=_latency(_maybe(raw, "latency", dict)),
         seconds=_maybe(raw, "cost.seconds", float),
         teacher_seconds=_maybe(raw, "cost.teacher_seconds", float),
         general_seconds=_maybe(raw, "cost.general_seconds", float),
+        has_model=_maybe(raw, "parameters.embeddings", int) not in (None, 0),
         values=wanted.of(Source(path, raw)),
     )
 

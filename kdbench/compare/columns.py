@@ -73,13 +73,14 @@ def columns(table: Table, metric: str) -> list[Column]:
         Column("vs direct\npoints", direct, styles=_signs(table, 0)),
         Column("vs longer\ndirect", longer, styles=_signs(table, 1)),
         Column("gap\n%", [NOTHING if row.gap_closed is None else f"{100 * row.gap_closed:.0f}" for row in rows]),
-        Column("params\nM", [_number(run.parameters, 1e-6) for run in runs], drop=3),
-        Column("batch 1\nms", [_number(row.latency_1) for row in rows], drop=4),
-        Column("batch 32\nms", [_number(row.latency_32) for row in rows], drop=7),
-        Column("times\nfaster", [_number(row.speedup) for row in rows], drop=2),
-        Column("train\ns", [_number(row.seconds) for row in rows], drop=5),
-        Column("teacher\ntrain s", [_number(row.teacher_seconds) for row in rows], drop=8),
-        Column("general\nstages s", [_number(row.general_seconds) for row in rows], drop=7),
+        Column("params\nM", [number(run.parameters, 1e-6) for run in runs], drop=3),
+        Column("MB", [number(run.bytes, 1e-6) for run in runs], drop=4),
+        Column("batch 1\nms", [number(row.latency_1) for row in rows], drop=4),
+        Column("batch 32\nms", [number(row.latency_32) for row in rows], drop=7),
+        Column("times\nfaster", [number(row.speedup) for row in rows], drop=2),
+        Column("train\ns", [number(row.seconds) for row in rows], drop=5),
+        Column("teacher\ntrain s", [number(row.teacher_seconds) for row in rows], drop=8),
+        Column("general\nstages s", [number(row.general_seconds) for row in rows], drop=7),
         Column("best of\non dev", [str(row.tried) if row.tried > 1 else NOTHING for row in rows]),
         Column("ran on", _conditions(rows), drop=2, left=True),
     ]
@@ -144,7 +145,7 @@ def _signs(table: Table, at: int) -> list[str]:
     return styles
 
 
-def _number(value: float | None, scale: float = 1) -> str:
+def number(value: float | None, scale: float = 1) -> str:
     """Three digits: 17.3, 3.00, 0.0521, but 1840 and not 1.84e+03."""
     if value is None:
         return NOTHING
@@ -190,7 +191,8 @@ def notes(table: Table, split: str) -> list[str]:
     sentences = certainty(table) if table.tests else []
     sentences += [text.format(_names(which, rows)) for which, text in found if which]
     if machines := {"device", "threads", "machine"} & {name for name in CONDITIONS if len(_values(rows, name)) > 1}:
-        sentences.append(f"Not all rows ran alike (other {_listed(machines)}): compare no times across them.")
+        times = "training times" if table.session else "times (--latency measures them anew, together)"
+        sentences.append(f"Not all rows ran alike (other {_listed(machines)}): compare no {times} across them.")
     if trained := {name for name in ("precision", "length") if len(_values(rows, name)) > 1}:
         sentences.append(
             f"Rows differ in {_listed(trained)} (ran on): part of a difference between such rows may be that."

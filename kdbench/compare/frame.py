@@ -37,11 +37,24 @@ def records(tables: Sequence[Table], metric: str, split: str) -> list[dict[str, 
 
 def _figures(table: Table, row: Row) -> dict[str, Any]:
     """Of a row, with its tests where they were made; every row of a table has the same keys."""
+    figures = dict(row.record()) | _times(table, row)
     if table.tests is None:
-        return dict(row.record())
+        return figures
     names = next(iter(table.tests.rows.values())).record()
     one = table.tests.rows.get(row.id)
-    return row.record() | (one.record() if one else dict.fromkeys(names))
+    return figures | (one.record() if one else dict.fromkeys(names))
+
+
+def _times(table: Table, row: Row) -> dict[str, Any]:
+    """Of times measured together: spread and the fixed length too. Null where there are none."""
+    found = table.session.rows.get(row.id, {}) if table.session else {}
+    figures = {"measured": table.session.when if table.session else None}
+    for kind in ("real", "fixed"):
+        for size in (1, 32):
+            one = (found.get(kind) or {}).get(f"batch_{size}", {})
+            figures[f"{kind}_batch_{size}_ms"] = one.get("median_ms")
+            figures[f"{kind}_batch_{size}_iqr_ms"] = one.get("iqr_ms")
+    return figures | {"memory_mb": found.get("memory_mb")}
 
 
 def _seeds(row: Row) -> str:

@@ -24,6 +24,7 @@ examples:
   compare-runs --best-on-dev                          of each method's grid the best on dev, reported on test
   compare-runs --group-by method --pivot dataset      a paper's table: rows are methods, columns data sets
   compare-runs --diff 7e30e6eb 4266fe72               the keys that differ, and where each came from
+  OMP_NUM_THREADS=1 compare-runs --latency            times measured together, with one thread
   compare-runs --format csv > runs.csv                scores in points (0-100), full precision
 
 exit codes: 0 printed; 1 there is nothing to compare; 2 the command line is wrong; 130 interrupted
@@ -111,6 +112,11 @@ def _arranging(add: Callable[..., object]) -> None:
         "--tests",
         action=argparse.BooleanOptionalAction,
         help=f"intervals, tests and ranks from the predictions; default: where at most {TESTED} rows are shown",
+    )
+    add(
+        "--latency",
+        action="store_true",
+        help="measure the models of the rows shown again, in turns, and keep the times in ROOT: minutes",
     )
     add("--diff", nargs=2, metavar=("A", "B"), help="two runs, by folder or id: the keys that differ")
 

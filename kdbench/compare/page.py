@@ -11,7 +11,7 @@ import jinja2
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from kdbench.compare import certainty, diff
+from kdbench.compare import certainty, diff, speed
 from kdbench.compare.columns import Sheet, sheet
 from kdbench.compare.draw import name_of
 from kdbench.compare.mistakes import Mistakes, mistakes
@@ -50,6 +50,7 @@ def _table(table: Table, metric: str, split: str) -> dict[str, Any]:
         "summary": summary(table),
         "pictures": drawn,
         "tests": certainty.sheet(table) if table.tests and table.tests.count else None,
+        "speed": speed.sheet(table) if table.session else None,
         "runs": [_run(table, row, split) for row in table.rows] if table.tests else [],
     }
 

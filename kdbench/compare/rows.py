@@ -9,6 +9,7 @@ from kdbench.compare.collect import NULL, Run, Teacher
 from kdbench.compare.statistics import Summary, gap_share, paired_difference, summarize
 
 if TYPE_CHECKING:
+    from kdbench.compare.speed import Session
     from kdbench.compare.tested import Tests
 
 _Scores = Mapping[str, Mapping[int, float]]  # by id and seed
@@ -87,7 +88,9 @@ class Row:
             figures[f"{name}_n"] = summary.n if summary else 0
         return figures | {
             "gap_closed": self.gap_closed,
+            "form": run.settings["form"],
             "parameters": run.parameters,
+            "bytes": run.bytes,
             "flops_per_example": run.flops,
             "latency_batch_1_ms": self.latency_1,
             "latency_batch_32_ms": self.latency_32,
@@ -116,6 +119,7 @@ class Table:
     rows: list[Row]  # those to show
     every: list[Row]  # hidden ones too
     tests: "Tests | None" = None  # made where the predictions are read
+    session: "Session | None" = None  # times that were measured together
 
     @property
     def runs(self) -> list[Run]:

@@ -97,15 +97,27 @@ def _encode(split: Split, tokenizer_folder: Path, max_length: int) -> Iterator[R
         yield encoded["input_ids"], None if pairs is None else encoded["token_type_ids"]
 
 
-def _write(folder: Path, parts: Iterable[Rows]) -> None:
+def tokenize_here(split: Split, tokenizer_folder: Path, max_length: int) -> Tokens:
+    """`tokenize` without a cache: texts that are asked about once."""
+    return _laid_out("", _encode(split, tokenizer_folder, max_length))
+
+
+def _laid_out(key: str, parts: Iterable[Rows]) -> Tokens:
     lengths: list[NDArray[np.int64]] = [np.zeros(1, np.int64)]
-    flat: dict[str, list[NDArray[Any]]] = {"flat": [np.zeros(0, np.int32)]}
+    flat: list[NDArray[np.int32]] = [np.zeros(0, np.int32)]
+    kinds: list[NDArray[np.int8]] = []
     for ids, types in parts:
         lengths.append(np.fromiter(map(len, ids), np.int64))
-        flat["flat"].append(np.fromiter(itertools.chain.from_iterable(ids), np.int32))
+        flat.append(np.fromiter(itertools.chain.from_iterable(ids), np.int32))
         if types is not None:
-            types_ = np.fromiter(itertools.chain.from_iterable(types), np.int8)
-            flat.setdefault("types", []).append(types_)
-    np.save(folder / "offsets.npy", np.concatenate(lengths).cumsum())
-    for name, values in flat.items():
-        np.save(folder / f"{name}.npy", np.concatenate(values))
+            kinds.append(np.fromiter(itertools.chain.from_iterable(types), np.int8))
+    offsets = np.concatenate(lengths).cumsum()
+    return Tokens(key, np.concatenate(flat), offsets, np.concatenate(kinds) if kinds else None)
+
+
+def _write(folder: Path, parts: Iterable[Rows]) -> None:
+    tokens = _laid_out("", parts)
+    np.save(folder / "offsets.npy", tokens.offsets)
+    np.save(folder / "flat.npy", tokens.flat)
+    if tokens.types is not None:
+        np.save(folder / "types.npy", tokens.types)

@@ -86,9 +86,8 @@ def load(folder: Path, attention: str = "sdpa") -> Any:
     """
     if (folder / store.MANIFEST).exists():
         store.verify(folder / store.MANIFEST)
-    config = read_config(folder / "config.json")
     require_weights(folder)
-    match config.get("model_type"):
+    match model_type(folder):
         case relu_head.RELU_BERT:
             return relu_head.load_relu_head(folder, attention)
         case "kdbench_bilstm":
@@ -103,6 +102,11 @@ def load(folder: Path, attention: str = "sdpa") -> Any:
             return mobilebert.load(folder, attention)
         case _:
             return bert.load(folder, attention)
+
+
+def model_type(folder: Path) -> str:
+    """Of the model in a folder: transformers' name for it, or one of kdbench's own (kdbench_...)."""
+    return str(read_config(folder / "config.json").get("model_type"))
 
 
 def flops(shape: dict[str, Any], length: int, classes: int) -> int:

@@ -1,0 +1,85 @@
+"""ONNX graphs beside their PyTorch models: any batch, any length, padding, pairs, exits; and quantised."""
+
+import onnx
+import pytest
+import torch
+
+from kdbench.errors import UserError
+from kdbench.models import graph, students
+
+SHAPE = {"vocab_size": 40, "max_positions": 64, "pad_token_id": 0, "layers": 2, "hidden": 16, "heads": 2, "ffn": 24}
+NARROW = {"embedding": 8, "bottleneck": 8, "ffn_blocks": 2}
+
+
+def model(architecture: str, **changes: object) -> object:
+    shape = SHAPE | {"architecture": architecture} | changes
+    made = students.build(shape, ["a", "b", "c"], "sdpa", 0).eval()
+    for table in (module for module in made.modules() if isinstance(module, torch.nn.Embedding)):
+        torch.nn.init.normal_(table.weight, generator=torch.Generator().manual_seed(0))
+    return made
+
+
+def batch(size: int, length: int, pairs: bool = False) -> dict:
+    generator = torch.Generator().manual_seed(size * length)
+    ids = torch.randint(1, 40, (size, length), generator=generator)
+    mask = (torch.arange(length) < torch.randint(1, length + 1, (size, 1), generator=generator)).long()
+    types = {"token_type_ids": (torch.arange(length) > length // 2).long() * mask} if pairs else {}
+    return {"input_ids": ids, "attention_mask": mask} | types
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes", "pairs"),
+    [("bert", {}, True), ("distilbert", {}, False), ("mobilebert", NARROW, False), ("ib_bert", NARROW, False)],
+)
+def test_a_graph_answers_as_its_model_and_so_nearly_does_its_quantised_one(tmp_path, architecture, changes, pairs):
+    made = model(architecture, **changes)
+    assert graph.to_onnx(made, tmp_path / "model.onnx", pairs) <= graph.TOLERANCE
+    whole = graph.Graph(tmp_path / "model.onnx")
+    assert whole.inputs == list(graph.INPUTS[: 2 + pairs])
+    assert len(graph.SHAPES) >= 8 and len(set(graph.SHAPES)) == len(graph.SHAPES)
+    graph.to_int8(tmp_path / "model.onnx", tmp_path / "int8.onnx")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["int8.onnx", "model.onnx"]
+    quantised = graph.Graph(tmp_path / "int8.onnx")
+    for shape in ((1, 1), (2, 31), (7, 64)):  # others than those of the export's own check
+        given = batch(*shape, pairs)
+        with torch.inference_mode():
+            expected = students.forward(made, given)
+        torch.testing.assert_close(whole.logits(given), expected, rtol=1e-5, atol=1e-5)
+        assert 0 < (quantised.logits(given) - expected).abs().max() < 0.1 * expected.abs().max() + 0.02
+
+
+def test_a_fastbert_keeps_its_exits(tmp_path):
+    made = model("fastbert", layers=3)
+    for branch in made.branches:
+        branch.classifier.weight.data.mul_(30)
+    assert graph.to_onnx(made, tmp_path / "model.onnx", False) <= 1e-4
+    session = graph.Graph(tmp_path / "model.onnx").session
+    left = set()
+    for speed in (0.0, 0.4, 0.8, 1.0):
+        given = batch(20, 9)
+        arrays = {name: value.numpy() for name, value in given.items()} | {"speed": torch.tensor(speed).numpy()}
+        logits, exit_layer = session.run(["logits", "exit_layer"], arrays)
+        with torch.inference_mode():
+            expected, layers = made.early_exit(given["input_ids"], given["attention_mask"], speed)
+        torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=1e-5, atol=1e-4)
+        assert exit_layer.tolist() == layers.tolist()
+        left |= set(layers.tolist())
+    assert left == {1, 2, 3}
+    graph.to_int8(tmp_path / "model.onnx", tmp_path / "int8.onnx")
+    found = onnx.load(tmp_path / "int8.onnx").graph
+    inside = [part for part in graph._graphs(found) if part is not found]
+    assert sum(node.op_type == "MatMulInteger" for part in inside for node in part.node) >= 3 * 6
+
+
+def test_a_graph_that_answers_otherwise_is_refused(tmp_path, monkeypatch):
+    made = model("bert")
+    monkeypatch.setattr(graph._Plain, "forward", lambda self, input_ids, attention_mask: self.model(input_ids).logits)
+    with pytest.raises(UserError, match=r"differs from PyTorch by .* at batch .*, length .*: nothing was exported"):
+        graph.to_onnx(made, tmp_path / "model.onnx", False)
+
+
+def test_a_bilstm_is_refused(tmp_path):
+    made = model("bilstm", embedding=8, multichannel=False, pairs=False)
+    with pytest.raises(UserError, match="BiLSTM has no ONNX graph"):
+        graph.to_onnx(made, tmp_path / "model.onnx", False)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,191 @@
+"""kdbench-export and kdbench-predict on tiny runs: what is written, what it answers, what is refused."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+import kdbench
+from kdbench import export_command, predict, store
+from kdbench.check import cross_faults
+from kdbench.compare import cli as compare_runs
+from kdbench.errors import UserError
+from kdbench.models import graph
+
+TEXTS = ["apple near the old pear", "a big lead", "river of gold is one lake", ""]
+
+
+@pytest.fixture
+def run_of(execute, capsys):
+    """Do a run, and forget what it said."""
+
+    def do(config) -> Path:
+        folder = Path(execute(config)["folder"])
+        capsys.readouterr()
+        return folder
+
+    return do
+
+
+def test_a_run_exports_itself(configure, run_of, capsys):
+    """One export and all that is asked of it: it takes a while to make."""
+    config = configure("method=logit_kd", "export.int8=true")
+    folder = run_of(config)
+    exported = folder / "export"
+    store.verify(exported / "MANIFEST.json")
+    everything = {path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file()}
+    assert everything >= {"README.md", "config.json", "model.safetensors", "onnx/model.onnx", "int8/results.json"}
+    assert not list(folder.rglob(".*.part"))
+
+    # a plain Hugging Face folder
+    tokenizer = AutoTokenizer.from_pretrained(exported)
+    assert tokenizer.model_max_length == 16
+    inputs = tokenizer(TEXTS, padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        logits = AutoModelForSequenceClassification.from_pretrained(exported).eval()(**inputs).logits
+
+    # the same answers by all ways
+    for where in (folder, exported, exported / "onnx"):
+        classifier = kdbench.load_classifier(where)
+        torch.testing.assert_close(classifier.logits(TEXTS), logits, rtol=1e-4, atol=1e-5)
+        answers = classifier(TEXTS)
+        assert [answer.label for answer in answers] == [classifier.labels[i] for i in logits.argmax(-1)]
+        assert all(sum(answer.probabilities.values()) == pytest.approx(1) for answer in answers)
+        assert classifier([]) == []
+    assert len(kdbench.load_classifier(exported / "int8")(TEXTS)) == 4
+
+    # the card is filled in
+    card = (exported / "README.md").read_text()
+    result = json.loads((folder / "results.json").read_text())
+    assert f"| test | 40 | {100 * result['metrics']['test']['accuracy']:.2f} |" in card
+    for words in ("fruit, metal, water", "training, 20 dev and 40 test", "ONNX, int8", "One seed"):
+        assert words in card, words
+    assert not re.search(r"\bNone\b|\bnan\b|\{\{|TODO|More [Ii]nformation", card)
+
+    # rows of compare-runs
+    assert compare_runs.main([str(folder.parents[2]), "--json"]) == 0
+    (table,) = json.loads(capsys.readouterr().out)["tables"]
+    rows = {(row["method"], row["form"]): row for row in table["rows"]}
+    assert rows.keys() == {("finetune", "null"), ("logit_kd", "null"), ("logit_kd", "onnx"), ("logit_kd", "int8")}
+    of_run, of_onnx, of_int8 = (rows["logit_kd", form] for form in ("null", "onnx", "int8"))
+    assert of_onnx["score_points"] == of_run["score_points"]
+    assert 0 < of_int8["bytes"] < of_onnx["bytes"] and of_int8["latency_batch_1_ms"] > 0
+    assert len({row["id"] for row in rows.values()}) == 4
+
+    # found, not made again; gone with a run that is done again
+    before = (exported / "MANIFEST.json").stat().st_mtime_ns
+    run_of(config)
+    assert (exported / "MANIFEST.json").stat().st_mtime_ns == before
+    assert run_of(configure("method=logit_kd", "rerun=true")) == folder
+    assert not exported.exists()
+
+
+def test_a_failed_export_leaves_the_one_before(configure, run_of, capsys, monkeypatch):
+    folder = run_of(configure("method=finetune"))
+    assert export_command.main([str(folder)]) == 0
+    out, err = capsys.readouterr()
+    assert out == f"{folder / 'export'}\n"
+    before = (folder / "export" / "MANIFEST.json").read_bytes()
+    monkeypatch.setattr(graph, "TOLERANCE", -1.0)
+    assert export_command.main([str(folder), "--onnx"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and "nothing was exported" in err and "Traceback" not in err
+    assert (folder / "export" / "MANIFEST.json").read_bytes() == before
+    assert not list(folder.rglob(".*.part"))
+    (folder / "model" / "model.safetensors").write_bytes(b"damaged")
+    assert export_command.main([str(folder)]) == 1
+    assert "is damaged: expected" in capsys.readouterr().err
+
+
+def test_what_cannot_be_exported_says_why(configure, run_of, capsys, tmp_path):
+    folder = run_of(configure("method=tfidf"))
+    for command, words in ((export_command.main, []), (predict.main, ["--text", "gold"])):
+        assert command([str(folder), *words]) == 2
+        assert "method=tfidf keeps no model" in capsys.readouterr().err
+    assert export_command.main([str(tmp_path)]) == 2
+    assert "is no finished run: name the folder of a seed" in capsys.readouterr().err
+    for overrides, key in (
+        (["method=tfidf", "export.onnx=true"], "export.onnx"),
+        (["method=bilstm", "student=bilstm_150", "export.int8=true"], "export.int8"),
+        (["method=mlm", "phase=general", "export.onnx=true"], "export.onnx"),
+    ):
+        assert [fault.key for fault in cross_faults(configure(*overrides))] == [key]
+
+
+def test_a_bilstm_answers_and_exports_its_folder(configure, run_of, capsys):
+    folder = run_of(configure("method=bilstm", "student=bilstm_150", *TINY_BILSTM))
+    assert export_command.main([str(folder), "--quiet"]) == 0
+    out, err = capsys.readouterr()
+    assert (out, err) == (f"{folder / 'export'}\n", "")
+    both = [kdbench.load_classifier(where).logits(TEXTS) for where in (folder, folder / "export")]
+    assert torch.equal(*both)
+    assert "import kdbench" in (folder / "export" / "README.md").read_text()
+    assert export_command.main([str(folder), "--onnx"]) == 2
+    assert "BiLSTM has no ONNX graph" in capsys.readouterr().err
+
+
+TINY_BILSTM = ["student.hidden=6", "student.ffn=8", "student.embedding=8", "method.rounds=1"]
+
+
+def test_predict(configure, run_of, capsys, tmp_path):
+    folder = str(run_of(configure("method=finetune")))
+    assert predict.main([folder, "--text", TEXTS[0], "--text", TEXTS[1]]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    lines = [line.split("\t") for line in out.splitlines()]
+    assert [line[2] for line in lines] == TEXTS[:2]
+    (tmp_path / "texts.txt").write_text(f"{TEXTS[0]}\r\n\n{TEXTS[1]}\n", encoding="utf8")
+    assert predict.main([folder, "--file", str(tmp_path / "texts.txt"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["schema"] == 1 and [one["text"] for one in found["answers"]] == TEXTS[:2]
+    assert [one["label"] for one in found["answers"]] == [line[0] for line in lines]
+    assert found["answers"][0]["probabilities"].keys() == {"fruit", "metal", "water"}
+    (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe")
+    for words, problem in (
+        ([folder, "--text", "a", "--pair", "b"], "this model reads single texts"),
+        ([folder, "--text", "a", "--pair", "b", "--pair", "c"], "--pair must be given as often as --text"),
+        ([folder, "--file", str(tmp_path / "none.txt")], "No such file"),
+        ([folder, "--file", str(tmp_path / "bytes.txt")], "is no UTF-8 text"),
+        ([str(tmp_path / "none"), "--text", "a"], "no such folder"),
+        ([str(tmp_path), "--text", "a"], "is no model"),
+    ):
+        assert predict.main(words) == 2, words
+        out, err = capsys.readouterr()
+        assert out == "" and problem in err and "Traceback" not in err
+
+
+def test_texts_must_be_a_list(configure, run_of):
+    classifier = kdbench.load_classifier(run_of(configure("method=finetune")))
+    with pytest.raises(UserError, match="must be a list"):
+        classifier("apple")
+
+
+def test_times_are_measured_together_and_kept(configure, run_of, capsys, monkeypatch):
+    from kdbench import latency
+
+    monkeypatch.setattr(latency, "ROUNDS", 2)
+    monkeypatch.setattr(latency, "SECONDS", 1e-6)
+    root = run_of(configure("method=logit_kd")).parents[2]
+    run_of(configure("method=tfidf"))
+    compare = [str(root), "--no-tests"]
+    assert compare_runs.main([*compare, "--json", "--latency"]) == 0
+    out, err = capsys.readouterr()
+    assert "measuring 2 models in turns" in err
+    rows = {row["method"]: row for row in json.loads(out)["tables"][0]["rows"]}
+    student, teacher = rows["logit_kd"], rows["finetune"]
+    for name in ("real_batch_1", "real_batch_32", "fixed_batch_1", "fixed_batch_32"):
+        assert student[f"{name}_ms"] > 0 and student[f"{name}_iqr_ms"] >= 0
+    assert student["latency_batch_1_ms"] == student["real_batch_1_ms"] and student["memory_mb"] > 0
+    assert student["speedup"] == pytest.approx(teacher["real_batch_1_ms"] / student["real_batch_1_ms"])
+    assert rows["tfidf"]["real_batch_1_ms"] is None and rows["tfidf"]["latency_batch_1_ms"] is None
+    assert compare_runs.main(compare) == 0
+    out = capsys.readouterr().out
+    assert "speed on the CPU" in out and "2 rounds" in out and "keep no model: tfidf" in out
+    (kept,) = root.glob("latency-*.json")
+    kept.write_text(kept.read_text().replace('"rounds": 2', '"rounds": 3'))  # damaged: as if it were not there
+    assert compare_runs.main([*compare, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["tables"][0]["rows"]
+    assert all(row["real_batch_1_ms"] is None and row["latency_batch_1_ms"] > 0 for row in rows)
