@@ -20,6 +20,7 @@ from kdbench.card import Forms, model_card
 from kdbench.classifier import GRAPH, graph_predict, model_predict, speed_of
 from kdbench.config import digest
 from kdbench.data.teacher_cache import compute_outputs
+from kdbench.data.tokenize import load_tokenizer
 from kdbench.environment import machine, source_state, versions
 from kdbench.finished import PREDICTIONS, FinishedRun, open_run
 from kdbench.models import students
