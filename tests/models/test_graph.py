@@ -29,7 +29,12 @@ def batch(size: int, length: int, pairs: bool = False) -> dict:
 
 @pytest.mark.parametrize(
     ("architecture", "changes", "pairs"),
-    [("bert", {}, True), ("distilbert", {}, False), ("mobilebert", NARROW, False), ("ib_bert", NARROW, False)],
+    [
+        ("bert", {}, True),
+        ("distilbert", {}, False),
+        pytest.param("mobilebert", NARROW, False, marks=pytest.mark.slow),
+        pytest.param("ib_bert", NARROW, False, marks=pytest.mark.slow),
+    ],
 )
 def test_a_graph_answers_as_its_model_and_so_nearly_does_its_quantised_one(tmp_path, architecture, changes, pairs):
     made = model(architecture, **changes)
@@ -48,6 +53,7 @@ def test_a_graph_answers_as_its_model_and_so_nearly_does_its_quantised_one(tmp_p
         assert 0 < (quantised.logits(given) - expected).abs().max() < 0.1 * expected.abs().max() + 0.02
 
 
+@pytest.mark.slow  # tracing every layer's branch takes the exporter half a minute
 def test_a_fastbert_keeps_its_exits(tmp_path):
     made = model("fastbert", layers=3)
     for branch in made.branches:
