@@ -296,7 +296,9 @@ def test_the_baseline_is_the_same_student_fine_tuned_directly(configure, method,
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own, in tracing
-@pytest.mark.parametrize("method", ["theseus", pytest.param("finetune", marks=SLOW), pytest.param("mobilebert", marks=SLOW)])
+@pytest.mark.parametrize(
+    "method", ["theseus", pytest.param("finetune", marks=SLOW), pytest.param("mobilebert", marks=SLOW)]
+)
 def test_compiled_layers_learn_what_plain_ones_do(configure, execute, monkeypatch, method):
     """Of torch.compile the tracing, which is what could go wrong here; the code it makes is its own affair."""
     compile_ = torch.nn.Module.compile
