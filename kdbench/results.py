@@ -12,6 +12,7 @@ from kdbench import store
 
 SCHEMA = 1  # of results.json; raised when a key changes its meaning
 RESULTS = "results.json"
+PREDICTIONS = "predictions.parquet"  # beside it
 EXPORT = "export"  # a folder that a finished run may have: what was made of it later, with a record of its own
 _LOG = "run.log"  # for people, and still written to when the run is done
 

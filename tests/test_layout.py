@@ -37,9 +37,10 @@ ALLOWED = {
     ],
     "kdbench.optim": ["kdbench.stage"],
     "kdbench.compare": [
-        "kdbench.compare", "kdbench.results", "kdbench.store", "kdbench.errors",
+        "kdbench.compare", "kdbench.console", "kdbench.results", "kdbench.store", "kdbench.errors",
         "kdbench.latency",  # by --latency alone
     ],
+    "kdbench.console": ["kdbench.errors", "kdbench.store"],
     "kdbench.errors": [],
     "kdbench.foreign": ["kdbench.errors"],
     "kdbench.data": [

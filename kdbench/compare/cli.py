@@ -2,7 +2,6 @@
 
 import argparse
 import io
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,8 +14,9 @@ from kdbench.compare.columns import Sheet, sheet
 from kdbench.compare.keys import UnknownKeyError, Wanted
 from kdbench.compare.load import with_tests
 from kdbench.compare.options import ordered, parser
-from kdbench.compare.rows import Table, best_on_dev, build_tables
+from kdbench.compare.rows import Table, build_tables
 from kdbench.compare.speed import with_speed
+from kdbench.console import guarded
 from kdbench.errors import UserError
 
 
@@ -35,6 +35,10 @@ def main(argv: list[str] | None = None) -> int:
     if options.latency and (options.watch or options.diff or options.group_by or options.pivot):
         made.error("--latency measures the rows of the table: leave out --watch, --diff, --group-by and --pivot")
     options.roots = options.roots or [Path("outputs")]
+    return guarded("compare-runs", lambda: _watched_or_compared(made, options))
+
+
+def _watched_or_compared(made: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     try:
         if options.watch:
             from kdbench.compare.watch import watch
@@ -43,11 +47,6 @@ def main(argv: list[str] | None = None) -> int:
         return _compare(options)
     except (UnknownKeyError, diff.NotARunError, UserError) as error:
         made.error(str(error))
-    except BrokenPipeError:  # compare-runs | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        return 130
 
 
 def _compare(options: argparse.Namespace) -> int:
@@ -64,34 +63,39 @@ def _compare(options: argparse.Namespace) -> int:
     if not tables:
         return 1
     if options.best_on_dev:
-        tables = [replace(table, rows=best_on_dev(table.rows, options.best_on_dev)) for table in tables]
+        tables = [replace(table, rows=pivot.best_on_dev(table.rows, options.best_on_dev)) for table in tables]
     tables = [replace(table, rows=ordered(table.rows, options.sort)) for table in tables]
     if options.group_by or options.pivot:
         _pivot(options, tables)
     else:
-        tables = [with_speed(table, options.roots[0], options.latency, options.quiet) for table in tables]
-        tables = [with_tests(table, options.metric, options.split, options.tests) for table in tables]
-        if options.plots:
-            from kdbench.compare.pictures import save  # matplotlib
-
-            files = save(tables, options.metric, options.split, options.plots)
-            if not options.quiet:
-                print(f"compare-runs: {len(files)} pictures in {options.plots}", file=sys.stderr)
-        if not options.quiet:
-            for line in (line for table in tables if table.tests for line in table.tests.warnings):
-                print(f"compare-runs: {line}", file=sys.stderr)
-        if options.format == "html":
-            from kdbench.compare.page import print_page  # matplotlib
-
-            print_page(tables, options.metric, options.split)
-            return 0
-        _print(
-            options,
-            lambda: frame.records(tables, options.metric, options.split),
-            lambda: frame.document(tables, options.metric, options.split),
-            lambda: _sheets(tables, options),
-        )
+        _tables(options, tables)
     return 0
+
+
+def _tables(options: argparse.Namespace, tables: list[Table]) -> None:
+    """Print the rows, with tests and times where they were asked for."""
+    tables = [with_speed(table, options.roots[0], options.latency, options.quiet) for table in tables]
+    tables = [with_tests(table, options.metric, options.split, options.tests) for table in tables]
+    if options.plots:
+        from kdbench.compare.pictures import save  # matplotlib
+
+        files = save(tables, options.metric, options.split, options.plots)
+        if not options.quiet:
+            print(f"compare-runs: {len(files)} pictures in {options.plots}", file=sys.stderr)
+    if not options.quiet:
+        for line in (line for table in tables if table.tests for line in table.tests.warnings):
+            print(f"compare-runs: {line}", file=sys.stderr)
+    if options.format == "html":
+        from kdbench.compare.page import print_page  # matplotlib
+
+        print_page(tables, options.metric, options.split)
+        return
+    _print(
+        options,
+        lambda: frame.records(tables, options.metric, options.split),
+        lambda: frame.document(tables, options.metric, options.split),
+        lambda: _sheets(tables, options),
+    )
 
 
 def _sheets(tables: list[Table], options: argparse.Namespace) -> Sequence[Sheet]:

@@ -6,8 +6,7 @@ others are still compared.
 
 import math
 import os
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,12 +16,8 @@ from kdbench.results import EXPORT, RESULTS, SCHEMA, read_result
 from kdbench.store import Damaged
 
 T = TypeVar("T")
-PREDICTIONS = "predictions.parquet"  # beside results.json
 NULL = "null"  # a setting that is not set
 ANY = "any"  # length of a model that reads whole texts
-
-SEED = re.compile(r"(?<=\s)seed=\S+")  # not teacher.seed=
-DATASET = re.compile(r"(?<=\s)dataset[.=]\S+")
 
 
 class UnusableError(Exception):
@@ -104,32 +99,6 @@ def read_runs(roots: list[Path], metric: str, split: str, wanted: Wanted) -> tup
     return list(runs.values()), warnings
 
 
-def join_seeds(commands: Iterable[str]) -> list[str]:
-    """One command a configuration: `... seed=0` and `... seed=1` become `kdbench -m ... seed=0,1`."""
-    seeds: dict[tuple[str, str], set[str]] = {}
-    for command in commands:
-        found = SEED.search(command)
-        cut = found.span() if found else (len(command), len(command))
-        seeds.setdefault((command[: cut[0]], command[cut[1] :]), set()).add(command[slice(*cut)][5:])
-    joined = []
-    for (before, after), values in sorted(seeds.items()):
-        if len(values) > 1:
-            before = before.replace("kdbench ", "kdbench -m ", 1)
-        seed = f"seed={','.join(sorted(values, key=lambda value: (len(value), value)))}"
-        joined.append(f"{before}{seed if any(values) else ''}{after}")
-    return joined
-
-
-def tfidf_command(runs: list[Run]) -> str | None:
-    """The command that adds the TF-IDF row, None where there is one; the data set is set as for its neighbours."""
-    if any(run.method == "tfidf" for run in runs):
-        return None
-    for run in runs:
-        for baseline in filter(None, run.baselines):
-            return " ".join(["kdbench method=tfidf", *DATASET.findall(baseline[1])])
-    return f"kdbench method=tfidf dataset={runs[0].dataset}"
-
-
 def _find(roots: list[Path], warnings: list[str]) -> Iterator[Path]:
     seen = set()
     for root in roots:
@@ -165,13 +134,7 @@ def _read(path: Path, raw: Any, metric: str, split: str, wanted: Wanted) -> Run:
         settings={"form": _maybe(raw, "form", str) or NULL} | _flat(parameters) | schedule | teacher,
         training=_training(stages),
         selected_on=_maybe(raw, "identity.selected_on", str),
-        conditions={
-            "precision": _maybe(raw, "precision", str) or "unknown",
-            "device": _maybe(raw, "device", str) or "unknown",
-            "threads": str(_maybe(raw, "threads", int) or "unknown"),
-            "machine": _maybe(raw, "machine", str) or "unknown",
-            "length": str(_maybe(raw, "latency.length", int) or ANY),
-        },
+        conditions=_conditions(raw),
         dirty=bool(_maybe(raw, "dirty", bool)),
         score=100 * _get(raw, f"metrics.{split}.{metric}", float),
         dev_score=100 * _get(raw, f"metrics.dev.{metric}", float),
@@ -187,6 +150,16 @@ def _read(path: Path, raw: Any, metric: str, split: str, wanted: Wanted) -> Run:
         has_model=_maybe(raw, "parameters.embeddings", int) not in (None, 0),
         values=wanted.of(Source(path, raw)),
     )
+
+
+def _conditions(raw: Any) -> dict[str, str]:
+    return {
+        "precision": _maybe(raw, "precision", str) or "unknown",
+        "device": _maybe(raw, "device", str) or "unknown",
+        "threads": str(_maybe(raw, "threads", int) or "unknown"),
+        "machine": _maybe(raw, "machine", str) or "unknown",
+        "length": str(_maybe(raw, "latency.length", int) or ANY),
+    }
 
 
 def _teacher(raw: Any, metric: str, split: str) -> Teacher | None:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kdbench.compare.collect import ANY, join_seeds, tfidf_command
+from kdbench.compare.collect import ANY
+from kdbench.compare.commands import join_seeds, tfidf_command
 from kdbench.compare.rows import Row, Table
 from kdbench.compare.statistics import Summary
 

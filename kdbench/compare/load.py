@@ -4,12 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdbench.compare.collect import PREDICTIONS, read_runs
+from kdbench.compare.collect import read_runs
 from kdbench.compare.frame import frame, records
 from kdbench.compare.keys import Wanted
 from kdbench.compare.options import TESTED, ordered
 from kdbench.compare.rows import Table, build_tables
 from kdbench.compare.where import condition
+from kdbench.results import PREDICTIONS
 
 if TYPE_CHECKING:
     import pandas

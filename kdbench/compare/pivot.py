@@ -1,15 +1,16 @@
 """Groups of runs by any keys, as a list or as a grid: mean and s.d. over all runs of a group.
 
 Runs of different data never share a group, and a group of several configurations says how many it mixes.
+And of each grid the best row on dev.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kdbench.compare.collect import Run
 from kdbench.compare.columns import METRICS, NOTHING, Column, Sheet, heading
-from kdbench.compare.rows import Table
+from kdbench.compare.rows import Row, Table
 from kdbench.compare.statistics import Summary, summarize
 
 LEGEND = "mean ± sample s.d. over all n runs of a group; ×k: of k configurations, whose spread is part of it."
@@ -30,6 +31,22 @@ class Group:
         spread = "" if self.score.sd is None else f" ± {self.score.sd:.2f}"
         mixed = f" ×{self.configurations}" if self.configurations > 1 else ""
         return f"{self.score.mean:.2f}{spread} ({self.score.n}){mixed}"
+
+
+def best_on_dev(rows: list[Row], keys: Sequence[str]) -> list[Row]:
+    """Of the rows that have the same values of `keys` the one with the best mean on dev, and of how many it is.
+
+    The teacher is one row, no grid. Equal means go to the row with fewer settings, then by id.
+    """
+    grids: dict[tuple[object, ...], list[Row]] = {}
+    for row in rows:
+        own = row.id if row.role == "teacher" else None
+        grids.setdefault((own, *(str(row.runs[0].values[key]) for key in keys)), []).append(row)
+    best = []
+    for members in grids.values():
+        first = min(members, key=lambda row: (-row.dev_score, len(row.settings), row.id))
+        best.append(replace(first, tried=len(members)))
+    return best
 
 
 def groups(tables: Sequence[Table], keys: Sequence[str], across: str | None) -> list[Group]:

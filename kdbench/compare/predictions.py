@@ -8,7 +8,7 @@ import pyarrow.compute
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from kdbench.compare.collect import PREDICTIONS
+from kdbench.results import PREDICTIONS
 
 
 class NoPredictionsError(Exception):

@@ -1,7 +1,7 @@
 """Rows and tables: which runs are one configuration, and which configurations may stand in one table."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
@@ -220,22 +220,6 @@ def _row(role: str, settings: str, runs: list[Run], scores: _Scores, teachers: M
         teacher_seconds=_known(fmean, [run.teacher_seconds for run in runs]),
         general_seconds=_known(fmean, [run.general_seconds for run in runs]),
     )
-
-
-def best_on_dev(rows: list[Row], keys: Sequence[str]) -> list[Row]:
-    """Of the rows that have the same values of `keys` the one with the best mean on dev, and of how many it is.
-
-    The teacher is one row, no grid. Equal means go to the row with fewer settings, then by id.
-    """
-    grids: dict[tuple[object, ...], list[Row]] = {}
-    for row in rows:
-        own = row.id if row.role == "teacher" else None
-        grids.setdefault((own, *(str(row.runs[0].values[key]) for key in keys)), []).append(row)
-    best = []
-    for members in grids.values():
-        first = min(members, key=lambda row: (-row.dev_score, len(row.settings), row.id))
-        best.append(replace(first, tried=len(members)))
-    return best
 
 
 def _known(summary: Callable[[Sequence[float]], float], values: Sequence[float | None]) -> float | None:
