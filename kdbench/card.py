@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jinja2
 
+from kdbench.classifier import label_names
 from kdbench.compare.collect import read_runs
 from kdbench.compare.keys import Wanted, flat
 from kdbench.compare.load import with_tests
@@ -33,7 +34,7 @@ def model_card(run: FinishedRun, forms: Forms | None) -> str:
         lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     table, row = _compared(run)
-    kind, names = students.model_type(run.model), read_json(run.model / "config.json")["id2label"]
+    kind = students.model_type(run.model)
     return environment.get_template("card.md.j2").render(
         run=run,
         result=run.result,
@@ -42,7 +43,7 @@ def model_card(run: FinishedRun, forms: Forms | None) -> str:
         teacher=run.config["teacher"],
         stock=kind in STOCK,
         fastbert=kind == "kdbench_fastbert",
-        labels=[names[str(index)] for index in range(len(names))],
+        labels=label_names(run.model),
         environment=read_json(run.folder / "env.json"),
         settings=[(key, shown(value)) for key, value in flat(_parameters(run)) if value is not None],
         bytes=(run.model / "model.safetensors").stat().st_size,

@@ -78,9 +78,13 @@ def load_classifier(folder: Path) -> Classifier:
 
 def _classifier(recipe: Path, model: Path, predict: Predict) -> Classifier:
     dataset: Any = OmegaConf.load(recipe / "config.yaml").dataset
+    return Classifier(label_names(model), dataset.get("text_pair") is not None, dataset.max_length, model, predict)
+
+
+def label_names(model: Path) -> list[str]:
+    """Of a model's folder, in the order of its logits."""
     names = store.read_json(model / "config.json")["id2label"]
-    labels = [names[str(index)] for index in range(len(names))]
-    return Classifier(labels, dataset.get("text_pair") is not None, dataset.max_length, model, predict)
+    return [names[str(index)] for index in range(len(names))]
 
 
 def model_predict(folder: Path) -> Predict:

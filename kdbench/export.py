@@ -22,11 +22,11 @@ from kdbench.config import digest
 from kdbench.data.teacher_cache import compute_outputs
 from kdbench.data.tokenize import load_tokenizer
 from kdbench.environment import machine, source_state, versions
-from kdbench.finished import PREDICTIONS, FinishedRun, open_run
+from kdbench.finished import FinishedRun, open_run
 from kdbench.models import students
 from kdbench.models.graph import to_int8, to_onnx
 from kdbench.record import predictions_file
-from kdbench.results import EXPORT, write_result
+from kdbench.results import EXPORT, PREDICTIONS, write_result
 from kdbench.stage import Batch, Predict
 from kdbench.store import explained, filling, read_json, remove_leftovers, write_bytes, write_text
 

@@ -17,10 +17,8 @@ from kdbench.data.datasets import Split, TextData
 from kdbench.data.stored import stored_dataset
 from kdbench.data.tokenize import tokenize
 from kdbench.errors import UserError
-from kdbench.results import verify_run
+from kdbench.results import PREDICTIONS, verify_run
 from kdbench.schema import DatasetConfig
-
-PREDICTIONS = "predictions.parquet"
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from kdbench.derived import baseline, total_baseline
 from kdbench.environment import About, machine, source_state, versions
 from kdbench.identity import data_id, run_id
 from kdbench.models import students
-from kdbench.results import SCHEMA
+from kdbench.results import PREDICTIONS, SCHEMA
 from kdbench.schema import GROUPS
 from kdbench.store import filling, write_bytes
 
@@ -38,7 +38,7 @@ def finish(run: "Run", about: About, stages: list[dict[str, Any]], student: Any)
     measured, logits = _network(run, student) if run.predictions is None else _handed_in(run, run.predictions)
     splits = {"dev": data.dev, "test": data.test}
     if run.accelerator.is_main_process:
-        write_bytes(run.folder / "predictions.parquet", predictions_file(splits, logits))
+        write_bytes(run.folder / PREDICTIONS, predictions_file(splits, logits))
     metrics = {name: evaluate.metrics(split.labels, logits[name].argmax(-1)) for name, split in splits.items()}
     updates = sum(stage["steps"] for stage in stages)
     return {

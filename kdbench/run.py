@@ -25,8 +25,9 @@ from kdbench.results import EXPORT, RESULTS, verify_run, write_result
 from kdbench.schema import RunConfig
 from kdbench.seeds import derive
 from kdbench.stage import Predict, Stage
+from kdbench.stopping import Limits
 from kdbench.store import Damaged, explained, remove, remove_leftovers
-from kdbench.train import Limits, train
+from kdbench.train import train
 
 log = logging.getLogger("kdbench")
 

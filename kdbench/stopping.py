@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NamedTuple
 
 TIME_IS_UP = 75  # EX_TEMPFAIL: give the same command again
 _STARTED = time.monotonic()
@@ -24,6 +25,14 @@ class Stopped(KeyboardInterrupt):
 
     def __str__(self) -> str:
         return self.message
+
+
+class Limits(NamedTuple):
+    """When to save, and when to stop; no matter of what is computed."""
+
+    checkpoint_every: int  # optimiser steps
+    stop_after: float | None = None  # see after_step
+    preempt_at: int | None = None
 
 
 class _Process:

@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -29,6 +29,7 @@ from kdbench.parallel import largest, reduce_gradients, shares
 from kdbench.progress import Display
 from kdbench.seeds import derive
 from kdbench.stage import Batch, Predict, Stage
+from kdbench.stopping import Limits
 
 log = logging.getLogger("kdbench")
 STAGE = "stage.json"  # a stage's record, written last: where it is and fits, the stage is done
@@ -38,14 +39,6 @@ Score = Callable[[Predict, int], dict[str, float]]  # dev metrics; "accuracy" se
 
 class NonFiniteLoss(UserError):
     """A loss term or a weight became infinite or NaN; the message names the stage, the step and what it was."""
-
-
-class Limits(NamedTuple):
-    """When to save, and when to stop; no matter of what is computed."""
-
-    checkpoint_every: int  # optimiser steps
-    stop_after: float | None = None  # see kdbench.stopping.after_step
-    preempt_at: int | None = None
 
 
 def train(

@@ -18,7 +18,8 @@ from kdbench.data.tokenize import Tokens
 from kdbench.optim import lr_factor
 from kdbench.progress import Display
 from kdbench.stage import Batch, ParamGroup, Schedule, Stage, Terms
-from kdbench.train import Limits, NonFiniteLoss, train
+from kdbench.stopping import Limits
+from kdbench.train import NonFiniteLoss, train
 
 SCHEDULE = Schedule(
     steps=12, lr=1e-2, accumulation=1, warmup=0.1, decay="linear", weight_decay=0.01, clip=1.0, patience=None

@@ -46,7 +46,8 @@ class Column(Sequence[str]):
 
 def stored_dataset(config: DatasetConfig, cache: Path) -> TextData:
     """`load_dataset`'s splits, from the cache where it has them. Raises SourceError as it does."""
-    content = {"schema": 1, "config": asdict(config), "content": dataset_identity(config, cache)}
+    chosen = {key: value for key, value in asdict(config).items() if key not in ("epochs", "max_length")}  # of runs
+    content = {"schema": 1, "config": chosen, "content": dataset_identity(config, cache)}
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
     folder = cached(cache / "splits" / key, lambda staged: _write(staged, load_dataset(config, cache)))
     about = read_json(folder / "data.json")

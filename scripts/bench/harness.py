@@ -33,7 +33,8 @@ from kdbench.progress import Display
 from kdbench.run import ensure, run_folder
 from kdbench.schema import RunConfig, method_module
 from kdbench.stage import Batch, Stage
-from kdbench.train import Limits, _Trainer
+from kdbench.stopping import Limits
+from kdbench.train import _Trainer
 
 Row = dict[str, Any]
 SYNTHETIC = 2000  # examples

@@ -5,8 +5,8 @@ import signal
 import pytest
 
 from kdbench import stopping, store
-from kdbench.stopping import Stopped
-from kdbench.train import Limits, NonFiniteLoss
+from kdbench.stopping import Limits, Stopped
+from kdbench.train import NonFiniteLoss
 from tests import test_train
 from tests.test_train import equal, run, supervised, toy
 
