@@ -1,6 +1,7 @@
 """Stored splits are the ones read, stay on the disk, and follow their source."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -74,3 +75,24 @@ def test_tokens_do_not_depend_on_the_parts_they_are_made_in(tmp_path, teacher_fo
     assert_array_equal(whole.flat, parts.flat)
     assert_array_equal(whole.offsets, parts.offsets)
     assert whole.lengths[1] == 2 and len(whole.lengths) == 9
+
+
+def test_runs_of_other_length_and_epochs_share_it_and_nothing_else_does(tmp_path, monkeypatch):
+    folders: list[Path] = []
+
+    class Seen(Exception):
+        pass
+
+    def note(folder, make):
+        folders.append(folder)
+        raise Seen
+
+    monkeypatch.setattr(stored, "cached", note)
+    monkeypatch.setattr(stored, "dataset_identity", lambda *_: {})
+    first = config(tmp_path / "x.csv")
+    names = [field.name for field in dataclasses.fields(first)]
+    for changed in (first, *(dataclasses.replace(first, **{name: "other"}) for name in names)):
+        with pytest.raises(Seen):
+            stored_dataset(changed, tmp_path)
+    alone, *others = folders
+    assert [name for name, folder in zip(names, others, strict=True) if folder == alone] == ["max_length", "epochs"]
