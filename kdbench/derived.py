@@ -82,8 +82,8 @@ def baseline(config: RunConfig) -> RunConfig:
 
 
 def total_baseline(config: RunConfig, updates: int) -> RunConfig:
-    """The direct fine-tune of the same student with the same total of student updates."""
-    stages = list(config.method.stages.values())
+    """The direct fine-tune of the same student with the same total of student updates on the task."""
+    stages = [stage for name, stage in config.method.stages.items() if name not in config.method.general_stages]
     as_schedule = [dataclasses.replace(stage, epochs=config.schedule.epochs, lr=config.schedule.lr) for stage in stages]
     if all(stage.steps is None and other == config.schedule for stage, other in zip(stages, as_schedule, strict=True)):
         schedule = dataclasses.replace(config.schedule, epochs=sum(stage.epochs for stage in stages))

@@ -103,8 +103,9 @@ class TestTeacherAndBaselines:
         other = configure("method=theseus", "+method.stages.successor.batch_size=4")
         assert identity(total_baseline(other, 31)) == identity(configure("method=finetune", "schedule.steps=31"))
 
-    def test_one_stage_has_one_baseline(self, configure):
-        config = configure("method=logit_kd")
+    @pytest.mark.parametrize("method", ["logit_kd", "minilm", "distilbert", "mobilebert", "mlm"])
+    def test_one_stage_of_the_task_has_one_baseline(self, configure, method):
+        config = configure(f"method={method}")
         assert identity(total_baseline(config, 0)) == identity(baseline(config))
 
     def test_the_result_names_them(self, configure, execute):
