@@ -1,4 +1,4 @@
-"""What the small commands share: faults in words, exit codes, quiet libraries."""
+"""What commands share: faults in words, exit codes, quiet libraries."""
 
 import os
 import sys
@@ -25,7 +25,7 @@ def guarded(name: str, do: Callable[[], int]) -> int:
 
 
 def quiet_libraries() -> None:
-    """Bars and advice of transformers are no answer of ours."""
+    """Bars and advice of transformers are no answer of ours; heads that are unused or missing are expected."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from filelock import FileLock
 
 from kdbench import record
+from kdbench.console import quiet_libraries
 from kdbench.context import Run
 from kdbench.environment import About, write_start
 from kdbench.export import export_run, has_export
@@ -128,6 +129,8 @@ def _locked(folder: Path, accelerator: Accelerator) -> Iterator[None]:
 
 def _do(run: Run, about: About) -> dict[str, Any]:
     log.info("run: %s", run.folder)
+    if "encoder" in run.config.method.needs:  # else transformers may not even be needed
+        quiet_libraries()
     if run.accelerator.is_main_process:
         write_start(run, about)
     stages, student = train_stages(run)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from transformers.utils import logging
 
 from kdbench import train
 from kdbench.context import Run
@@ -246,6 +247,15 @@ def test_dry_run_takes_a_step_of_each_stage_and_keeps_nothing(configure, execute
     result = execute(configure("method=theseus", "dry_run=true"))
     assert [stage["steps"] for stage in result["stages"]] == [1, 1]
     assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize("weights", ["pretrained", "random"])
+def test_libraries_are_quiet(configure, execute, capfd, weights):
+    logging.set_verbosity_warning()
+    logging.enable_progress_bar()
+    execute(configure("method=finetune", f"method.init.weights={weights}"))
+    shown = capfd.readouterr().err
+    assert "Loading weights" not in shown and "Writing model shards" not in shown
 
 
 def test_stages_share_no_order(bare_run):

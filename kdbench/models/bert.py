@@ -72,10 +72,7 @@ def load_pretrained(folder: Path, seed: int) -> Any:
     A checkpoint without a pooler (one made for masked language modelling) gets one drawn from `seed`.
     """
     from transformers import BertModel
-    from transformers.utils import logging
 
-    logging.set_verbosity_error()  # unused and missing heads are expected here
-    logging.disable_progress_bar()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         loaded: Any = BertModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
