@@ -132,7 +132,7 @@ def test_order_and_labels(tree: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_settings_tell_rows_apart_and_no_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    quick = {"identity__choices": {"schedule": "quick"}, "identity__parameters": stages(lr=0.5)}
+    quick = {"identity__choices": {"schedule": "quick"}, "identity__parameters": stages(lr=0.5) | {"a": False}}
     mixed = stages() | {"a": True}
     mixed["stages"]["two"]["lr"] = 0.00003
     student(tmp_path, "pkd", "00000001", 0, 94.0, identity__parameters=stages() | {"a": True})
@@ -141,12 +141,23 @@ def test_settings_tell_rows_apart_and_no_more(tmp_path: Path, capsys: pytest.Cap
     settings = [row["settings"] for row in document(capsys, tmp_path)["tables"][0]["rows"]]
     assert settings == [
         "a=true schedule=default lr=2e-05",
-        "schedule=quick lr=0.5",
+        "a=false schedule=quick lr=0.5",
         "a=true schedule=default one.lr=2e-05 two.lr=3e-05",
     ]
     shutil.rmtree(tmp_path / "r52/pkd/bert_3l-00000003")
     settings = [row["settings"] for row in document(capsys, tmp_path)["tables"][0]["rows"]]
-    assert settings == ["a=true schedule=default", "schedule=quick"]  # the name tells the learning rate
+    assert settings == ["a=true schedule=default", "a=false schedule=quick"]  # the name tells the learning rate
+
+
+def test_a_key_that_older_runs_lack_is_no_difference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    new = {"optimizer": "adamw"}
+    student(tmp_path, "pkd", "00000001", 0, 94.0, identity__parameters=stages(epochs=15))
+    student(tmp_path, "pkd", "00000002", 0, 93.0, identity__parameters=stages(epochs=23, **new) | {"shape": "cls"})
+    settings = [row["settings"] for row in document(capsys, tmp_path)["tables"][0]["rows"]]
+    assert settings == ["epochs=15", "epochs=23"]
+    student(tmp_path, "pkd", "00000003", 0, 92.0, identity__parameters=stages(epochs=23, optimizer="sgd"))
+    settings = [row["settings"] for row in document(capsys, tmp_path)["tables"][0]["rows"]]
+    assert settings == ["epochs=15", "epochs=23 optimizer=adamw", "epochs=23 optimizer=sgd"]
 
 
 @pytest.mark.parametrize(
