@@ -9,7 +9,9 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from itertools import accumulate
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from kdbench.compare.columns import NOTHING, Column
@@ -18,9 +20,11 @@ from kdbench.store import Damaged
 
 EVERY = 2.0  # seconds
 STAMP = r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d+"
+RUN = re.compile(r"INFO run: (.*)")  # a run's log has those too that it needed
 STARTED = re.compile(STAMP + r" INFO stage (\S+): (?:resumes at step (\d+)|(\d+) steps)")
 TOTAL = re.compile(r"step \d+/(\d+)")
 FAILED = re.compile(STAMP + r" ERROR (.*)")
+NO_PROGRESS = {"stage": None, "step": None, "steps": None, "loss": None, "seconds_left": None}
 ORDER = ("failed", "running", "stopped", "done")
 
 
@@ -35,6 +39,7 @@ class State:
     steps: int | None = None  # of the stage; None until the log tells
     loss: float | None = None  # sum of the named losses, mean over the last few steps
     seconds_left: float | None = None  # of the stage, by its pace so far
+    waits_for: str | None = None  # folder of the run that it needs first and is training
     reason: str | None = None  # of a failure
     test_accuracy: float | None = None  # points
 
@@ -62,11 +67,11 @@ def _state(folder: Path) -> State:
         accuracy = result.get("metrics", {}).get("test", {}).get("accuracy")
         return State(str(folder), "done", test_accuracy=None if accuracy is None else 100 * accuracy)
     log = _text(folder / "run.log")
-    last = log.rsplit("INFO run: ", 1)[-1]  # a resumed run's log has the earlier tries too
+    last = log[log.rfind("INFO run: ") :]  # a resumed run's log has the earlier tries too
     progress = _progress(folder, last)
     if _held(folder):
         return State(str(folder), "running", **progress)
-    progress["seconds_left"] = None
+    progress = progress | {"seconds_left": None, "waits_for": None}
     failures = FAILED.findall(last)
     if failures:
         return State(str(folder), "failed", **progress, reason=failures[-1][1])
@@ -91,11 +96,14 @@ def _progress(folder: Path, log: str) -> dict[str, Any]:
     """Stage, step, steps, loss and time left, from the log and the newest stage's metrics.jsonl."""
     started = list(STARTED.finditer(log))
     if not started:
-        return {"stage": None, "step": None, "steps": None, "loss": None, "seconds_left": None}
+        return NO_PROGRESS
     stamp, stage, resumed, whole = started[-1].groups()
+    stages = sorted(folder.glob(f"[0-9][0-9]_{stage}"))
+    if not stages and Path(needed := RUN.findall(log)[-1]).parts[-3:] != folder.parts[-3:]:
+        return NO_PROGRESS | {"waits_for": needed}
     written = TOTAL.findall(log[started[-1].start() :])
     steps = int(whole) if whole else int(written[-1]) if written else None
-    step, loss, at = _last_step(sorted(folder.glob(f"[0-9][0-9]_{stage}"))[-1:], int(resumed or 0))
+    step, loss, at = _last_step(stages[-1:], int(resumed or 0))
     since = datetime.strptime(stamp, "%Y-%m-%d %H:%M:%S").timestamp()
     done = step - int(resumed or 0)
     left = (steps - step) * (at - since) / done if steps and done > 0 and at > since else None
@@ -124,9 +132,9 @@ def _text(path: Path) -> str:
 def columns(found: Sequence[State]) -> list[Column]:
     """A line a run."""
     return [
-        Column("\nrun", [" ".join(Path(one.folder).parts[-3:]) for one in found], left=True),
+        Column("\nrun", [_name(one) for one in found], left=True),
         Column("\nstate", [one.state for one in found], left=True),
-        Column("\nstage", [one.stage or NOTHING for one in found], drop=2, left=True),
+        Column("\nstage", [one.stage or ("waits" if one.waits_for else NOTHING) for one in found], drop=2, left=True),
         Column("\nstep", [NOTHING if one.step is None else f"{one.step}/{one.steps or '?'}" for one in found], drop=3),
         Column("\nloss", [NOTHING if one.loss is None else f"{one.loss:.3f}" for one in found], drop=4),
         Column("stage\nleft", [_clock(one.seconds_left) for one in found], drop=1),
@@ -139,6 +147,20 @@ def _clock(seconds: float | None) -> str:
         return NOTHING
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def _why(one: State) -> str:
+    return f"{_name(one)} {one.reason}"
+
+
+def _name(one: State) -> str:
+    return " ".join(Path(one.folder).parts[-3:])
+
+
+def _room(found: Sequence[State], width: int, lines: int) -> int:
+    """How many of the runs go into these lines, with the reasons of those that failed."""
+    needed = (1 + (len(wrap(_why(one), width)) if one.state == "failed" else 0) for one in found)
+    return sum(total <= lines for total in accumulate(needed))
 
 
 def watch(roots: Sequence[Path], as_json: bool) -> int:
@@ -158,10 +180,10 @@ def watch(roots: Sequence[Path], as_json: bool) -> int:
 
     def drawn(found: Sequence[State]) -> Group:
         counts = ", ".join(f"{n} {name}" for name in ORDER if (n := sum(one.state == name for one in found)))
-        room = screen.height - 6 if screen.is_terminal else len(found)
+        room = _room(found, screen.width, screen.height - 6) if screen.is_terminal else len(found)
         listed = list(found[:room])
         shown, _ = fit(columns(listed), screen.width) if listed else ([], [])
-        reasons = [Text(f"{one.folder}: {one.reason}", "red") for one in listed if one.state == "failed"]
+        reasons = [Text(_why(one), "red") for one in listed if one.state == "failed"]
         more = [Text(f"and {len(found) - room} more")] if len(found) > room else []
         return Group(
             Text(counts or "no runs yet", "bold"), *(lines(shown, screen.width) if shown else ()), *reasons, *more

@@ -45,7 +45,7 @@ def test_a_page_is_whole_and_has_the_tables_figures(tree: Path, capsys: pytest.C
     text = page(capsys, tree)
     found = Parsed(text)
     assert found.rows["eeee5555"][0] == "theseus" and "94.00 ± 1.73" in found.rows["eeee5555"]
-    assert "Cannot be told from the best" in text and "The fastest of them all is" in text
+    assert "Cannot be told from the best" in text and "Of the 3 others: 3 not to be told from it." in text
     assert 'id="point-eeee5555"' in text  # what hovering looks for
     assert "Settings that differ from finetune (aaaa1111)" in text and "Confusions over 3 seeds" in text
     assert "examples right where its baseline is wrong" in text
