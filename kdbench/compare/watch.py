@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from itertools import accumulate
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -19,6 +18,7 @@ from kdbench.results import RESULTS, read_result
 from kdbench.store import Damaged
 
 EVERY = 2.0  # seconds
+PAUSE = 60.0  # seconds without a running run after which a sweep is over: between two jobs none is running
 STAMP = r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d+"
 RUN = re.compile(r"INFO run: (.*)")  # a run's log has those too that it needed
 STARTED = re.compile(STAMP + r" INFO stage (\S+): (?:resumes at step (\d+)|(\d+) steps)")
@@ -138,7 +138,9 @@ def columns(found: Sequence[State]) -> list[Column]:
         Column("\nstep", [NOTHING if one.step is None else f"{one.step}/{one.steps or '?'}" for one in found], drop=3),
         Column("\nloss", [NOTHING if one.loss is None else f"{one.loss:.3f}" for one in found], drop=4),
         Column("stage\nleft", [_clock(one.seconds_left) for one in found], drop=1),
-        Column("test\n%", [NOTHING if one.test_accuracy is None else f"{one.test_accuracy:.2f}" for one in found]),
+        Column(
+            "test\n%", [NOTHING if one.test_accuracy is None else f"{one.test_accuracy:.2f}" for one in found], drop=5
+        ),
     ]
 
 
@@ -149,22 +151,13 @@ def _clock(seconds: float | None) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
-def _why(one: State) -> str:
-    return f"{_name(one)} {one.reason}"
-
-
 def _name(one: State) -> str:
-    return " ".join(Path(one.folder).parts[-3:])
-
-
-def _room(found: Sequence[State], width: int, lines: int) -> int:
-    """How many of the runs go into these lines, with the reasons of those that failed."""
-    needed = (1 + (len(wrap(_why(one), width)) if one.state == "failed" else 0) for one in found)
-    return sum(total <= lines for total in accumulate(needed))
+    """The end of its path, in one word: it is not wrapped."""
+    return "/".join(Path(one.folder).parts[-3:])
 
 
 def watch(roots: Sequence[Path], as_json: bool) -> int:
-    """Show the states every two seconds until none is running; once where stdout is no terminal."""
+    """Show the states every two seconds until none has been running for a minute; once where stdout is no terminal."""
     if as_json:
         from kdbench.compare.frame import print_json
 
@@ -179,25 +172,31 @@ def watch(roots: Sequence[Path], as_json: bool) -> int:
     screen = console()
 
     def drawn(found: Sequence[State]) -> Group:
+        """As many runs as fit on the screen, with the reasons of those that failed."""
         counts = ", ".join(f"{n} {name}" for name in ORDER if (n := sum(one.state == name for one in found)))
-        room = _room(found, screen.width, screen.height - 6) if screen.is_terminal else len(found)
-        listed = list(found[:room])
-        shown, _ = fit(columns(listed), screen.width) if listed else ([], [])
-        reasons = [Text(_why(one), "red") for one in listed if one.state == "failed"]
-        more = [Text(f"and {len(found) - room} more")] if len(found) > room else []
-        return Group(
-            Text(counts or "no runs yet", "bold"), *(lines(shown, screen.width) if shown else ()), *reasons, *more
-        )
+        room = screen.height - 1 if screen.is_terminal else sys.maxsize
+        for count in range(min(len(found), room), -1, -1):
+            shown, _ = fit(columns(found[:count]), screen.width) if count else ([], [])
+            body = [Text(counts or "no runs yet", "bold"), *(lines(shown, screen.width) if shown else ())]
+            reasons = [f"{_name(one)} {one.reason}" for one in found[:count] if one.state == "failed"]
+            body += [Text(line, "red") for reason in reasons for line in wrap(reason, screen.width)]
+            body += [Text(f"and {len(found) - count} more")] if len(found) > count else []
+            if len(body) <= room:
+                break
+        return Group(*body)
 
     found = states(roots)
     if not screen.is_terminal:
         screen.print(drawn(found))
         return 0
+    last_running = time.monotonic()
     with Live(drawn(found), console=screen, auto_refresh=False, screen=False) as live:
-        while any(one.state == "running" for one in found) or not found:
+        while not found or time.monotonic() - last_running < PAUSE:
             time.sleep(EVERY)
             found = states(roots)
             live.update(drawn(found), refresh=True)
+            if any(one.state == "running" for one in found):
+                last_running = time.monotonic()
     if failed := sum(one.state == "failed" for one in found):
         print(f"compare-runs: {failed} failed", file=sys.stderr)
     return 0

@@ -63,7 +63,7 @@ def stages(**values: Any) -> dict[str, Any]:
 def student(root: Path, method: str, id_: str, seed: int, points: float, **changes: Any) -> None:
     """A distilled run: teacher 97 points and 12 ms, baselines aaaa1111 and bbbb2222."""
     metrics = {split: {"n": 2568, "accuracy": 0.97, "macro_f1": 0.9} for split in ("dev", "test")}
-    teacher = {"id": "cccc3333", "metrics": metrics, "latency": LATENCY | {"batch_1": {"median_ms": 12.0}}}
+    teacher = {"id": "cccc3333", "seed": 0, "metrics": metrics, "latency": LATENCY | {"batch_1": {"median_ms": 12.0}}}
     command = f"kdbench method=finetune student.layers=3 teacher.seed=0 dataset=r52 dataset.max_length=64 seed={seed}"
     baselines = {
         "baseline_id": "aaaa1111",

@@ -12,7 +12,7 @@ from tests.compare.test_watch import begun
 
 pexpect, pyte = pytest.importorskip("pexpect"), pytest.importorskip("pyte")
 pytestmark = pytest.mark.browser
-COMMAND = "import sys; from kdbench.compare.cli import main; sys.exit(main())"
+COMMAND = "import sys; from kdbench.compare import cli, watch; watch.PAUSE = 3; sys.exit(cli.main())"
 
 
 class Terminal:
@@ -57,7 +57,7 @@ def test_a_sweep_is_watched_until_it_ends(tmp_path: Path) -> None:
     begun(tmp_path, 1, "2026-01-01 00:00:00,000 ERROR failed: RuntimeError: loss is nan")
     with FileLock(folder.parent / ".seed0.lock"):
         terminal = Terminal(tmp_path, "--watch")
-        lines = terminal.until("pkd bert_3l-ffff0001 seed1 failed: RuntimeError: loss is nan")
+        lines = terminal.until("pkd/bert_3l-ffff0001/seed1 failed: RuntimeError: loss is nan")
         assert lines[0] == "1 failed, 1 running, 11 done" and any("40/100" in line for line in lines)
     terminal.until("1 stopped")
     assert terminal.ended() == 0

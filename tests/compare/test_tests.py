@@ -135,10 +135,15 @@ def test_a_share_of_the_gap_has_an_interval_where_there_is_a_gap(
 ) -> None:
     (folder,) = tree.glob("r52/*/bert_3l-cccc3333/seed0")
     predict(folder, 100.0, 7)
+    for seed in range(3):
+        (own,) = tree.glob(f"r52/*/bert_3l-aaaa1111/seed{seed}")
+        predict(own, 79.0 + seed, 3)
+        (own,) = tree.glob(f"r52/*/bert_3l-eeee5555/seed{seed}")
+        predict(own, 89.5 + seed / 2, 3)
     found = document(capsys, tree)
-    assert row(found, "eeee5555")["gap_closed_low"] < 3 / 9 < row(found, "eeee5555")["gap_closed_high"]
+    assert row(found, "eeee5555")["gap_closed_low"] < 0.5 < row(found, "eeee5555")["gap_closed_high"]
     assert row(found, "aaaa1111")["gap_closed_low"] is None and "share anything" not in notes(found)
-    predict(folder, 91.2, 7)  # a teacher that may be no better than the baseline
+    predict(folder, 80.2, 7)  # a teacher that may be no better than the baseline
     found = document(capsys, tree)
     assert row(found, "eeee5555")["gap_closed"] == pytest.approx(0.5)
     assert row(found, "eeee5555")["gap_closed_low"] is None
