@@ -75,9 +75,10 @@ def _all(row: Row, split: str) -> dict[int, Predictions]:
 
 
 def _names(row: Row) -> dict[int, str]:
-    """The labels' names, from the exported model."""
-    path = row.runs[0].path.parent / "model" / "config.json"
-    if not path.is_file():
+    """The labels' names, from the run's model; of an exported form from the folder above it."""
+    folder = row.runs[0].path.parent
+    path = next((one for one in (folder / "model/config.json", folder.parent / "config.json") if one.is_file()), None)
+    if path is None:
         return {}
     named = json.loads(path.read_text(encoding="utf8")).get("id2label", {})
     return {int(number): str(name) for number, name in named.items()}

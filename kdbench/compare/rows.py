@@ -181,7 +181,7 @@ def _settings(groups: list[list[Run]]) -> dict[str, str]:
     firsts = [group[0] for group in groups]
     keys = list(dict.fromkeys(key for run in firsts for key in run.settings))
     keys = [key for key in keys if len({run.settings[key] for run in firsts if key in run.settings}) > 1]
-    hand_set = [key for key in dict.fromkeys(key for run in firsts for key in run.training) if _hand_set(key, firsts)]
+    hand_set = _hand_set(firsts)
     texts = {}
     for run in firsts:
         values = [(key, run.settings.get(key, NULL)) for key in keys]
@@ -190,12 +190,18 @@ def _settings(groups: list[list[Run]]) -> dict[str, str]:
     return texts
 
 
-def _hand_set(key: str, runs: list[Run]) -> bool:
-    """Whether a value of the schedule differs where the schedule's name does not tell it."""
-    name = key.rpartition(".")[2]  # lr of successor.lr: where stages are alike, it is lr
-    known = [run for run in runs if any(other.rpartition(".")[2] == name for other in run.training)]
-    values = {(run.settings["schedule"], run.training.get(key)) for run in known}
-    return len(values) > len({schedule for schedule, _ in values})
+def _hand_set(runs: list[Run]) -> list[str]:
+    """The keys of the training whose values differ where the schedule's name does not tell it."""
+    known: dict[str, list[Run]] = {}  # by name: lr of successor.lr, which is lr where stages are alike
+    for run in runs:
+        for name in {key.rpartition(".")[2] for key in run.training}:
+            known.setdefault(name, []).append(run)
+    found = []
+    for key in dict.fromkeys(key for run in runs for key in run.training):
+        values = {(run.settings["schedule"], run.training.get(key)) for run in known[key.rpartition(".")[2]]}
+        if len(values) > len({schedule for schedule, _ in values}):
+            found.append(key)
+    return found
 
 
 def _row(role: str, settings: str, runs: list[Run], scores: _Scores, teachers: Mapping[str, Teacher]) -> Row:

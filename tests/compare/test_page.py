@@ -69,6 +69,17 @@ def test_what_users_wrote_is_escaped(tree: Path, capsys: pytest.CaptureFixture[s
     assert len(re.findall("<script", text)) == 1
 
 
+def test_an_exported_form_has_its_labels_names(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run,) = tree.glob("r52/theseus/*/seed0")
+    form = run / "export" / "int8"
+    form.mkdir(parents=True)
+    raw = json.loads((run / "results.json").read_text()) | {"id": "ffff0001", "form": "int8"}
+    (form / "results.json").write_text(json.dumps(raw))
+    (run / "export/config.json").write_text(json.dumps({"id2label": {"0": "crude", "1": "grain", "2": "trade"}}))
+    predict(form, 92.0, 0)
+    assert '<th scope="row">grain</th>' in page(capsys, tree)
+
+
 def test_a_page_of_other_arrangements_is_refused(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main([str(tree), "--format", "html", "--group-by", "method"])
