@@ -34,7 +34,7 @@ def sheet(table: Table) -> Sheet:
         Column("p\nHolm", [_p(test.p_holm) for *_, test in lines]),
         Column("least\nto find", [_least(test) for *_, test in lines]),
         Column("gap\n%", [_gap(row, name) for row, name, _ in lines], drop=4),
-        Column("95 %\ninterval", [_share(table, row, name) for row, name, _ in lines], drop=3),
+        Column("gap, 95 %\ninterval", [_share(table, row, name) for row, name, _ in lines], drop=3),
         Column("permuted\nseeds, p", [_p(test.permutation) for *_, test in lines], drop=5),
         Column("McNemar p\nby seed", [" ".join(_p(p) for p in test.mcnemar.values()) for *_, test in lines], drop=6),
     ]
