@@ -43,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     texts.add_argument("--file", type=Path, help="a UTF-8 file with a text a line; - is stdin")
     made.add_argument("--pair", action="append", help="the second text of each --text, for a model of pairs")
     made.add_argument("--json", action="store_true", help="one document, with the probabilities of all labels")
+    made.add_argument("--quiet", action="store_true", help="no words, only the answers")
     return made
 
 
@@ -68,6 +69,8 @@ def _answer(options: argparse.Namespace) -> int:
     else:
         rows = list(zip(options.text, *([options.pair] if options.pair else []), strict=True))
     columns = list(zip(*rows, strict=True))
+    if not rows and not options.quiet:
+        print(f"kdbench-predict: there is no text in {options.file}", file=sys.stderr)
     answers = classifier(columns[0], columns[1] if len(columns) > 1 else None) if rows else []
     if options.json:
         _print_json(options.model, rows, answers)

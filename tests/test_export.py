@@ -143,6 +143,11 @@ def test_predict(configure, run_of, capsys, tmp_path):
     assert found["schema"] == 1 and [one["text"] for one in found["answers"]] == TEXTS[:2]
     assert [one["label"] for one in found["answers"]] == [line[0] for line in lines]
     assert found["answers"][0]["probabilities"].keys() == {"fruit", "metal", "water"}
+    (tmp_path / "empty.txt").write_text("\n")
+    for words, said in (([], "there is no text in"), (["--quiet"], "")):
+        assert predict.main([folder, "--file", str(tmp_path / "empty.txt"), "--json", *words]) == 0
+        out, err = capsys.readouterr()
+        assert json.loads(out)["answers"] == [] and said in err and bool(err) == bool(said)
     (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe")
     for words, problem in (
         ([folder, "--text", "a", "--pair", "b"], "this model reads single texts"),

@@ -8,7 +8,8 @@ LEGEND = (
     "95 % interval, p: for other seeds and other test examples (crossed random effects, t); one seed: for other "
     "examples alone, no p. p Holm: over the tests shown, valid at any level, so at n = 3 seldom small. Least to find: "
     "the smallest true difference that such runs would show in 80 of 100 cases. McNemar: exact, of each seed alone, so "
-    "it says nothing of other seeds. * p Holm < 0.05. rank: of all rows but the teacher, simultaneous 95 %."
+    "it says nothing of other seeds. gap %: its interval has no end (?) where the gap may be zero. * p Holm < 0.05. "
+    "rank: of all rows but the teacher, simultaneous 95 %."
 )
 
 
@@ -33,6 +34,7 @@ def sheet(table: Table) -> Sheet:
         Column("p\nHolm", [_p(test.p_holm) for *_, test in lines]),
         Column("least\nto find", [_least(test) for *_, test in lines]),
         Column("gap\n%", [_gap(row, name) for row, name, _ in lines], drop=4),
+        Column("gap, 95 %\ninterval", [_share(table, row, name) for row, name, _ in lines], drop=3),
         Column("permuted\nseeds, p", [_p(test.permutation) for *_, test in lines], drop=5),
         Column("McNemar p\nby seed", [" ".join(_p(p) for p in test.mcnemar.values()) for *_, test in lines], drop=6),
     ]
@@ -56,3 +58,11 @@ def _least(test: Test) -> str:
 
 def _gap(row: Row, name: str) -> str:
     return f"{100 * row.gap_closed:.0f}" if row.gap_closed is not None and name == "direct" else NOTHING
+
+
+def _share(table: Table, row: Row, name: str) -> str:
+    """Interval of the share of the gap to the teacher."""
+    found = table.tests.rows[row.id].gap if table.tests and name == "direct" else None
+    if found is None:
+        return NOTHING
+    return "?" if found.low is None or found.high is None else f"{100 * found.low:.0f} to {100 * found.high:.0f}"

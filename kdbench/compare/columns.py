@@ -186,6 +186,10 @@ def notes(table: Table, split: str) -> list[str]:
         ([row for row in rows if row.score.mean < tfidf], f"TF-IDF + linear SVM ({tfidf:.2f}) beats: {{}}."),
         (one_pair, "A difference from one seed cannot be told from seed noise (add -m seed=0,1,2): {}."),
         ([row for row in rows if row.teacher_behind], "The teacher is not above direct fine-tuning, no gap: {}."),
+        (
+            [row for row in rows if (tests := _tests(table, row)) and tests.gap_may_be_zero],
+            "The gap to the teacher may be zero, its share anything: {}.",
+        ),
         ([row for row in rows if row.selected_on_reported], "† selected on the reported split, so too good: {}."),
         ([row for row in rows if row.dirty], "‡ ran from a checkout with uncommitted changes: {}."),
     ]
@@ -215,6 +219,8 @@ def certainty(table: Table) -> list[str]:
     if best and len(tied) > 1:
         others = _names([row for row in tied if row is not best], [])
         said.append(f"Cannot be told from the best, {best.label} ({best.id}): {others}.")
+    if any((found := _tests(table, row)) and found.untested for row in table.rows):
+        said.append("Rows of one seed could not be tested against it: they may be better or worse.")
     if len(taught) == 1:
         said.append("All students had one teacher: what another teacher's seed would change is in no interval.")
     return said

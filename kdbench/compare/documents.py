@@ -5,7 +5,9 @@ import re
 from kdbench.compare.columns import Sheet
 
 LATEX = {
-    **{char: f"\\{char}" for char in "&%$#_{}"},
+    **{char: f"\\{char}" for char in "&%$#{}"},
+    "_": r"\_\allowbreak{}",  # a caption has paths
+    "/": r"/\allowbreak{}",
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
@@ -18,7 +20,10 @@ LATEX = {
     "<": "$<$",
     ">": "$>$",
     "≤": r"$\le$",
+    "[": "{[}",  # at the start of a line it would be an option of the line before, as would *
+    "*": "{*}",
 }
+NARROWED = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
 SPECIAL = re.compile("|".join(map(re.escape, LATEX)))
 
 
@@ -38,17 +43,18 @@ def print_markdown(sheets: list[Sheet]) -> None:
 
 
 def print_latex(sheets: list[Sheet]) -> None:
-    r"""A `table` each, to be \input into a paper that uses booktabs; notes become the caption's end."""
-    print("% needs \\usepackage{booktabs}")
+    r"""A `table` each, to be \input into a paper, no wider than its text; notes become the caption's end."""
+    print("% needs \\usepackage{booktabs,graphicx}")
     for sheet in sheets:
         align = "".join("l" if column.left else "r" for column in sheet.columns)
         head = [column.header.replace("\n", " ") for column in sheet.columns]
-        print(r"\begin{table}", r"\centering\small", rf"\begin{{tabular}}{{{align}}}", r"\toprule", sep="\n")
+        print(r"\begin{table}", r"\centering\small", NARROWED, sep="\n")
+        print(rf"\begin{{tabular}}{{{align}}}", r"\toprule", sep="\n")
         print(_latex_row(head), r"\midrule", sep="\n")
         for at in range(len(sheet.columns[0].cells)):
             bold = [bool(column.styles) and "bold" in column.styles[at] for column in sheet.columns]
             print(_latex_row([column.cells[at] for column in sheet.columns], bold))
-        print(r"\bottomrule", r"\end{tabular}", sep="\n")
+        print(r"\bottomrule", r"\end{tabular}}", sep="\n")
         words = " ".join([f"{sheet.heading}.", *sheet.notes, sheet.legend]).strip()
         print(rf"\caption{{{latex(words)}}}", r"\end{table}", sep="\n")
 

@@ -3,7 +3,6 @@ people; each row also has a marker and a dash of its own, so that grey paper los
 
 from collections.abc import Sequence
 from itertools import cycle, islice
-from textwrap import shorten
 from typing import Any
 
 import matplotlib
@@ -30,13 +29,20 @@ matplotlib.rcParams.update(
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "v", "P", "X", "h", "<", ">")
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+NAME = 36  # characters of a legend
 REFERENCE = {"teacher": ("*", "#000000"), "tfidf": ("D", "#555555")}
 
 
 def name_of(row: Row, rows: Sequence[Row]) -> str:
-    """The label; where several rows have it, with what tells them apart, shortened."""
+    """The label; where several rows have it, with the settings that tell them apart, or if these do not, the id."""
     alike = [other for other in rows if other.label == row.label]
-    return row.label if len(alike) == 1 else shorten(f"{row.label} {row.settings or row.id}", 36, placeholder=" …")
+    if len(alike) == 1:
+        return row.label
+    named = f"{row.label} {row.settings}"
+    if row.settings and len(named) <= NAME and [other.settings for other in alike].count(row.settings) == 1:
+        return named
+    student = f" {row.runs[0].student}" * (len({other.runs[0].student for other in alike}) > 1)
+    return f"{row.label}{student} ({row.id})"
 
 
 def looks(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:

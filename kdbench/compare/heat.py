@@ -12,15 +12,26 @@ from kdbench.compare.rows import Row, Table
 
 
 def grids(table: Table, metric: str, split: str) -> Iterator[tuple[str, Figure]]:
-    """For each method with several configurations: the mean score at the values of its two most varied settings."""
-    for method in dict.fromkeys(row.runs[0].method for row in table.rows if row.role != "teacher"):
-        rows = [row for row in table.rows if row.runs[0].method == method and row.role != "teacher"]
-        settings = {row.id: row.runs[0].settings | row.runs[0].training for row in rows}
-        values = {key: sorted({_of(one, key) for one in settings.values()}, key=_number_first)
-                  for key in dict.fromkeys(key for one in settings.values() for key in one)}  # fmt: skip
-        varied = sorted((key for key in values if len(values[key]) > 1), key=lambda key: -len(values[key]))
-        if varied:
-            yield f"grid_{method}", _heat(table, metric, split, rows, settings, [(k, values[k]) for k in varied])
+    """For each method and student with several configurations: the mean score at its two most varied settings."""
+    models: dict[str, dict[str, list[Row]]] = {}
+    for row in table.rows:
+        if row.role != "teacher":
+            models.setdefault(row.runs[0].method, {}).setdefault(str(row.runs[0].student), []).append(row)
+    for method, students in models.items():
+        for student, rows in students.items():
+            settings = {row.id: row.runs[0].settings | row.runs[0].training for row in rows}
+            if varied := _varied(list(settings.values())):
+                name = method if len(students) == 1 else f"{method}_{student}"
+                yield f"grid_{name}", _heat(table, metric, split, rows, settings, varied)
+
+
+def _varied(settings: list[dict[str, str]]) -> list[tuple[str, list[str]]]:
+    """The keys with several values, and these; the most varied first. A key that older runs lack is no difference."""
+    found = []
+    for key in dict.fromkeys(key for one in settings for key in one):
+        if len({one[key] for one in settings if key in one}) > 1:
+            found.append((key, sorted({_of(one, key) for one in settings}, key=_number_first)))
+    return sorted(found, key=lambda one: -len(one[1]))
 
 
 def _of(settings: dict[str, str], key: str) -> str:
@@ -49,8 +60,9 @@ def _heat(
     grid = np.full((len(lines), len(columns)), np.nan)
     for place, scores in cells.items():
         grid[place] = np.mean(scores)
-    title = f"{table.dataset}: {rows[0].runs[0].method}, mean {split} {METRICS[metric]}, %"
-    figure, axes = canvas(title, 2.2 + 1.0 * len(columns), 1.8 + 0.55 * len(lines))
+    first = rows[0].runs[0]
+    title = f"{table.dataset}: {first.method} {first.student}\nmean {split} {METRICS[metric]}, %"
+    figure, axes = canvas(title, 3.2 + 1.0 * len(columns), 2.0 + 0.55 * len(lines))
     image = axes.imshow(grid, cmap="cividis", aspect="auto")
     middle = (np.nanmin(grid) + np.nanmax(grid)) / 2
     for (y, x), scores in cells.items():

@@ -66,6 +66,30 @@ def crossed(values: NDArray[np.float64], seedless: bool = False) -> Estimate:
     return Estimate(mean, mean - half, mean + half, variance**0.5, degrees, seeds, p, safe, found)
 
 
+def share_interval(gain: NDArray[np.float64], gap: NDArray[np.float64]) -> tuple[float, float] | None:
+    """95 % interval of mean(gain) / mean(gap), (S, N) points each; None where the gap may be zero.
+
+    The shares at which gain - share * gap cannot be told from zero (Fieller 1954). Where the gap cannot be told from
+    zero either, they have no end.
+    """
+    from scipy import optimize, special
+
+    if crossed(gap).low <= 0:
+        return None
+
+    def excess(share: float) -> float:
+        values = gain - share * gap
+        variance, degrees = variance_of_mean(values)
+        return abs(float(values.mean())) - float(special.stdtrit(degrees, 1 - LEVEL / 2)) * variance**0.5
+
+    share, ends = float(gain.mean() / gap.mean()), []
+    for step in (-1.0, 1.0):
+        while excess(share + step) <= 0:
+            step *= 2
+        ends.append(float(optimize.brentq(excess, share, share + step, xtol=1e-6)))
+    return ends[0], ends[1]
+
+
 def variance_of_mean(values: NDArray[np.float64]) -> tuple[float, float]:
     """Variance of the mean of (S, N) values, and its degrees of freedom; of the examples alone where S is 1."""
     seeds, examples = values.shape

@@ -11,14 +11,33 @@ from kdbench.compare.rows import Row
 
 CLASSES = 12  # shown of a confusion matrix: those with most errors
 EXAMPLES = 20  # shown each way
+SHADE = 0.55  # of a cell that has all of its line: darker, and its figure could not be read
+
+
+@dataclass(frozen=True)
+class Example:
+    id: int
+    label: str
+    wrong: str  # what the one that is wrong said, in most seeds
+    ahead: int  # seeds in which only the other was right, less those the other way round
+
+
+@dataclass(frozen=True)
+class Parted:
+    """Examples that one of two rows gets right in more seeds than the other."""
+
+    words: str
+    count: int
+    seeds: int
+    examples: list[Example]  # the clearest
 
 
 @dataclass(frozen=True)
 class Mistakes:
     classes: list[str]
     classes_left: int
-    matrix: list[tuple[str, list[tuple[int, str]]]]  # label, and (count over seeds, shade 0-1) of each class
-    examples: list[tuple[str, list[str]]]  # a sentence, and the examples
+    matrix: list[tuple[str, list[tuple[int, str]]]]  # label, and (count over seeds, shade 0 to SHADE) of each class
+    parted: list["Parted"]
 
 
 def mistakes(row: Row, against: Row | None, split: str) -> Mistakes | None:
@@ -35,7 +54,10 @@ def mistakes(row: Row, against: Row | None, split: str) -> Mistakes | None:
     counts = np.array([[int(((labels == a) & (said == b)).sum()) for b in shown] for a in shown])
     rows = np.maximum(counts.sum(1, keepdims=True), 1)
     matrix = [
-        (_name(names, a), [(int(count), f"{share:.2f}") for count, share in zip(line, line / total, strict=True)])
+        (
+            _name(names, a),
+            [(int(count), f"{SHADE * share:.2f}") for count, share in zip(line, line / total, strict=True)],
+        )
         for a, line, total in zip(shown, counts, rows, strict=True)
     ]
     theirs = _all(against, split) if against else {}
@@ -53,9 +75,10 @@ def _all(row: Row, split: str) -> dict[int, Predictions]:
 
 
 def _names(row: Row) -> dict[int, str]:
-    """The labels' names, from the exported model."""
-    path = row.runs[0].path.parent / "model" / "config.json"
-    if not path.is_file():
+    """The labels' names, from the run's model; of an exported form from the folder above it."""
+    folder = row.runs[0].path.parent
+    path = next((one for one in (folder / "model/config.json", folder.parent / "config.json") if one.is_file()), None)
+    if path is None:
         return {}
     named = json.loads(path.read_text(encoding="utf8")).get("id2label", {})
     return {int(number): str(name) for number, name in named.items()}
@@ -65,24 +88,36 @@ def _name(names: dict[int, str], label: int) -> str:
     return names.get(label, str(label))
 
 
-def _parted(
-    mine: dict[int, Predictions], theirs: dict[int, Predictions], names: dict[int, str]
-) -> list[tuple[str, list[str]]]:
-    """Examples that one gets right in more seeds than the other, the clearest first."""
+def _parted(mine: dict[int, Predictions], theirs: dict[int, Predictions], names: dict[int, str]) -> list[Parted]:
+    """Both ways, the clearest examples first."""
     seeds = sorted(mine.keys() & theirs.keys())
     if not seeds or any(not np.array_equal(mine[seed].ids, theirs[seed].ids) for seed in seeds):
         return []
     lead = np.sum([_right(mine[seed]).astype(int) - _right(theirs[seed]) for seed in seeds], axis=0)
     first = mine[seeds[0]]
     found = []
-    for sign, words in ((1, "right where its baseline is wrong"), (-1, "wrong where its baseline is right")):
-        order = [at for at in np.argsort(-sign * lead, kind="stable") if sign * lead[at] > 0]
-        texts = [
-            f"{first.ids[at]} {_name(names, int(first.labels[at]))} ({abs(int(lead[at]))} of {len(seeds)})"
+    for ahead, behind, words in (
+        (lead, theirs, "right where its baseline is wrong"),
+        (-lead, mine, "wrong where its baseline is right"),
+    ):
+        order = [int(at) for at in np.argsort(-ahead, kind="stable") if ahead[at] > 0]
+        examples = [
+            Example(
+                int(first.ids[at]),
+                _name(names, int(first.labels[at])),
+                _name(names, _wrong_answer([behind[seed] for seed in seeds], at)),
+                int(ahead[at]),
+            )
             for at in order[:EXAMPLES]
         ]
-        found.append((f"{len(order)} examples {words}: number, label (seeds ahead)", texts))
+        found.append(Parted(words, len(order), len(seeds), examples))
     return found
+
+
+def _wrong_answer(every: list[Predictions], at: int) -> int:
+    """The most frequent of the answers that are wrong; of equals the lowest label."""
+    said = Counter(int(one.predicted[at]) for one in every if one.predicted[at] != one.labels[at])
+    return min(said, key=lambda label: (-said[label], label))
 
 
 def _right(one: Predictions) -> np.ndarray:

@@ -3,7 +3,7 @@
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,18 @@ from matplotlib.figure import Figure
 
 from kdbench.compare import certainty, diff, speed
 from kdbench.compare.columns import Sheet, sheet
+from kdbench.compare.details import detail
 from kdbench.compare.draw import name_of
 from kdbench.compare.mistakes import Mistakes, mistakes
-from kdbench.compare.pictures import front, pictures
+from kdbench.compare.pictures import front, learning, pictures
 from kdbench.compare.rows import Row, Table
 
 
 @dataclass(frozen=True)
 class Picture:
     name: str
+    title: str
+    width: float  # rem: an inch of the figure is 6.4
     svg: Markup  # matplotlib's own, whose texts it has escaped
     base64: str
 
@@ -51,7 +54,7 @@ def _table(table: Table, metric: str, split: str) -> dict[str, Any]:
         "pictures": drawn,
         "tests": certainty.sheet(table) if table.tests and table.tests.count else None,
         "speed": speed.sheet(table) if table.session else None,
-        "runs": [_run(table, row, split) for row in table.rows] if table.tests else [],
+        "runs": [_run(table, row, metric, split) for row in table.rows] if table.tests else [],
     }
 
 
@@ -60,7 +63,9 @@ def _picture(name: str, figure: Figure) -> Picture:
     figure.savefig(held, format="svg", metadata={"Date": None})
     text = held.getvalue()
     inline = text[text.index("<svg") :]  # without the XML head
-    return Picture(name, Markup(inline), base64.b64encode(text.encode()).decode())
+    title = figure.axes[0].get_title(loc="left").replace("\n", ", ")
+    encoded = base64.b64encode(text.encode()).decode()
+    return Picture(name, title, round(6.4 * figure.get_figwidth(), 1), Markup(inline), encoded)
 
 
 def summary(table: Table) -> list[str]:
@@ -70,37 +75,52 @@ def summary(table: Table) -> list[str]:
         return ["Only the teacher is shown."]
     best = max(rows, key=lambda row: row.score.mean)
     said = [f"Highest: {_words(best, table)}."]
-    tied = [row for row in rows if table.tests and (one := table.tests.rows.get(row.id)) and one.tied_with_best]
-    timed = [row for row in tied if row.latency_1 is not None]
-    if len(tied) > 1 and timed:
-        first = min(timed, key=lambda row: row.latency_1 or 0.0)
-        said.append(f"{len(tied) - 1} of the {len(rows) - 1} others cannot be told from it.")
-        fastest = f"The fastest of them all is {_words(first, table)}"
-        said.append(f"{fastest}: ship it, unless more seeds or examples tell them apart.")
-    elif len(tied) == 1:
-        said.append("It is better than every other row shown, after Holm's correction over all pairs.")
+    if table.tests:
+        said += _certainty(best, [row for row in rows if row is not best], table)
     else:
         said.append("No tests were made (--tests): nothing here says that it is better than the next.")
-    budget = {(row.latency_1 or 0.0, row.score.mean): row for row in rows if row.latency_1 is not None}
+    networks = [row for row in rows if row.role != "tfidf"]
+    budget = {(row.latency_1 or 0.0, row.score.mean): row for row in networks if row.latency_1 is not None}
     steps = [
         f"from {point[0]:#.3g} ms {name_of(budget[point], table.rows)} ({point[1]:.2f})"
         for point in front(list(budget))
     ]
     if len(steps) > 1:
-        said.append(f"By latency at batch 1, the highest mean for a budget: {'; '.join(steps)}.")
+        said.append(f"Of the networks, by latency at batch 1, the highest mean for a budget: {'; '.join(steps)}.")
+    if steps and table.session is None:
+        said.append("Each latency was taken when its run ended; compare-runs --latency measures all of them together.")
+    return said
+
+
+def _certainty(best: Row, others: list[Row], table: Table) -> list[str]:
+    """How many of the others may be as good, and which of these is fastest."""
+    tests = table.tests.rows if table.tests else {}
+    tied = [row for row in others if row.id in tests and tests[row.id].tied_with_best]
+    untested = [row for row in others if row.id not in tests or tests[row.id].untested]
+    worse = len(others) - len(tied) - len(untested)
+    parts = [(worse, "worse, after Holm's correction over all pairs"), (len(tied), "not to be told from it")]
+    parts += [(len(untested), "not tested against it, for want of seeds")]
+    said = [f"Of the {len(others)} others: {', '.join(f'{count} {words}' for count, words in parts if count)}."]
+    timed = [row for row in (best, *tied) if row.latency_1 is not None]
+    if tied and timed:
+        first = min(timed, key=lambda row: row.latency_1 or 0.0)
+        fastest = (
+            "It is the fastest of those too" if first is best else f"The fastest of those is {_words(first, table)}"
+        )
+        said.append(f"{fastest}: ship it, unless more seeds or examples tell them apart.")
     return said
 
 
 def _words(row: Row, table: Table) -> str:
     """`theseus (7e30e6eb) with 94.20 %, interval 93.3 to 95.1, 6.41 ms, 3 seeds`."""
     test = table.tests.rows.get(row.id) if table.tests else None
-    parts = [f"{name_of(row, table.rows)} ({row.id}) with {row.score.mean:.2f} %"]
+    parts = [f"{row.label} ({row.id}) with {row.score.mean:.2f} %"]
     parts += [f"95 % interval {test.score.low:.1f} to {test.score.high:.1f}"] if test else []
     parts += [f"{row.latency_1:#.3g} ms"] if row.latency_1 is not None else []
     return ", ".join([*parts, f"{row.score.n} seed{'s' * (row.score.n > 1)}"])
 
 
-def _run(table: Table, row: Row, split: str) -> dict[str, Any]:
+def _run(table: Table, row: Row, metric: str, split: str) -> dict[str, Any]:
     base = row.runs[0].baselines[0]
     against = next((other for other in table.every if base and other.id == base[0]), None)
     found: Mistakes | None = mistakes(row, against, split)
@@ -108,14 +128,21 @@ def _run(table: Table, row: Row, split: str) -> dict[str, Any]:
     if against:
         paths = row.runs[0].path, against.runs[0].path
         differing = diff.sheet(*paths, diff.differences(*paths))
+        for column, name in zip(
+            differing.columns[1:], ("this row", "baseline", "this came from", "baseline's"), strict=True
+        ):
+            column.header = name
+    pair = [row, against] if against else [row]
+    curve = learning(replace(table, rows=pair), metric, split, {one.id: detail(one, metric, split) for one in pair})
     return {
         "id": row.id,
-        "name": f"{name_of(row, table.rows)} ({row.id}), {row.score.mean:.2f} %",
+        "name": " ".join(filter(None, [row.label, row.settings, f"({row.id}), {row.score.mean:.2f} %"])),
+        "learning": _picture("learning", curve) if curve else None,
         "against": f"{against.label} ({against.id})" if against else "",
         "diff": differing,
         "seeds": row.score.n,
         "matrix": found.matrix if found else [],
         "classes": found.classes if found else [],
         "classes_left": found.classes_left if found else 0,
-        "examples": found.examples if found else [],
+        "parted": found.parted if found else [],
     }

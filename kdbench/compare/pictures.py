@@ -1,5 +1,6 @@
 """The pictures of a table, as matplotlib figures."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -162,7 +163,8 @@ def save(tables: Sequence[Table], metric: str, split: str, folder: Path) -> list
     for table in tables:
         start = table.dataset if len(tables) == 1 else f"{table.dataset}-{table.data_id}"
         for name, figure in pictures(table, metric, split):
+            stem = re.sub(r"[^\w.-]", "-", f"{start}_{name}")  # names are of records: none leads out of the folder
             for kind in ("png", "svg"):
-                files.append(folder / f"{start}_{name}.{kind}")
+                files.append(folder / f"{stem}.{kind}")
                 figure.savefig(files[-1], dpi=150, metadata={"Date": None} if kind == "svg" else None)
     return files

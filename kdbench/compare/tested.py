@@ -6,7 +6,7 @@ Reads the predictions of the rows shown and of their baselines, no others.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,18 +31,36 @@ class Test:
     permutation: float | None  # over seeds
 
 
+class Share(NamedTuple):
+    """95 % interval of the share of the gap to the teacher; None where the gap may be zero: it has no end."""
+
+    low: float | None = None
+    high: float | None = None
+
+
 @dataclass(frozen=True)
 class RowTests:
     score: Estimate
     against: tuple[Test | None, Test | None]
+    gap: Share | None = None  # None where there is no gap, or no predictions of the teacher
     rank: tuple[int, int] | None = None  # of all shown rows but the teacher
-    tied_with_best: bool = False
+    tied_with_best: bool | None = None  # None where it was not tested: one seed says nothing of others
+
+    @property
+    def gap_may_be_zero(self) -> bool:
+        """Whether the gap to the teacher is too small to divide by."""
+        return self.gap is not None and self.gap.low is None
+
+    @property
+    def untested(self) -> bool:
+        return self.rank is not None and self.tied_with_best is None
 
     def record(self) -> dict[str, float | int | bool | str | None]:
         """Flat, as CSV and JSON have it."""
         figures: dict[str, Any] = {"score_low_points": self.score.low, "score_high_points": self.score.high}
         figures |= {"rank_low": self.rank and self.rank[0], "rank_high": self.rank and self.rank[1]}
-        figures["tied_with_best"] = self.tied_with_best if self.rank else None
+        figures["tied_with_best"] = self.tied_with_best
+        figures |= {"gap_closed_low": self.gap and self.gap.low, "gap_closed_high": self.gap and self.gap.high}
         for name, test in zip(AGAINST, self.against, strict=True):
             one = test.estimate if test else None
             figures[f"{name}_low_points"] = one.low if one else None
@@ -103,6 +121,7 @@ def tests(table: Table, metric: str, split: str) -> Tests:
         row.id: RowTests(
             _own(row, scores[row.id], metric),
             (_against(row, every, 0, reader), _against(row, every, 1, reader)),
+            _share(row, every, reader),
         )
         for row in table.rows
         if scores[row.id]
@@ -140,6 +159,26 @@ def _against(row: Row, every: dict[str, Row], at: int, reader: _Reader) -> Test 
     return Test(inference.crossed(values), None, mcnemar, permutation)
 
 
+def _share(row: Row, every: dict[str, Row], reader: _Reader) -> Share | None:
+    """Of the gap from the direct baseline to the teacher, over the seeds that have both."""
+    base = row.runs[0].baselines[0]
+    if row.gap_closed is None or base is None or base[0] not in every:
+        return None
+    theirs = reader.scores(every[base[0]].runs)
+    taught = reader.scores(row.runs)
+    known = {(run.id, run.seed): run for one in every.values() for run in one.runs}
+    gains, gaps = [], []
+    for run in row.runs:
+        teacher = (
+            known.get((run.teacher.id, run.teacher.seed)) if run.teacher and run.teacher.seed is not None else None
+        )
+        best = reader.scores([teacher]) if teacher else {}
+        if best and run.seed in taught and run.seed in theirs:
+            gains.append(taught[run.seed] - theirs[run.seed])
+            gaps.append(next(iter(best.values())) - theirs[run.seed])
+    return Share(*(inference.share_interval(np.stack(gains), np.stack(gaps)) or ())) if gains else None
+
+
 def _adjusted(found: dict[str, RowTests], rows: list[Row]) -> tuple[dict[str, RowTests], int]:
     """Holm's p values over every test that is shown: all rows, both baselines."""
     places = [(row.id, at) for row in rows if row.id in found for at in (0, 1) if found[row.id].against[at]]
@@ -163,20 +202,22 @@ def _ranked(
     ranked = [row for row in rows if row.id in found and row.role != "teacher"]
     if len(ranked) < 2:
         return found
-    pairs, ps = [], []
+    best = max(ranked, key=lambda row: row.score.mean).id
+    pairs, ps, tested = [], [], {best}  # against the best
     for a, b in combinations(ranked, 2):
         estimate = _between(a, b, scores)
         if estimate is not None and estimate.p_safe is not None:
             pairs.append((a.id, b.id) if estimate.mean > 0 else (b.id, a.id))
             ps.append(estimate.p_safe)
+            tested |= {a.id, b.id} if best in (a.id, b.id) else set()
     decided = [pair for pair, p in zip(pairs, inference.holm(ps), strict=True) if p < LEVEL]
-    best = max(ranked, key=lambda row: row.score.mean).id
     changed = dict(found)
     for row in ranked:
         better = sum(worse_id == row.id for _, worse_id in decided)
         worse = sum(better_id == row.id for better_id, _ in decided)
         rank = (1 + better, len(ranked) - worse)
-        changed[row.id] = replace(found[row.id], rank=rank, tied_with_best=(best, row.id) not in decided)
+        tied = (best, row.id) not in decided if row.id in tested else None
+        changed[row.id] = replace(found[row.id], rank=rank, tied_with_best=tied)
     return changed
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from kdbench.compare.columns import NOTHING, Column
@@ -17,10 +18,13 @@ from kdbench.results import RESULTS, read_result
 from kdbench.store import Damaged
 
 EVERY = 2.0  # seconds
+PAUSE = 60.0  # seconds without a running run after which a sweep is over: between two jobs none is running
 STAMP = r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d+"
+RUN = re.compile(r"INFO run: (.*)")  # a run's log has those too that it needed
 STARTED = re.compile(STAMP + r" INFO stage (\S+): (?:resumes at step (\d+)|(\d+) steps)")
 TOTAL = re.compile(r"step \d+/(\d+)")
 FAILED = re.compile(STAMP + r" ERROR (.*)")
+NO_PROGRESS = {"stage": None, "step": None, "steps": None, "loss": None, "seconds_left": None}
 ORDER = ("failed", "running", "stopped", "done")
 
 
@@ -35,6 +39,7 @@ class State:
     steps: int | None = None  # of the stage; None until the log tells
     loss: float | None = None  # sum of the named losses, mean over the last few steps
     seconds_left: float | None = None  # of the stage, by its pace so far
+    waits_for: str | None = None  # folder of the run that it needs first and is training
     reason: str | None = None  # of a failure
     test_accuracy: float | None = None  # points
 
@@ -62,11 +67,11 @@ def _state(folder: Path) -> State:
         accuracy = result.get("metrics", {}).get("test", {}).get("accuracy")
         return State(str(folder), "done", test_accuracy=None if accuracy is None else 100 * accuracy)
     log = _text(folder / "run.log")
-    last = log.rsplit("INFO run: ", 1)[-1]  # a resumed run's log has the earlier tries too
+    last = log[log.rfind("INFO run: ") :]  # a resumed run's log has the earlier tries too
     progress = _progress(folder, last)
     if _held(folder):
         return State(str(folder), "running", **progress)
-    progress["seconds_left"] = None
+    progress = progress | {"seconds_left": None, "waits_for": None}
     failures = FAILED.findall(last)
     if failures:
         return State(str(folder), "failed", **progress, reason=failures[-1][1])
@@ -91,11 +96,14 @@ def _progress(folder: Path, log: str) -> dict[str, Any]:
     """Stage, step, steps, loss and time left, from the log and the newest stage's metrics.jsonl."""
     started = list(STARTED.finditer(log))
     if not started:
-        return {"stage": None, "step": None, "steps": None, "loss": None, "seconds_left": None}
+        return NO_PROGRESS
     stamp, stage, resumed, whole = started[-1].groups()
+    stages = sorted(folder.glob(f"[0-9][0-9]_{stage}"))
+    if not stages and Path(needed := RUN.findall(log)[-1]).parts[-3:] != folder.parts[-3:]:
+        return NO_PROGRESS | {"waits_for": needed}
     written = TOTAL.findall(log[started[-1].start() :])
     steps = int(whole) if whole else int(written[-1]) if written else None
-    step, loss, at = _last_step(sorted(folder.glob(f"[0-9][0-9]_{stage}"))[-1:], int(resumed or 0))
+    step, loss, at = _last_step(stages[-1:], int(resumed or 0))
     since = datetime.strptime(stamp, "%Y-%m-%d %H:%M:%S").timestamp()
     done = step - int(resumed or 0)
     left = (steps - step) * (at - since) / done if steps and done > 0 and at > since else None
@@ -124,13 +132,15 @@ def _text(path: Path) -> str:
 def columns(found: Sequence[State]) -> list[Column]:
     """A line a run."""
     return [
-        Column("\nrun", [" ".join(Path(one.folder).parts[-3:]) for one in found], left=True),
+        Column("\nrun", [_name(one) for one in found], left=True),
         Column("\nstate", [one.state for one in found], left=True),
-        Column("\nstage", [one.stage or NOTHING for one in found], drop=2, left=True),
+        Column("\nstage", [one.stage or ("waits" if one.waits_for else NOTHING) for one in found], drop=2, left=True),
         Column("\nstep", [NOTHING if one.step is None else f"{one.step}/{one.steps or '?'}" for one in found], drop=3),
         Column("\nloss", [NOTHING if one.loss is None else f"{one.loss:.3f}" for one in found], drop=4),
         Column("stage\nleft", [_clock(one.seconds_left) for one in found], drop=1),
-        Column("test\n%", [NOTHING if one.test_accuracy is None else f"{one.test_accuracy:.2f}" for one in found]),
+        Column(
+            "test\n%", [NOTHING if one.test_accuracy is None else f"{one.test_accuracy:.2f}" for one in found], drop=5
+        ),
     ]
 
 
@@ -141,8 +151,13 @@ def _clock(seconds: float | None) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
+def _name(one: State) -> str:
+    """The end of its path, in one word: it is not wrapped."""
+    return "/".join(Path(one.folder).parts[-3:])
+
+
 def watch(roots: Sequence[Path], as_json: bool) -> int:
-    """Show the states every two seconds until none is running; once where stdout is no terminal."""
+    """Show the states every two seconds until none has been running for a minute; once where stdout is no terminal."""
     if as_json:
         from kdbench.compare.frame import print_json
 
@@ -157,25 +172,31 @@ def watch(roots: Sequence[Path], as_json: bool) -> int:
     screen = console()
 
     def drawn(found: Sequence[State]) -> Group:
+        """As many runs as fit on the screen, with the reasons of those that failed."""
         counts = ", ".join(f"{n} {name}" for name in ORDER if (n := sum(one.state == name for one in found)))
-        room = screen.height - 6 if screen.is_terminal else len(found)
-        listed = list(found[:room])
-        shown, _ = fit(columns(listed), screen.width) if listed else ([], [])
-        reasons = [Text(f"{one.folder}: {one.reason}", "red") for one in listed if one.state == "failed"]
-        more = [Text(f"and {len(found) - room} more")] if len(found) > room else []
-        return Group(
-            Text(counts or "no runs yet", "bold"), *(lines(shown, screen.width) if shown else ()), *reasons, *more
-        )
+        room = screen.height - 1 if screen.is_terminal else sys.maxsize
+        for count in range(min(len(found), room), -1, -1):
+            shown, _ = fit(columns(found[:count]), screen.width) if count else ([], [])
+            body = [Text(counts or "no runs yet", "bold"), *(lines(shown, screen.width) if shown else ())]
+            reasons = [f"{_name(one)} {one.reason}" for one in found[:count] if one.state == "failed"]
+            body += [Text(line, "red") for reason in reasons for line in wrap(reason, screen.width)]
+            body += [Text(f"and {len(found) - count} more")] if len(found) > count else []
+            if len(body) <= room:
+                break
+        return Group(*body)
 
     found = states(roots)
     if not screen.is_terminal:
         screen.print(drawn(found))
         return 0
+    last_running = time.monotonic()
     with Live(drawn(found), console=screen, auto_refresh=False, screen=False) as live:
-        while any(one.state == "running" for one in found) or not found:
+        while not found or time.monotonic() - last_running < PAUSE:
             time.sleep(EVERY)
             found = states(roots)
             live.update(drawn(found), refresh=True)
+            if any(one.state == "running" for one in found):
+                last_running = time.monotonic()
     if failed := sum(one.state == "failed" for one in found):
         print(f"compare-runs: {failed} failed", file=sys.stderr)
     return 0

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from kdbench.compare.inference import LEVEL, MANY, degrees_of_freedom, variance_of_mean
+from kdbench.compare.inference import LEVEL, MANY, degrees_of_freedom, share_interval, variance_of_mean
 
 EXAMPLES = 500
 REGIMES = {  # standard deviations: of a model on an example, of a seed, of a seed on an example (difficulty: 1)
@@ -76,6 +76,30 @@ def rates(regime: tuple[float, float, float], seeds: int, repeats: int, bootstra
     return [100 * wrong / repeats, 100 * held / repeats, 100 * held_boot / bootstraps if bootstraps else np.nan]
 
 
+def share_rates(
+    regime: tuple[float, float, float], seeds: int, repeats: int, better: float = 2.2, seed: int = 0
+) -> tuple[float, float]:
+    """Coverage of the interval of the share of the gap to one teacher, where there is one; how often there is one.
+
+    In per cent. Teacher and student have the abilities `better` and 1.6, the direct baseline 1.4. There is one teacher:
+    the share is that of the way to this one, so its seed is drawn, and what it makes of the examples is not its merit.
+    """
+    rng = np.random.default_rng(seed)
+    single = (regime[0], 0.0, regime[2])
+    base, student, teacher = (
+        true_accuracy(one, which) for one, which in ((1.4, regime), (1.6, regime), (better, single))
+    )
+    held = told = 0
+    for _ in range(repeats):
+        difficulty = rng.standard_normal(EXAMPLES)
+        direct = simulate(rng, 1.4, difficulty, regime, seeds)
+        gain = simulate(rng, 1.6, difficulty, regime, seeds) - direct
+        found = share_interval(gain, simulate(rng, better, difficulty, single, 1) - direct)
+        told += found is not None
+        held += found is not None and found[0] <= (student - base) / (teacher - base) <= found[1]
+    return 100 * held / max(told, 1), 100 * told / repeats
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=20_000)
@@ -90,6 +114,11 @@ def main() -> None:
         for name, regime in REGIMES.items():
             error, coverage, boot = rates(regime, seeds, options.repeats, options.bootstraps)
             print(f"{name:20}{seeds:6}{error:8.2f}{coverage:10.2f}{boot:20.1f}", flush=True)
+    print(f"\n{'share of the gap':20}{'seeds':>6}{'coverage':>10}{'has an interval':>17}")
+    for seeds in options.seeds:
+        for name, regime in REGIMES.items():
+            coverage, told = share_rates(regime, seeds, options.repeats // 10)
+            print(f"{name:20}{seeds:6}{coverage:10.2f}{told:17.1f}", flush=True)
 
 
 if __name__ == "__main__":

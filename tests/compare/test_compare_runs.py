@@ -63,7 +63,7 @@ def stages(**values: Any) -> dict[str, Any]:
 def student(root: Path, method: str, id_: str, seed: int, points: float, **changes: Any) -> None:
     """A distilled run: teacher 97 points and 12 ms, baselines aaaa1111 and bbbb2222."""
     metrics = {split: {"n": 2568, "accuracy": 0.97, "macro_f1": 0.9} for split in ("dev", "test")}
-    teacher = {"id": "cccc3333", "metrics": metrics, "latency": LATENCY | {"batch_1": {"median_ms": 12.0}}}
+    teacher = {"id": "cccc3333", "seed": 0, "metrics": metrics, "latency": LATENCY | {"batch_1": {"median_ms": 12.0}}}
     command = f"kdbench method=finetune student.layers=3 teacher.seed=0 dataset=r52 dataset.max_length=64 seed={seed}"
     baselines = {
         "baseline_id": "aaaa1111",
@@ -132,7 +132,7 @@ def test_order_and_labels(tree: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_settings_tell_rows_apart_and_no_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    quick = {"identity__choices": {"schedule": "quick"}, "identity__parameters": stages(lr=0.5)}
+    quick = {"identity__choices": {"schedule": "quick"}, "identity__parameters": stages(lr=0.5) | {"a": False}}
     mixed = stages() | {"a": True}
     mixed["stages"]["two"]["lr"] = 0.00003
     student(tmp_path, "pkd", "00000001", 0, 94.0, identity__parameters=stages() | {"a": True})
@@ -141,12 +141,23 @@ def test_settings_tell_rows_apart_and_no_more(tmp_path: Path, capsys: pytest.Cap
     settings = [row["settings"] for row in document(capsys, tmp_path)["tables"][0]["rows"]]
     assert settings == [
         "a=true schedule=default lr=2e-05",
-        "schedule=quick lr=0.5",
+        "a=false schedule=quick lr=0.5",
         "a=true schedule=default one.lr=2e-05 two.lr=3e-05",
     ]
     shutil.rmtree(tmp_path / "r52/pkd/bert_3l-00000003")
     settings = [row["settings"] for row in document(capsys, tmp_path)["tables"][0]["rows"]]
-    assert settings == ["a=true schedule=default", "schedule=quick"]  # the name tells the learning rate
+    assert settings == ["a=true schedule=default", "a=false schedule=quick"]  # the name tells the learning rate
+
+
+def test_a_key_that_older_runs_lack_is_no_difference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    new = {"optimizer": "adamw"}
+    student(tmp_path, "pkd", "00000001", 0, 94.0, identity__parameters=stages(epochs=15))
+    student(tmp_path, "pkd", "00000002", 0, 93.0, identity__parameters=stages(epochs=23, **new) | {"shape": "cls"})
+    settings = [row["settings"] for row in document(capsys, tmp_path)["tables"][0]["rows"]]
+    assert settings == ["epochs=15", "epochs=23"]
+    student(tmp_path, "pkd", "00000003", 0, 92.0, identity__parameters=stages(epochs=23, optimizer="sgd"))
+    settings = [row["settings"] for row in document(capsys, tmp_path)["tables"][0]["rows"]]
+    assert settings == ["epochs=15", "epochs=23 optimizer=adamw", "epochs=23 optimizer=sgd"]
 
 
 @pytest.mark.parametrize(

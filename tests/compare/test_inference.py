@@ -126,3 +126,30 @@ def test_wilson_and_holm() -> None:
     assert inference.wilson(90, 100) == (pytest.approx(82.56, abs=0.01), pytest.approx(94.48, abs=0.01))
     assert inference.holm([0.01, 0.04, 0.03]) == [pytest.approx(0.03), pytest.approx(0.06), pytest.approx(0.06)]
     assert inference.holm([]) == []
+
+
+def test_share_of_a_gap_is_fiellers_interval() -> None:
+    """One seed, so that the variances are those of the examples alone and the ends are roots of a quadratic."""
+    rng = np.random.default_rng(4)
+    gain, gap = rng.normal(0.5, 2, (1, 900)), rng.normal(1.0, 2, (1, 900))
+    (vv, vg), (_, gg) = np.cov(gain[0], gap[0]) / 900 * stats.norm.ppf(0.975) ** 2
+    a, b = gain.mean(), gap.mean()
+    assert inference.share_interval(gain, gap) == pytest.approx(
+        sorted(np.roots([b**2 - gg, -2 * (a * b - vg), a**2 - vv])), rel=1e-4
+    )
+
+
+def test_a_gap_that_may_be_zero_is_not_divided_by() -> None:
+    gain = np.random.default_rng(5).normal(0.5, 2, (3, 900))
+    assert inference.share_interval(gain, gain - gain.mean() + 0.05) is None
+    assert inference.share_interval(gain, gain - gain.mean() - 9.0) is None  # the teacher is surely worse
+
+
+def test_share_of_a_gap_where_everything_is_the_same() -> None:
+    gain = np.repeat([[10.0], [11.0], [12.0]], 50, 1)
+    assert inference.share_interval(gain, 2 * gain) == pytest.approx((0.5, 0.5))
+
+
+def test_intervals_of_a_gap_hold_the_true_share(study: ModuleType) -> None:
+    coverage, told = study.share_rates(study.REGIMES["like reuters_r52"], 3, 250)
+    assert 90.8 <= coverage <= 99.2 and told > 95  # 3 s.d. of 250

@@ -45,7 +45,7 @@ def test_a_page_is_whole_and_has_the_tables_figures(tree: Path, capsys: pytest.C
     text = page(capsys, tree)
     found = Parsed(text)
     assert found.rows["eeee5555"][0] == "theseus" and "94.00 ± 1.73" in found.rows["eeee5555"]
-    assert "Cannot be told from the best" in text and "The fastest of them all is" in text
+    assert "Cannot be told from the best" in text and "Of the 3 others: 3 not to be told from it." in text
     assert 'id="point-eeee5555"' in text  # what hovering looks for
     assert "Settings that differ from finetune (aaaa1111)" in text and "Confusions over 3 seeds" in text
     assert "examples right where its baseline is wrong" in text
@@ -67,6 +67,17 @@ def test_what_users_wrote_is_escaped(tree: Path, capsys: pytest.CaptureFixture[s
     text = page(capsys, tree)
     assert evil not in text and "&lt;script&gt;alert(1)" in text
     assert len(re.findall("<script", text)) == 1
+
+
+def test_an_exported_form_has_its_labels_names(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run,) = tree.glob("r52/theseus/*/seed0")
+    form = run / "export" / "int8"
+    form.mkdir(parents=True)
+    raw = json.loads((run / "results.json").read_text()) | {"id": "ffff0001", "form": "int8"}
+    (form / "results.json").write_text(json.dumps(raw))
+    (run / "export/config.json").write_text(json.dumps({"id2label": {"0": "crude", "1": "grain", "2": "trade"}}))
+    predict(form, 92.0, 0)
+    assert '<th scope="row">grain</th>' in page(capsys, tree)
 
 
 def test_a_page_of_other_arrangements_is_refused(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -128,3 +128,34 @@ def test_predictions_that_cannot_be_used_are_named(tree: Path, capsys: pytest.Ca
     assert f"{folder}" in shown.err and "left out of the tests" in shown.err
     assert main([str(tree), "--json", "--quiet"]) == 0
     assert capsys.readouterr().err == ""
+
+
+def test_a_share_of_the_gap_has_an_interval_where_there_is_a_gap(
+    tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder,) = tree.glob("r52/*/bert_3l-cccc3333/seed0")
+    predict(folder, 100.0, 7)
+    for seed in range(3):
+        (own,) = tree.glob(f"r52/*/bert_3l-aaaa1111/seed{seed}")
+        predict(own, 79.0 + seed, 3)
+        (own,) = tree.glob(f"r52/*/bert_3l-eeee5555/seed{seed}")
+        predict(own, 89.5 + seed / 2, 3)
+    found = document(capsys, tree)
+    assert row(found, "eeee5555")["gap_closed_low"] < 0.5 < row(found, "eeee5555")["gap_closed_high"]
+    assert row(found, "aaaa1111")["gap_closed_low"] is None and "share anything" not in notes(found)
+    predict(folder, 80.2, 7)  # a teacher that may be no better than the baseline
+    found = document(capsys, tree)
+    assert row(found, "eeee5555")["gap_closed"] == pytest.approx(0.5)
+    assert row(found, "eeee5555")["gap_closed_low"] is None
+    assert "The gap to the teacher may be zero, its share anything: theseus (eeee5555)." in notes(found)
+    (folder / "predictions.parquet").unlink()
+    assert row(document(capsys, tree, "--method", "theseus"), "eeee5555")["gap_closed_low"] is None
+
+
+def test_a_best_of_one_seed_is_tested_against_nobody(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    student(tree, "pkd", "ffff0001", 0, 99.0)
+    (folder,) = tree.glob("r52/*/bert_3l-ffff0001/seed0")
+    predict(folder, 99.0, 0)
+    found = document(capsys, tree)
+    assert row(found, "ffff0001")["tied_with_best"] is True and row(found, "eeee5555")["tied_with_best"] is None
+    assert "Rows of one seed could not be tested against it" in notes(found)

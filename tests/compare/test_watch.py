@@ -45,6 +45,22 @@ def test_watching_does_not_keep_a_run_from_starting(tmp_path: Path) -> None:
         assert states([tmp_path])[0].state == "running"
 
 
+def test_a_run_that_trains_its_teacher_first_waits_for_it(tmp_path: Path) -> None:
+    stamp = f"{datetime.now():%Y-%m-%d %H:%M:%S},000"
+    teacher = tmp_path / "r52" / "finetune" / "bert_6l-cccc3333" / "seed0"
+    folder = begun(tmp_path, 0, f"{stamp} INFO run: {teacher}", f"{stamp} INFO stage training: 20 steps")
+    (folder / "00_training/metrics.jsonl").unlink()
+    (folder / "00_training").rmdir()
+    with FileLock(folder.parent / ".seed0.lock"):
+        (found,) = states([tmp_path])
+        assert (found.state, found.stage, found.steps, found.waits_for) == ("running", None, None, str(teacher))
+        (folder / "00_training").mkdir()  # its own turn
+        with (folder / "run.log").open("a") as log_file:
+            log_file.write(f"{stamp} INFO stage training: 60 steps\n")
+        (found,) = states([tmp_path])
+        assert (found.stage, found.steps, found.waits_for) == ("training", 60, None)
+
+
 def test_a_failure_has_its_reason_and_a_resumed_run_none(tmp_path: Path) -> None:
     begun(tmp_path, 0, "2026-01-01 00:00:00,000 ERROR failed: RuntimeError: loss is nan")
     folder = begun(
