@@ -18,8 +18,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from kdbench.errors import UserError
 
 MANIFEST = "MANIFEST.json"
@@ -58,19 +56,20 @@ def explained(path: Path) -> Iterator[None]:
     """Turn what the system refuses within the block into a StoreError that names `path`."""
     try:
         yield
-    except (OSError, SafetensorError) as error:
+    except Exception as error:
         number = error.errno if isinstance(error, OSError) else _rust_errno(error)
         if number not in _REFUSALS:
             raise
-        named = getattr(error, "filename", None) or path
+        # of a copy the second is what was written
+        named = getattr(error, "filename2", None) or getattr(error, "filename", None) or path
         raise StoreError(
             f"{named}: {os.strerror(number)}. What was stored before is unharmed. {_REFUSALS[number]},"
             " then give the same command again: it goes on from there."
         ) from error
 
 
-def _rust_errno(error: SafetensorError) -> int | None:
-    """safetensors tells the system's error number only in its text."""
+def _rust_errno(error: Exception) -> int | None:
+    """safetensors and tokenizers tell the system's error number only in their text."""
     found = re.search(r"os error (\d+)", str(error))
     return int(found[1]) if found else None
 

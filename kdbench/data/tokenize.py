@@ -117,7 +117,9 @@ def _laid_out(key: str, parts: Iterable[Rows]) -> Tokens:
 
 def _write(folder: Path, parts: Iterable[Rows]) -> None:
     tokens = _laid_out("", parts)
-    np.save(folder / "offsets.npy", tokens.offsets)
-    np.save(folder / "flat.npy", tokens.flat)
-    if tokens.types is not None:
-        np.save(folder / "types.npy", tokens.types)
+    for name in ("offsets", "flat", "types"):
+        array = getattr(tokens, name)
+        if array is not None:
+            # not "wb": numpy would write that in C, and not say why the system refused
+            with (folder / f"{name}.npy").open("w+b") as file:
+                np.save(file, array)

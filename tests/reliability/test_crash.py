@@ -12,7 +12,8 @@ from torch import nn
 from kdbench import checkpoint, store
 from kdbench.checkpoint import Pass, Progress, State
 from kdbench.results import verify_run, write_result
-from tests.reliability.faults import Death, Disk, failing, power_cuts, put
+from tests.reliability.faults import Death, Disk, failing
+from tests.reliability.power import power_cuts, put
 
 BEFORE, OLD, NEW = 3, 5, 10  # steps of checkpoints: the save under test keeps the last two
 
