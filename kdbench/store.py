@@ -46,6 +46,24 @@ class Damaged(UserError):
         super().__init__(f"{path} is damaged: expected {expected}, found {found}")
 
 
+class Misfit(UserError):
+    """What lies there is as it was written, but not what a reader can use: another program's, or forged."""
+
+
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Turn what goes wrong when whole content at `path` is taken to its use within the block into a Misfit."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise Misfit(
+            f"{path} is whole, but not what belongs there ({reason[:300]}). Remove it, then give the same command again"
+        ) from error
+
+
 def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

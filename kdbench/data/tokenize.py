@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from kdbench.data.cache import cached
 from kdbench.data.datasets import Split
 from kdbench.errors import SourceError
+from kdbench.store import fitting
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,11 @@ AT_A_TIME = 2000  # texts: a tokenizer holds a hundred times the memory of the i
 def cached_tokens(key: str, encode: Callable[[], Iterable[Rows]], cache: Path) -> Tokens:
     """The tokens stored under `key`; `encode` makes them, part by part, where there are none."""
     folder = cached(cache / "tokens" / key, lambda staged: _write(staged, encode()))
-    # not np.load, which opens zip files and pickles too
-    flat, offsets = (open_memmap(folder / f"{name}.npy", mode="r") for name in ("flat", "offsets"))
-    types = open_memmap(folder / "types.npy", mode="r") if (folder / "types.npy").is_file() else None
-    return Tokens(key, flat, offsets, types)
+    with fitting(folder):
+        # not np.load, which opens zip files and pickles too
+        flat, offsets = (open_memmap(folder / f"{name}.npy", mode="r") for name in ("flat", "offsets"))
+        types = open_memmap(folder / "types.npy", mode="r") if (folder / "types.npy").is_file() else None
+        return Tokens(key, flat, offsets, types)
 
 
 def _key(split: Split, tokenizer_folder: Path, max_length: int) -> str:
