@@ -185,21 +185,26 @@ def _check(path: Path, expected_size: int, expected: str) -> None:
 
 @contextmanager
 def filling(folder: Path) -> Iterator[Path]:
-    """An empty folder to fill; when the block ends well it is `folder`, whole and with a manifest.
+    """An empty folder to fill; when the block ends well it is `folder`, whole and with a manifest. Raises StoreError.
 
-    One process at a time: the caller holds a lock. Raises StoreError.
+    What was there steps aside, and back where the new one is refused. One process at a time: the caller holds a lock.
     """
-    staged = folder.with_name(f".{folder.name}.part")
+    staged, before = (folder.with_name(f".{folder.name}.{kind}part") for kind in ("", "before."))
     with explained(folder):
         try:
             remove(staged)  # of a killed process
             staged.mkdir(parents=True)
             yield staged
             write_record(staged / MANIFEST, {}, [path for path in staged.rglob("*") if path.is_file()])
-            remove(folder)
+            remove(before)
+            if folder.exists():
+                os.replace(folder, before)
             _rename(staged, folder)
         finally:
-            shutil.rmtree(staged, ignore_errors=True)
+            if before.exists() and not folder.exists():
+                os.replace(before, folder)
+            for left in (staged, before):
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def private(folder: Path) -> Path:
