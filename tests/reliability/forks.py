@@ -9,13 +9,15 @@ from collections.abc import Callable
 
 
 def forked(work: Callable[[], object]) -> int:
-    """A process that does `work`; its exit status is 0 if that ended well."""
+    """A process that does `work`; its exit status is 0 if that ended well, or what it exited with."""
     child = os.fork()
     if child == 0:
         status = 1
         try:
             work()
             status = 0
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else 1
         except BaseException:
             traceback.print_exc()
         finally:
