@@ -8,7 +8,7 @@ import json
 import logging
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -82,25 +82,48 @@ def save(folder: Path, module: nn.Module, optimizer: Optimizer, state: State) ->
 
 
 def restore(folder: Path, module: nn.Module, optimizer: Optimizer) -> State:
-    """Load the last whole checkpoint into `module` and `optimizer`; a fresh State where there is none."""
+    """Load the last whole checkpoint into `module` and `optimizer`; a fresh State where there is none.
+
+    Raises Misfit where its content is not of this stage.
+    """
     for path in reversed(_all(folder)):
         try:
             store.verify(path / store.MANIFEST)
         except store.Damaged as damage:
             log.warning("%s; %s is skipped", damage, path.name)
             continue
-        return _load(path, module, optimizer)
+        with store.fitting(path):
+            return _load(path, module, optimizer)
     return State()
 
 
 def _load(path: Path, module: nn.Module, optimizer: Optimizer) -> State:
     module.load_state_dict(load_file(path / "module.safetensors"))
     _load_optimizer(optimizer, load_file(path / "optimizer.safetensors"))
-    best = path / "best.safetensors"
     rest = store.read_json(path / "state.json")
+    progress = _typed(rest["progress"])
+    if progress.step != _step(path):
+        raise ValueError(f"state.json is of step {progress.step}")
     passes = [Pass(names, torch.tensor(values), logged) for names, values, logged in rest["passes"]]
-    weights = load_file(best) if best.is_file() else None
-    return State(Progress(**rest["progress"]), weights, rest["lines"], passes)
+    if not all(isinstance(line, dict) for line in rest["lines"]) or any(len(p.names) != len(p.values) for p in passes):
+        raise ValueError("state.json has other lines or passes")
+    best = path / "best.safetensors"
+    return State(progress, _best(best, module) if best.is_file() else None, rest["lines"], passes)
+
+
+def _typed(given: dict[str, Any]) -> Progress:
+    kinds = get_type_hints(Progress)
+    wrong = [name for name in kinds.keys() | given.keys() if not isinstance(given.get(name, ...), kinds.get(name, ()))]
+    if wrong:
+        raise ValueError(f"state.json: progress has a wrong {', '.join(sorted(wrong))}")
+    return Progress(**given)
+
+
+def _best(path: Path, module: nn.Module) -> dict[str, Tensor]:
+    best, shapes = load_file(path), {name: value.shape for name, value in module.state_dict().items()}
+    if {name: value.shape for name, value in best.items()} != shapes:
+        raise ValueError(f"{path.name} has other tensors than the module")
+    return best
 
 
 def last(folder: Path) -> str:
@@ -135,8 +158,11 @@ def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
 
 def _load_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
     state: dict[int, dict[str, Any]] = {}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for name, tensor in tensors.items():
         index, key = name.split(".", 1)
+        if tensor.dim() and tensor.shape != parameters[int(index)].shape:
+            raise ValueError(f"optimizer.safetensors: {name} has another shape than its parameter")
         state.setdefault(int(index), {})[key] = tensor
     saved = optimizer.state_dict()
     optimizer.load_state_dict({"state": state, "param_groups": saved["param_groups"]})

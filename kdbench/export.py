@@ -63,8 +63,9 @@ def has_export(folder: Path, int8: bool) -> bool:
 
 def _copy(run: FinishedRun, staged: Path) -> None:
     """The model's folder and the record; the tokenizer cuts where training did."""
-    shutil.copytree(run.model, staged, dirs_exist_ok=True, ignore=shutil.ignore_patterns("MANIFEST.json"))
-    shutil.copy(run.folder / "config.yaml", staged)
+    for path in (*run.model.iterdir(), run.folder / "config.yaml"):  # copytree would not say why the system refused
+        if path.name != store.MANIFEST:
+            shutil.copy(path, staged)
     tokenizer = load_tokenizer(staged)
     tokenizer.model_max_length = run.dataset.max_length
     tokenizer.save_pretrained(staged)

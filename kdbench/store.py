@@ -18,8 +18,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from kdbench.errors import UserError
 
 MANIFEST = "MANIFEST.json"
@@ -48,6 +46,24 @@ class Damaged(UserError):
         super().__init__(f"{path} is damaged: expected {expected}, found {found}")
 
 
+class Misfit(UserError):
+    """What lies there is as it was written, but not what a reader can use: another program's, or forged."""
+
+
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Turn what goes wrong when whole content at `path` is taken to its use within the block into a Misfit."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise Misfit(
+            f"{path} is whole, but not what belongs there ({reason[:300]}). Remove it, then give the same command again"
+        ) from error
+
+
 def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -58,19 +74,20 @@ def explained(path: Path) -> Iterator[None]:
     """Turn what the system refuses within the block into a StoreError that names `path`."""
     try:
         yield
-    except (OSError, SafetensorError) as error:
+    except Exception as error:
         number = error.errno if isinstance(error, OSError) else _rust_errno(error)
         if number not in _REFUSALS:
             raise
-        named = getattr(error, "filename", None) or path
+        # of a copy the second is what was written
+        named = getattr(error, "filename2", None) or getattr(error, "filename", None) or path
         raise StoreError(
             f"{named}: {os.strerror(number)}. What was stored before is unharmed. {_REFUSALS[number]},"
             " then give the same command again: it goes on from there."
         ) from error
 
 
-def _rust_errno(error: SafetensorError) -> int | None:
-    """safetensors tells the system's error number only in its text."""
+def _rust_errno(error: Exception) -> int | None:
+    """safetensors and tokenizers tell the system's error number only in their text."""
     found = re.search(r"os error (\d+)", str(error))
     return int(found[1]) if found else None
 
@@ -168,21 +185,26 @@ def _check(path: Path, expected_size: int, expected: str) -> None:
 
 @contextmanager
 def filling(folder: Path) -> Iterator[Path]:
-    """An empty folder to fill; when the block ends well it is `folder`, whole and with a manifest.
+    """An empty folder to fill; when the block ends well it is `folder`, whole and with a manifest. Raises StoreError.
 
-    One process at a time: the caller holds a lock. Raises StoreError.
+    What was there steps aside, and back where the new one is refused. One process at a time: the caller holds a lock.
     """
-    staged = folder.with_name(f".{folder.name}.part")
+    staged, before = (folder.with_name(f".{folder.name}.{kind}part") for kind in ("", "before."))
     with explained(folder):
         try:
             remove(staged)  # of a killed process
             staged.mkdir(parents=True)
             yield staged
             write_record(staged / MANIFEST, {}, [path for path in staged.rglob("*") if path.is_file()])
-            remove(folder)
+            remove(before)
+            if folder.exists():
+                os.replace(folder, before)
             _rename(staged, folder)
         finally:
-            shutil.rmtree(staged, ignore_errors=True)
+            if before.exists() and not folder.exists():
+                os.replace(before, folder)
+            for left in (staged, before):
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def private(folder: Path) -> Path:

@@ -55,7 +55,7 @@ def train(
 
     Afterwards the student (and `extra`) holds the weights of the best dev score, or the last ones where the
     stage predicts nothing, and is in evaluation mode. A finished stage that is damaged is trained again.
-    Raises NonFiniteLoss, Stopped, StoreError.
+    Raises NonFiniteLoss, Stopped, StoreError, Misfit.
     """
     record = _finished(folder)
     if record is None:
@@ -66,7 +66,8 @@ def train(
     modules = {"student": stage.student, "extra": stage.extra}
     for name, module in modules.items():
         if module is not None:
-            module.load_state_dict(load_file(folder / f"{name}.safetensors"))
+            with store.fitting(folder):
+                module.load_state_dict(load_file(folder / f"{name}.safetensors"))
             module.eval().requires_grad_(False)
     return record
 

@@ -96,10 +96,10 @@ TINY = {
 
 
 @pytest.fixture
-def configure(teacher_folder: Path, data_folder: Path, tmp_path: Path) -> Configure:
-    """`configure("method=theseus", ...)` -> a tiny RunConfig from the real conf/."""
+def command_line(teacher_folder: Path, data_folder: Path, tmp_path: Path) -> Callable[..., list[str]]:
+    """`command_line("method=theseus", ...)` -> the words of a command that does a tiny run."""
 
-    def make(*overrides: str) -> RunConfig:
+    def make(*overrides: str) -> list[str]:
         tiny = [
             "teacher=local", f"teacher.source={teacher_folder}",
             "dataset=files", "dataset.name=topics", f"dataset.source={data_folder}",
@@ -113,8 +113,18 @@ def configure(teacher_folder: Path, data_folder: Path, tmp_path: Path) -> Config
         ]  # fmt: skip
         method = next((o.partition("=")[2] for o in reversed(overrides) if o.startswith("method=")), "theseus")
         own = [] if any(o.startswith("student=") for o in overrides) else TINY.get(method, [])
+        return [*tiny, *own, *overrides]
+
+    return make
+
+
+@pytest.fixture
+def configure(command_line: Callable[..., list[str]]) -> Configure:
+    """`configure("method=theseus", ...)` -> a tiny RunConfig from the real conf/."""
+
+    def make(*overrides: str) -> RunConfig:
         with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
-            return load(compose("config", overrides=[*tiny, *own, *overrides]))
+            return load(compose("config", overrides=command_line(*overrides)))
 
     return make
 

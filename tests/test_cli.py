@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -20,7 +21,7 @@ from hydra import compose, initialize_config_dir
 from kdbench import cli
 from kdbench.config import load
 from kdbench.derived import baseline, teacher_run, total_baseline
-from kdbench.errors import UserError
+from kdbench.errors import Fault, UserError
 from kdbench.schema import GROUPS, RunConfig
 
 CONF = cli.conf_dir()
@@ -183,9 +184,19 @@ def shared() -> Iterator[None]:
 @pytest.mark.usefixtures("shared")
 class TestJudgement:
     @pytest.mark.parametrize("line", REFUSALS)
-    def test_refusal(self, line: str) -> None:
-        (fault,) = cli.refuse(shlex.split(line, posix=False))
+    def test_refusal(self, line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        """By the command itself: one fault, exit code 2, within 4 s, and nothing is written."""
+        found: list[Fault] = []
+        monkeypatch.setattr(cli, "print_faults", found.extend)
+        monkeypatch.setattr(sys, "argv", ["kdbench", *shlex.split(line, posix=False)])
+        monkeypatch.chdir(tmp_path)
+        started = time.process_time()
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert end.value.code == 2 and time.process_time() - started < 4
+        (fault,) = found
         assert re.search(REFUSALS[line], str(fault)), str(fault)
+        assert list(tmp_path.iterdir()) == []
 
     def test_all_faults_at_once(self) -> None:
         line = (
@@ -255,6 +266,18 @@ def without(*modules: str) -> str:
         "import atexit, sys; from kdbench.cli import main;"
         f"atexit.register(lambda: print('loaded:', sorted({set(modules)} & set(sys.modules)))); main()"
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "line",
+    ["student.layers=12", "dataset.name=../../etc", "-m seed=range(3,1)", "schedule.lr=${schedule.lr}", "theseus"],
+)
+def test_a_refusal_as_a_process(tmp_path: Path, line: str) -> None:
+    done, seconds = python("-m", "kdbench", *line.split(), cwd=tmp_path)
+    assert done.returncode == 2 and seconds < 4 and done.stdout == ""
+    assert done.stderr.startswith("kdbench: 1 fault, nothing was run\n") and "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_refusal_is_quick_and_leaves_nothing(tmp_path: Path) -> None:

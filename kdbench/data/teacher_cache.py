@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from kdbench import store
 from kdbench.data.batches import Examples
 from kdbench.data.cache import cached
 from kdbench.errors import UserError
@@ -33,7 +34,8 @@ def cached_outputs(what: str, examples: Examples, predict: Predict, weights: Pat
         save_file({"ids": torch.from_numpy(examples.ids), what: outputs}, staged / "outputs.safetensors")
 
     folder = cached(cache / "teacher" / digest.hexdigest()[:16], fill)
-    return load_file(folder / "outputs.safetensors")[what]
+    with store.fitting(folder):
+        return load_file(folder / "outputs.safetensors")[what]
 
 
 def compute_outputs(examples: Examples, predict: Predict, batch_size: int = 64) -> Tensor:

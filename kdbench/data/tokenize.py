@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from kdbench.data.cache import cached
 from kdbench.data.datasets import Split
 from kdbench.errors import SourceError
+from kdbench.store import fitting
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,11 @@ AT_A_TIME = 2000  # texts: a tokenizer holds a hundred times the memory of the i
 def cached_tokens(key: str, encode: Callable[[], Iterable[Rows]], cache: Path) -> Tokens:
     """The tokens stored under `key`; `encode` makes them, part by part, where there are none."""
     folder = cached(cache / "tokens" / key, lambda staged: _write(staged, encode()))
-    # not np.load, which opens zip files and pickles too
-    flat, offsets = (open_memmap(folder / f"{name}.npy", mode="r") for name in ("flat", "offsets"))
-    types = open_memmap(folder / "types.npy", mode="r") if (folder / "types.npy").is_file() else None
-    return Tokens(key, flat, offsets, types)
+    with fitting(folder):
+        # not np.load, which opens zip files and pickles too
+        flat, offsets = (open_memmap(folder / f"{name}.npy", mode="r") for name in ("flat", "offsets"))
+        types = open_memmap(folder / "types.npy", mode="r") if (folder / "types.npy").is_file() else None
+        return Tokens(key, flat, offsets, types)
 
 
 def _key(split: Split, tokenizer_folder: Path, max_length: int) -> str:
@@ -117,7 +119,9 @@ def _laid_out(key: str, parts: Iterable[Rows]) -> Tokens:
 
 def _write(folder: Path, parts: Iterable[Rows]) -> None:
     tokens = _laid_out("", parts)
-    np.save(folder / "offsets.npy", tokens.offsets)
-    np.save(folder / "flat.npy", tokens.flat)
-    if tokens.types is not None:
-        np.save(folder / "types.npy", tokens.types)
+    for name in ("offsets", "flat", "types"):
+        array = getattr(tokens, name)
+        if array is not None:
+            # not "wb": numpy would write that in C, and not say why the system refused
+            with (folder / f"{name}.npy").open("w+b") as file:
+                np.save(file, array)

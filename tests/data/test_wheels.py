@@ -1,8 +1,11 @@
 """Wheels made on the spot: what is taken out of them, what is refused, what an interruption leaves."""
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +14,7 @@ import pytest
 
 from kdbench.data import archive, fetch
 from kdbench.data.fetch import Source, SourceError, fetch_wheel
+from tests.reliability.forks import forked
 
 
 def wheel(folder: Path, files: dict[str, bytes]) -> Path:
@@ -83,6 +87,35 @@ def test_fetch_wheel_fetches_again_what_was_deleted_from_the_cache(tmp_path: Pat
 
 def cached(cache: Path) -> list[Path]:
     return [path for path in (cache / "wheels").iterdir() if path.suffix != ".lock"]
+
+
+def test_what_a_killed_process_left_downloading_does_not_reach_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A SIGKILL takes kdbench and not its pip, which writes on."""
+    path = wheel(tmp_path / "index", {"a": b"A"})
+
+    def killed(source: Source, folder: Path) -> Path:
+        folder.mkdir()
+        if os.fork() == 0:
+            time.sleep(0.2)
+            if folder.exists():
+                (folder / path.name).write_bytes(b"half")
+            os._exit(0)
+        os.kill(os.getpid(), signal.SIGKILL)
+        return folder
+
+    def slow(source: Source, folder: Path) -> Path:
+        folder.mkdir()
+        shutil.copy(path, folder)
+        time.sleep(0.5)
+        return folder / path.name
+
+    digest = fetch.sha256_of(path)
+    monkeypatch.setattr(fetch, "_pip_download", killed)
+    os.waitpid(forked(lambda: fetch_wheel("pypi:kd-tiny==1.0", digest, ["a"], tmp_path)), 0)
+    monkeypatch.setattr(fetch, "_pip_download", slow)
+    assert (fetch_wheel("pypi:kd-tiny==1.0", digest, ["a"], tmp_path) / "a").read_bytes() == b"A"
 
 
 def test_fetch_wheel_refuses_another_digest_and_names_both(tmp_path: Path, serve: Serve) -> None:

@@ -1,5 +1,6 @@
 """A process that dies, or a power cut, at every operation of a save: what is read afterwards is whole, old or new."""
 
+import contextlib
 import errno
 import hashlib
 from pathlib import Path
@@ -12,7 +13,8 @@ from torch import nn
 from kdbench import checkpoint, store
 from kdbench.checkpoint import Pass, Progress, State
 from kdbench.results import verify_run, write_result
-from tests.reliability.faults import Death, Disk, failing, power_cuts, put
+from tests.reliability.faults import Death, Disk, failing
+from tests.reliability.power import power_cuts, put
 
 BEFORE, OLD, NEW = 3, 5, 10  # steps of checkpoints: the save under test keeps the last two
 
@@ -165,3 +167,35 @@ def test_a_death_at_each_operation_of_the_result_leaves_all_or_nothing(tmp_path,
     assert verify_run(folder) == {"schema": 1, "id": "0123abcd"}
     with capsys.disabled():
         print(f"\ndeath at each operation of writing results: {k - 1} tried, 0 half")
+
+
+def test_a_folder_that_is_replaced_is_not_lost(tmp_path, capsys):
+    """An export in the place of an earlier one: old or new after a refusal; neither only if killed between renames."""
+
+    def fill(text: str) -> None:
+        with store.filling(folder) as staged:
+            (staged / "a").write_text(text)
+            (staged / "b").write_text(text)
+
+    def found() -> str:
+        if not folder.exists():
+            return "missing"
+        store.verify(folder / store.MANIFEST)
+        return (folder / "a").read_text()
+
+    counts = {"die_at": [], "refuse_at": []}
+    for how, states in counts.items():
+        for k in range(1, 1000):
+            folder = tmp_path / how / str(k) / "export"
+            fill("old")
+            disk = Disk(folder.parent, **{how: k}, refusal=errno.EIO)
+            with failing(disk), contextlib.suppress(Death, store.StoreError):
+                fill("new")
+            if disk.count < k:
+                break
+            states.append(found())
+            fill("new")
+            assert found() == "new" and len(list(folder.parent.iterdir())) == 1
+    assert counts["die_at"].count("missing") == 1 and "missing" not in counts["refuse_at"]
+    with capsys.disabled():
+        print(f"\na folder is replaced: {sum(map(len, counts.values()))} deaths and refusals tried, 0 lost")

@@ -1,6 +1,5 @@
 """Bits that flip and files that are cut off: each is noticed by its digest, named, and made again or refused."""
 
-import errno
 import logging
 import random
 import shutil
@@ -20,7 +19,6 @@ from kdbench.data.cache import cached
 from kdbench.errors import UserError
 from kdbench.results import RESULTS, read_result, verify_run
 from kdbench.store import MANIFEST
-from tests.reliability.faults import Disk, failing
 
 UNREAD = {"run.log"}  # for people; locks, too, are never read
 
@@ -206,33 +204,6 @@ def test_a_run_of_before_there_were_digests_is_read_as_it_is(finished, execute, 
     assert execute(config) == old | {"folder": str(folder)}
     assert len(read_runs([tmp_path / "outputs"], "accuracy", "test", Wanted())[0]) == 2
     kdbench.load(folder / "model")
-
-
-@pytest.mark.parametrize("number", ["ENOSPC", "EACCES", "EMFILE", "EIO"])
-@pytest.mark.parametrize("each", [29, pytest.param(1, marks=pytest.mark.slow)])
-def test_an_export_and_report_that_the_system_refuses_can_be_done_again(finished, execute, capsys, number, each):
-    """Every `each`-th operation from the trained stages to results.json is refused."""
-    config, before = finished
-    folder = Path(before["folder"])
-    refused, k = 0, 3
-    while True:
-        (folder / RESULTS).unlink(missing_ok=True)
-        shutil.rmtree(folder / "model", ignore_errors=True)
-        with failing(Disk(folder, refuse_at=k, refusal=getattr(errno, number))) as disk:
-            try:
-                execute(config)
-            except store.StoreError as error:
-                assert str(folder) in str(error) and "same command again" in str(error)
-                refused += 1
-                found = read_result(folder)  # refused at the very end, it is there and whole
-                assert found is None or found["metrics"] == before["metrics"]
-        if disk.count < k:
-            break
-        k += each
-    assert refused > 0 and verify_run(folder) is not None
-    assert execute(config)["metrics"] == before["metrics"]
-    with capsys.disabled():
-        print(f"\n{number} at every {each}. operation of export and report: {refused} tried, 0 unexplained, 0 half")
 
 
 def test_flipped_bits_in_a_local_teacher_config_are_told(configure, tmp_path, teacher_folder):

@@ -1,12 +1,14 @@
 """What the code may not call, what must be pinned, who may write to the cache."""
 
 import ast
+import re
 import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from kdbench.config import cache_folder
 from kdbench.data.sources import check_source
@@ -77,3 +79,29 @@ def test_the_cache_is_its_owners(configure, tmp_path):
         cache_folder(configure(f"cache_dir={folder}"))
     folder.chmod(0o755)
     assert cache_folder(configure(f"cache_dir={folder}")) == Path(folder)
+
+
+def locked(name):
+    """Each requirement of a lock with its hashes; scripts/setup installs no other, and no dependency by itself."""
+    entries = re.findall(r"^[^#\s].*(?:\n +.*)*", (ROOT / f"requirements/{name}.lock").read_text(), re.MULTILINE)
+    for entry in entries:
+        requirement, *hashes = re.split(r"\s*\\\n\s*", entry)
+        yield Requirement(requirement), hashes
+
+
+def test_all_that_is_installed_is_pinned_by_version_and_digest():
+    pins = {}
+    for lock in ("torch-cpu", "torch", "build", "main"):
+        for requirement, hashes in locked(lock):
+            (one,) = requirement.specifier
+            assert one.operator == "==" and "*" not in one.version, requirement
+            assert hashes and all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", text) for text in hashes), requirement
+            pins[canonicalize_name(requirement.name)] = one.version
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf8"))
+    asked = [*project["project"]["dependencies"], *project["build-system"]["requires"]]
+    asked += [text for extra in project["project"]["optional-dependencies"].values() for text in extra]
+    for wanted in map(Requirement, asked):
+        assert wanted.name == "kdbench" or pins[canonicalize_name(wanted.name)] in wanted.specifier, wanted
+    setup = (ROOT / "scripts/setup").read_text()
+    installs = [line for line in setup.splitlines() if " install " in line]
+    assert all("--no-deps" in line and ("--require-hashes" in line or "--no-index" in line) for line in installs)
