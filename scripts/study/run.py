@@ -42,8 +42,6 @@ class Runner:
     stopped: int = 0  # exit code once it was asked to stop
 
     def run(self) -> int:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._on_signal)
         (self.outputs / "logs").mkdir(parents=True, exist_ok=True)
         waiting = list(self.steps)
         while (waiting and not self.stopped) or self._busy():
@@ -88,7 +86,7 @@ class Runner:
                 env=os.environ | {"OMP_NUM_THREADS": "1"},
             )  # fmt: skip
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+    def on_signal(self, number: int, frame: FrameType | None) -> None:
         self._stop(128 + number)
 
     def _stop(self, code: int) -> None:
@@ -126,7 +124,10 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{number:3d} {runs * step.seconds / 3600:5.1f} h, {runs:2d} runs: {step.command}")
         return 0
     workers = [Worker(int(core)) for core in options.cores.split(",")]
-    return Runner(steps, options.outputs, workers, time.monotonic() + 60 * options.minutes).run()
+    runner = Runner(steps, options.outputs, workers, time.monotonic() + 60 * options.minutes)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, runner.on_signal)
+    return runner.run()
 
 
 if __name__ == "__main__":
