@@ -17,7 +17,7 @@ from kdbench import cli
 from kdbench.config import load
 from scripts.study import claims, page, run, write
 from scripts.study.plan import Plan, Step, load_plan
-from scripts.study.rows import COLUMNS, folder_of
+from scripts.study.rows import COLUMNS, folder_of, name_of
 from tests.compare.test_compare_runs import student as add_student
 from tests.compare.test_compare_runs import write as add_run
 
@@ -81,6 +81,23 @@ def test_what_is_missing_is_listed_with_command_and_cost(theseus: dict[str, Any]
     assert sum(one["runs"] for one in theseus["missing"]) + 3 + 2 == sum(
         len(runs) for step, runs in zip(PLAN.steps, PLAN.new_runs, strict=True) if step.question == "theseus"
     )
+
+
+def test_a_presets_own_row_is_not_that_of_its_ablation(tmp_path: Path) -> None:
+    root = tmp_path / "outputs"
+    add_student(
+        root, "tinybert", "aaaa0001", 0, 90.0, **of_preset("study_tinybert", prediction=False, intermediate=False)
+    )
+    add_student(
+        root, "tinybert", "aaaa0002", 0, 91.0, **of_preset("study_tinybert", prediction=False, intermediate=True)
+    )
+    made = write.document(PLAN, "insides", root)
+    assert [row["row"] for row in made["rows"]] == [
+        "tinybert prediction false", "tinybert intermediate false prediction false"
+    ]  # fmt: skip
+    lacking = {one["command"] for one in made["missing"]}
+    assert "kdbench -m experiment=study_tinybert seed=0 dataset=reuters_r52" in lacking
+    assert "kdbench -m experiment=study_tinybert method.prediction=false seed=0 dataset=reuters_r52" not in lacking
 
 
 def test_details_are_what_the_stages_logged(theseus: dict[str, Any]) -> None:
@@ -165,6 +182,14 @@ def test_a_claim_is_judged_by_the_rows_or_not_at_all(tmp_path: Path) -> None:
     for points, p, expected in ((1.0, 0.01, "not held"), (1.0, 0.4, "not told apart"), (-0.1, 0.9, "held")):
         row = scored("two_stage head inherit", 94.0, difference_points=points, difference_p_holm=p)
         assert verdicts(tmp_path, replacement=[row])[claim][0] == expected
+
+
+def test_the_rows_that_claims_read_are_in_the_plan() -> None:
+    names = {name_of(step, settings) for step in PLAN.steps for settings in step.configurations}
+    asked = {"pkd_teacher weights pretrained teacher run", "mobilebert strategy akt steps 1500", "distilbert",
+             "mobilebert strategy jkt", "tinybert attention false", "bilstm augment true", "direct layers 6", "theseus",
+             "same_size method logit_kd", "theseus_epsilon variant mix", "theseus_bernoulli replace_rate 0.5"}  # fmt: skip
+    assert asked <= names, asked - names
 
 
 def test_every_claim_has_a_check_and_the_other_way_round() -> None:

@@ -139,9 +139,9 @@ def same_size(rows: Rows) -> Judged:
 
 def larger_teacher(rows: Rows) -> Judged:
     found = {row["row"]: row["score_points"] for row in rows.every("pkd", "pkd_teacher")}
-    pairs = [(f"pkd_teacher teacher minilm_l6 weights {w}", f"pkd_teacher teacher run weights {w}")
+    pairs = [(f"pkd_teacher weights {w} teacher minilm_l6", f"pkd_teacher weights {w} teacher run")
              for w in ("pretrained", "finetuned")]  # fmt: skip
-    gains = {large.split()[-1]: found[large] - found[small] for large, small in pairs if {large, small} <= found.keys()}
+    gains = {large.split()[2]: found[large] - found[small] for large, small in pairs if {large, small} <= found.keys()}
     if not gains:
         raise LookupError("pkd_teacher")
     said_ = ", ".join(f"{gain:+.2f} points from {name} layers" for name, gain in gains.items())

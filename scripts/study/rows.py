@@ -51,6 +51,12 @@ def has(run: Run, settings: Mapping[str, Any], teachers: Iterable[str]) -> bool:
     return all(same(value, run.values[key]) for key, value in settings.items())
 
 
+def configuration_of(plan: Plan, run: Run, teachers: Iterable[str]) -> tuple[Step, dict[str, Any]] | None:
+    """The step and settings that a run is of: of those that it has, the most, as a preset's own row sets the fewest."""
+    found = [(step, one) for step in plan.steps for one in step.configurations if has(run, one, teachers)]
+    return max(found, key=lambda pair: len(pair[1]), default=None)
+
+
 def teachers_of(runs: Iterable[Run]) -> set[str]:
     return {run.teacher.id for run in runs if run.teacher}
 
@@ -104,17 +110,18 @@ def label(plan: Plan, row: Row) -> str:
     suffix = "" if form == NULL else f" {form}"
     if row.role in ("teacher", "tfidf"):
         return row.role + suffix
-    for step in plan.steps:
-        for settings in step.configurations:
-            if step.preset and has(run, settings, set()):
-                keys = [key for key in settings if key not in ("dataset", "identity.choices.experiment")]
-                said = [f"{key.rpartition('.')[2]} {_word(settings[key])}" for key in keys]
-                return " ".join([step.preset.removeprefix("study_"), *said]) + suffix
+    step, settings = configuration_of(plan, run, set()) or (None, {})
+    if step and step.preset:
+        return name_of(step, settings) + suffix
     return f"{row.label} {row.settings}".strip() + suffix
 
 
-def _word(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def name_of(step: Step, settings: Mapping[str, Any]) -> str:
+    """Of a configuration: `theseus_bernoulli replace_rate 0.3`."""
+    keys = [key for key in settings if key not in ("dataset", "identity.choices.experiment")]
+    words = [str(settings[key]).lower() if isinstance(settings[key], bool) else str(settings[key]) for key in keys]
+    named = [f"{key.rpartition('.')[2]} {word}" for key, word in zip(keys, words, strict=True)]
+    return " ".join([(step.preset or "").removeprefix("study_"), *named])
 
 
 def origin(row: Row, outputs: Path) -> dict[str, str]:
@@ -140,11 +147,12 @@ def missing(plan: Plan, question: str, outputs: Path) -> list[dict[str, Any]]:
     """The steps of a question with runs that are not done: how many, the command that does them, what it costs."""
     done = [run for run in runs_below(plan, outputs) if run.settings["form"] == NULL]
     teachers, found = teachers_of(done), []
+    of_run = [(run.seed, configuration_of(plan, run, teachers)) for run in done]
+    have = {(str(one[1]), seed) for seed, one in of_run if one}
     for step, wanted in zip(plan.steps, plan.new_runs, strict=True):
         if step.question != question:
             continue
-        by_settings = {str(one): {run.seed for run in done if has(run, one, teachers)} for one in step.configurations}
-        if lacking := sum(seed not in by_settings[str(settings)] for settings, seed in wanted):
+        if lacking := sum((str(settings), seed) not in have for settings, seed in wanted):
             hours = lacking * step.seconds / 3600
             found.append({"runs": lacking, "of": len(wanted), "command": step.command, "core_hours": round(hours, 2)})
     return found
