@@ -25,8 +25,8 @@ from kdbench.options import MISSING, Rule
 
 __all__ = ["cross_faults", "faults"]
 
-# What runs code or depends on more than the config; `half` and `or` are kdbench's own (config.py).
-REFUSED = re.compile(r"\$\{(?!half:|or:)[^{}]*:|'_target_':")
+# What runs code or depends on more than the config; `half`, `half_again` and `or` are kdbench's own (config.py).
+REFUSED = re.compile(r"\$\{(?!half:|half_again:|or:)[^{}]*:|'_target_':")
 REFERENCE = re.compile(r"\$\{(\.*)([\w.]+)\}")
 FOLDER = Rule(
     "of letters, digits, _ - and . (not first): it names a folder",

@@ -24,8 +24,10 @@ def _half(count: int | None) -> int | None:
     return None if count is None else max(1, round(count / 2))
 
 
-# All that a YAML may compute: a second stage of half the length; a value of its own where another key has none.
+# All that a YAML may compute: a second stage of half the length, and both together; a value of its own where another
+# key has none.
 OmegaConf.register_new_resolver("half", _half, replace=True)
+OmegaConf.register_new_resolver("half_again", lambda count: count + (_half(count) or 0), replace=True)
 OmegaConf.register_new_resolver("or", lambda given, other: other if given is None else given, replace=True)
 
 

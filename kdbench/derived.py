@@ -81,12 +81,16 @@ def baseline(config: RunConfig) -> RunConfig:
     return finetune(config, config.student, config.schedule, config.seed)
 
 
-def total_baseline(config: RunConfig, updates: int) -> RunConfig:
-    """The direct fine-tune of the same student with the same total of student updates on the task."""
-    stages = [stage for name, stage in config.method.stages.items() if name not in config.method.general_stages]
-    as_schedule = [dataclasses.replace(stage, epochs=config.schedule.epochs, lr=config.schedule.lr) for stage in stages]
-    if all(stage.steps is None and other == config.schedule for stage, other in zip(stages, as_schedule, strict=True)):
-        schedule = dataclasses.replace(config.schedule, epochs=sum(stage.epochs for stage in stages))
-    else:
+def total_baseline(config: RunConfig, updates: int, per_epoch: int) -> RunConfig:
+    """The direct fine-tune of the same student with the same total of student updates on the task.
+
+    In epochs of `per_epoch` updates where these are whole, so that it is the run that a person would ask for.
+    """
+    if updates == 0:  # nothing was trained (cascade)
+        return baseline(config)
+    epochs, rest = divmod(updates, per_epoch)
+    if rest or config.schedule.steps is not None:
         schedule = dataclasses.replace(config.schedule, steps=updates)
+    else:
+        schedule = dataclasses.replace(config.schedule, epochs=epochs)
     return finetune(config, config.student, schedule, config.seed)

@@ -37,7 +37,9 @@ def curve(
 
     `flops_at(i)`: FLOPs of one row that leaves at layer i (1..L), all answers up to there computed; `flops_full`:
     those of a row at speed 0, where only the last answer is. In a result, `exit_shares` holds the share of the
-    rows that leave at each layer and `mean_flops` is a row's.
+    rows that leave at each layer and `mean_flops` is a row's; `lost` is the share of rows that the last layer answers
+    rightly and the layer that they left at wrongly, `gained` the reverse; `mean_exit_layer_hard` is that of the rows
+    that the last layer answers wrongly (null where there is none).
     """
     layers, n, classes = logits.shape
     # In float64, rounded to float32, as models compute it: equal logits then come out as 1, not just below.
@@ -49,17 +51,26 @@ def curve(
         exit_layer = exits(uncertainty, speed)
         shares = np.bincount(exit_layer, minlength=layers + 1)[1:] / n
         costs = [flops_at(i) if speed > 0 else flops_full for i in range(1, layers + 1)]
+        right, last = correct[exit_layer - 1, np.arange(n)], correct[-1]
         result.append(
             {
                 "speed": speed,
                 "n": n,
-                "accuracy": float(correct[exit_layer - 1, np.arange(n)].mean()),
+                "accuracy": float(right.mean()),
+                "lost": float((last & ~right).mean()),
+                "gained": float((right & ~last).mean()),
                 "mean_exit_layer": float(exit_layer.mean()),
+                "mean_exit_layer_hard": None if last.all() else float(exit_layer[~last].mean()),
                 "exit_shares": shares.tolist(),
                 "mean_flops": float(shares @ costs),
             }
         )
     return result
+
+
+def break_even_share(flops_at: Callable[[int], float], layers: int, flops_full: float) -> float:
+    """The share of rows that must leave at layer 1, the others at the last, for early exit to cost as much as none."""
+    return (flops_at(layers) - flops_full) / (flops_at(layers) - flops_at(1))
 
 
 def cascade_curve(

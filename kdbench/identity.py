@@ -14,7 +14,15 @@ from kdbench.schema import CorpusConfig, DatasetConfig, RunConfig
 SCHEMA = 1  # raised when the same keys come to mean another computation
 _NOT_CONTENT = ("name", "source", "sha256", "epochs")  # of a data set: its identity or the schedule has them
 # Keys that came later and the value that means what was done before they came: left out, so that old ids stay.
-_LATER = {"optimizer": "adamw", "general": None, "text_pair": None, "compile": False}
+_LATER = {
+    "optimizer": "adamw",
+    "general": None,
+    "text_pair": None,
+    "compile": False,
+    "draw": "batch",
+    "replacing_share": None,
+    "intermediate": True,
+}
 
 
 def data_identity(config: RunConfig) -> dict[str, Any]:

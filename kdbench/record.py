@@ -173,9 +173,11 @@ def _baselines(run: "Run", about: About, updates: int) -> dict[str, Any]:
     keys = ("baseline", "total_baseline")
     if "encoder" not in run.config.method.needs:
         return {f"{key}_{part}": None for key in keys for part in ("id", "command")}
-    runs = dict(zip(keys, (baseline(run.config), total_baseline(run.config, updates)), strict=True))
-    ids = {f"{key}_id": run_id(config, run.hardware) for key, config in runs.items()}
-    return ids | {f"{key}_command": about.baseline_command(config) for key, config in runs.items()}
+    config = run.config
+    per_epoch = -(-len(run.data.train) // (config.schedule.batch_size * config.schedule.accumulation))
+    runs = dict(zip(keys, (baseline(config), total_baseline(config, updates, per_epoch)), strict=True))
+    ids = {f"{key}_id": run_id(other, run.hardware) for key, other in runs.items()}
+    return ids | {f"{key}_command": about.baseline_command(other) for key, other in runs.items()}
 
 
 def _cost(run: "Run", stages: list[dict[str, Any]], updates: int) -> dict[str, Any]:

@@ -454,7 +454,9 @@ def test_the_command_of_the_baseline_is_the_shortest(main: Main, line: str, expe
     ],
 )
 def test_the_commands_do_the_runs(main: Main, line: str) -> None:
-    runs = commands_of(main, line, lambda config: [baseline(config), teacher_run(config), total_baseline(config, 77)])
+    runs = commands_of(
+        main, line, lambda config: [baseline(config), teacher_run(config), total_baseline(config, 77, 9)]
+    )
     for run, command in runs:
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
             again = load(compose("config", overrides=shlex.split(command)[1:]))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdbench.early_exit import cascade_curve, curve, exits
+from kdbench.early_exit import break_even_share, cascade_curve, curve, exits
 from kdbench.models import fastbert
 
 UNCERTAINTY = np.array([[0.9, 0.6, 0.3, 0.1], [0.2, 0.1, 0.05, 0.01], [0.95, 0.9, 0.85, 0.8]]).T  # (L, n)
@@ -43,8 +43,12 @@ def test_curve_by_hand():
     labels = np.array([1, 0, 0])
     full, half, off = curve(logits, labels, [0.0, 0.5, 1.1], flops_at, 21.0)
     assert full == {
-        "speed": 0.0, "n": 3, "accuracy": 1.0, "mean_exit_layer": 2.0, "exit_shares": [0.0, 1.0], "mean_flops": 21.0,
+        "speed": 0.0, "n": 3, "accuracy": 1.0, "lost": 0.0, "gained": 0.0, "mean_exit_layer": 2.0,
+        "mean_exit_layer_hard": None, "exit_shares": [0.0, 1.0], "mean_flops": 21.0,
     }  # fmt: skip
+    assert half["lost"] == pytest.approx(1 / 3) and half["gained"] == 0
+    (other,) = curve(logits[::-1].copy(), labels, [1.1], flops_at, 21.0)
+    assert other["lost"] == 0 and other["gained"] == pytest.approx(2 / 3) and other["mean_exit_layer_hard"] == 1
     assert half["accuracy"] == pytest.approx(2 / 3)
     assert half["mean_exit_layer"] == pytest.approx(4 / 3)
     assert half["exit_shares"] == pytest.approx([2 / 3, 1 / 3])
@@ -52,6 +56,11 @@ def test_curve_by_hand():
     assert off["accuracy"] == pytest.approx(1 / 3)
     assert off["exit_shares"] == [1.0, 0.0]
     json.dumps([full, half, off])
+
+
+def test_at_the_break_even_share_early_exit_costs_what_none_costs():
+    share = break_even_share(flops_at, 5, 51.0)
+    assert 0 < share < 1 and share * flops_at(1) + (1 - share) * flops_at(5) == pytest.approx(51.0)
 
 
 def test_curve_properties():

@@ -158,6 +158,8 @@ def test_fastbert_stands_still_but_for_the_branches(configure, execute):
     assert exits[0] == 3 and exits == sorted(exits, reverse=True)
     assert all(abs(sum(point["exit_shares"]) - 1) < 1e-9 and point["n"] == 40 for point in curve)
     assert set(result["reported"]["latency_by_speed"]) == {"0", "0.1", "0.5", "0.8"}
+    assert len(result["reported"]["layers_test"]) == 3 and result["reported"]["break_even_share"] < 1
+    assert result["reported"]["layers_test"][-1] == curve[0]["accuracy"]
     at_speed = next(point for point in curve if point["speed"] == 0.5)
     assert at_speed["accuracy"] == pytest.approx(result["metrics"]["test"]["accuracy"])
 
@@ -250,6 +252,14 @@ def test_the_relu_head_survives_its_folder_and_no_other_loader_takes_it(configur
     torch.testing.assert_close(students.logits(model, inputs), model.classifier(pooled.relu()))
     with pytest.raises((ValueError, KeyError)):
         AutoModelForSequenceClassification.from_pretrained(folder)
+
+
+def test_tinybert_without_its_logits_learns_the_labels(configure, execute):
+    off = ["method.prediction=false", "method.intermediate=false", "method.general=false", "method.augment=false"]
+    changes = ["method.stages.prediction.epochs=2", "seed=1"]
+    result = execute(configure("method=tinybert", *off, *changes))
+    assert [stage["name"] for stage in result["stages"]] == ["prediction"]
+    assert set(result["stages"][0]["epochs"][0]["means"]) == {"ce"}
 
 
 def test_tinybert_leaves_its_projection_out_of_the_export(configure, execute):

@@ -100,14 +100,14 @@ class TestTeacherAndBaselines:
 
     def test_equal_updates(self, configure):
         config = configure("method=theseus", "schedule.epochs=4")  # 4 and 2
-        assert identity(total_baseline(config, 0)) == identity(configure("method=finetune", "schedule.epochs=6"))
+        assert identity(total_baseline(config, 48, 8)) == identity(configure("method=finetune", "schedule.epochs=6"))
         other = configure("method=theseus", "+method.stages.successor.batch_size=4")
-        assert identity(total_baseline(other, 31)) == identity(configure("method=finetune", "schedule.steps=31"))
+        assert identity(total_baseline(other, 31, 8)) == identity(configure("method=finetune", "schedule.steps=31"))
 
     @pytest.mark.parametrize("method", ["logit_kd", "minilm", "distilbert", "mobilebert", "mlm"])
     def test_one_stage_of_the_task_has_one_baseline(self, configure, method):
         config = configure(f"method={method}")
-        assert identity(total_baseline(config, 0)) == identity(baseline(config))
+        assert identity(total_baseline(config, 16, 8)) == identity(baseline(config))
 
     def test_the_result_names_them(self, configure, execute):
         result = execute(configure("method=theseus"))
@@ -187,6 +187,42 @@ class TestLimits:
             )
         )
         assert result["cost"]["steps"] == 6
+
+    @pytest.mark.parametrize("embeddings", ["frozen", "replaced"])
+    def test_an_examples_draw_is_the_same_in_any_batch(self, bare_run, execute, embeddings):
+        def ensure(other):
+            result = execute(other)
+            return result, Path(result["folder"])
+
+        more = ["method.variant=bernoulli", "method.draw=example", f"method.embeddings={embeddings}"]
+        run = bare_run("method=theseus", *more, ensure=ensure)
+        stage = next(iter(method_stages(run)))
+        whole = run.examples(run.data.train)
+        terms = stage.objective(whole.batch(np.arange(8)), 3)
+        parts = [stage.objective(whole.batch(np.arange(start, start + 2)), 3) for start in (4, 0, 6, 2)]
+        rates = [terms.logged[f"replaced_{module}"] for module in range(2 + (embeddings == "replaced"))]
+        assert any(0 < rate < 1 for rate in rates)  # not one draw for all
+        together = np.mean([part.losses["ce"].item() for part in parts])
+        assert together == pytest.approx(terms.losses["ce"].item(), rel=1e-5)
+        assert [np.mean([part.logged[name] for part in parts]) for name in terms.logged] == pytest.approx(rates)
+        assert stage.objective(whole.batch(np.arange(8)), 4).logged != terms.logged  # another step, another draw
+
+    @pytest.mark.parametrize(("share", "steps"), [(0.0, [24]), (0.25, [6, 18]), (1.0, [24])])
+    def test_the_replacing_share_divides_the_same_total(self, configure, execute, share, steps):
+        result = execute(configure("method=theseus", f"method.replacing_share={share}"))
+        assert [stage["steps"] for stage in result["stages"]] == steps
+        assert result["stages"][0]["name"] == ("successor" if share == 0 else "replacing")
+        assert result["total_baseline_id"] == identity(configure("method=finetune", "schedule.epochs=3"))
+
+    def test_without_replacing_theseus_is_two_stage(self, configure, execute):
+        theseus = execute(configure("method=theseus", "method.replacing_share=0.0"))
+        other = execute(configure("method=two_stage", "method.head_lr_multiplier=1", "schedule.epochs=3"))
+        mine, theirs = weights(theseus), weights(other)
+        assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+    def test_without_a_second_stage_both_baselines_are_one(self, configure, execute):
+        result = execute(configure("method=theseus", "method.successor_trains=none"))
+        assert result["total_baseline_id"] == result["baseline_id"]
 
     @pytest.mark.parametrize("trained", ["head", "last_layer_and_head", "encoder"])
     def test_what_the_successor_stage_trains(self, configure, execute, trained):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
-from kdbench.early_exit import curve
+from kdbench.early_exit import break_even_share, curve
 from kdbench.losses import soft_kl
 from kdbench.models.fastbert import flops, full_flops
 from kdbench.objectives import supervised
@@ -78,6 +78,9 @@ def report_curves(run: "Run", student: Any, p: Params) -> None:
         logits = run.outputs(split, lambda batch, step: branch_logits(student, batch).transpose(0, 1))
         points = curve(logits.transpose(0, 1).numpy(), split.labels, p.speeds, cost, full_flops(shape, length))
         run.report(f"curve_{name}", points)
+        right = logits.argmax(-1).numpy() == split.labels[:, None]
+        run.report(f"layers_{name}", right.mean(0).tolist())  # accuracy of each layer's classifier alone
+    run.report("break_even_share", break_even_share(cost, student.config.num_hidden_layers, full_flops(shape, length)))
     timed = {}
     for speed in p.timed_speeds:
         student.speed = speed

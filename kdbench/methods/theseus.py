@@ -6,8 +6,8 @@ lineages are presets: `theseus_reference` (the authors' code: one stage whose ra
 `theseus_blog` (bojone: successor from pretrained layers, embeddings replaced too).
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -15,10 +15,10 @@ from torch import Tensor
 
 from kdbench.losses import cross_entropy
 from kdbench.models.bert import copy_head, first_tokens, head, logits
-from kdbench.models.theseus import draw_epsilon, hybrid_logits, linear_rate
+from kdbench.models.theseus import Share, draw_epsilon, hybrid_logits, linear_rate
 from kdbench.objectives import supervised
 from kdbench.options import above, between, one_of, option, or_none
-from kdbench.stage import Batch, ParamGroup, Predict, Stage, Terms
+from kdbench.stage import Batch, ParamGroup, Predict, Schedule, Stage, Terms
 
 if TYPE_CHECKING:
     from kdbench.context import Run
@@ -33,8 +33,10 @@ class Params:
     base_rate: float = option(between(0, 1))  # linear: p at the first step
     slope: float | None = option(or_none(above(0)))  # linear: growth of p a step; null: from full_at
     full_at: float = option(between(0, 1))  # linear: share of the stage after which p is 1
+    draw: str = option(one_of("batch", "example"))  # what one draw of the modules is for
     embeddings: str = option(one_of("frozen", "trained", "replaced"))
     successor_trains: str = option(one_of("none", "head", "last_layer_and_head", "encoder", "all"))
+    replacing_share: float | None = option(or_none(between(0, 1)))  # of both stages' updates; null: as they say
 
 
 def stages(run: "Run", p: Params) -> Iterator[Stage]:
@@ -42,32 +44,52 @@ def stages(run: "Run", p: Params) -> Iterator[Stage]:
     copy_head(predecessor, successor)
     if p.embeddings != "replaced":
         successor.bert.embeddings.load_state_dict(predecessor.bert.embeddings.state_dict())
-    yield replacing(run, p, predecessor, successor)
-    if p.successor_trains != "none":
-        data, schedule = run.batches("successor"), run.schedule("successor")
+    wanted = schedules(run, p)
+    if "replacing" in wanted:
+        yield replacing(run, p, predecessor, successor, wanted["replacing"])
+    if "successor" in wanted:
         trained = successor_params(successor, p.successor_trains)
-        yield Stage("successor", successor, supervised(successor), data, schedule, trained)
+        data = run.batches("successor")
+        yield Stage("successor", successor, supervised(successor), data, wanted["successor"], trained)
     # The posts' question: does the successor's trained head still fit the encoder that it grew up under?
     run.report("predecessor_encoder_successor_head", run.score(grafted(predecessor, successor)))
 
 
-def replacing(run: "Run", p: Params, predecessor: Any, successor: Any) -> Stage:
-    schedule = run.schedule("replacing")
+def schedules(run: "Run", p: Params) -> dict[str, Schedule]:
+    """Of the stages that are done, by name: their updates as they say, or all of them divided anew."""
+    found = {name: run.schedule(name) for name in ("replacing", "successor")}
+    if p.replacing_share is not None:
+        total = sum(schedule.steps for schedule in found.values())
+        steps = round(p.replacing_share * total)
+        divided = {"replacing": steps, "successor": total - steps}
+        found = {name: replace(schedule, steps=divided[name]) for name, schedule in found.items()}
+    if p.successor_trains == "none":
+        del found["successor"]
+    return {name: schedule for name, schedule in found.items() if schedule.steps > 0}
+
+
+def replacing(run: "Run", p: Params, predecessor: Any, successor: Any, schedule: Schedule) -> Stage:
     modules = len(successor.bert.encoder.layer) + (p.embeddings == "replaced")
 
-    def epsilon(step: int) -> list[float]:
-        generator = torch.Generator().manual_seed(run.seed("draw", "replacing", step))
+    def drawn(step: int, *example: int) -> list[float]:
+        generator = torch.Generator().manual_seed(run.seed("draw", "replacing", step, *example))
         progress = step / max(1, schedule.steps - 1)
         return draw_epsilon(p.variant, progress, rate(p, step, schedule.steps), modules, generator)
 
+    def epsilon(batch: Batch, step: int) -> Sequence[Share]:
+        """A value a module, or (B,): by the example's id, so that it is the same in whichever pass it comes."""
+        if p.draw == "batch":
+            return drawn(step)
+        return torch.tensor([drawn(step, id_) for id_ in batch["ids"].tolist()]).unbind(1)
+
     def objective(batch: Batch, step: int) -> Terms:
-        drawn = epsilon(step)
-        z = hybrid_logits(predecessor, successor, batch, drawn, p.embeddings)
-        replaced = {f"replaced_{i}": 1 - share for i, share in enumerate(drawn)}
+        shares = epsilon(batch, step)
+        z = hybrid_logits(predecessor, successor, batch, shares, p.embeddings)
+        replaced = {f"replaced_{i}": 1 - float(torch.as_tensor(share).mean()) for i, share in enumerate(shares)}
         return Terms({"ce": cross_entropy(z, batch["labels"])}, replaced)
 
     def hybrid(batch: Batch, step: int) -> Tensor:
-        return hybrid_logits(predecessor, successor, batch, epsilon(step), p.embeddings)
+        return hybrid_logits(predecessor, successor, batch, epsilon(batch, step), p.embeddings)
 
     params = [ParamGroup(successor.bert.encoder)]
     if p.embeddings != "frozen":

@@ -16,6 +16,7 @@ from kdbench.losses import attention_score_mse, hidden_mse, soft_cross_entropy
 from kdbench.models.bert import logits
 from kdbench.models.features import Projection, hidden_states, scores
 from kdbench.models.relu_head import use_relu_head
+from kdbench.objectives import supervised
 from kdbench.options import MISSING, above, at_least, between, one_of, option, or_none
 from kdbench.stage import Batch, Objective, Stage, Terms
 
@@ -33,7 +34,8 @@ class Params:
     embedding: bool = MISSING  # the four terms, for the ablation
     hidden: bool = MISSING
     attention: bool = MISSING
-    prediction: bool = MISSING
+    prediction: bool = MISSING  # false: the last stage learns the labels instead
+    intermediate: bool = MISSING  # whether the second stage is done
     projection: str = option(one_of("separate", "shared"))
     padding: str = option(one_of("masked", "counted"))  # counted: padded positions enter the means (the authors' code)
     temperature: float = option(above(0))
@@ -52,8 +54,6 @@ class Params:
             yield "student.heads", f"must equal teacher.heads={teacher.heads}, or set method.attention=false"
         if self.augment and config.dataset.text_pair is not None:
             yield "method.augment", "must be false for pairs: words are replaced in single texts"
-        if not self.prediction:
-            yield "method.prediction", "must be true: without it the classifier learns nothing"
 
 
 def layer_map(teacher: int, student: int) -> list[tuple[int, int]]:
@@ -104,7 +104,7 @@ def stages(run: "Run", p: Params) -> Iterator[Stage]:
     if p.relu_head:
         use_relu_head(student)
     split = run.augmented_tokens(p.copies, p.replace, p.candidates, p.max_words) if p.augment else run.data.train
-    if p.embedding or p.hidden or p.attention:
+    if p.intermediate and (p.embedding or p.hidden or p.attention):
         projection = Projection(run.config.student.hidden, run.config.teacher.hidden, p.projection == "separate")
         if (state := run.general_extra("00_general")) is not None:
             projection.load_state_dict(state)
@@ -119,5 +119,6 @@ def stages(run: "Run", p: Params) -> Iterator[Stage]:
         z = logits(student, batch)
         return Terms({"prediction": soft_cross_entropy(z, batch["teacher_logits"], p.temperature, p.reduction)})
 
-    data = run.batches("prediction", "logits", split=split)
-    yield Stage("prediction", student, prediction, data, run.schedule("prediction", data))
+    objective, outputs = (prediction, ["logits"]) if p.prediction else (supervised(student), [])
+    data = run.batches("prediction", *outputs, split=split)
+    yield Stage("prediction", student, objective, data, run.schedule("prediction", data))

@@ -6,10 +6,10 @@ epsilon_i = 1 the block is computed, with 0 the layer, and in between both:
     x_{i+1} = epsilon_i * block_i(x_i) + (1 - epsilon_i) * layer_i(x_i)
 
 The posts' ProportionalAdd halves this sum, which rescales every junction in training but not in inference;
-here nothing is divided. Only what epsilon asks for is computed.
+here nothing is divided. Only what epsilon asks for is computed; where each example has its own, both are.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,10 +19,15 @@ from kdbench.models.bert import attention_bias, first_token, head
 from kdbench.stage import Batch
 
 Layer = Callable[[Tensor, Tensor | None], Tensor]  # (states, mask in the attention's form) -> states
+Share = float | Tensor  # one for the batch, or (B,), one an example
 
 
-def mix(epsilon: float, predecessor: Callable[[], Tensor], successor: Callable[[], Tensor]) -> Tensor:
-    """epsilon * predecessor + (1 - epsilon) * successor, computing only what counts."""
+def mix(epsilon: Share, predecessor: Callable[[], Tensor], successor: Callable[[], Tensor]) -> Tensor:
+    """epsilon * predecessor + (1 - epsilon) * successor, computing only what counts; states (B, T, H)."""
+    if isinstance(epsilon, Tensor):
+        old, new = predecessor(), successor()
+        share = epsilon.to(old)[:, None, None]
+        return share * old + (1 - share) * new
     if epsilon == 1:
         return predecessor()
     if epsilon == 0:
@@ -38,7 +43,7 @@ def blocks(predecessor_layers: int, successor_layers: int) -> list[list[int]]:
     return [list(range(i * size, (i + 1) * size)) for i in range(successor_layers)]
 
 
-def hybrid_logits(predecessor: Any, successor: Any, batch: Batch, epsilon: list[float], embeddings: str) -> Tensor:
+def hybrid_logits(predecessor: Any, successor: Any, batch: Batch, epsilon: Sequence[Share], embeddings: str) -> Tensor:
     """Logits (B, C) of the hybrid under the predecessor's head.
 
     `epsilon` has one value a module, independent of each other. `embeddings`: `frozen` takes the
@@ -47,7 +52,7 @@ def hybrid_logits(predecessor: Any, successor: Any, batch: Batch, epsilon: list[
     rest = list(epsilon)
     words = {"input_ids": batch["input_ids"], "token_type_ids": batch.get("token_type_ids")}
     old, new = predecessor.bert.embeddings, successor.bert.embeddings
-    first = rest.pop(0) if embeddings == "replaced" else {"frozen": 1.0, "trained": 0.0}[embeddings]
+    first: Share = rest.pop(0) if embeddings == "replaced" else {"frozen": 1.0, "trained": 0.0}[embeddings]
     x = mix(first, lambda: old(**words), lambda: new(**words))
     mask = batch["attention_mask"]
     bias = attention_bias(predecessor, x, mask)
@@ -59,7 +64,7 @@ def hybrid_logits(predecessor: Any, successor: Any, batch: Batch, epsilon: list[
     return head(predecessor, x)
 
 
-def junction(x: Tensor, epsilon: float, block: list[Layer], module: Layer, bias: Tensor | None) -> Tensor:
+def junction(x: Tensor, epsilon: Share, block: list[Layer], module: Layer, bias: Tensor | None) -> Tensor:
     """One step of the hybrid: the block, the module, or their mix."""
 
     def predecessor() -> Tensor:

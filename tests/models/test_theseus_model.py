@@ -115,6 +115,17 @@ def test_only_what_was_drawn_is_computed():
     assert calls == ["old0", "old1", "new1", "old4", "old5"]
 
 
+@pytest.mark.parametrize("embeddings", ["frozen", "replaced"])
+def test_each_example_may_have_its_own_epsilon(embeddings):
+    predecessor, successor = models()
+    modules = 3 + (embeddings == "replaced")
+    drawn = torch.rand(4, modules, generator=torch.Generator().manual_seed(1)).round(decimals=1)
+    together = hybrid_logits(predecessor, successor, batch(), drawn.unbind(1), embeddings)
+    for row, shares in enumerate(drawn.tolist()):
+        alone = hybrid_logits(predecessor, successor, batch(), shares, embeddings)
+        torch.testing.assert_close(together[row], alone[row])
+
+
 def test_padding_changes_nothing():
     predecessor, successor = models()
     data = batch()

@@ -1,0 +1,202 @@
+"""The claims of the source posts and papers, each judged by the study's own rows: docs/study/claims.csv.
+
+Verdicts: held, not held, not told apart (the runs cannot say), can't be tested here, not run yet. `tested` says how;
+the thresholds are ours. Figures are of reuters_r52.
+"""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import yaml
+
+Record = dict[str, Any]
+Judged = tuple[str, str]  # verdict, figures
+FIELDS = ("claim", "source", "tested", "verdict", "figures")
+
+
+class Rows:
+    """The rows of all questions, on one data set, by name; LookupError where one is not run."""
+
+    def __init__(self, folder: Path, dataset: str = "reuters_r52") -> None:
+        self.documents = {path.stem: json.loads(path.read_text(encoding="utf8")) for path in folder.glob("*.json")}
+        self.dataset = dataset
+
+    def every(self, question: str, start: str) -> list[Record]:
+        found = [row for row in self.documents[question]["rows"]
+                 if row["dataset"] == self.dataset and row["row"].startswith(start) and not row["form"]]  # fmt: skip
+        if not found:
+            raise LookupError(start)
+        return found
+
+    def one(self, question: str, name: str) -> Record:
+        return next(iter([row for row in self.every(question, name) if row["row"] == name]), None) or self._none(name)
+
+    def teacher(self, question: str, row: Record) -> Record:
+        """Of the same data: a cut data set has a teacher of its own."""
+        found = [one for one in self.every(question, "teacher") if one["data_id"] == row["data_id"]]
+        return found[0] if found else self._none("teacher")
+
+    def details(self, question: str, name: str) -> list[Record]:
+        found = [one for one in self.documents[question]["details"][name] if one["dataset"] == self.dataset]
+        return found or self._none(name)
+
+    def _none(self, name: str) -> Any:
+        raise LookupError(name)
+
+
+def said(holds: bool, figures: str) -> Judged:
+    return ("held" if holds else "not held"), figures
+
+
+def kept(rows: Rows, question: str, row: Record) -> tuple[float, float, float]:
+    """Share of the teacher's score, share of its parameters, times as fast."""
+    teacher = rows.teacher(question, row)
+    faster = teacher["latency_batch_1_ms"] / row["latency_batch_1_ms"]
+    return row["score_points"] / teacher["score_points"], row["parameters"] / teacher["parameters"], faster
+
+
+def words(share: float, size: float, faster: float) -> str:
+    return f"{100 * share:.1f} % of the score, {100 * size:.1f} % of the parameters, {faster:.2f} times as fast"
+
+
+def pkd_speed(rows: Rows) -> Judged:
+    times = {layers: rows.one("direct", f"direct layers {layers}")["latency_batch_1_ms"] for layers in (2, 3, 6)}
+    shares = [times[layers] / times[6] for layers in (2, 3)]
+    linear = all(abs(share - layers / 6) < 0.1 for share, layers in zip(shares, (2, 3), strict=True))
+    return said(linear, f"2 and 3 of 6 layers take {shares[0]:.2f} and {shares[1]:.2f} of the time")
+
+
+def distilbert(rows: Rows) -> Judged:
+    share, size, faster = kept(rows, "insides", rows.one("insides", "distilbert"))
+    return said(share >= 0.97 and size <= 0.6 and faster >= 1.6, words(share, size, faster))
+
+
+def tinybert_size(rows: Rows) -> Judged:
+    figures = kept(rows, "insides", rows.one("insides", "tinybert"))
+    return "can't be tested here", f"that is 4 of 12 layers; here 3 of 6: {words(*figures)}"
+
+
+def bilstm(rows: Rows) -> Judged:
+    _, size, faster = figures = kept(rows, "bilstm", rows.one("bilstm", "bilstm augment true"))
+    return said(size <= 0.01 and faster >= 15, words(*figures))
+
+
+def theseus(rows: Rows) -> Judged:
+    share, _, faster = figures = kept(rows, "theseus", rows.one("theseus", "theseus"))
+    return said(share >= 0.98 and faster >= 1.94, words(*figures))
+
+
+def theseus_gap(rows: Rows) -> Judged:
+    gap = rows.one("theseus", "theseus")["gap_closed"]
+    return ("not told apart", "the teacher is not above the direct fine-tune") if gap is None else said(
+        gap > 0.5, f"{100 * gap:.0f} % of the gap closed"
+    )  # fmt: skip
+
+
+def steadier_mix(rows: Rows) -> Judged:
+    from scipy.stats import f
+
+    mix, drawn = (
+        rows.one("theseus", "theseus_epsilon variant mix"),
+        rows.one("theseus", "theseus_bernoulli replace_rate 0.5"),
+    )
+    a, b = mix["score_sd_points"], drawn["score_sd_points"]
+    if not a or not b:
+        raise LookupError("one seed has no spread")
+    p = float(f.cdf((a / b) ** 2, mix["score_n"] - 1, drawn["score_n"] - 1))
+    figures = f"s.d. {a:.2f} (n {mix['score_n']}) against {b:.2f} (n {drawn['score_n']}), one-sided F test p {p:.3f}"
+    return ("held" if p < 0.05 else "not told apart" if a < b else "not held"), figures
+
+
+def two_stage(rows: Rows) -> Judged:
+    found = [row for row in rows.every("replacement", "two_stage") if row["difference_p_holm"] is not None]
+    if not found:
+        raise LookupError("no tests")
+    best = max(found, key=lambda row: row["difference_points"])
+    figures = f"best: {best['row']}, {best['difference_points']:+.2f} points, Holm p {best['difference_p_holm']:.3f}"
+    if best["difference_points"] <= 0:
+        return "held", figures
+    return ("not held" if best["difference_p_holm"] < 0.05 else "not told apart"), figures
+
+
+def graft(rows: Rows) -> Judged:
+    found = [one for one in rows.details("theseus", "graft") if one["row"] == "theseus"]
+    if not found:
+        raise LookupError("theseus")
+    lost = fmean(one["predecessor_dev_points"] - one["graft_dev_points"] for one in found)
+    return said(lost >= 1, f"{lost:.2f} points lost on dev (n {len(found)})")
+
+
+def same_size(rows: Rows) -> Judged:
+    row = next(iter(rows.every("same_size", "same_size method logit_kd")))
+    gain = row["score_points"] - rows.teacher("same_size", row)["score_points"]
+    return said(gain > 0, f"{gain:+.2f} points over one teacher (n {row['score_n']}); the interval is in the table")
+
+
+def larger_teacher(rows: Rows) -> Judged:
+    found = {row["row"]: row["score_points"] for row in rows.every("pkd", "pkd_teacher")}
+    pairs = [(f"pkd_teacher weights {w} teacher minilm_l6", f"pkd_teacher weights {w} teacher run")
+             for w in ("pretrained", "finetuned")]  # fmt: skip
+    gains = {large.split()[2]: found[large] - found[small] for large, small in pairs if {large, small} <= found.keys()}
+    if not gains:
+        raise LookupError("pkd_teacher")
+    said_ = ", ".join(f"{gain:+.2f} points from {name} layers" for name, gain in gains.items())
+    return said(min(gains.values()) <= 0, f"6 layers over 3 as a teacher: {said_}")
+
+
+def fastbert(rows: Rows) -> Judged:
+    last = [one["exit_shares"][-1] for one in rows.details("fastbert", "speeds") if one["speed"] == 0.5]
+    return said(fmean(last) < 0.03, f"{100 * fmean(last):.1f} % of test rows reach the last of 6 layers at speed 0.5")
+
+
+def attention_over_hidden(rows: Rows) -> Judged:
+    whole, attention, hidden = (
+        rows.one("insides", name)["score_points"]
+        for name in ("tinybert", "tinybert attention false", "tinybert hidden false")
+    )
+    return said(attention < hidden, f"without attention {attention - whole:+.2f}, without hidden {hidden - whole:+.2f}")
+
+
+def transfer(rows: Rows) -> Judged:
+    names = ("mobilebert", "mobilebert strategy jkt", "mobilebert strategy akt steps 1500")
+    scores = [rows.one("insides", name)["score_points"] for name in names]
+    ordered = scores[0] >= scores[1] >= scores[2] and scores[0] - scores[2] <= 0.5
+    return said(ordered, "PKT, JKT, AKT: " + ", ".join(f"{score:.2f}" for score in scores))
+
+
+def minilm(rows: Rows) -> Judged:
+    best = max(rows.every("insides", "minilm"), key=lambda row: row["dev_score_points"])
+    figures = kept(rows, "insides", best)
+    return "can't be tested here", f"half the width too, and 1,000 steps of its general stage: {words(*figures)}"
+
+
+CHECKS: dict[str, Callable[[Rows], Judged]] = {
+    check.__name__: check
+    for check in (
+        pkd_speed, distilbert, tinybert_size, bilstm, theseus, theseus_gap, steadier_mix, two_stage, graft, same_size,
+        larger_teacher, fastbert, attention_over_hidden, transfer, minilm,
+    )
+}  # fmt: skip
+
+
+def judge(folder: Path) -> list[Record]:
+    """The claims of claims.yaml with their verdicts, from the questions' JSON in `folder`."""
+    rows, found = Rows(folder), []
+    for claim in yaml.safe_load(Path(__file__).with_name("claims.yaml").read_text(encoding="utf8")):
+        try:
+            verdict, figures = CHECKS[claim["check"]](rows)
+        except LookupError:
+            verdict, figures = "not run yet", ""
+        found.append({**{name: claim[name] for name in FIELDS[:3]}, "verdict": verdict, "figures": figures})
+    return found
+
+
+def write(folder: Path) -> None:
+    with (folder / "claims.csv").open("w", encoding="utf8", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(judge(folder))

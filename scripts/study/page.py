@@ -1,0 +1,103 @@
+"""What the pages in docs/study/ have between their markers, from the CSV and JSON files beside them.
+
+<!-- table direct --> ... <!-- end -->      a question's rows, pictures, and what is not run
+<!-- claims --> ... <!-- end -->            the claims
+<!-- plan --> ... <!-- end -->              the plan
+"""
+
+import csv
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from scripts.study.plan import Plan
+
+MARKED = re.compile(r"(<!-- (table \w+|claims|plan) -->\n).*?(<!-- end -->)", re.DOTALL)
+HEADS = (
+    "row", "data", "n", "test accuracy, % (95 % interval)", "vs direct, points (interval)", "p Holm",
+    "vs same total", "p Holm", "gap %", "params M", "ms, batch 1", "times faster", "train s",
+)  # fmt: skip
+
+
+def fill(text: str, folder: Path, plan: Plan) -> str:
+    """A page with everything between its markers made anew."""
+
+    def block(found: re.Match[str]) -> str:
+        kind, _, question = found[2].partition(" ")
+        made = {
+            "table": lambda: of_question(folder, question),
+            "claims": lambda: claims(folder),
+            "plan": lambda: steps(plan),
+        }
+        return f"{found[1]}{made[kind]()}\n{found[3]}"
+
+    return MARKED.sub(block, text)
+
+
+def of_question(folder: Path, question: str) -> str:
+    """Rows from the CSV, pictures, details, and the runs that are missing with their commands."""
+    with (folder / f"{question}.csv").open(encoding="utf8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    document = json.loads((folder / f"{question}.json").read_text(encoding="utf8"))
+    parts = [markdown(HEADS, [cells(row) for row in rows]) if rows else "Not run yet."]
+    parts += [f"![{path.stem}]({path.name})" for path in pictures(folder, question)]
+    if lacking := document["missing"]:
+        hours = sum(one["core_hours"] for one in lacking)
+        runs = sum(one["runs"] for one in lacking)
+        lines = [
+            f"- {one['runs']} of {one['of']} runs, {one['core_hours']:.2f} h: `{one['command']}`" for one in lacking
+        ]
+        parts.append(f"Not run: {runs} runs, about {hours:.1f} hours of one core (estimated).\n\n" + "\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def pictures(folder: Path, question: str) -> list[Path]:
+    return [path for path in sorted(folder.glob("*.svg")) if path.stem.split("_")[0] == question.split("_")[0]]
+
+
+def cells(row: dict[str, str]) -> list[str]:
+    """One line of a question's table, from a line of its CSV."""
+    cut = f", {row['max_train_samples']} train texts" if row["max_train_samples"] else ""
+    return [
+        row["row"], row["dataset"] + cut, row["score_n"], interval(row, "score", ""),
+        interval(row, "difference", "+"), number(row["difference_p_holm"], "{:.3f}"),
+        interval(row, "total_difference", "+"), number(row["total_difference_p_holm"], "{:.3f}"),
+        number(row["gap_closed"], "{:.0f}", 100), number(row["parameters"], "{:.1f}", 1e-6),
+        number(row["latency_batch_1_ms"], "{:.1f}"), number(row["speedup"], "{:.2f}"),
+        number(row["training_seconds"], "{:.0f}"),
+    ]  # fmt: skip
+
+
+def interval(row: dict[str, str], name: str, sign: str) -> str:
+    """Mean (low to high); without an interval the mean alone."""
+    form = f"{{:{sign}.2f}}"
+    mean, low, high = (number(row[f"{name}{part}_points"], form) for part in ("", "_low", "_high"))
+    return f"{mean} ({low} to {high})" if low else mean
+
+
+def number(text: str, form: str, scale: float = 1.0) -> str:
+    return form.format(scale * float(text)) if text else ""
+
+
+def claims(folder: Path) -> str:
+    with (folder / "claims.csv").open(encoding="utf8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return markdown(tuple(rows[0]), [list(row.values()) for row in rows])
+
+
+def steps(plan: Plan) -> str:
+    """The plan in its order, with what it has cost by then."""
+    spent, lines = 0.0, []
+    for at, (step, runs) in enumerate(zip(plan.steps, plan.new_runs, strict=True), 1):
+        hours = len(runs) * step.seconds / 3600
+        spent += hours
+        number_ = plan.questions[step.question]["number"]
+        figures = [f"{len(runs)}", f"{step.seconds:.0f}", f"{hours:.1f}", f"{spent:.1f}"]
+        lines.append([f"{at}", f"{number_}", f"`{step.command}`", *figures])
+    return markdown(("step", "question", "command", "runs", "s a run", "core hours", "by then"), lines)
+
+
+def markdown(heads: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in [heads, ["---"] * len(heads), *lines])

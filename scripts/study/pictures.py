@@ -1,0 +1,156 @@
+"""The pictures of the study, each from a question's JSON alone."""
+
+from collections.abc import Callable, Iterator
+from itertools import cycle, groupby
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from kdbench.compare.draw import COLOURS, MARKERS, canvas, log_axis
+from kdbench.compare.pictures import front
+
+Record = dict[str, Any]
+KEYS = ("alpha", "temperature", "beta")  # of PKD's grid
+
+
+def draw(document: Record, folder: Path) -> list[Path]:
+    """The pictures of one question, as SVG; a question without rows has none."""
+    makers: dict[str, Callable[[Record], Iterator[tuple[str, Figure]]]] = {
+        "theseus": starvation, "pkd": heat, "fastbert": speeds, "together": pareto,
+    }  # fmt: skip
+    files = []
+    for maker in (rows, makers.get(document["question"])):
+        for name, figure in maker(document) if maker else ():
+            files.append(folder / f"{document['question']}{name}.svg")
+            figure.savefig(files[-1], metadata={"Date": None})
+    return files
+
+
+def tables(records: list[Record]) -> Iterator[tuple[str, list[Record]]]:
+    """The rows that may be compared, by data set and limits, with a heading."""
+    for (dataset, cut, _), group in groupby(
+        records, lambda row: (row["dataset"], row["max_train_samples"], row["data_id"])
+    ):
+        yield dataset + (f", {cut:,} train texts" if cut else ""), list(group)
+
+
+def rows(document: Record) -> Iterator[tuple[str, Figure]]:
+    """Every row's test accuracy with its 95 % interval."""
+    found = list(tables(document["rows"]))
+    if not found:
+        return
+    figure = Figure(figsize=(8, 0.8 + sum(0.9 + 0.26 * len(group) for _, group in found)), layout="constrained")
+    heights = [2 + len(group) for _, group in found]
+    for axes, (heading, group) in zip(
+        figure.subplots(len(found), height_ratios=heights, squeeze=False)[:, 0], found, strict=True
+    ):
+        for at, row in enumerate(group):
+            mean, low, high = (row[f"score{part}_points"] for part in ("", "_low", "_high"))
+            spread = [[mean - low], [high - mean]] if low is not None else None
+            look = {"teacher": "*", "tfidf": "D", "baseline": "s"}.get(row["role"], "o")
+            axes.errorbar(mean, at, xerr=spread, marker=look, color=COLOURS[0], capsize=3, linestyle="none")
+        axes.set_yticks(range(len(group)), [f"{row['row']} (n {row['score_n']})" for row in group])
+        axes.invert_yaxis()
+        axes.set_title(heading, loc="left", fontsize=10, fontweight="bold")
+        axes.set_xlabel(f"test accuracy, %, 95 % interval; {group[0]['examples']:,} examples")
+    yield "", figure
+
+
+def starvation(document: Record) -> Iterator[tuple[str, Figure]]:
+    """The bare successor's dev score against how often its least drawn module was drawn."""
+    points = document["details"]["starvation"]
+    if not points:
+        return
+    figure, axes = canvas("The bare successor in the replacing stage, an epoch a mark", height=5.5)
+    looks = zip(cycle(COLOURS), cycle(MARKERS), strict=False)
+    for name in dict.fromkeys((one["dataset"], one["row"]) for one in points):
+        own = [one for one in points if (one["dataset"], one["row"]) == name]
+        colour, marker = next(looks)
+        seeds = len({one["seed"] for one in own})
+        axes.plot([one["least_drawn"] for one in own], [one["successor_dev_points"] for one in own], color=colour,
+                  marker=marker, markersize=4, linestyle="none", label=f"{', '.join(name)} (n {seeds})")  # fmt: skip
+    axes.set_xlabel("updates in which the least drawn module was drawn")
+    axes.set_ylabel("dev accuracy of the successor alone, %")
+    figure.legend(loc="outside lower left", ncols=2, fontsize=7)
+    yield "_starvation", figure
+
+
+def heat(document: Record) -> Iterator[tuple[str, Figure]]:
+    """PKD's grid: a panel a beta, temperature across, alpha down."""
+    cells: dict[tuple[float, ...], Record] = {}
+    for row in document["rows"]:
+        words = row["row"].split()
+        if words[0] == "pkd_grid":
+            cells[tuple(float(words[words.index(key) + 1]) for key in KEYS)] = row
+    if not cells:
+        return
+    alphas, temperatures, betas = (sorted({cell[at] for cell in cells}) for at in range(3))
+    scores = [row["score_points"] for row in cells.values()]
+    figure = Figure(figsize=(3.2 * len(betas), 3.4), layout="constrained")
+    for axes, beta in zip(figure.subplots(1, len(betas), squeeze=False)[0], betas, strict=True):
+        grid = np.full((len(alphas), len(temperatures)), np.nan)
+        for (alpha, temperature, at), row in cells.items():
+            if at == beta:
+                place = (alphas.index(alpha), temperatures.index(temperature))
+                grid[place] = row["score_points"]
+                ink = "white" if row["score_points"] < (min(scores) + max(scores)) / 2 else "black"
+                text = f"{row['score_points']:.2f}\nn {row['score_n']}"
+                axes.text(place[1], place[0], text, ha="center", va="center", color=ink, fontsize=8)
+        image = axes.imshow(grid, cmap="cividis", aspect="auto", vmin=min(scores), vmax=max(scores))
+        axes.set_xticks(range(len(temperatures)), [f"{value:g}" for value in temperatures])
+        axes.set_yticks(range(len(alphas)), [f"{value:g}" for value in alphas])
+        axes.set(title=f"beta {beta:g}", xlabel="temperature", ylabel="alpha")
+        axes.grid(False)
+    figure.colorbar(image, ax=figure.axes, label="mean test accuracy, %")
+    yield "_grid", figure
+
+
+def speeds(document: Record) -> Iterator[tuple[str, Figure]]:
+    """FastBERT's accuracy against its measured time at batch 1, by speed, the mean over seeds."""
+    points = [one for one in document["details"]["speeds"] if one["latency_batch_1_ms"] is not None]
+    if not points:
+        return
+    figure, axes = canvas("FastBERT: accuracy against measured time")
+    for colour, dataset in zip(COLOURS, dict.fromkeys(one["dataset"] for one in points), strict=False):
+        own = [one for one in points if one["dataset"] == dataset]
+        found = []
+        for speed in sorted({one["speed"] for one in own}):
+            at = [one for one in own if one["speed"] == speed]
+            found.append(
+                (fmean(one["latency_batch_1_ms"] for one in at), 100 * fmean(one["accuracy"] for one in at), speed)
+            )
+        axes.plot([x for x, _, _ in found], [y for _, y, _ in found], "o-", color=colour,
+                  label=f"{dataset} (n {len({one['seed'] for one in own})})")  # fmt: skip
+        for x, y, speed in found:
+            axes.annotate(f"speed {speed:g}", (x, y), textcoords="offset points", xytext=(5, 4), fontsize=7)
+    axes.set_xlabel("latency, batch 1, ms (median)")
+    axes.set_ylabel("test accuracy, %")
+    axes.legend(fontsize=8)
+    yield "_speeds", figure
+
+
+def pareto(document: Record) -> Iterator[tuple[str, Figure]]:
+    """Accuracy against measured latency, a picture a data set."""
+    for heading, group in tables(document["rows"]):
+        timed = [row for row in group if row["latency_batch_1_ms"] is not None]
+        if len(timed) < 2:
+            continue
+        figure, axes = canvas(f"{heading}: accuracy against latency", height=6.5)
+        best = front([(row["latency_batch_1_ms"], row["score_points"]) for row in timed])
+        axes.step(*zip(*best, strict=True), where="post", color="#999999", linewidth=1, label="Pareto front")
+        for row, colour, marker in zip(timed, cycle(COLOURS), cycle(MARKERS), strict=False):
+            x, y = row["latency_batch_1_ms"], row["score_points"]
+            low, high = row["score_low_points"], row["score_high_points"]
+            axes.errorbar(x, y, yerr=[[y - low], [high - y]] if low is not None else None, color=colour, marker=marker,
+                          capsize=2, linestyle="none", label=f"{row['row']} (n {row['score_n']})")  # fmt: skip
+        log_axis(axes)
+        axes.set_xlabel("latency, batch 1, ms (median, log scale)")
+        axes.set_ylabel(f"test accuracy, %, 95 % interval; {group[0]['examples']:,} examples")
+        figure.legend(loc="outside lower left", ncols=3, fontsize=6)
+        yield (
+            f"_{group[0]['dataset']}" + (f"_{group[0]['max_train_samples']}" if group[0]["max_train_samples"] else ""),
+            figure,
+        )

@@ -1,0 +1,100 @@
+"""The plan of the study: what is asked, by which commands, in which order, at what cost (plan.yaml)."""
+
+import re
+from dataclasses import dataclass
+from functools import cache, cached_property
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+GROUPS = ("method", "student", "teacher", "schedule", "experiment")  # a choice among YAMLs, recorded as such
+NOT_SETTINGS = ("seed", "export.int8", "teacher.path")
+COMMA = re.compile(r",(?![^\[{]*[\]}])")  # not within a list
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command: runs of one question on one data set."""
+
+    question: str
+    dataset: str
+    words: tuple[str, ...]  # as typed behind `kdbench -m`
+    seconds: float  # of one run, estimated
+
+    @property
+    def sweep(self) -> dict[str, list[str]]:
+        """Key -> values, of the preset and of the words; the words win."""
+        found = dict(_grid(self.preset)) if self.preset else {}
+        for word in self.words:
+            key, _, values = word.partition("=")
+            found[key] = COMMA.split(values)
+        return found
+
+    @property
+    def preset(self) -> str | None:
+        return next((word.partition("=")[2] for word in self.words if word.startswith("experiment=")), None)
+
+    @property
+    def seeds(self) -> list[int]:
+        return [int(seed) for seed in self.sweep["seed"]]
+
+    @property
+    def configurations(self) -> list[dict[str, Any]]:
+        """The settings that tell each configuration of the sweep, by the keys under which a run records them."""
+        keys = {key: values for key, values in self.sweep.items() if key not in NOT_SETTINGS}
+        if self.preset is None:
+            keys["experiment"] = ["null"]
+        named = [f"identity.choices.{key}" if key in GROUPS else key for key in keys]
+        return [
+            {"dataset": self.dataset} | dict(zip(named, map(yaml.safe_load, values), strict=True))
+            for values in product(*keys.values())
+        ]
+
+    @property
+    def runs(self) -> list[tuple[dict[str, Any], int]]:
+        """Settings and seed of each run."""
+        return list(product(self.configurations, self.seeds))
+
+    @property
+    def command(self) -> str:
+        """What a person types."""
+        return " ".join(["kdbench -m", *self.words, f"dataset={self.dataset}"])
+
+
+@dataclass(frozen=True)
+class Plan:
+    questions: dict[str, dict[str, Any]]
+    steps: list[Step]
+    budget_hours: float
+
+    @cached_property
+    def new_runs(self) -> list[list[tuple[dict[str, Any], int]]]:
+        """By step, the runs that no earlier step does."""
+        seen: set[str] = set()
+        found = []
+        for step in self.steps:
+            found.append([run for run in step.runs if str(run) not in seen])
+            seen |= set(map(str, step.runs))
+        return found
+
+    def of(self, question: str) -> list[Step]:
+        """The steps whose rows a question shows: its own; where all is put together, all."""
+        return [step for step in self.steps if question in (step.question, "together")]
+
+
+@cache
+def _grid(preset: str) -> dict[str, list[str]]:
+    path = ROOT / "conf/experiment" / f"{preset}.yaml"
+    hydra = yaml.safe_load(path.read_text(encoding="utf8")).get("hydra", {})
+    params = hydra.get("sweeper", {}).get("params", {})
+    return {key: COMMA.split(str(values)) for key, values in params.items()}
+
+
+def load_plan() -> Plan:
+    raw = yaml.safe_load(Path(__file__).with_name("plan.yaml").read_text(encoding="utf8"))
+    lines = (line.split() for line in raw["steps"].splitlines() if line.strip() and not line.startswith("#"))
+    steps = [Step(question, dataset, tuple(words), float(seconds)) for seconds, question, dataset, *words in lines]
+    return Plan(raw["questions"], steps, raw["budget_hours"])

@@ -1,0 +1,134 @@
+"""Go through the plan of the study, in its order: the same command goes on where it was stopped.
+
+    python -m scripts.study.run [--outputs outputs] [--cores 0,1] [--minutes 600] [--question theseus] [--dry]
+
+Each core has a worker that takes the next command of the plan; kdbench skips runs that are done and resumes what was
+stopped. A command's words go to logs/<number>.log below --outputs. Ctrl-C, SIGTERM and the end of --minutes let every
+run save and stop. Exit code: 0 all done, 1 a command failed (the others went on), 130 or 143 stopped, 75 time is up.
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from scripts.study.plan import ROOT, Step, load_plan
+from scripts.study.rows import folder_of
+
+TIME_IS_UP = 75  # as kdbench's stop_after
+
+
+@dataclass
+class Worker:
+    """A core, and what runs on it."""
+
+    core: int
+    number: int = 0  # of the step, in the plan
+    process: subprocess.Popen[bytes] | None = None
+
+
+@dataclass
+class Runner:
+    steps: list[tuple[int, Step]]  # with their numbers in the plan
+    outputs: Path
+    workers: list[Worker]
+    deadline: float
+    failed: list[int] = field(default_factory=list)
+    stopped: int = 0  # exit code once it was asked to stop
+
+    def run(self) -> int:
+        (self.outputs / "logs").mkdir(parents=True, exist_ok=True)
+        waiting = list(self.steps)
+        while (waiting and not self.stopped) or self._busy():
+            for worker in self.workers:
+                if not self._settle(worker) and waiting and not self.stopped:
+                    self._start(worker, *waiting.pop(0))
+            if time.monotonic() > self.deadline and not self.stopped:
+                self._stop(TIME_IS_UP)
+            time.sleep(1)
+        return self.stopped or (1 if self.failed else 0)
+
+    def _busy(self) -> bool:
+        return any(worker.process is not None for worker in self.workers)
+
+    def _settle(self, worker: Worker) -> bool:
+        """Whether the worker is busy; one that has just ended is told of."""
+        if worker.process is None:
+            return False
+        code = worker.process.poll()
+        if code is None:
+            return True
+        worker.process = None
+        if code and not self.stopped:
+            self.failed.append(worker.number)
+        say(f"{worker.number}: exit code {code}")
+        return False
+
+    def _start(self, worker: Worker, number: int, step: Step) -> None:
+        try:
+            words = arguments(step, self.outputs)
+        except LookupError as error:
+            self.failed.append(number)
+            say(f"{number}: {error}")
+            return
+        say(f"{number}, core {worker.core}: {step.command}")
+        worker.number = number
+        with (self.outputs / "logs" / f"{number:03d}.log").open("ab") as log:
+            # A session of its own: a signal from the terminal reaches kdbench once, through the runner.
+            worker.process = subprocess.Popen(
+                ["taskset", "-c", str(worker.core), sys.executable, "-m", "kdbench", *words],
+                stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=ROOT, start_new_session=True,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )  # fmt: skip
+
+    def on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._stop(128 + number)
+
+    def _stop(self, code: int) -> None:
+        """Let every run save and stop; a second signal reaches them again, and they stop at once."""
+        self.stopped = self.stopped or code
+        for worker in self.workers:
+            if worker.process is not None and worker.process.poll() is None:
+                worker.process.send_signal(signal.SIGTERM)
+
+
+def arguments(step: Step, outputs: Path) -> list[str]:
+    """Of `kdbench`; the place of a run that a word asks for is looked up. Raises LookupError where it is not done."""
+    words = [word.partition("{")[0] + str(folder_of(word, step.dataset, outputs)) if "{" in word else word
+             for word in step.words]  # fmt: skip
+    return ["-m", *words, f"dataset={step.dataset}", "hardware.threads=1", f"outputs={outputs.resolve()}"]
+
+
+def say(text: str) -> None:
+    print(time.strftime("%H:%M:%S"), text, flush=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--outputs", type=Path, default=ROOT / "outputs")
+    parser.add_argument("--cores", default="0,1", help="a worker each (default: 0,1)")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="then stop as if asked to")
+    parser.add_argument("--question", help="only the steps of this one")
+    parser.add_argument("--dry", action="store_true", help="print the commands and what they cost, and run none")
+    options = parser.parse_args(argv)
+    plan = load_plan()
+    steps = [(n, step) for n, step in enumerate(plan.steps, 1) if options.question in (None, step.question)]
+    if options.dry:
+        for number, step in steps:
+            runs = len(plan.new_runs[number - 1])
+            print(f"{number:3d} {runs * step.seconds / 3600:5.1f} h, {runs:2d} runs: {step.command}")
+        return 0
+    workers = [Worker(int(core)) for core in options.cores.split(",")]
+    runner = Runner(steps, options.outputs, workers, time.monotonic() + 60 * options.minutes)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, runner.on_signal)
+    return runner.run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""Write the study's tables, pictures and pages from the runs that are finished.
+
+    python -m scripts.study.write [--outputs outputs] [--docs docs/study] [--question theseus]
+
+A question's rows go to <question>.csv and .json (there also what is missing, and what methods report themselves), its
+pictures to <question>*.svg; then the claims are judged and the pages filled in between their markers.
+"""
+
+import argparse
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from scripts.study import claims
+from scripts.study.details import details
+from scripts.study.page import fill
+from scripts.study.pictures import draw
+from scripts.study.plan import ROOT, Plan, load_plan
+from scripts.study.rows import COLUMNS, missing, rows_of
+
+
+def document(plan: Plan, question: str, outputs: Path) -> dict[str, Any]:
+    """All that is known of a question."""
+    return {
+        "question": question,
+        "rows": rows_of(plan, question, outputs),
+        "missing": missing(plan, question, outputs),
+        "details": details(plan, question, outputs),
+    }
+
+
+def write_question(made: dict[str, Any], folder: Path) -> None:
+    """The CSV, the JSON and the pictures of a question; pictures of before go."""
+    name = made["question"]
+    with (folder / f"{name}.csv").open("w", encoding="utf8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(made["rows"])
+    text = json.dumps(made, indent=1, ensure_ascii=False, allow_nan=False)
+    (folder / f"{name}.json").write_text(text + "\n", encoding="utf8")
+    draw(made, folder)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--outputs", type=Path, default=ROOT / "outputs")
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs/study")
+    parser.add_argument("--question", help="only this one")
+    options = parser.parse_args(argv)
+    if not options.outputs.is_dir():
+        parser.error(f"no such folder: {options.outputs}")
+    plan = load_plan()
+    for question in plan.questions:
+        if options.question in (None, question):
+            write_question(document(plan, question, options.outputs), options.docs)
+    claims.write(options.docs)
+    for page in options.docs.glob("*.md"):
+        text = page.read_text(encoding="utf8")
+        page.write_text(fill(text, options.docs, plan), encoding="utf8")
+
+
+if __name__ == "__main__":
+    main()
