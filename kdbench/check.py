@@ -88,7 +88,8 @@ def sort_out(keys: Keys, values: dict[str, Any]) -> tuple[dict[str, Any], dict[s
         elif key not in keys.groups:
             found[key] = Fault(key, shown(value), "unknown key", keys.nearest(key), keys.legal(key))
         elif value != {}:
-            found[key] = Fault(key, shown(value), f"is a group of keys: {', '.join(keys.groups[key])}")
+            meant = f"schedule@{key}={value}" if key == "teacher.schedule" and isinstance(value, str) else ""
+            found[key] = Fault(key, shown(value), f"is a group of keys: {', '.join(keys.groups[key])}", meant)
     for group, below in keys.groups.items():
         if any(within(group, key) for key, value in given.items() if value is None and key in keys.nullable):
             continue  # null, or within what is null

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from kdbench import store
+from kdbench.console import quiet_libraries
 from kdbench.context_data import pad_id
 from kdbench.data.batches import Examples
 from kdbench.data.datasets import Split
@@ -64,6 +65,7 @@ def load_classifier(folder: Path) -> Classifier:
 
     Raises UserError where the folder is none of these, Damaged where a file is not what was written.
     """
+    quiet_libraries()
     folder = folder.expanduser()
     if (folder / GRAPH).is_file():
         store.verify(folder.parent / store.MANIFEST)

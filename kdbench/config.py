@@ -54,11 +54,13 @@ def _fill_teacher(teacher: dict[str, Any]) -> None:
             _fill_from_run(teacher, OmegaConf.to_container(OmegaConf.load(Path(path) / "config.yaml")))
         except (OmegaConfBaseException, YAMLError, OSError, ValueError, LookupError, TypeError) as error:
             raise UserError(f"has a config.yaml that is no run's: {type(error).__name__}: {error}") from error
-    elif Path(str(teacher.get("source"))).is_dir():
+    elif Path(source := str(teacher.get("source"))).is_dir():
         from kdbench.data.sources import shape_of
 
-        shape = shape_of(Path(teacher["source"]) / teacher.get("folder", ""))
+        shape = shape_of(Path(source) / teacher.get("folder", ""))
         teacher.update({key: value for key, value in shape.items() if teacher.get(key, MISSING) == MISSING})
+    elif teacher.get("layers", MISSING) == MISSING and source not in ("None", MISSING) and ":" not in source:
+        raise UserError("no such folder: it must hold config.json, model.safetensors and a tokenizer")
 
 
 def _fill_from_run(teacher: dict[str, Any], record: Any) -> None:

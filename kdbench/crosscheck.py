@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from kdbench.errors import Fault, shown
-from kdbench.schema import RunConfig
+from kdbench.schema import DatasetConfig, RunConfig
 
 # The words of a method's `needs`.
 NEEDS = {"encoder", "teacher", "bert_teacher", "layers_divide", "same_width", "corpus"}
@@ -162,11 +162,21 @@ def source_faults(config: RunConfig) -> Iterator[Fault]:
     root = Path(config.dataset.source).expanduser()
     try:
         for split, name in (table_files(config.dataset) or {}).items() if root.exists() else ():
-            existing(root, split, name)
+            if faults := list(column_faults(existing(root, split, name), config.dataset)):
+                yield from faults
+                return  # the other splits have the same columns
     except SourceError as error:  # "<key>=<value>: <problem>"
         subject, _, problem = str(error).replace("\n", " ").partition(": ")
         key, _, value = subject.partition("=")
         yield Fault(key, value, problem)
+
+
+def column_faults(path: Path, dataset: DatasetConfig) -> Iterator[Fault]:
+    from kdbench.data.readers import columns_at_start, missing_columns
+
+    if columns := columns_at_start(path, dataset.encoding):
+        for key, name, problem in missing_columns(path, columns, dataset):
+            yield Fault(f"dataset.{key}", name, problem)
 
 
 def local_model_fault(folder: Path) -> str | None:

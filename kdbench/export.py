@@ -81,6 +81,7 @@ def _write_forms(run: FinishedRun, staged: Path, int8: bool) -> Forms:
     if int8:
         to_int8(staged / "onnx" / GRAPH, staged / "int8" / GRAPH)
     graphs = {name: graph_predict(staged / name / GRAPH, speed_of(run.model)) for name in names}
+    log.info("measuring the time of %s and of PyTorch, in turns", " and ".join(names))
     latency = _latency(run, {"pytorch": model_predict(run.model)} | graphs)
     log.info("pytorch: %s", _words(run.result["metrics"]["test"], latency["pytorch"]))
     results = []

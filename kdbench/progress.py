@@ -10,6 +10,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from kdbench.stopping import Stopped
+
 log = logging.getLogger("kdbench")
 console = Console()
 
@@ -58,6 +60,9 @@ def logged_to(path: Path, writes: bool) -> Iterator[None]:
     log.addHandler(handler)
     try:
         yield
+    except Stopped as stopped:
+        handler.handle(log.makeRecord(log.name, logging.INFO, __file__, 0, "%s", (stopped,), None))
+        raise
     except BaseException as error:  # for who reads the file later; the console is told at the end
         words = f"{type(error).__name__}: {error}".partition("\n")[0]
         handler.handle(log.makeRecord(log.name, logging.ERROR, __file__, 0, "failed: %s", (words,), None))

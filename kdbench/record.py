@@ -35,6 +35,7 @@ def finish(run: "Run", about: About, stages: list[dict[str, Any]], student: Any)
     if run.config.phase == "general":
         return _finish_general(run, about, stages, student)
     data = run.data
+    log.info("evaluating dev and test, then measuring the time a text takes")
     measured, logits = _network(run, student) if run.predictions is None else _handed_in(run, run.predictions)
     splits = {"dev": data.dev, "test": data.test}
     if run.accelerator.is_main_process:

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas
 import pytest
 from hydra import compose, initialize_config_dir
 
@@ -143,7 +144,9 @@ REFUSALS = {
     "method=distilbert dataset.text_pair=b": r"dataset\.text_pair=b: must be null: DistilBERT has no token types",
     "method=tinybert dataset.text_pair=b": r"method\.augment=true: must be false for pairs",
     "method=finetune phase=general": r"phase=general: method=finetune has no stages before the task",
+    "teacher.schedule=smoke": r"is a group of keys: .*Did you mean schedule@teacher\.schedule=smoke\?",
     "teacher=run": r"teacher\.path: must be set, e\.g\.",
+    "teacher=local teacher.source=/none/such": r"teacher\.source=/none/such: no such folder",
     "teacher=run teacher.path=/none/such": r"teacher\.path=/none/such: is no finished run",
     "method=mlm corpus=files corpus.name=c corpus.running.files={a:b}": r"corpus\.running\.source: must be set, e\.g\.",
     "experiment=pkd_grid": r"experiment=pkd_grid: is a grid of runs: add -m",
@@ -205,6 +208,21 @@ class TestJudgement:
         )
         subjects = [fault.subject for fault in cli.refuse(line.split())]
         assert subjects == [word for word in line.split() if word != "method=logit_kd"]  # in the order typed
+
+    @pytest.mark.parametrize("name", ["reviews.csv", "reviews.tsv", "reviews.jsonl", "reviews.parquet"])
+    def test_columns_that_a_file_lacks(self, tmp_path: Path, name: str) -> None:
+        rows = pandas.DataFrame({"body": ["good, \n bad"] * 20, "stars": [1, 2] * 10})
+        {
+            "csv": lambda path: rows.to_csv(path, index=False),
+            "tsv": lambda path: rows.to_csv(path, index=False, sep="\t"),
+            "jsonl": lambda path: rows.to_json(path, orient="records", lines=True),
+            "parquet": rows.to_parquet,
+        }[name.partition(".")[2]](tmp_path / name)  # fmt: skip
+        words = ["dataset=files", "dataset.name=reviews", f"dataset.source={tmp_path / name}"]
+        faults = [str(fault) for fault in cli.refuse([*words, "dataset.text=bodi"])]
+        there = f"{tmp_path / name} has no such column; it has body, stars."
+        assert faults == [f"dataset.text=bodi: {there}", f"dataset.label=label: {there}"]
+        assert cli.refuse([*words, "dataset.text=body", "dataset.label=stars"]) == []
 
     def test_a_choice_that_does_not_exist_is_taken_for_the_nearest_one(self) -> None:
         keys = [fault.key for fault in cli.refuse(["method=logit_kdd", "method.temprature=5", "schedule.epochs=0"])]

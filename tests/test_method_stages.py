@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
+from kdbench.cli import conf_dir
+from kdbench.config import _fill_from_run
 from kdbench.derived import baseline
 from kdbench.hardware import settle
 from kdbench.identity import run_id
@@ -214,6 +217,16 @@ def test_a_finished_student_teaches_the_next_one(configure, execute):
     assert config.teacher.layers == 3 and config.teacher.name == "finetune_bert_3l"
     assert result["teacher"]["id"] == assistant["id"]
     assert result["teacher"]["metrics"] == assistant["metrics"]
+
+
+def test_a_run_as_teacher_brings_where_its_encoder_came_from_and_the_digest():
+    asked, made = (
+        OmegaConf.to_container(OmegaConf.load(conf_dir() / f"teacher/{name}.yaml")) for name in ("run", "minilm_l6")
+    )
+    record = {"teacher": made, "student": {**made, "name": "bert_3l", "layers": 3}, "method": {"name": "logit_kd"}}
+    _fill_from_run(asked, record)
+    assert (asked["source"], asked["sha256"], asked["folder"]) == (made["source"], made["sha256"], made["folder"])
+    assert (asked["name"], asked["layers"]) == ("logit_kd_bert_3l", 3)
 
 
 @pytest.mark.parametrize("method", ["logit_kd", "theseus"])

@@ -5,6 +5,7 @@ distribution, sum over i < L of KL(p_L || p_i) (equation 4), everything else sta
 of results is that of `speed`; the whole curve, the layers that rows left after and the measured times are reported.
 """
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,6 +18,8 @@ from kdbench.models.fastbert import flops, full_flops
 from kdbench.objectives import supervised
 from kdbench.options import Rule, between, option
 from kdbench.stage import Batch, ParamGroup, Stage, Terms
+
+log = logging.getLogger("kdbench")
 
 if TYPE_CHECKING:
     from kdbench.context import Run
@@ -82,6 +85,7 @@ def report_curves(run: "Run", student: Any, p: Params) -> None:
         run.report(f"layers_{name}", right.mean(0).tolist())  # accuracy of each layer's classifier alone
     run.report("break_even_share", break_even_share(cost, student.config.num_hidden_layers, full_flops(shape, length)))
     timed = {}
+    log.info("measuring the time at %d speeds", len(p.timed_speeds))
     for speed in p.timed_speeds:
         student.speed = speed
         timed[f"{speed:g}"] = run.latency(student)

@@ -11,6 +11,7 @@ from filelock import FileLock
 from kdbench.compare.cli import main
 from kdbench.compare.watch import states
 from kdbench.progress import log, logged_to
+from kdbench.stopping import Stopped
 from tests.compare.test_compare_runs import make_tree
 
 
@@ -80,6 +81,16 @@ def test_a_run_writes_why_it_failed_into_its_log(tmp_path: Path) -> None:
         log.info("run: x")
         raise RuntimeError("loss is nan\nand more")
     assert path.read_text().splitlines()[-1].endswith("ERROR failed: RuntimeError: loss is nan")
+
+
+def test_a_run_that_was_stopped_has_not_failed(tmp_path: Path) -> None:
+    words = "stopped and saved in stage training, step 3 of 9: the same command goes on from there"
+    folder = begun(tmp_path, 0)
+    with pytest.raises(Stopped), logged_to(folder / "run.log", True):
+        log.info("run: x")
+        raise Stopped(words, 143)
+    assert (folder / "run.log").read_text().endswith(f" INFO {words}\n")
+    assert [one.state for one in states([tmp_path])] == ["stopped"]
 
 
 def test_a_pipe_gets_the_states_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
