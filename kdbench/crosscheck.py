@@ -66,6 +66,8 @@ def kind_faults(config: RunConfig) -> Iterator[Fault]:
     for key in ("heads", "embedding", "bottleneck", "ffn_blocks", "multichannel", "word_vectors"):
         if key in OWN[student.architecture] and values[key] is None:
             yield Fault(f"student.{key}", "null", f"must be set (student.architecture={student.architecture})")
+    if student.architecture == "bilstm" and student.layers != 1:
+        yield Fault("student.layers", shown(student.layers), "must be 1: the BiLSTM of Tang et al. 2019 has one layer")
     if config.dataset.text_pair is not None and student.architecture == "distilbert":
         problem = "must be null: DistilBERT has no token types to tell two sentences apart"
         yield Fault("dataset.text_pair", config.dataset.text_pair, problem)

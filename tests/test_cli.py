@@ -141,6 +141,7 @@ REFUSALS = {
     "method=pkd student.layers=1": r"student\.layers=1: must be 2 or more: PKD leaves the last layer out",
     "method=pkd method.patient_layers=[2]": r"patient_layers=\[2\]: must name 2 layers",
     "method=fastbert student.layers=1": r"student\.layers=1: must be 2 or more",
+    "method=bilstm student.layers=4": r"student\.layers=4: must be 1: the BiLSTM",
     "method=distilbert dataset.text_pair=b": r"dataset\.text_pair=b: must be null: DistilBERT has no token types",
     "method=tinybert dataset.text_pair=b": r"method\.augment=true: must be false for pairs",
     "method=finetune phase=general": r"phase=general: method=finetune has no stages before the task",
