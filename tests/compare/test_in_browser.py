@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from kdbench.compare.cli import main
@@ -182,11 +183,17 @@ def test_a_thousand_runs_open_within_two_seconds(chromium: "playwright.Browser",
         student(tmp_path / "outputs", "pkd", f"{at:08x}", 0, 80 + at / 100, identity__parameters={"alpha": at})
     big = page_of(tmp_path / "outputs", tmp_path / "page.html")
     seconds = []
-    for _ in range(3):  # the machine may be busy for a moment
-        page = chromium.new_page()
+    for _ in range(3):
+        page, before = chromium.new_page(), processor_seconds()
         page.goto(big.as_uri())
-        timing = "performance.getEntriesByType('navigation')[0].loadEventEnd"
-        seconds.append(page.evaluate(f"new Promise(done => requestAnimationFrame(() => done({timing})))") / 1000)
+        page.evaluate("new Promise(done => requestAnimationFrame(() => setTimeout(done)))")  # it has been drawn
+        seconds.append(processor_seconds() - before)
         assert page.locator("#table-0 tbody tr").count() == 1000
         page.close()
     assert min(seconds) < 2, seconds
+
+
+def processor_seconds() -> float:
+    """What chromium has used, all processes: no less than the wait on a free core, whoever else is at work."""
+    below = psutil.Process().children(recursive=True)
+    return sum(sum(one.cpu_times()[:2]) for one in below if "chrom" in one.name())
