@@ -47,7 +47,7 @@ class Damaged(UserError):
 
 
 class Misfit(UserError):
-    """What lies there is as it was written, but not what a reader can use: another program's, or forged."""
+    """What lies there is as it was written, but not what belongs there: another program's, or forged."""
 
 
 @contextmanager
@@ -55,13 +55,12 @@ def fitting(path: Path) -> Iterator[None]:
     """Turn what goes wrong when whole content at `path` is taken to its use within the block into a Misfit."""
     try:
         yield
-    except UserError:
-        raise
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise Misfit(
-            f"{path} is whole, but not what belongs there ({reason[:300]}). Remove it, then give the same command again"
-        ) from error
+        if isinstance(error, UserError) or _errno(error) in _REFUSALS or "Memory" in type(error).__name__:
+            raise  # nothing is wrong with the content
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        message = f"{path} is whole, but not what belongs there ({reason}). Remove it, then give the same command again"
+        raise Misfit(message) from error
 
 
 def sha256_of(path: Path) -> str:
@@ -75,21 +74,20 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        number = error.errno if isinstance(error, OSError) else _rust_errno(error)
+        number = _errno(error)
         if number not in _REFUSALS:
             raise
-        # of a copy the second is what was written
-        named = getattr(error, "filename2", None) or getattr(error, "filename", None) or path
+        named = getattr(error, "filename2", None) or getattr(error, "filename", None) or path  # 2: of a copy, its end
         raise StoreError(
             f"{named}: {os.strerror(number)}. What was stored before is unharmed. {_REFUSALS[number]},"
             " then give the same command again: it goes on from there."
         ) from error
 
 
-def _rust_errno(error: Exception) -> int | None:
-    """safetensors and tokenizers tell the system's error number only in their text."""
+def _errno(error: Exception) -> int | None:
+    """The system's error number, which safetensors and tokenizers tell only in their text."""
     found = re.search(r"os error (\d+)", str(error))
-    return int(found[1]) if found else None
+    return error.errno if isinstance(error, OSError) else int(found[1]) if found else None
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -1,5 +1,6 @@
 """What fits its digests and is nonsense all the same: refused in words that name the folder, before a step is taken."""
 
+import errno
 import json
 
 import pytest
@@ -11,6 +12,7 @@ from kdbench.data.augment import cached_augmentation
 from kdbench.data.stored import stored_dataset
 from kdbench.data.teacher_cache import cached_outputs
 from kdbench.data.tokenize import tokenize
+from kdbench.errors import UserError
 from kdbench.store import MANIFEST, Misfit, write_record
 from kdbench.train import STAGE
 from tests.test_train import examples, run, supervised, toy
@@ -131,3 +133,10 @@ def test_a_forged_cache_is_refused(configure, teacher_folder, tmp_path, file):
     seal(path.parent)
     with pytest.raises(Misfit, match=rf"{path.parent} is whole, but .*Remove it"):
         read()
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "Too many open files"), MemoryError(), UserError("known")])
+def test_what_is_no_fault_of_the_content_is_not_blamed_on_it(tmp_path, error):
+    with pytest.raises(type(error)) as raised, store.fitting(tmp_path):
+        raise error
+    assert raised.value is error
