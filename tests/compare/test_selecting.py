@@ -181,7 +181,7 @@ def test_every_format_has_the_same_figures(tree: Path, capfdbinary: pytest.Captu
 
 def test_latex_escapes_what_latex_reads(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert latex(r"50% of a_b & $x^2$ {~} \n ±") == (
-        r"50\% of a\_b \& \$x\textasciicircum{}2\$ \{\textasciitilde{}\} \textbackslash{}n $\pm$"
+        r"50\% of a\_\allowbreak{}b \& \$x\textasciicircum{}2\$ \{\textasciitilde{}\} \textbackslash{}n $\pm$"
     )
     assert main([str(tree), "--format", "latex"]) == 0
     shown = capsys.readouterr().out
