@@ -1,6 +1,6 @@
 """The tests of a table: each row against its direct baselines, and every row against every other for the ranks.
 
-Reads the predictions of the rows shown and of their baselines, no others.
+Reads the predictions of the rows shown, of their baselines and of their teachers, no others.
 """
 
 from collections.abc import Sequence
