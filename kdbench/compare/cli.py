@@ -13,7 +13,7 @@ from kdbench.compare.collect import Run, read_runs
 from kdbench.compare.columns import Sheet, sheet
 from kdbench.compare.keys import UnknownKeyError, Wanted
 from kdbench.compare.load import with_tests
-from kdbench.compare.options import ordered, parser
+from kdbench.compare.options import Parser, ordered, parser
 from kdbench.compare.rows import Table, build_tables
 from kdbench.compare.speed import with_speed
 from kdbench.console import guarded
@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # ± in a terminal that has only ASCII
     made = parser()
-    options = made.parse_args(argv)
+    options = made.read(argv)
     if missing := [str(root) for root in options.roots if not root.is_dir()]:
         made.error(f"no such folder: {', '.join(missing)}; ROOT is outputs or a folder in it")
     if options.format == "parquet" and sys.stdout.isatty():
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     return guarded("compare-runs", lambda: _watched_or_compared(made, options))
 
 
-def _watched_or_compared(made: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+def _watched_or_compared(made: Parser, options: argparse.Namespace) -> int:
     try:
         if options.watch:
             from kdbench.compare.watch import watch
