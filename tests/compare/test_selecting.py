@@ -120,6 +120,15 @@ def test_groups_and_pivot(tree: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "93.50 ± 1.73 (4) ×2" in shown and "thucnews: data 0a0a0a0a" in shown
 
 
+def test_a_teacher_is_a_group_of_its_own(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tree), "--group-by", "method", "--pivot", "dataset", "--json"]) == 0
+    groups = {one["by.method"]: one for one in json.loads(capsys.readouterr().out)["groups"]}
+    assert groups["teacher (finetune)"]["mean_points"] == pytest.approx(97.0)
+    assert groups["finetune"]["n"] == 6 and groups["finetune"]["configurations"] == 2
+    assert main([str(tree), "--group-by", "student", "--pivot", "method"]) == 0
+    assert "method=teacher (finetune)" in capsys.readouterr().out
+
+
 def test_a_group_never_mixes_data(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tree, "pkd", "ffff0003", 0, 70.0, identity__data_id="0a0a0a0a")
     assert main([str(tree), "--group-by", "method", "--json"]) == 0
