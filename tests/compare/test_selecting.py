@@ -157,6 +157,40 @@ def test_diff_shows_what_differs_and_where_it_came_from(tree: Path, capsys: pyte
     assert "ffff: it fits ffff0001, ffff0002" in capsys.readouterr().err
 
 
+def test_diff_says_nothing_of_what_stages_have_from_the_schedule(
+    tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    schedule = "{lr: 0.0003, steps: 3, epochs: 4}"
+    stages = {
+        "ffff0001": f"one: {schedule}, two: {{lr: 0.0003, steps: 3, epochs: 2}}",
+        "ffff0002": f"three: {schedule}",
+    }
+    for id_, said in stages.items():
+        (folder,) = tree.glob(f"r52/pkd/bert_3l-{id_}/seed0")
+        (folder / "config.yaml").write_text(f"method: {{name: pkd, stages: {{{said}}}}}\nschedule: {schedule}\n")
+    assert main([str(tree), "--json", "--diff", "ffff0001", "ffff0002"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["differences"]
+    assert (found["key"], found["a"], found["b"], found["b_from"]) == ("method.stages.two.epochs", 2, None, "–")
+
+
+def test_diff_knows_that_stages_have_the_schedule(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = {"ffff0001": ("{steps: 3, lr: 0.0005}", ""), "ffff0002": ("{steps: 5, lr: 0.0003}", "steps=5")}
+    for id_, (stage, typed) in texts.items():
+        (folder,) = tree.glob(f"r52/pkd/bert_3l-{id_}/seed0")
+        text = f"method: {{name: pkd, stages: {{training: {stage}}}}}\nschedule: {{steps: 3, lr: 0.0003}}\n"
+        (folder / "config.yaml").write_text(text)
+        command = f"kdbench method=pkd schedule=smoke schedule.lr=3e-4 method.stages.training.{typed}"
+        (folder / "env.json").write_text(json.dumps({"command": command}))
+        raw = json.loads((folder / "results.json").read_text())
+        raw["identity"]["choices"] = {"schedule": "smoke", "method": "pkd"}
+        (folder / "results.json").write_text(json.dumps(raw))
+    assert main([str(tree), "--json", "--diff", "ffff0001", "ffff0002"]) == 0
+    found = {one["key"]: one for one in json.loads(capsys.readouterr().out)["differences"]}
+    origins = {key.rpartition(".")[2]: (one["a_from"], one["b_from"]) for key, one in found.items()}
+    assert origins["steps"] == ("conf/schedule/smoke.yaml", "command line")
+    assert origins["lr"] == ("conf/method/pkd.yaml", "command line, schedule.lr")
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
