@@ -64,7 +64,6 @@ def _compare(options: argparse.Namespace) -> int:
         return 1
     if options.best_on_dev:
         tables = [replace(table, rows=pivot.best_on_dev(table.rows, options.best_on_dev)) for table in tables]
-    tables = [replace(table, rows=ordered(table.rows, options.sort)) for table in tables]
     if options.group_by or options.pivot:
         _pivot(options, tables)
     else:
@@ -76,6 +75,7 @@ def _tables(options: argparse.Namespace, tables: list[Table]) -> None:
     """Print the rows, with tests and times where they were asked for."""
     tables = [with_speed(table, options.roots[0], options.latency, options.quiet) for table in tables]
     tables = [with_tests(table, options.metric, options.split, options.tests) for table in tables]
+    tables = [replace(table, rows=ordered(table.rows, options.sort)) for table in tables]  # by what is shown
     if options.plots:
         from kdbench.compare.pictures import save  # matplotlib
 
@@ -168,6 +168,7 @@ def _diff(options: argparse.Namespace, runs: list[Run]) -> int:
 
 def _pivot(options: argparse.Namespace, tables: list[Table]) -> None:
     keys = options.group_by or ["method"]
+    tables = [replace(table, rows=ordered(table.rows, options.sort)) for table in tables]
     found = pivot.groups(tables, keys, options.pivot)
     if not options.quiet and len(tables) > 1 and options.pivot != "dataset":
         print("compare-runs: different data is not mixed: a table each", file=sys.stderr)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from kdbench.compare.collect import ANY
 from kdbench.compare.commands import join_seeds, tfidf_command
 from kdbench.compare.rows import Row, Table
-from kdbench.compare.statistics import Summary
+from kdbench.compare.statistics import LEAST_GAP, Summary
 
 if TYPE_CHECKING:
     from kdbench.compare.tested import RowTests
@@ -19,7 +19,8 @@ METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
 LEGEND = (
     "± sample s.d. over n seeds. vs direct: points gained over fine-tuning the same model directly, paired by "
     "seed, (k) where only k seeds have a pair; longer: directly with the same total of updates. gap %: share "
-    "of the way from direct to the teacher. times faster: than the teacher, at batch 1."
+    f"of the way from direct to the teacher, – where that is below {LEAST_GAP:g} point or a test cannot tell it from zero. "
+    "times faster: than the teacher, at batch 1."
 )
 
 
@@ -185,7 +186,10 @@ def notes(table: Table, split: str) -> list[str]:
     found = [
         ([row for row in rows if row.score.mean < tfidf], f"TF-IDF + linear SVM ({tfidf:.2f}) beats: {{}}."),
         (one_pair, "A difference from one seed cannot be told from seed noise (add -m seed=0,1,2): {}."),
-        ([row for row in rows if row.teacher_behind], "The teacher is not above direct fine-tuning, no gap: {}."),
+        (
+            [row for row in rows if row.gap_too_small],
+            f"The teacher is not {LEAST_GAP:g} point above direct fine-tuning, so no share of that gap is shown: {{}}.",
+        ),
         (
             [row for row in rows if (tests := _tests(table, row)) and tests.gap_may_be_zero],
             "The gap to the teacher may be zero, its share anything: {}.",

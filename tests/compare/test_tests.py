@@ -146,8 +146,7 @@ def test_a_share_of_the_gap_has_an_interval_where_there_is_a_gap(
     assert row(found, "aaaa1111")["gap_closed_low"] is None and "share anything" not in notes(found)
     predict(folder, 80.2, 7)  # a teacher that may be no better than the baseline
     found = document(capsys, tree)
-    assert row(found, "eeee5555")["gap_closed"] == pytest.approx(0.5)
-    assert row(found, "eeee5555")["gap_closed_low"] is None
+    assert row(found, "eeee5555")["gap_closed"] is None and row(found, "eeee5555")["gap_closed_low"] is None
     assert "The gap to the teacher may be zero, its share anything: theseus (eeee5555)." in notes(found)
     (folder / "predictions.parquet").unlink()
     assert row(document(capsys, tree, "--method", "theseus"), "eeee5555")["gap_closed_low"] is None
