@@ -10,9 +10,10 @@ from typing import Any
 
 from kdbench.compare import diff, frame, pivot, speed
 from kdbench.compare.collect import Run, read_runs
-from kdbench.compare.columns import Sheet, sheet
+from kdbench.compare.columns import Sheet
 from kdbench.compare.keys import UnknownKeyError, Wanted
 from kdbench.compare.load import with_tests
+from kdbench.compare.notes import sheet
 from kdbench.compare.options import Parser, ordered, parser
 from kdbench.compare.rows import Table, build_tables
 from kdbench.compare.speed import with_speed

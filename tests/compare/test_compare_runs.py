@@ -206,8 +206,8 @@ def notes(found: Any) -> str:
 
 
 def test_rows_below_tfidf_are_named(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "(91.50) beats: finetune (bbbb2222), finetune (aaaa1111)." in notes(document(capsys, tree))
-    assert "beats" not in notes(document(capsys, tree, "--method", "theseus"))
+    assert "(91.50) is above: finetune (bbbb2222), finetune (aaaa1111)." in notes(document(capsys, tree))
+    assert "TF-IDF" not in notes(document(capsys, tree, "--method", "theseus"))
 
 
 def test_what_makes_a_row_doubtful_is_said(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
