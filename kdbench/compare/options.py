@@ -143,6 +143,10 @@ def _arranging(add: Callable[..., object]) -> None:
 def _showing(add: Callable[..., object]) -> None:
     add("--format", choices=FORMATS, default="table", help="default: table")
     add("--plots", type=Path, metavar="DIR", help="draw the pictures there too, as PNG and SVG")
-    add("--watch", action="store_true", help="a running sweep: done, running (stage, step, loss, time left), failed")
+    add(
+        "--watch",
+        action="store_true",
+        help="a running sweep: done, running (stage, step, loss, time left), stopped, failed",
+    )
     add("--json", dest="format", action="store_const", const="json", help="the same as --format json")
     add("--quiet", action="store_true", help="only the data: no notes, no legend, no warnings")
