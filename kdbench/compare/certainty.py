@@ -8,8 +8,7 @@ LEGEND = (
     "95 % interval, p: for other seeds and other test examples (crossed random effects, t); one seed: for other "
     "examples alone, no p. p Holm: over the tests shown, valid at any level, so at n = 3 seldom small. Least to find: "
     "the smallest true difference that such runs would show in 80 of 100 cases. McNemar: exact, of each seed alone, so "
-    "it says nothing of other seeds. gap %: its interval has no end (?) where the gap may be zero. * p Holm < 0.05. "
-    "rank: of all rows but the teacher, simultaneous 95 %."
+    "it says nothing of other seeds. * p Holm < 0.05."
 )
 
 
@@ -38,10 +37,8 @@ def sheet(table: Table) -> Sheet:
         Column("permuted\nseeds, p", [_p(test.permutation) for *_, test in lines], drop=5),
         Column("McNemar p\nby seed", [" ".join(_p(p) for p in test.mcnemar.values()) for *_, test in lines], drop=6),
     ]
-    noise = "With one seed a difference cannot be told from seed noise, so it has no p."
-    single = any(test.estimate.seeds == 1 for *_, test in lines)
     heading = f"{table.dataset}: differences to direct fine-tuning, {table.tests.count} tests"
-    return Sheet(heading, columns, notes=[noise] if single else [], legend=LEGEND)
+    return Sheet(heading, columns, legend=LEGEND)
 
 
 def _interval(test: Test) -> str:
@@ -63,6 +60,6 @@ def _gap(row: Row, name: str) -> str:
 def _share(table: Table, row: Row, name: str) -> str:
     """Interval of the share of the gap to the teacher."""
     found = table.tests.rows[row.id].gap if table.tests and name == "direct" else None
-    if found is None:
+    if found is None or found.low is None or found.high is None:
         return NOTHING
-    return "?" if found.low is None or found.high is None else f"{100 * found.low:.0f} to {100 * found.high:.0f}"
+    return f"{100 * found.low:.0f} to {100 * found.high:.0f}"

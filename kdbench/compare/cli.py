@@ -10,10 +10,11 @@ from typing import Any
 
 from kdbench.compare import diff, frame, pivot, speed
 from kdbench.compare.collect import Run, read_runs
-from kdbench.compare.columns import Sheet, sheet
+from kdbench.compare.columns import Sheet
 from kdbench.compare.keys import UnknownKeyError, Wanted
 from kdbench.compare.load import with_tests
-from kdbench.compare.options import ordered, parser
+from kdbench.compare.notes import sheet
+from kdbench.compare.options import Parser, ordered, parser
 from kdbench.compare.rows import Table, build_tables
 from kdbench.compare.speed import with_speed
 from kdbench.console import guarded
@@ -25,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # ± in a terminal that has only ASCII
     made = parser()
-    options = made.parse_args(argv)
+    options = made.read(argv)
     if missing := [str(root) for root in options.roots if not root.is_dir()]:
         made.error(f"no such folder: {', '.join(missing)}; ROOT is outputs or a folder in it")
     if options.format == "parquet" and sys.stdout.isatty():
@@ -38,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     return guarded("compare-runs", lambda: _watched_or_compared(made, options))
 
 
-def _watched_or_compared(made: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+def _watched_or_compared(made: Parser, options: argparse.Namespace) -> int:
     try:
         if options.watch:
             from kdbench.compare.watch import watch
@@ -64,7 +65,6 @@ def _compare(options: argparse.Namespace) -> int:
         return 1
     if options.best_on_dev:
         tables = [replace(table, rows=pivot.best_on_dev(table.rows, options.best_on_dev)) for table in tables]
-    tables = [replace(table, rows=ordered(table.rows, options.sort)) for table in tables]
     if options.group_by or options.pivot:
         _pivot(options, tables)
     else:
@@ -76,6 +76,7 @@ def _tables(options: argparse.Namespace, tables: list[Table]) -> None:
     """Print the rows, with tests and times where they were asked for."""
     tables = [with_speed(table, options.roots[0], options.latency, options.quiet) for table in tables]
     tables = [with_tests(table, options.metric, options.split, options.tests) for table in tables]
+    tables = [replace(table, rows=ordered(table.rows, options.sort)) for table in tables]  # by what is shown
     if options.plots:
         from kdbench.compare.pictures import save  # matplotlib
 
@@ -168,6 +169,7 @@ def _diff(options: argparse.Namespace, runs: list[Run]) -> int:
 
 def _pivot(options: argparse.Namespace, tables: list[Table]) -> None:
     keys = options.group_by or ["method"]
+    tables = [replace(table, rows=ordered(table.rows, options.sort)) for table in tables]
     found = pivot.groups(tables, keys, options.pivot)
     if not options.quiet and len(tables) > 1 and options.pivot != "dataset":
         print("compare-runs: different data is not mixed: a table each", file=sys.stderr)

@@ -1,13 +1,12 @@
-"""A table for people: its columns and what is said in words below its rows, the same in every format."""
+"""A table for people: its columns and what they mean, the same in every format."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kdbench.compare.collect import ANY
-from kdbench.compare.commands import join_seeds, tfidf_command
 from kdbench.compare.rows import Row, Table
-from kdbench.compare.statistics import Summary
+from kdbench.compare.statistics import LEAST_GAP, Summary
 
 if TYPE_CHECKING:
     from kdbench.compare.tested import RowTests
@@ -19,7 +18,9 @@ METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
 LEGEND = (
     "± sample s.d. over n seeds. vs direct: points gained over fine-tuning the same model directly, paired by "
     "seed, (k) where only k seeds have a pair; longer: directly with the same total of updates. gap %: share "
-    "of the way from direct to the teacher. times faster: than the teacher, at batch 1."
+    f"of the way from direct to the teacher, – where that is below {LEAST_GAP:g} point or a test cannot tell it from "
+    "zero. times faster: than the teacher, at batch 1. rank: of all rows but the teacher and those of one seed, "
+    "simultaneous 95 %. Bold: tested, and not told from the best; where no row has a rank, the highest."
 )
 
 
@@ -47,12 +48,6 @@ class Sheet:
     legend: str = ""
 
 
-def sheet(table: Table, metric: str, split: str) -> Sheet:
-    """One row a configuration."""
-    found = columns(table, metric)
-    return Sheet(heading(table, metric, split), found, notes(table, split), missing(table), LEGEND)
-
-
 def columns(table: Table, metric: str) -> list[Column]:
     """The columns of a table that say something, from left to right; the first may be wrapped."""
     rows = table.rows
@@ -61,6 +56,7 @@ def columns(table: Table, metric: str) -> list[Column]:
     longer = [_difference(row, 1) + _star(table, row, 1) for row in rows]
     if all(run.baselines[0] == run.baselines[1] for run in runs):
         longer = [NOTHING for _ in rows]
+    marked = bold(table)
     found = [
         Column("method", [f"{row.label} {row.settings}".strip() for row in rows], left=True),
         Column(
@@ -68,7 +64,11 @@ def columns(table: Table, metric: str) -> list[Column]:
         ),
         Column("id", [row.id + "†" * row.selected_on_reported + "‡" * row.dirty for row in rows], left=True),
         Column("n", [str(row.score.n) for row in rows]),
-        Column(f"{METRICS[metric]}\n%", [_summary(row.score) for row in rows], styles=_bold(table)),
+        Column(
+            f"{METRICS[metric]}\n%",
+            [_summary(row.score) for row in rows],
+            styles=["bold" * (row.id in marked) for row in rows],
+        ),
         Column("95 %\ninterval", [_interval(table, row) for row in rows], drop=5),
         Column("rank", [_rank(table, row) for row in rows], drop=1),
         Column("vs direct\npoints", direct, styles=_signs(table, 0)),
@@ -106,22 +106,29 @@ def _difference(row: Row, at: int) -> str:
     return ("+" if summary.mean >= 0 else "") + _summary(summary) + pairs
 
 
-def _bold(table: Table) -> list[str]:
-    """All rows that cannot be told from the best, not one winner; without tests none."""
-    return ["bold" if (found := _tests(table, row)) and found.tied_with_best else "" for row in table.rows]
+def bold(table: Table) -> set[str]:
+    """The ids of all rows that cannot be told from the best, not one winner; without tests none.
+
+    Where no row has a rank, for want of seeds, it is the highest mean.
+    """
+    if table.tests is None:
+        return set()
+    tied = {row.id for row in table.rows if (found := row_tests(table, row)) and found.tied_with_best}
+    means = {row.id: row.score.mean for row in table.rows if row.role != "teacher"}
+    return tied or {id_ for id_, mean in means.items() if mean == max(means.values())}
 
 
-def _tests(table: Table, row: Row) -> "RowTests | None":
+def row_tests(table: Table, row: Row) -> "RowTests | None":
     return table.tests.rows.get(row.id) if table.tests else None
 
 
 def _interval(table: Table, row: Row) -> str:
-    found = _tests(table, row)
+    found = row_tests(table, row)
     return f"{found.score.low:.1f}–{found.score.high:.1f}" if found else NOTHING
 
 
 def _rank(table: Table, row: Row) -> str:
-    found = _tests(table, row)
+    found = row_tests(table, row)
     if found is None or found.rank is None:
         return NOTHING
     low, high = found.rank
@@ -130,7 +137,7 @@ def _rank(table: Table, row: Row) -> str:
 
 def _star(table: Table, row: Row, at: int) -> str:
     """* behind a difference that is there after Holm over all tests shown."""
-    found = _tests(table, row)
+    found = row_tests(table, row)
     test = found.against[at] if found else None
     return "*" if test and test.p_holm is not None and test.p_holm < 0.05 else ""
 
@@ -141,7 +148,7 @@ def _signs(table: Table, at: int) -> list[str]:
     for row in table.rows:
         summary = row.differences[at]
         clear = summary is not None and summary.sd is not None and abs(summary.mean) > summary.sd
-        found = bool(_star(table, row, at)) if _tests(table, row) else clear
+        found = bool(_star(table, row, at)) if row_tests(table, row) else clear
         styles.append("" if not found or summary is None else "green" if summary.mean > 0 else "red")
     return styles
 
@@ -156,11 +163,11 @@ def number(value: float | None, scale: float = 1) -> str:
 
 def _conditions(rows: list[Row]) -> list[str]:
     """Of UNITS those that are not the same in all rows."""
-    names = [name for name in UNITS if len(_values(rows, name)) > 1]
+    names = [name for name in UNITS if len(values(rows, name)) > 1]
     return [" ".join(UNITS[name].format(row.conditions[name]) for name in names) or NOTHING for row in rows]
 
 
-def _values(rows: list[Row], name: str) -> set[str]:
+def values(rows: list[Row], name: str) -> set[str]:
     """The values of a condition; TF-IDF has neither precision nor length."""
     asked = [row for row in rows if name not in ("precision", "length") or row.role != "tfidf"]
     return {run.conditions[name] for row in asked for run in row.runs} - {ANY}
@@ -174,71 +181,3 @@ def heading(table: Table, metric: str, split: str) -> str:
     if len(students := _students(table.rows)) == 1:
         title += f", student {students.pop()}"
     return f"{title} (a table of its own: {apart})" if apart else title
-
-
-def notes(table: Table, split: str) -> list[str]:
-    """What the figures mean, in sentences; only those that apply."""
-    rows = table.rows
-    tfidf = max((row.score.mean for row in table.every if row.role == "tfidf"), default=0.0)
-    neural = [row for row in rows if row.role in ("baseline", "method")]
-    one_pair = [row for row in neural if any(pair and pair.n == 1 for pair in (row.score, *row.differences))]
-    found = [
-        ([row for row in rows if row.score.mean < tfidf], f"TF-IDF + linear SVM ({tfidf:.2f}) beats: {{}}."),
-        (one_pair, "A difference from one seed cannot be told from seed noise (add -m seed=0,1,2): {}."),
-        ([row for row in rows if row.teacher_behind], "The teacher is not above direct fine-tuning, no gap: {}."),
-        (
-            [row for row in rows if (tests := _tests(table, row)) and tests.gap_may_be_zero],
-            "The gap to the teacher may be zero, its share anything: {}.",
-        ),
-        ([row for row in rows if row.selected_on_reported], "† selected on the reported split, so too good: {}."),
-        ([row for row in rows if row.dirty], "‡ ran from a checkout with uncommitted changes: {}."),
-    ]
-    sentences = certainty(table) if table.tests else []
-    sentences += [text.format(_names(which, rows)) for which, text in found if which]
-    if machines := {"device", "threads", "machine"} & {name for name in CONDITIONS if len(_values(rows, name)) > 1}:
-        times = "training times" if table.session else "times (--latency measures them anew, together)"
-        sentences.append(f"Not all rows ran alike (other {_listed(machines)}): compare no {times} across them.")
-    if trained := {name for name in ("precision", "length") if len(_values(rows, name)) > 1}:
-        sentences.append(
-            f"Rows differ in {_listed(trained)} (ran on): part of a difference between such rows may be that."
-        )
-    if grids := [row for row in rows if row.tried > 1]:
-        tried = ", ".join(f"{row.label} ({row.id}) of {row.tried}" for row in grids)
-        sentences.append(f"Chosen on dev, reported on {split}: {tried}; a larger grid flatters what it chose.")
-    if split == "dev":
-        sentences.append("Checkpoints and hyperparameters were chosen on dev: report --split test.")
-    return sentences
-
-
-def certainty(table: Table) -> list[str]:
-    """What the tests say and what they leave out."""
-    tied = [row for row in table.rows if (found := _tests(table, row)) and found.tied_with_best]
-    taught = {(run.teacher.id, run.teacher.seed) for row in table.rows for run in row.runs if run.teacher}
-    best = max(tied, key=lambda row: row.score.mean, default=None)
-    said = []
-    if best and len(tied) > 1:
-        others = _names([row for row in tied if row is not best], [])
-        said.append(f"Cannot be told from the best, {best.label} ({best.id}): {others}.")
-    if any((found := _tests(table, row)) and found.untested for row in table.rows):
-        said.append("Rows of one seed could not be tested against it: they may be better or worse.")
-    if len(taught) == 1:
-        said.append("All students had one teacher: what another teacher's seed would change is in no interval.")
-    return said
-
-
-def _listed(words: set[str]) -> str:
-    return " and ".join(sorted(words))
-
-
-def _names(which: list[Row], rows: list[Row]) -> str:
-    return "all rows" if len(which) == len(rows) > 2 else ", ".join(f"{row.label} ({row.id})" for row in which)
-
-
-def missing(table: Table) -> list[tuple[str, list[str]]]:
-    """What a fair table still lacks, and the commands that make it."""
-    found = []
-    if table.missing:
-        found.append(("No finished run of these baselines was found; they are made by", join_seeds(table.missing)))
-    if command := tfidf_command(table.runs):
-        found.append(("TF-IDF, the floor for every student, is missing; it takes seconds", [command]))
-    return found

@@ -51,9 +51,9 @@ def differences(a: Path, b: Path) -> list[Difference]:
     sides = [dict(flat(source.config)) for source in sources]
     origins = [_Origins(source) for source in sources]
     found = [
-        Difference(key, _pair(sides, key), tuple(origin.of(key) for origin in origins))
+        Difference(key, pair, tuple(origin.of(key) for origin in origins))
         for key in dict.fromkeys([*sides[0], *sides[1]])
-        if _pair(sides, key)[0] != _pair(sides, key)[1]
+        if (pair := _pair(sides, key))[0] != pair[1] and not all(_scheduled(side, key) for side in sides if key in side)
     ]
     recorded = [
         {key: value for name in RECORDED for key, value in flat(inner(source.raw, name)[0], name)} for source in sources
@@ -69,11 +69,20 @@ def _pair(sides: list[dict[str, Any]], key: str) -> tuple[Any, Any]:
     return sides[0].get(key), sides[1].get(key)
 
 
+def _scheduled(side: dict[str, Any], key: str) -> str:
+    """`schedule.lr` where `key` is the lr of a stage and that is the schedule's, else an empty string.
+
+    A stage takes from the schedule what it does not set: the schedule's own key tells all that differs there.
+    """
+    giver = f"schedule.{key.rpartition('.')[2]}"
+    return giver if key.startswith("method.stages.") and giver in side and side[giver] == side[key] else ""
+
+
 class _Origins:
     """Where a run's values came from, by its command (env.json) and its chosen options (results.json)."""
 
     def __init__(self, source: Source) -> None:
-        self.keys = {key for key, _ in flat(source.config)}
+        self.values = dict(flat(source.config))
         path = source.results.with_name("env.json")
         command = str(read_json(path).get("command", "")) if path.is_file() else ""
         self.needed = command.startswith("needed by: ")  # a teacher or a general stage: its method is not the typed one
@@ -84,13 +93,14 @@ class _Origins:
     def of(self, key: str) -> str:
         """`command line`, or the YAML that is behind it."""
         group = key.partition(".")[0]
-        if key not in self.keys:
+        if key not in self.values:
             return NOTHING
         if self.needed and group in ("method", "student", "schedule"):
             return "set by kdbench: a run that another needs"
-        for giver in (key, f"schedule.{key.rpartition('.')[2]}")[: 1 + key.startswith("method.stages.")]:
-            if giver in self.typed and giver not in GROUPED:
-                return "command line" if giver == key else f"command line, {giver}"
+        if key in self.typed and key not in GROUPED:
+            return "command line"
+        if giver := _scheduled(self.values, key):
+            return f"command line, {giver}" if giver in self.typed else self.of(giver)
         if (preset := self.choices.get("experiment")) is not None:
             return f"conf/experiment/{preset}.yaml, or what it leaves to conf/{group}"
         if group not in GROUPED:

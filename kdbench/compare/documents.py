@@ -2,7 +2,7 @@
 
 import re
 
-from kdbench.compare.columns import Sheet
+from kdbench.compare.columns import Column, Sheet
 
 LATEX = {
     **{char: f"\\{char}" for char in "&%$#{}"},
@@ -33,13 +33,18 @@ def print_markdown(sheets: list[Sheet]) -> None:
         head = [column.header.replace("\n", " ") for column in sheet.columns]
         print(f"### {sheet.heading}\n")
         rule = ["---" if column.left else "---:" for column in sheet.columns]
-        for line in (head, rule, *zip(*(column.cells for column in sheet.columns), strict=True)):
+        for line in (head, rule, *zip(*map(_bold_cells, sheet.columns), strict=True)):
             print("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |")
         print("".join(f"\n- {sentence}" for sentence in sheet.notes))
         for sentence, commands in sheet.missing:
             print(f"\n{sentence}:\n\n```sh", *commands, "```", sep="\n")
         print()
     print(*dict.fromkeys(sheet.legend for sheet in sheets if sheet.legend), sep="\n\n")
+
+
+def _bold_cells(column: Column) -> list[str]:
+    styles = column.styles or [""] * len(column.cells)
+    return [f"**{cell}**" if "bold" in style else cell for cell, style in zip(column.cells, styles, strict=True)]
 
 
 def print_latex(sheets: list[Sheet]) -> None:

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from kdbench.compare.columns import notes
 from kdbench.compare.commands import join_seeds, tfidf_command
+from kdbench.compare.notes import notes
 from kdbench.compare.rows import Row, Table
 
 if TYPE_CHECKING:

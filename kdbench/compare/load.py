@@ -25,7 +25,11 @@ def with_tests(table: Table, metric: str, split: str, asked: bool | None) -> Tab
     from kdbench.compare.tested import tests  # scipy
 
     made = tests(table, metric, split)
-    return replace(table, tests=made if made.rows else None)
+    if not made.rows:
+        return table
+    unsure = {id_ for id_, one in made.rows.items() if one.gap_may_be_zero}
+    rows = [replace(row, gap_closed=None) if row.id in unsure else row for row in table.rows]
+    return replace(table, tests=made, rows=rows)
 
 
 def load_frame(roots: list[Path], metric: str, split: str, where: str | None, tests: bool | None) -> "pandas.DataFrame":

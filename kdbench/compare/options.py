@@ -1,8 +1,9 @@
 """The command line of compare-runs, and how rows are ordered."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from kdbench.compare.columns import METRICS
 from kdbench.compare.rows import ROLES, Row
@@ -72,8 +73,26 @@ def _condition(text: str) -> Condition:
         raise argparse.ArgumentTypeError(f"{text!r} {error}") from None
 
 
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+class Parser(argparse.ArgumentParser):
+    """One line for what is wrong: argparse's own ten lines of usage before it hide it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} ({self.prog} --help)\n")
+
+    def read(self, argv: Sequence[str] | None) -> argparse.Namespace:
+        """The options; what is none of them is refused with the nearest that there is."""
+        options, unknown = self.parse_known_args(argv)
+        if unknown:
+            from kdbench.errors import nearest
+
+            name = unknown[0].partition("=")[0]
+            close = nearest(name, [option for action in self._actions for option in action.option_strings])
+            self.error(f"there is no option {name}" + f"; did you mean {close}?" * bool(close))
+        return options
+
+
+def parser() -> Parser:
+    made = Parser(
         prog="compare-runs",
         description="Compare finished kdbench runs: one row a configuration, mean ± s.d. over its seeds,\n"
         "against fine-tuning the same small model directly and against the teacher.",
@@ -124,6 +143,10 @@ def _arranging(add: Callable[..., object]) -> None:
 def _showing(add: Callable[..., object]) -> None:
     add("--format", choices=FORMATS, default="table", help="default: table")
     add("--plots", type=Path, metavar="DIR", help="draw the pictures there too, as PNG and SVG")
-    add("--watch", action="store_true", help="a running sweep: done, running (stage, step, loss, time left), failed")
+    add(
+        "--watch",
+        action="store_true",
+        help="a running sweep: done, running (stage, step, loss, time left), stopped, failed",
+    )
     add("--json", dest="format", action="store_const", const="json", help="the same as --format json")
     add("--quiet", action="store_true", help="only the data: no notes, no legend, no warnings")

@@ -12,10 +12,11 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from kdbench.compare import certainty, diff, speed
-from kdbench.compare.columns import Sheet, sheet
+from kdbench.compare.columns import Sheet, bold, row_tests
 from kdbench.compare.details import detail
 from kdbench.compare.draw import name_of
 from kdbench.compare.mistakes import Mistakes, mistakes
+from kdbench.compare.notes import sheet
 from kdbench.compare.pictures import front, learning, pictures
 from kdbench.compare.rows import Row, Table
 
@@ -43,13 +44,10 @@ def print_page(tables: Sequence[Table], metric: str, split: str) -> None:
 def _table(table: Table, metric: str, split: str) -> dict[str, Any]:
     drawn = [_picture(name, figure) for name, figure in pictures(table, metric, split)]
     drawn.sort(key=lambda picture: picture.name != "pareto")
-    tied = [
-        row.id for row in table.rows if table.tests and (one := table.tests.rows.get(row.id)) and one.tied_with_best
-    ]
     return {
         "sheet": sheet(table, metric, split),
         "ids": [row.id for row in table.rows],
-        "tied": tied,
+        "bold": bold(table),
         "summary": summary(table),
         "pictures": drawn,
         "tests": certainty.sheet(table) if table.tests and table.tests.count else None,
@@ -76,7 +74,7 @@ def summary(table: Table) -> list[str]:
     best = max(rows, key=lambda row: row.score.mean)
     said = [f"Highest: {_words(best, table)}."]
     if table.tests:
-        said += _certainty(best, [row for row in rows if row is not best], table)
+        said += _tested(best, rows, table)
     else:
         said.append("No tests were made (--tests): nothing here says that it is better than the next.")
     networks = [row for row in rows if row.role != "tfidf"]
@@ -92,11 +90,22 @@ def summary(table: Table) -> list[str]:
     return said
 
 
+def _tested(highest: Row, rows: list[Row], table: Table) -> list[str]:
+    """What the tests say of the highest, or of the highest that has several seeds: the others were not tested."""
+    ranked = [row for row in rows if (found := row_tests(table, row)) and found.rank]
+    best = max(ranked, key=lambda row: row.score.mean, default=highest)
+    others = [row for row in rows if row is not best]
+    if not ranked:
+        return [f"None of the {len(others)} others could be tested against it, for want of seeds."] * bool(others)
+    words = f"It was not tested, for want of seeds. Of those that were, the highest: {_words(best, table)}."
+    return [words] * (best is not highest) + _certainty(best, others, table)
+
+
 def _certainty(best: Row, others: list[Row], table: Table) -> list[str]:
     """How many of the others may be as good, and which of these is fastest."""
-    tests = table.tests.rows if table.tests else {}
-    tied = [row for row in others if row.id in tests and tests[row.id].tied_with_best]
-    untested = [row for row in others if row.id not in tests or tests[row.id].untested]
+    found = {row.id: one.tied_with_best if (one := row_tests(table, row)) else None for row in others}
+    tied = [row for row in others if found[row.id]]
+    untested = [row for row in others if found[row.id] is None]
     worse = len(others) - len(tied) - len(untested)
     parts = [(worse, "worse, after Holm's correction over all pairs"), (len(tied), "not to be told from it")]
     parts += [(len(untested), "not tested against it, for want of seeds")]

@@ -10,6 +10,7 @@ from typing import Any
 
 from kdbench.compare.collect import Run
 from kdbench.compare.columns import METRICS, NOTHING, Column, Sheet, heading
+from kdbench.compare.keys import SHORT
 from kdbench.compare.rows import Row, Table
 from kdbench.compare.statistics import Summary, summarize
 
@@ -53,16 +54,19 @@ def groups(tables: Sequence[Table], keys: Sequence[str], across: str | None) -> 
     """The groups, in the order in which their first rows come."""
     found: dict[tuple[int, tuple[Any, ...], Any], list[Run]] = {}
     for at, table in enumerate(tables):
-        for run in (run for row in table.rows for run in row.runs):
-            values = tuple(_value(run, key) for key in keys)
-            found.setdefault((at, values, _value(run, across) if across else None), []).append(run)
+        for row in table.rows:
+            for run in row.runs:
+                values = tuple(_value(row, run, key) for key in keys)
+                found.setdefault((at, values, _value(row, run, across) if across else None), []).append(run)
     return [
         Group(tables[at], values, column, summarize([run.score for run in runs]), len({run.id for run in runs}))
         for (at, values, column), runs in found.items()
     ]
 
 
-def _value(run: Run, key: str) -> Any:
+def _value(row: Row, run: Run, key: str) -> Any:
+    if SHORT.get(key, key) == SHORT["method"]:
+        return row.label  # the teacher is no direct fine-tune of a student, though its method is the same
     value = run.values[key]
     return str(value) if isinstance(value, (list, dict)) else value
 

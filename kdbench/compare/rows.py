@@ -25,8 +25,8 @@ class Row:
     runs: list[Run]  # one a seed, in their order
     score: Summary
     differences: list[Summary | None]  # to the direct fine-tunes: same schedule, same total of updates
-    gap_closed: float | None
-    teacher_behind: bool  # the teacher is no better than the baseline: there is no gap to close
+    gap_closed: float | None  # also None where a test cannot tell the gap from zero
+    gap_too_small: bool  # the teacher is hardly better than the baseline: there is no gap to close
     latency_1: float | None
     latency_32: float | None
     speedup: float | None
@@ -224,7 +224,7 @@ def _row(role: str, settings: str, runs: list[Run], scores: _Scores, teachers: M
         score=summarize(list(own.values())),
         differences=[paired_difference(own, baseline) for baseline in against],
         gap_closed=gap,
-        teacher_behind=bool(taught) and gap is None,
+        gap_too_small=bool(taught) and gap is None,
         latency_1=latency,
         latency_32=_known(median, [run.latency.batch_32 for run in runs]),
         speedup=teacher_latency / latency if teacher_latency and latency else None,

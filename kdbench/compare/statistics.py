@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+LEAST_GAP = 1.0  # points: a share of less is a ratio of noise, such as -3200 %
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -36,7 +38,7 @@ def paired_difference(run: Mapping[int, float], baseline: Mapping[int, float]) -
 def gap_share(run: Sequence[float], baseline: Sequence[float], teacher: Sequence[float]) -> float | None:
     """Share of the distance from baseline to teacher that run closed: 0 the baseline, 1 the teacher.
 
-    From the means of the three; None where the teacher is not above the baseline, since there is no gap.
+    From the means of the three; None where the teacher is less than LEAST_GAP above the baseline.
     """
     gap = fmean(teacher) - fmean(baseline)
-    return (fmean(run) - fmean(baseline)) / gap if gap > 1e-9 else None  # less is rounding of equal scores
+    return (fmean(run) - fmean(baseline)) / gap if gap >= LEAST_GAP - 1e-9 else None  # 1e-9: rounding of scores

@@ -43,8 +43,9 @@ class RowTests:
     score: Estimate
     against: tuple[Test | None, Test | None]
     gap: Share | None = None  # None where there is no gap, or no predictions of the teacher
-    rank: tuple[int, int] | None = None  # of all shown rows but the teacher
-    tied_with_best: bool | None = None  # None where it was not tested: one seed says nothing of others
+    rank: tuple[int, int] | None = None  # of all shown rows but the teacher and those of one seed
+    tied_with_best: bool | None = None  # with the best that has a rank; None where it was not tested against it
+    behind: frozenset[str] = frozenset()  # the rows that are better, by a test
 
     @property
     def gap_may_be_zero(self) -> bool:
@@ -198,8 +199,10 @@ def _ranked(
     """Rank intervals: a row is behind those that are better after Holm over all pairs, and before those worse.
 
     All that these decisions claim holds together with 95 % confidence (Mogstad et al. 2024, simultaneous ranks).
+    A row of one seed has no rank: it could be told from no other. TF-IDF has no seeds.
     """
-    ranked = [row for row in rows if row.id in found and row.role != "teacher"]
+    ranked = [row for row in rows if row.role == "tfidf" or (row.role != "teacher" and len(scores[row.id]) > 1)]
+    ranked = [row for row in ranked if row.id in found]
     if len(ranked) < 2:
         return found
     best = max(ranked, key=lambda row: row.score.mean).id
@@ -213,11 +216,11 @@ def _ranked(
     decided = [pair for pair, p in zip(pairs, inference.holm(ps), strict=True) if p < LEVEL]
     changed = dict(found)
     for row in ranked:
-        better = sum(worse_id == row.id for _, worse_id in decided)
+        better = frozenset(better_id for better_id, worse_id in decided if worse_id == row.id)
         worse = sum(better_id == row.id for better_id, _ in decided)
-        rank = (1 + better, len(ranked) - worse)
-        tied = (best, row.id) not in decided if row.id in tested else None
-        changed[row.id] = replace(found[row.id], rank=rank, tied_with_best=tied)
+        rank = (1 + len(better), len(ranked) - worse)
+        tied = best not in better if row.id in tested else None
+        changed[row.id] = replace(found[row.id], rank=rank, tied_with_best=tied, behind=better)
     return changed
 
 

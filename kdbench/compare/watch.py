@@ -24,6 +24,8 @@ RUN = re.compile(r"INFO run: (.*)")  # a run's log has those too that it needed
 STARTED = re.compile(STAMP + r" INFO stage (\S+): (?:resumes at step (\d+)|(\d+) steps)")
 TOTAL = re.compile(r"step \d+/(\d+)")
 FAILED = re.compile(STAMP + r" ERROR (.*)")
+STOPPED = re.compile(STAMP + r" [A-Z]+ (?:failed: (?:Stopped|KeyboardInterrupt)|stopped): ?(.*)")
+INTERRUPTED = "killed or interrupted: the same command goes on"  # where no line says more
 NO_PROGRESS = {"stage": None, "step": None, "steps": None, "loss": None, "seconds_left": None}
 ORDER = ("failed", "running", "stopped", "done")
 
@@ -40,7 +42,7 @@ class State:
     loss: float | None = None  # sum of the named losses, mean over the last few steps
     seconds_left: float | None = None  # of the stage, by its pace so far
     waits_for: str | None = None  # folder of the run that it needs first and is training
-    reason: str | None = None  # of a failure
+    reason: str | None = None  # of a failure or a stop
     test_accuracy: float | None = None  # points
 
 
@@ -72,10 +74,10 @@ def _state(folder: Path) -> State:
     if _held(folder):
         return State(str(folder), "running", **progress)
     progress = progress | {"seconds_left": None, "waits_for": None}
-    failures = FAILED.findall(last)
-    if failures:
+    stops, failures = STOPPED.findall(last), FAILED.findall(last)
+    if failures and not stops:
         return State(str(folder), "failed", **progress, reason=failures[-1][1])
-    return State(str(folder), "stopped", **progress, reason="killed or interrupted: the same command goes on")
+    return State(str(folder), "stopped", **progress, reason=stops[-1][1] if stops and stops[-1][1] else INTERRUPTED)
 
 
 def _held(folder: Path) -> bool:

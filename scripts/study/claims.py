@@ -92,7 +92,7 @@ def theseus(rows: Rows) -> Judged:
 
 def theseus_gap(rows: Rows) -> Judged:
     gap = rows.one("theseus", "theseus")["gap_closed"]
-    return ("not told apart", "the teacher is not above the direct fine-tune") if gap is None else said(
+    return ("not told apart", "the teacher is hardly above the direct fine-tune") if gap is None else said(
         gap > 0.5, f"{100 * gap:.0f} % of the gap closed"
     )  # fmt: skip
 

@@ -166,7 +166,19 @@ def test_nothing_to_compare_is_exit_1(
 def test_a_wrong_command_line_is_exit_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
-    assert "compare-runs: error:" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith("compare-runs: ") and said.endswith(" (compare-runs --help)\n") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["--formt", "csv"], ["--formt=csv"]])
+def test_an_option_that_is_none_names_the_nearest(
+    tree: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([str(tree), *arguments])
+    assert capsys.readouterr().err == (
+        "compare-runs: there is no option --formt; did you mean --format? (compare-runs --help)\n"
+    )
 
 
 def test_help_is_light_and_survives_ascii() -> None:

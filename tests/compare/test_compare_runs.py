@@ -206,8 +206,8 @@ def notes(found: Any) -> str:
 
 
 def test_rows_below_tfidf_are_named(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "(91.50) beats: finetune (bbbb2222), finetune (aaaa1111)." in notes(document(capsys, tree))
-    assert "beats" not in notes(document(capsys, tree, "--method", "theseus"))
+    assert "(91.50) is above: finetune (bbbb2222), finetune (aaaa1111)." in notes(document(capsys, tree))
+    assert "TF-IDF" not in notes(document(capsys, tree, "--method", "theseus"))
 
 
 def test_what_makes_a_row_doubtful_is_said(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -226,7 +226,7 @@ def test_a_teacher_below_the_baseline_leaves_no_gap(tree: Path, capsys: pytest.C
     path.write_text(path.read_text().replace('"accuracy": 0.97', '"accuracy": 0.90'))
     found = document(capsys, tree)
     assert row(found, "ffff0001")["gap_closed"] is None
-    assert "not above direct fine-tuning, no gap: pkd (ffff0001)." in notes(found)
+    assert "not 1 point above direct fine-tuning, so no share of that gap is shown: pkd (ffff0001)." in notes(found)
 
 
 def test_latencies_with_other_threads_are_no_speedup(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -39,6 +39,6 @@ def test_gap_share_from_the_means(run: list[float], share: float) -> None:
     assert gap_share(run, [88.0, 90.0], [93.0, 93.0]) == pytest.approx(share)
 
 
-@pytest.mark.parametrize("teacher", [89.0, 88.0])
-def test_no_gap_where_the_teacher_is_not_above(teacher: float) -> None:
+@pytest.mark.parametrize("teacher", [89.9, 89.0, 88.0])
+def test_no_share_of_a_gap_below_a_point(teacher: float) -> None:
     assert gap_share([95.0], [89.0], [teacher]) is None

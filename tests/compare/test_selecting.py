@@ -120,6 +120,15 @@ def test_groups_and_pivot(tree: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "93.50 ± 1.73 (4) ×2" in shown and "thucnews: data 0a0a0a0a" in shown
 
 
+def test_a_teacher_is_a_group_of_its_own(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tree), "--group-by", "method", "--pivot", "dataset", "--json"]) == 0
+    groups = {one["by.method"]: one for one in json.loads(capsys.readouterr().out)["groups"]}
+    assert groups["teacher (finetune)"]["mean_points"] == pytest.approx(97.0)
+    assert groups["finetune"]["n"] == 6 and groups["finetune"]["configurations"] == 2
+    assert main([str(tree), "--group-by", "student", "--pivot", "method"]) == 0
+    assert "method=teacher (finetune)" in capsys.readouterr().out
+
+
 def test_a_group_never_mixes_data(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tree, "pkd", "ffff0003", 0, 70.0, identity__data_id="0a0a0a0a")
     assert main([str(tree), "--group-by", "method", "--json"]) == 0
@@ -146,6 +155,40 @@ def test_diff_shows_what_differs_and_where_it_came_from(tree: Path, capsys: pyte
     with pytest.raises(SystemExit, match="2"):
         main([str(tree), "--diff", "ffff", "eeee"])
     assert "ffff: it fits ffff0001, ffff0002" in capsys.readouterr().err
+
+
+def test_diff_says_nothing_of_what_stages_have_from_the_schedule(
+    tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    schedule = "{lr: 0.0003, steps: 3, epochs: 4}"
+    stages = {
+        "ffff0001": f"one: {schedule}, two: {{lr: 0.0003, steps: 3, epochs: 2}}",
+        "ffff0002": f"three: {schedule}",
+    }
+    for id_, said in stages.items():
+        (folder,) = tree.glob(f"r52/pkd/bert_3l-{id_}/seed0")
+        (folder / "config.yaml").write_text(f"method: {{name: pkd, stages: {{{said}}}}}\nschedule: {schedule}\n")
+    assert main([str(tree), "--json", "--diff", "ffff0001", "ffff0002"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["differences"]
+    assert (found["key"], found["a"], found["b"], found["b_from"]) == ("method.stages.two.epochs", 2, None, "–")
+
+
+def test_diff_knows_that_stages_have_the_schedule(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = {"ffff0001": ("{steps: 3, lr: 0.0005}", ""), "ffff0002": ("{steps: 5, lr: 0.0003}", "steps=5")}
+    for id_, (stage, typed) in texts.items():
+        (folder,) = tree.glob(f"r52/pkd/bert_3l-{id_}/seed0")
+        text = f"method: {{name: pkd, stages: {{training: {stage}}}}}\nschedule: {{steps: 3, lr: 0.0003}}\n"
+        (folder / "config.yaml").write_text(text)
+        command = f"kdbench method=pkd schedule=smoke schedule.lr=3e-4 method.stages.training.{typed}"
+        (folder / "env.json").write_text(json.dumps({"command": command}))
+        raw = json.loads((folder / "results.json").read_text())
+        raw["identity"]["choices"] = {"schedule": "smoke", "method": "pkd"}
+        (folder / "results.json").write_text(json.dumps(raw))
+    assert main([str(tree), "--json", "--diff", "ffff0001", "ffff0002"]) == 0
+    found = {one["key"]: one for one in json.loads(capsys.readouterr().out)["differences"]}
+    origins = {key.rpartition(".")[2]: (one["a_from"], one["b_from"]) for key, one in found.items()}
+    assert origins["steps"] == ("conf/schedule/smoke.yaml", "command line")
+    assert origins["lr"] == ("conf/method/pkd.yaml", "command line, schedule.lr")
 
 
 @pytest.mark.parametrize(
@@ -194,4 +237,4 @@ def test_quiet_prints_the_data_alone(tree: Path, capsys: pytest.CaptureFixture[s
     (tree / "odd/results.json").write_text("{")
     assert main([str(tree), "--quiet"]) == 0
     shown = capsys.readouterr()
-    assert shown.err == "" and "beats" not in shown.out and "sample s.d." not in shown.out and "theseus" in shown.out
+    assert shown.err == "" and "is above" not in shown.out and "sample s.d." not in shown.out and "theseus" in shown.out

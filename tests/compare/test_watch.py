@@ -75,6 +75,26 @@ def test_a_failure_has_its_reason_and_a_resumed_run_none(tmp_path: Path) -> None
     assert found[1].folder == str(folder)
 
 
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("ERROR failed: Stopped: stopped and saved in a: the same command goes on", "stopped and saved in a: the same"),
+        ("ERROR failed: KeyboardInterrupt: ", "killed or interrupted: the same command goes on"),
+        ("INFO stopped: saved in a: the same command goes on", "saved in a: the same command goes on"),
+        ("WARNING stopped: stop_after is reached", "stop_after is reached"),
+    ],
+)
+def test_a_stopped_run_has_not_failed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, reason: str
+) -> None:
+    begun(tmp_path, 0, f"2026-01-01 00:00:00,000 {line}")
+    (found,) = states([tmp_path])
+    assert found.state == "stopped" and (found.reason or "").startswith(reason) and found.step == 40
+    assert main([str(tmp_path), "--watch"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("1 stopped") and "failed" not in shown and "Stopped" not in shown
+
+
 def test_a_run_writes_why_it_failed_into_its_log(tmp_path: Path) -> None:
     path = tmp_path / "run.log"
     with pytest.raises(RuntimeError), logged_to(path, True):
