@@ -140,22 +140,22 @@ def test_a_refusal_at_each_operation_of(pieces, tmp_path, capsys, caplog, name, 
         print(f"\n{number} at each operation of: {name}: {k - 1} tried, {told} told in words, 0 different")
 
 
-@pytest.mark.parametrize("lost", [pytest.param(1, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", NAMES)
-def test_a_power_cut_in(pieces, tmp_path, capsys, name, lost):
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "data set"])  # its sixty writes give 10,000 states
+def test_a_power_cut_in(pieces, tmp_path, capsys, name):
     make, _ = pieces[name]
     (root := tmp_path / "traced").mkdir()
     with failing(Disk(root)) as disk:
         whole = make(root)
     tried = 0
-    for _, state in power_cuts(disk, lost):
+    for _, state in power_cuts(disk, lost=1):
         tried += 1
         place = put(tmp_path / f"cut{tried}", state)
         assert make(place) == whole
         shutil.rmtree(place)
     assert tried > len(disk.trace)
     with capsys.disabled():
-        print(f"\npower cuts in: {name}, up to {lost} operations lost or cut: {tried} tried, 0 different")
+        print(f"\npower cuts in: {name}, one operation lost or cut: {tried} tried, 0 different")
 
 
 def limited(make: Callable[[Path], Any], root: Path, size: int, action: signal.Handlers) -> int:
