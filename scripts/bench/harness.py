@@ -26,6 +26,7 @@ from torch import Tensor
 
 from kdbench.cli import conf_dir
 from kdbench.config import load
+from kdbench.console import quiet_libraries
 from kdbench.context import Run
 from kdbench.environment import About
 from kdbench.hardware import Hardware, accelerator, settle
@@ -85,6 +86,7 @@ def report(name: str, on: str, rows: list[Row], path: Path | None) -> None:
 def scratch() -> Iterator[Path]:
     """Outputs of the runs that a benchmark needs; downloads and tokens stay in the user's cache."""
     logging.getLogger("kdbench").setLevel(logging.ERROR)
+    quiet_libraries()
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder)
 
