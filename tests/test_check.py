@@ -197,7 +197,7 @@ def test_a_method_with_an_encoder_needs_its_start(run: RunConfig) -> None:
 
 
 def test_split_files_are_looked_for(run: RunConfig, data_folder: Path) -> None:
-    dataset = replace(run.dataset, source=str(data_folder), sha256=None)
+    dataset = replace(run.dataset, source=str(data_folder), sha256=None, text="text", label="label")
     there = replace(run, dataset=replace(dataset, splits=replace(dataset.splits, train="train.csv", test=None)))
     assert cross_faults(there) == []
     (fault,) = cross_faults(replace(run, dataset=replace(dataset, splits=replace(dataset.splits, train="trian.csv"))))

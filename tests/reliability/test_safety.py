@@ -91,7 +91,7 @@ def locked(name):
 
 def test_all_that_is_installed_is_pinned_by_version_and_digest():
     pins = {}
-    for lock in ("torch-cpu", "torch", "build", "main"):
+    for lock in ("torch-cpu", "torch", "build", "main", "browser"):
         for requirement, hashes in locked(lock):
             (one,) = requirement.specifier
             assert one.operator == "==" and "*" not in one.version, requirement
