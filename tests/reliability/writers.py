@@ -3,6 +3,7 @@
 A refusal is told as the library tells it.
 """
 
+import itertools
 import os
 import tempfile
 from collections.abc import Callable
@@ -21,14 +22,14 @@ Open = Callable[[Any, str], Any]
 def pass_on(patch: pytest.MonkeyPatch, mine: Callable[[Any], bool], opened: Open) -> None:
     """From now on safetensors, tokenizers and pyarrow write what is `mine` with `opened`."""
     serialize, save_tokenizer = safetensors.torch.serialize_file, TokenizersBackend._save_pretrained
-    new_file = pyarrow.ipc.new_file
+    new_file, numbers = pyarrow.ipc.new_file, itertools.count()
 
     def serialize_file(tensors: Any, filename: Any, metadata: Any = None) -> None:
         if not mine(filename):
             return serialize(tensors, filename, metadata=metadata)
         with tempfile.NamedTemporaryFile() as aside:
             serialize(tensors, aside.name, metadata=metadata)
-            staged = Path(filename).with_name(".tmpAb12Cd")  # as safetensors' own does
+            staged = Path(filename).with_name(f".tmp{next(numbers):06}")  # as safetensors' own does
             try:
                 _pieces(Path(aside.name).read_bytes(), staged, opened)
                 os.replace(staged, filename)
