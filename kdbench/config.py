@@ -54,12 +54,17 @@ def _fill_teacher(teacher: dict[str, Any]) -> None:
             _fill_from_run(teacher, OmegaConf.to_container(OmegaConf.load(Path(path) / "config.yaml")))
         except (OmegaConfBaseException, YAMLError, OSError, ValueError, LookupError, TypeError) as error:
             raise UserError(f"has a config.yaml that is no run's: {type(error).__name__}: {error}") from error
-    elif Path(source := str(teacher.get("source"))).is_dir():
+    elif isinstance(source := teacher.get("source"), str) and source != MISSING:
+        _fill_from_folder(teacher, source)
+
+
+def _fill_from_folder(teacher: dict[str, Any], source: str) -> None:
+    if Path(source).is_dir():
         from kdbench.data.sources import shape_of
 
         shape = shape_of(Path(source) / teacher.get("folder", ""))
         teacher.update({key: value for key, value in shape.items() if teacher.get(key, MISSING) == MISSING})
-    elif teacher.get("layers", MISSING) == MISSING and source not in ("None", MISSING) and ":" not in source:
+    elif teacher.get("layers", MISSING) == MISSING and ":" not in source:  # nor pypi: or hub:
         raise UserError("no such folder: it must hold config.json, model.safetensors and a tokenizer")
 
 

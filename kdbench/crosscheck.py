@@ -174,7 +174,7 @@ def source_faults(config: RunConfig) -> Iterator[Fault]:
 
 
 def column_faults(path: Path, dataset: DatasetConfig) -> Iterator[Fault]:
-    from kdbench.data.readers import columns_at_start, missing_columns
+    from kdbench.data.columns import columns_at_start, missing_columns
 
     if columns := columns_at_start(path, dataset.encoding):
         for key, name, problem in missing_columns(path, columns, dataset):

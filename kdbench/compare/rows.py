@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
-from kdbench.compare.collect import NULL, Run, Teacher
+from kdbench.compare.collect import Run, Teacher
+from kdbench.compare.settings import telling
 from kdbench.compare.statistics import Summary, gap_share, paired_difference, summarize
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def _rows(runs: list[Run], chosen: list[Run]) -> list[Row]:
     settings = {}
     for kind in {(roles[id_], members[0].method) for id_, members in by_id.items()}:
         alike = [group for id_, group in by_id.items() if (roles[id_], group[0].method) == kind]
-        settings.update(_settings(alike))
+        settings.update(telling(alike))
     kept = {id(run) for run in chosen}
     rows = {id_: [run for run in members if id(run) in kept] for id_, members in by_id.items()}
     return [_row(roles[id_], settings[id_], members, scores, teachers) for id_, members in rows.items() if members]
@@ -171,37 +172,6 @@ def _role(run: Run, teachers: Mapping[str, Teacher]) -> str:
     if run.id in teachers:
         return "teacher"
     return {"tfidf": "tfidf", "finetune": "baseline"}.get(run.method, "method")
-
-
-def _settings(groups: list[list[Run]]) -> dict[str, str]:
-    """By id, the settings in which these configurations of one method differ; what is null is left out.
-
-    A key that a run does not have was added to kdbench later: that it is missing is no difference.
-    """
-    firsts = [group[0] for group in groups]
-    keys = list(dict.fromkeys(key for run in firsts for key in run.settings))
-    keys = [key for key in keys if len({run.settings[key] for run in firsts if key in run.settings}) > 1]
-    hand_set = _hand_set(firsts)
-    texts = {}
-    for run in firsts:
-        values = [(key, run.settings.get(key, NULL)) for key in keys]
-        values += [(key, run.training.get(key, NULL)) for key in hand_set]
-        texts[run.id] = " ".join(f"{key}={value}" for key, value in values if value != NULL)
-    return texts
-
-
-def _hand_set(runs: list[Run]) -> list[str]:
-    """The keys of the training whose values differ where the schedule's name does not tell it."""
-    known: dict[str, list[Run]] = {}  # by name: lr of successor.lr, which is lr where stages are alike
-    for run in runs:
-        for name in {key.rpartition(".")[2] for key in run.training}:
-            known.setdefault(name, []).append(run)
-    found = []
-    for key in dict.fromkeys(key for run in runs for key in run.training):
-        values = {(run.settings["schedule"], run.training.get(key)) for run in known[key.rpartition(".")[2]]}
-        if len(values) > len({schedule for schedule, _ in values}):
-            found.append(key)
-    return found
 
 
 def _row(role: str, settings: str, runs: list[Run], scores: _Scores, teachers: Mapping[str, Teacher]) -> Row:

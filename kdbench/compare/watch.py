@@ -11,11 +11,14 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from textwrap import wrap
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kdbench.compare.columns import NOTHING, Column
 from kdbench.results import RESULTS, read_result
 from kdbench.store import Damaged
+
+if TYPE_CHECKING:
+    from rich.console import Console, Group
 
 EVERY = 2.0  # seconds
 PAUSE = 60.0  # seconds without a running run after which a sweep is over: between two jobs none is running
@@ -24,7 +27,9 @@ RUN = re.compile(r"INFO run: (.*)")  # a run's log has those too that it needed
 STARTED = re.compile(STAMP + r" INFO stage (\S+): (?:resumes at step (\d+)|(\d+) steps)")
 TOTAL = re.compile(r"step \d+/(\d+)")
 FAILED = re.compile(STAMP + r" ERROR (.*)")
-STOPPED = re.compile(STAMP + r" [A-Z]+ (?:failed: (?:Stopped|KeyboardInterrupt)|stopped): ?(.*)")
+STOPPED = re.compile(
+    STAMP + r" (?:INFO (?=stopped)|ERROR failed: (?:Stopped|KeyboardInterrupt): ?)(.*)"
+)  # older: Stopped
 INTERRUPTED = "killed or interrupted: the same command goes on"  # where no line says more
 NO_PROGRESS = {"stage": None, "step": None, "steps": None, "loss": None, "seconds_left": None}
 ORDER = ("failed", "running", "stopped", "done")
@@ -158,6 +163,26 @@ def _name(one: State) -> str:
     return "/".join(Path(one.folder).parts[-3:])
 
 
+def _drawn(found: Sequence[State], screen: "Console") -> "Group":
+    """As many runs as fit on the screen, with the reasons of those that failed."""
+    from rich.console import Group
+    from rich.text import Text
+
+    from kdbench.compare.terminal import fit, lines
+
+    counts = ", ".join(f"{n} {name}" for name in ORDER if (n := sum(one.state == name for one in found)))
+    room = screen.height - 1 if screen.is_terminal else sys.maxsize
+    for count in range(min(len(found), room), -1, -1):
+        shown, _ = fit(columns(found[:count]), screen.width) if count else ([], [])
+        body = [Text(counts or "no runs yet", "bold"), *(lines(shown, screen.width) if shown else ())]
+        reasons = [f"{_name(one)} {one.reason}" for one in found[:count] if one.state == "failed"]
+        body += [Text(line, "red") for reason in reasons for line in wrap(reason, screen.width)]
+        body += [Text(f"and {len(found) - count} more")] if len(found) > count else []
+        if len(body) <= room:
+            break
+    return Group(*body)
+
+
 def watch(roots: Sequence[Path], as_json: bool) -> int:
     """Show the states every two seconds until none has been running for a minute; once where stdout is no terminal."""
     if as_json:
@@ -165,38 +190,21 @@ def watch(roots: Sequence[Path], as_json: bool) -> int:
 
         print_json({"runs": [asdict(one) for one in states(roots)]})
         return 0
-    from rich.console import Group
     from rich.live import Live
-    from rich.text import Text
 
-    from kdbench.compare.terminal import console, fit, lines
+    from kdbench.compare.terminal import console
 
     screen = console()
-
-    def drawn(found: Sequence[State]) -> Group:
-        """As many runs as fit on the screen, with the reasons of those that failed."""
-        counts = ", ".join(f"{n} {name}" for name in ORDER if (n := sum(one.state == name for one in found)))
-        room = screen.height - 1 if screen.is_terminal else sys.maxsize
-        for count in range(min(len(found), room), -1, -1):
-            shown, _ = fit(columns(found[:count]), screen.width) if count else ([], [])
-            body = [Text(counts or "no runs yet", "bold"), *(lines(shown, screen.width) if shown else ())]
-            reasons = [f"{_name(one)} {one.reason}" for one in found[:count] if one.state == "failed"]
-            body += [Text(line, "red") for reason in reasons for line in wrap(reason, screen.width)]
-            body += [Text(f"and {len(found) - count} more")] if len(found) > count else []
-            if len(body) <= room:
-                break
-        return Group(*body)
-
     found = states(roots)
     if not screen.is_terminal:
-        screen.print(drawn(found))
+        screen.print(_drawn(found, screen))
         return 0
     last_running = time.monotonic()
-    with Live(drawn(found), console=screen, auto_refresh=False, screen=False) as live:
+    with Live(_drawn(found, screen), console=screen, auto_refresh=False, screen=False) as live:
         while not found or time.monotonic() - last_running < PAUSE:
             time.sleep(EVERY)
             found = states(roots)
-            live.update(drawn(found), refresh=True)
+            live.update(_drawn(found, screen), refresh=True)
             if any(one.state == "running" for one in found):
                 last_running = time.monotonic()
     if failed := sum(one.state == "failed" for one in found):

@@ -3,12 +3,13 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from kdbench.data.cache import cached
+from kdbench.data.columns import require_columns
 from kdbench.data.fetch import Source, SourceError, ask_hub, fetch_wheel, hub_commit, parse
 from kdbench.data.sources import check_source, existing, table_files
 from kdbench.schema import DatasetConfig
@@ -67,24 +68,6 @@ def read_table(path: Path, config: DatasetConfig) -> Rows:
         raise SourceError(f"dataset.encoding={config.encoding}: Python knows no such encoding.") from error
 
 
-def columns_at_start(path: Path, encoding: str) -> list[str] | None:
-    """The columns of a table by its first lines; None where these do not tell."""
-    ending = path.suffix.lower()
-    try:
-        if ending == ".parquet":
-            import pyarrow.parquet
-
-            return list(pyarrow.parquet.read_schema(path).names)
-        with path.open(encoding=encoding.replace("utf-8", "utf-8-sig"), errors="replace", newline="") as file:
-            start = file.read(1 << 16)
-        if ending == ".jsonl":
-            return list(json.loads(start.partition("\n")[0]))
-        header = next(csv.reader(io.StringIO(start), delimiter="," if ending == ".csv" else "\t"))
-    except (LookupError, ValueError, TypeError, StopIteration, csv.Error):  # reading it all will say what it is
-        return None
-    return [name.strip() for name in header] or None
-
-
 def _read_delimited(path: Path, content: str, config: DatasetConfig, delimiter: str, header_rows: int) -> Rows:
     """`header_rows`: the first names the columns; Orange's .tab has two more, types and flags."""
     csv.field_size_limit(1 << 30)  # characters; the module's own limit is 131,072, less than a long document
@@ -95,7 +78,7 @@ def _read_delimited(path: Path, content: str, config: DatasetConfig, delimiter: 
     if len(rows) == 1 or not rows[0]:
         raise SourceError(f"{path} is empty.")
     header = [name.strip() for name in rows[0]]
-    _columns(path, header, config)
+    require_columns(path, header, config)
     body = [row for row in rows[header_rows:-1] if row]  # blank lines say nothing
     whole = [row for row in body if len(row) == len(header)]
 
@@ -117,7 +100,7 @@ def _read_jsonl(path: Path, content: str, config: DatasetConfig) -> Rows:
             raise SourceError(f"{path}, line {number}, is not JSON: {error}.") from error
         if not isinstance(row, dict):
             raise SourceError(f'{path}, line {number}: every line must be an object, {{"text": ..., "label": ...}}.')
-        _columns(f"{path}, line {number},", row, config)
+        require_columns(f"{path}, line {number},", row, config)
         rows.append(row)
     return _rows(path, lambda name: [row[name] for row in rows], config)
 
@@ -127,7 +110,7 @@ def _read_parquet(path: Path, config: DatasetConfig) -> Rows:
     from pyarrow import ArrowInvalid
 
     try:
-        columns = _columns(path, pyarrow.parquet.read_schema(path).names, config)
+        columns = require_columns(path, pyarrow.parquet.read_schema(path).names, config)
         table = pyarrow.parquet.read_table(path, columns=columns)
     except ArrowInvalid as error:
         raise SourceError(f"{path} cannot be read as parquet: {str(error).splitlines()[0]}") from error
@@ -191,7 +174,7 @@ def _load_once(source: Source, config: DatasetConfig, cache: Path) -> Any:
 
 
 def _hub_rows(table: Any, where: str, config: DatasetConfig, class_label: type) -> Rows:
-    _columns(where, table.column_names, config)
+    require_columns(where, table.column_names, config)
     rows = _rows(where, lambda name: table[name], config)
     feature = table.features[config.label]
     if not isinstance(feature, class_label):
@@ -200,26 +183,6 @@ def _hub_rows(table: Any, where: str, config: DatasetConfig, class_label: type) 
     # -1 is the hub's mark of a label that is kept back
     labels: list[Label] = [None if value is None or value < 0 else names[value] for value in table[config.label]]
     return replace(rows, labels=labels, names=names)
-
-
-def _columns(where: Path | str, there: Iterable[str], config: DatasetConfig) -> list[str]:
-    """The columns that are read; SourceError where one is missing."""
-    for key, name, problem in missing_columns(where, there, config):
-        raise SourceError(f"dataset.{key}={name}: {problem}")
-    return list(_wanted(config).values())
-
-
-def missing_columns(where: Path | str, there: Iterable[str], config: DatasetConfig) -> Iterator[tuple[str, str, str]]:
-    """(key below `dataset`, its value, what is wrong) of each column that is asked for and not there."""
-    names = list(there)
-    for key, name in _wanted(config).items():
-        if name not in names:
-            yield key, name, f"{where} has no such column; it has {', '.join(names)}."
-
-
-def _wanted(config: DatasetConfig) -> dict[str, str]:
-    wanted = {"text": config.text, "text_pair": config.text_pair, "label": config.label}
-    return {key: name for key, name in wanted.items() if name is not None}
 
 
 def _rows(where: Path | str, column: Callable[[str], Iterable[Any]], config: DatasetConfig) -> Rows:

@@ -19,11 +19,11 @@ from kdbench.objectives import supervised
 from kdbench.options import Rule, between, option
 from kdbench.stage import Batch, ParamGroup, Stage, Terms
 
-log = logging.getLogger("kdbench")
-
 if TYPE_CHECKING:
     from kdbench.context import Run
     from kdbench.schema import RunConfig
+
+log = logging.getLogger("kdbench")
 
 
 SHARES = Rule("numbers from 0 to 1", lambda given: all(0 <= share <= 1 for share in given))

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -14,7 +15,7 @@ from kdbench.compare.collect import read_runs
 from kdbench.compare.details import detail
 from kdbench.compare.draw import looks
 from kdbench.compare.keys import Wanted
-from kdbench.compare.pictures import front, pareto
+from kdbench.compare.pictures import front, pareto, save
 from kdbench.compare.rows import Table, build_tables
 from tests.compare.test_compare_runs import make_tree, student
 
@@ -109,3 +110,11 @@ def test_no_two_rows_look_alike(tree: Path) -> None:
     found = looks(table(tree).rows)
     assert len({(look["marker"], look["color"]) for look in found.values()}) == len(found)
     assert len({look["marker"] for look in found.values()}) == len(found)  # in grey too
+
+
+def test_no_name_leads_out_of_the_folder(tree: Path, tmp_path: Path) -> None:
+    runs, _ = read_runs([tree], "accuracy", "test", Wanted([]))
+    (table,) = build_tables(runs, lambda run: run.method == "theseus")
+    files = save([replace(table, dataset="../../out/of it")], "accuracy", "test", tmp_path / "figures")
+    assert files and {file.resolve().parent for file in files} == {tmp_path / "figures"}
+    assert all(file.is_file() for file in files) and not (tmp_path / "out").exists()

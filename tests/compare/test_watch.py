@@ -80,8 +80,8 @@ def test_a_failure_has_its_reason_and_a_resumed_run_none(tmp_path: Path) -> None
     [
         ("ERROR failed: Stopped: stopped and saved in a: the same command goes on", "stopped and saved in a: the same"),
         ("ERROR failed: KeyboardInterrupt: ", "killed or interrupted: the same command goes on"),
-        ("INFO stopped: saved in a: the same command goes on", "saved in a: the same command goes on"),
-        ("WARNING stopped: stop_after is reached", "stop_after is reached"),
+        ("INFO stopped and saved in a: the same command goes on", "stopped and saved in a: the same command goes on"),
+        ("INFO stopped; the same command goes on from what is saved", "stopped; the same command goes on from what"),
     ],
 )
 def test_a_stopped_run_has_not_failed(
@@ -110,7 +110,7 @@ def test_a_run_that_was_stopped_has_not_failed(tmp_path: Path) -> None:
         log.info("run: x")
         raise Stopped(words, 143)
     assert (folder / "run.log").read_text().endswith(f" INFO {words}\n")
-    assert [one.state for one in states([tmp_path])] == ["stopped"]
+    assert [(one.state, one.reason) for one in states([tmp_path])] == [("stopped", words)]
 
 
 def test_a_pipe_gets_the_states_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
