@@ -16,6 +16,7 @@ from filelock import FileLock
 from kdbench import record
 from kdbench.console import quiet_libraries
 from kdbench.context import Run
+from kdbench.data.batches import TrainBatches
 from kdbench.environment import About, write_start
 from kdbench.export import export_run, has_export
 from kdbench.hardware import Hardware, accelerator, settle
@@ -25,7 +26,7 @@ from kdbench.progress import Display, console, logged_to, show_log
 from kdbench.results import EXPORT, RESULTS, verify_run, write_result
 from kdbench.schema import RunConfig
 from kdbench.seeds import derive
-from kdbench.stage import Predict, Stage
+from kdbench.stage import Predict, Stage, Words
 from kdbench.stopping import Limits
 from kdbench.store import Damaged, explained, remove, remove_leftovers
 from kdbench.train import train
@@ -159,6 +160,9 @@ def train_stages(run: Run) -> tuple[list[dict[str, Any]], Any]:
         student = stage.student
         if stage.predict is None:
             stage = replace(stage, predict={} if config.phase == "general" else {"student": _logits_of(student)})
+        if isinstance(stage.data, TrainBatches):  # a corpus' masked-LM head reads the whole table
+            table = students.word_table(student)
+            stage = replace(stage, words=None if table is None else Words(table, stage.data.used_ids()))
         name, key = f"{len(records):02d}_{stage.name}", stage.key or stage.name
         given = config.method.stages[key]
         students.set_dropout(student, given.dropout)

@@ -62,10 +62,24 @@ class Schedule:
     patience: int | None  # epochs without a better dev score
     optimizer: str = "adamw"  # adamw | adadelta
 
+    def lr_factor(self, step: int) -> float:
+        """Learning rate of `step` (counted from 0) as a share of the peak: linear warm-up, then linear decay to 0."""
+        warm = round(self.warmup * self.steps)
+        if step < warm:
+            return (step + 1) / (warm + 1)
+        return 1.0 if self.decay == "constant" else (self.steps - step) / max(1, self.steps - warm)
+
 
 class ParamGroup(NamedTuple):
     module: nn.Module  # all its parameters are trained
     lr_multiplier: float = 1.0
+
+
+class Words(NamedTuple):
+    """A table that training reads at the batches' input ids and nowhere else, and the ids that they have."""
+
+    table: nn.Embedding
+    used: Tensor  # (U,) rising
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,3 +94,4 @@ class Stage:
     # name -> logits on dev each epoch; the first selects. None: the student's own; empty: the last weights are kept.
     predict: Mapping[str, Predict] | None = None
     key: str | None = None  # under method.stages, where several stages share one schedule
+    words: Words | None = None  # None: every row of every table is optimised

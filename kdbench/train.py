@@ -24,8 +24,8 @@ from kdbench import checkpoint, stopping, store
 from kdbench.checkpoint import Pass, state_of
 from kdbench.errors import UserError
 from kdbench.metrics_log import MetricsLog
-from kdbench.optim import lr_factor, make_optimizer
-from kdbench.parallel import largest, reduce_gradients, shares
+from kdbench.optim import Updates
+from kdbench.parallel import largest, shares
 from kdbench.progress import Display
 from kdbench.seeds import derive
 from kdbench.stage import Batch, Predict, Stage
@@ -100,8 +100,9 @@ class _Trainer:
         if stage.extra is not None:
             self.module["extra"] = stage.extra
         self.module.to(accelerator.device)
-        self.trained, self.optimizer = make_optimizer(self.module, stage)
-        self.state = checkpoint.restore(folder, self.module, self.optimizer)
+        self.updates = Updates(self.module, stage, accelerator)
+        self.state = checkpoint.restore(folder, self.module, self.updates.optimizer)
+        self.updates.begin()
         self.progress = self.state.progress
         self.log = MetricsLog(folder / "metrics.jsonl", self.state.lines, accelerator.is_main_process)
 
@@ -149,10 +150,10 @@ class _Trainer:
 
     def _step(self, batch: Batch) -> None:
         """One optimiser step on `batch`, in `accumulation` passes."""
-        step, schedule = self.progress.step, self.stage.schedule
+        step = self.progress.step
         torch.manual_seed(derive(self.seed, self.stage.name, step, self.accelerator.process_index))
         self.module.train()
-        for share, weight in shares(batch, self.accelerator, schedule.accumulation):
+        for share, weight in shares(batch, self.accelerator, self.stage.schedule.accumulation):
             with self.accelerator.autocast():
                 terms = self.stage.objective(share, step)
             loss = sum(terms.losses.values(), torch.zeros((), device=self.accelerator.device)) * weight
@@ -160,14 +161,7 @@ class _Trainer:
             self.state.passes.append(Pass(list(terms.losses), values, terms.logged))
             if loss.requires_grad:  # Theseus may have drawn no successor: nothing to learn from this batch
                 loss.backward()
-        reduce_gradients(self.trained, self.accelerator)
-        if schedule.clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.trained, schedule.clip)
-        factor = lr_factor(step, schedule)
-        for group in self.optimizer.param_groups:
-            group["lr"] = schedule.lr * group["lr_multiplier"] * factor
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.updates.apply(step)
 
     def _flush(self, epoch: int) -> None:
         """Read the losses of the last steps from the device, check and log them."""
@@ -205,6 +199,7 @@ class _Trainer:
     def _evaluate(self, epoch: int) -> None:
         """Score every `predict` on dev; keep the weights of the first one's best accuracy."""
         self._require_finite_weights()
+        self.updates.settle(self.progress.step)
         self.module.eval()
         assert self.stage.predict is not None  # the dispatcher fills in the student's own logits
         dev = {name: self.score(predict, self.progress.step) for name, predict in self.stage.predict.items()}
@@ -224,11 +219,13 @@ class _Trainer:
 
     def _checkpoint(self) -> None:
         self._require_finite_weights()
+        self.updates.settle(self.progress.step)
         if self.accelerator.is_main_process:
-            checkpoint.save(self.folder, self.module, self.optimizer, self.state)
+            checkpoint.save(self.folder, self.module, self.updates.optimizer, self.state)
 
     def _finish(self) -> None:
         """Save the best weights; the stage's record, written last, marks it as done."""
+        self.updates.end()
         best = self.state.best
         assert best is not None  # the last step is always evaluated
         if self.accelerator.is_main_process:

@@ -35,7 +35,8 @@ ALLOWED = {
         "kdbench.stage", "kdbench.store", "kdbench.stopping", "kdbench.checkpoint", "kdbench.metrics_log",
         "kdbench.parallel", "kdbench.progress", "kdbench.seeds", "kdbench.optim", "kdbench.errors",
     ],
-    "kdbench.optim": ["kdbench.stage"],
+    "kdbench.optim": ["kdbench.stage", "kdbench.parallel", "kdbench.used_rows"],
+    "kdbench.used_rows": ["kdbench.stage"],
     "kdbench.compare": [
         "kdbench.compare", "kdbench.console", "kdbench.results", "kdbench.store", "kdbench.errors",
         "kdbench.latency",  # by --latency alone

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from kdbench.data.batches import Examples, TrainBatches
 from kdbench.data.tokenize import Tokens
-from kdbench.optim import lr_factor
 from kdbench.progress import Display
 from kdbench.stage import Batch, ParamGroup, Schedule, Stage, Terms
 from kdbench.stopping import Limits
@@ -27,11 +26,11 @@ SCHEDULE = Schedule(
 
 
 class Toy(nn.Module):
-    """Mean of token embeddings, dropout, two linear layers."""
+    """Mean of token embeddings, dropout, two linear layers. No text has the last five of its words."""
 
     def __init__(self, dropout: float = 0.0) -> None:
         super().__init__()
-        self.embeddings = nn.Embedding(20, 8)
+        self.embeddings = nn.Embedding(25, 8)
         self.body = nn.Linear(8, 8)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(8, 3)
@@ -76,6 +75,7 @@ def run(model: Toy, folder: Path, objective: Any = None, **changes: Any) -> dict
         data,
         schedule,
         params=changes.pop("params", None),
+        words=changes.pop("words", None),
         predict={"student": lambda batch, step: model(batch)},
     )
     held = examples(16)
@@ -192,7 +192,7 @@ def test_a_loss_that_is_not_finite_stops_the_stage(tmp_path):
 
 
 def test_lr_factor():
-    factors = [lr_factor(step, SCHEDULE) for step in range(12)]
+    factors = [SCHEDULE.lr_factor(step) for step in range(12)]
     assert factors[0] == 0.5 and factors[1] == 1.0  # one warm-up step of 12
     assert factors[-1] == pytest.approx(1 / 11)
     assert all(a > b for a, b in pairwise(factors[1:]))

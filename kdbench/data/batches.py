@@ -68,6 +68,11 @@ class TrainBatches:
     def __len__(self) -> int:
         return -(-len(self.examples) // self.batch_size)
 
+    def used_ids(self) -> Tensor:
+        """(U,) the ids that some batch has, padding among them, rising."""
+        counts = np.bincount(self.examples.tokens.flat)
+        return torch.from_numpy(np.union1d(np.flatnonzero(counts), self.examples.pad_id))
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         generator = np.random.default_rng([self.seed, epoch])
         order = generator.permutation(len(self.examples))

@@ -150,6 +150,11 @@ def mlm_head(student: Any, seed: int) -> nn.Module:
     return bert.MlmHead(base(student).config.hidden_size, len(word_embeddings(base(student))), seed)
 
 
+def word_table(student: Any) -> nn.Embedding | None:
+    """Where words enter; None for a BiLSTM, whose vocabulary is its training texts' own."""
+    return None if student.config.model_type == bilstm.MODEL_TYPE else base(student).get_input_embeddings()
+
+
 def word_embeddings(encoder: Any) -> Tensor:
     """(V, E), E the width of the hidden states or, in MobileBERT, a smaller one."""
     return encoder.get_input_embeddings().weight

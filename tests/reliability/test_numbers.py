@@ -83,7 +83,8 @@ class Modes:
     def __call__(self, module: nn.Module, _: object) -> None:
         if torch.is_inference_mode_enabled():
             self.ran += 1
-            self.training += [type(module).__name__] * module.training
+            # transformers makes a ReLU anew at each call of DistilBERT's head; it knows no mode
+            self.training += [type(module).__name__] * (module.training and not isinstance(module, nn.ReLU))
 
 
 @pytest.fixture

@@ -1,0 +1,62 @@
+"""Word embeddings of which a stage's texts have some rows: these are optimised, the others follow in closed form.
+
+reuters_r52 has 10,399 of BERT's 30,522 word pieces, and the gradient, its norm, the clip and AdamW's moments would pass
+over all of them in every step (scripts/bench/NOTES.md). A row that no text has gets no gradient: AdamW moves it by its
+weight decay alone, which is a product of known factors (Loshchilov & Hutter 2019, Algorithm 2).
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from kdbench.stage import Schedule, Words
+
+
+class UsedRows:
+    """Stands in for a table's weight (V, E) in the optimiser: `rows` (U, E), those of the words that are used.
+
+    The table keeps its weight, so that whoever reads it need not know. Its gradient comes sparse.
+    """
+
+    def __init__(self, words: Words, group: dict[str, Any], schedule: Schedule) -> None:
+        self.table, self.used = words
+        self.weight = self.table.weight
+        self.schedule, self.rate, self.decay = schedule, schedule.lr * group["lr_multiplier"], group["weight_decay"]
+        self.rows = nn.Parameter(self.weight.detach()[self.used])
+        others = torch.ones(len(self.weight), dtype=torch.bool)
+        others[self.used] = False
+        self.others = others.nonzero().squeeze(1)
+        self.start = self.weight.detach()[self.others]
+        self.place = torch.zeros(len(self.weight), dtype=torch.long)
+        self.place[self.used] = torch.arange(len(self.used))
+        group["params"] = [self.rows if one is self.weight else one for one in group["params"]]
+        self.table.sparse = True
+
+    @torch.no_grad()
+    def read(self) -> None:
+        """Take the rows from the table, which a checkpoint may have filled."""
+        self.rows.copy_(self.weight[self.used])
+
+    def take_gradient(self) -> None:
+        """Move the table's gradient, if there is one, to the rows: equal ids summed in the order of the tokens."""
+        gradient, self.weight.grad = self.weight.grad, None
+        if gradient is not None:
+            (ids,), values = gradient._indices(), gradient._values()  # not coalesced, which would sort them
+            self.rows.grad = torch.zeros_like(self.rows).index_add_(0, self.place[ids], values)
+
+    @torch.no_grad()
+    def give_back(self) -> None:
+        """The rows, updated, to the table."""
+        self.weight.index_copy_(0, self.used, self.rows)
+
+    @torch.no_grad()
+    def settle(self, steps: int) -> None:
+        """The rows that no text has, to where `steps` updates have them: a function of their start alone."""
+        factors = (1 - self.rate * self.schedule.lr_factor(step) * self.decay for step in range(steps))
+        self.weight.index_copy_(0, self.others, self.start * math.prod(factors))
+
+    def release(self) -> None:
+        """Let the table's gradient be dense again."""
+        self.table.sparse = False
