@@ -155,14 +155,7 @@ def train_stages(run: Run) -> tuple[list[dict[str, Any]], Any]:
         stage = next(stages, None)
         if stage is None:
             return records, student
-        if config.dry_run:
-            stage = replace(stage, schedule=replace(stage.schedule, steps=1))
-        student = stage.student
-        if stage.predict is None:
-            stage = replace(stage, predict={} if config.phase == "general" else {"student": _logits_of(student)})
-        if isinstance(stage.data, TrainBatches):  # a corpus' masked-LM head reads the whole table
-            table = students.word_table(student)
-            stage = replace(stage, words=None if table is None else Words(table, stage.data.used_ids()))
+        stage, student = prepared(run, stage), stage.student
         name, key = f"{len(records):02d}_{stage.name}", stage.key or stage.name
         given = config.method.stages[key]
         students.set_dropout(student, given.dropout)
@@ -178,6 +171,18 @@ def train_stages(run: Run) -> tuple[list[dict[str, Any]], Any]:
             display=Display(console, given.batch_size * given.accumulation),
         )
         records.append(record_ | {"folder": name, "key": key})
+
+
+def prepared(run: Run, stage: Stage) -> Stage:
+    """What a method leaves to the dispatcher: how the student is scored, and which of its words are trained."""
+    if run.config.dry_run:
+        stage = replace(stage, schedule=replace(stage.schedule, steps=1))
+    if stage.predict is None:
+        stage = replace(stage, predict={} if run.config.phase == "general" else {"student": _logits_of(stage.student)})
+    if isinstance(stage.data, TrainBatches):  # a corpus' masked-LM head reads the whole table
+        table = students.word_table(stage.student)
+        stage = replace(stage, words=None if table is None else Words(table, stage.data.used_ids()))
+    return stage
 
 
 def _logits_of(student: Any) -> Predict:

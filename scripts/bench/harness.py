@@ -31,7 +31,7 @@ from kdbench.context import Run
 from kdbench.environment import About
 from kdbench.hardware import Hardware, accelerator, settle
 from kdbench.progress import Display
-from kdbench.run import ensure, run_folder
+from kdbench.run import ensure, prepared, run_folder
 from kdbench.schema import RunConfig, method_module
 from kdbench.stage import Batch, Stage
 from kdbench.stopping import Limits
@@ -124,7 +124,7 @@ def stage_of(run: Run, name: str | None = None) -> Stage:
     """The stage `name` of the run's method, or its first; those before it are not trained."""
     method = method_module(run.config.method.name)
     stages = (method.general if run.config.phase == "general" else method.stages)(run, run.config.method)
-    return next(stage for stage in stages if name is None or stage.name == name)
+    return prepared(run, next(stage for stage in stages if name is None or stage.name == name))
 
 
 def stepper(run: Run, stage: Stage, batches: list[Batch]) -> Callable[[], object]:

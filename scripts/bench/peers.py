@@ -43,6 +43,13 @@ def ours(run: Run, dropout: float) -> Callable[[], Seconds]:
     return train
 
 
+def student_of(run: Run) -> Any:
+    """A student of a peer's own, whose word embeddings have dense gradients."""
+    student = copy.deepcopy(run.student)
+    student.bert.embeddings.word_embeddings.sparse = False
+    return student
+
+
 def kd_loss(student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     soft = F.kl_div((student / TEMPERATURE).log_softmax(-1), (teacher / TEMPERATURE).softmax(-1), reduction="batchmean")
     return (1 - HARD) * TEMPERATURE**2 * soft + HARD * F.cross_entropy(student, labels)
@@ -52,7 +59,7 @@ def trainer(run: Run, dropout: float, bf16: bool) -> Callable[[], Seconds]:
     """HF Trainer as its users write distillation."""
     from transformers import AutoTokenizer, DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
 
-    teacher, student = run.teacher, copy.deepcopy(run.student)
+    teacher, student = run.teacher, student_of(run)
     bert.set_dropout(student, dropout)
     tokens, labels = run.examples(run.data.train).tokens, run.data.train.labels
     rows = [{"input_ids": tokens.flat[tokens.span(i)], "label": int(labels[i])} for i in range(len(labels))]
@@ -93,7 +100,7 @@ def trainer(run: Run, dropout: float, bf16: bool) -> Callable[[], Seconds]:
 def textbrewer(run: Run, dropout: float) -> Callable[[], Seconds]:
     from textbrewer import DistillationConfig, GeneralDistiller, TrainingConfig  # type: ignore[import-not-found]
 
-    teacher, student = run.teacher, copy.deepcopy(run.student)
+    teacher, student = run.teacher, student_of(run)
     bert.set_dropout(student, dropout)
     length = run.config.dataset.max_length
     batches = [_fixed(batch, length) for batch in harness.first_batches(harness.stage_of(run), 64)]
