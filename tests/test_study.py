@@ -15,9 +15,12 @@ from hydra import compose, initialize_config_dir
 
 from kdbench import cli
 from kdbench.config import load
+from kdbench.hardware import Hardware
+from kdbench.identity import run_id
 from scripts.study import claims, page, run, write
+from scripts.study.finished import Finished, composed
 from scripts.study.plan import Plan, Step, load_plan
-from scripts.study.rows import COLUMNS, folder_of, name_of
+from scripts.study.rows import COLUMNS, name_of
 from tests.compare.test_compare_runs import student as add_student
 from tests.compare.test_compare_runs import write as add_run
 
@@ -26,10 +29,31 @@ DOCS = ROOT / "docs/study"
 PLAN = load_plan()
 
 
-def of_preset(preset: str | None, **parameters: Any) -> dict[str, Any]:
-    """What a run of a study's preset records of itself."""
-    choices = {"schedule": "study", "experiment": preset, "method": None, "teacher": "minilm_l6"}
-    return {"identity__choices": choices, "identity__parameters": parameters, "identity__dataset": "reuters_r52"}
+STUDY = Plan(
+    PLAN.questions,
+    [step for step in PLAN.steps if step.dataset == "reuters_r52" and step.preset in
+     ("study_teacher", "study_direct", "study_direct_longer", "study_theseus", "study_theseus_bernoulli")],
+    1,
+)  # fmt: skip  # the whole plan takes seconds to compose
+
+
+def id_of(*words: str) -> str:
+    return run_id(composed((*words, "dataset=reuters_r52")), Hardware("cpu", "fp32", "eager", 1))
+
+
+TEACHER, DIRECT = id_of("experiment=study_teacher"), id_of("experiment=study_direct", "student.layers=3")
+LONGER, THESEUS = id_of("experiment=study_direct_longer"), id_of("experiment=study_theseus")
+# As nobody's preset has it: study_theseus_bernoulli method.replace_rate=0.5
+DRAWN = id_of("method=theseus", "schedule=study", "student=bert_3l", "method.variant=bernoulli",
+              "method.replace_rate=0.5")  # fmt: skip
+
+
+def recorded(root: Path, add: Any, method: str, id_: str, seed: int, points: float, **changes: Any) -> None:
+    """A run with its env.json, on reuters_r52."""
+    add(root, method, id_, seed, points, identity__dataset="reuters_r52", **changes)
+    folder = root / "reuters_r52" / method / f"bert_3l-{id_}" / f"seed{seed}"
+    environment = {"precision": "fp32", "attention": "eager", "commit": "abc"}
+    (folder / "env.json").write_text(json.dumps(environment), encoding="utf8")
 
 
 @pytest.fixture
@@ -44,22 +68,27 @@ def outputs(tmp_path: Path) -> Path:
         {"name": "replacing", "steps": 20, "best_step": 20, "best_dev_accuracy": 0.8, "epochs": epochs},
         {"name": "successor", "steps": 10, "best_step": 5, "best_dev_accuracy": 0.9, "epochs": []},
     ]
-    more = {"stages": stages, "reported": {"predecessor_encoder_successor_head": {"accuracy": 0.95}}}
-    add_run(root, "finetune", "cccc3333", 0, 97.0, baseline_id="cccc3333", latency__batch_1={"median_ms": 12.0},
-            **of_preset(None))  # fmt: skip
+    scores = {split: {"n": 2568, "accuracy": 0.97, "macro_f1": 0.9} for split in ("dev", "test")}
+    more = {
+        "stages": stages,
+        "reported": {"predecessor_encoder_successor_head": {"accuracy": 0.95}},
+        "teacher": {"id": TEACHER, "seed": 0, "metrics": scores},
+        "baseline_id": DIRECT,
+        "total_baseline_id": LONGER,
+    }
+    recorded(root, add_run, "finetune", TEACHER, 0, 97.0)
     for seed, points in enumerate((93.0, 93.0, 96.0)):
-        add_run(root, "finetune", "aaaa1111", seed, 91.0 + seed, identity__layers=3, **of_preset("study_direct"))
-        add_run(root, "finetune", "bbbb2222", seed, 92.0, **of_preset("study_direct_longer"))
-        add_student(root, "theseus", "eeee5555", seed, points, **more, **of_preset("study_theseus"))
-    drawn = of_preset("study_theseus_bernoulli", replace_rate=0.5)
+        recorded(root, add_run, "finetune", DIRECT, seed, 91.0 + seed, identity__layers=3)
+        recorded(root, add_run, "finetune", LONGER, seed, 92.0)
+        recorded(root, add_student, "theseus", THESEUS, seed, points, **more)
     for seed in (0, 1):
-        add_student(root, "theseus", "ffff6666", seed, 92.0 + 2 * seed, **more, **drawn)
+        recorded(root, add_student, "theseus", DRAWN, seed, 92.0 + 2 * seed, **more)
     return root
 
 
 @pytest.fixture
 def theseus(outputs: Path) -> dict[str, Any]:
-    return write.document(PLAN, "theseus", outputs)
+    return write.document(STUDY, "theseus", Finished(outputs))
 
 
 def test_rows_have_their_names_figures_and_origin(theseus: dict[str, Any]) -> None:
@@ -68,9 +97,45 @@ def test_rows_have_their_names_figures_and_origin(theseus: dict[str, Any]) -> No
     row = rows["theseus"]
     assert row["score_points"] == pytest.approx(94.0) and row["score_n"] == 3
     assert row["difference_points"] == pytest.approx(2.0) and row["total_difference_points"] == pytest.approx(2.0)
-    assert row["seeds"] == "0 1 2" and row["config_digest"] == "eeee5555" and row["form"] is None
-    assert row["runs"].split()[0] == "reuters_r52/theseus/bert_3l-eeee5555/seed0"
-    assert rows["teacher"]["role"] == "teacher"  # of no preset: the run that needed it made it
+    assert row["seeds"] == "0 1 2" and row["config_digest"] == THESEUS and row["form"] is None
+    assert row["runs"].split()[0] == f"reuters_r52/theseus/bert_3l-{THESEUS}/seed0" and row["commits"] == "abc"
+
+
+def test_a_run_counts_by_its_settings_in_whatever_words(outputs: Path) -> None:
+    finished = Finished(outputs)
+    step = next(step for step in STUDY.steps if step.preset == "study_theseus_bernoulli")
+    rates = {name_of(words): finished.ids(words) for words in step.configurations}
+    assert rates["theseus_bernoulli replace_rate 0.5"] == {DRAWN}
+    assert len(frozenset().union(*rates.values())) == 3  # another rate is another run
+    other = Plan(
+        STUDY.questions, [Step("pkd", "reuters_r52", ("method=theseus", "schedule=study", "seed=0,1,7"), 60)], 1
+    )
+    made = write.document(other, "pkd", finished)  # this plan has study_theseus without its preset
+    assert [(row["config_digest"], row["seeds"]) for row in made["rows"] if row["role"] == "method"] == [
+        (THESEUS, "0 1 2")
+    ]
+    assert [one["runs"] for one in made["missing"]] == [1]  # seed 7
+
+
+def test_the_hardware_is_that_of_the_runs(outputs: Path) -> None:
+    """A tree from a GPU is read on a laptop: precision and attention are in an id."""
+    (place,) = outputs.glob(f"*/theseus/*{THESEUS}/seed0")
+    assert Finished(outputs).kinds == {("fp32", "eager", False)}
+    words = ("experiment=study_theseus", "dataset=reuters_r52")
+    (place / "env.json").write_text('{"precision": "bf16", "attention": "sdpa", "compile": true}', encoding="utf8")
+    both = Finished(outputs)
+    assert len(both.ids(words)) == 2 and THESEUS in both.ids(words)
+
+
+def test_an_export_is_a_row_of_its_runs_configuration(outputs: Path) -> None:
+    (folder,) = outputs.glob(f"*/theseus/*{THESEUS}/seed0")
+    made = json.loads((folder / "results.json").read_text(encoding="utf8"))
+    made |= {"id": "12345678", "form": "int8", "exported_from": THESEUS}
+    (folder / "export/int8").mkdir(parents=True)
+    (folder / "export/int8/results.json").write_text(json.dumps(made), encoding="utf8")
+    rows = {row["row"]: row for row in write.document(STUDY, "theseus", Finished(outputs))["rows"]}
+    assert rows["theseus int8"]["form"] == "int8" and rows["theseus int8"]["commits"] == "abc"
+    assert rows["theseus"]["score_n"] == 3
 
 
 def test_what_is_missing_is_listed_with_command_and_cost(theseus: dict[str, Any]) -> None:
@@ -79,25 +144,8 @@ def test_what_is_missing_is_listed_with_command_and_cost(theseus: dict[str, Any]
     command = "kdbench -m experiment=study_theseus_bernoulli seed=0,1,2 dataset=reuters_r52"
     assert lacking[command] == {"runs": 7, "of": 9, "command": command, "core_hours": 1.75}
     assert sum(one["runs"] for one in theseus["missing"]) + 3 + 2 == sum(
-        len(runs) for step, runs in zip(PLAN.steps, PLAN.new_runs, strict=True) if step.question == "theseus"
+        len(runs) for step, runs in zip(STUDY.steps, STUDY.new_runs, strict=True) if step.question == "theseus"
     )
-
-
-def test_a_presets_own_row_is_not_that_of_its_ablation(tmp_path: Path) -> None:
-    root = tmp_path / "outputs"
-    add_student(
-        root, "tinybert", "aaaa0001", 0, 90.0, **of_preset("study_tinybert", prediction=False, intermediate=False)
-    )
-    add_student(
-        root, "tinybert", "aaaa0002", 0, 91.0, **of_preset("study_tinybert", prediction=False, intermediate=True)
-    )
-    made = write.document(PLAN, "insides", root)
-    assert [row["row"] for row in made["rows"]] == [
-        "tinybert prediction false", "tinybert intermediate false prediction false"
-    ]  # fmt: skip
-    lacking = {one["command"] for one in made["missing"]}
-    assert "kdbench -m experiment=study_tinybert seed=0 dataset=reuters_r52" in lacking
-    assert "kdbench -m experiment=study_tinybert method.prediction=false seed=0 dataset=reuters_r52" not in lacking
 
 
 def test_details_are_what_the_stages_logged(theseus: dict[str, Any]) -> None:
@@ -185,7 +233,7 @@ def test_a_claim_is_judged_by_the_rows_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_the_rows_that_claims_read_are_in_the_plan() -> None:
-    names = {name_of(step, settings) for step in PLAN.steps for settings in step.configurations}
+    names = {name_of(words) for step in PLAN.steps if step.preset for words in step.configurations}
     asked = {
         "pkd_teacher weights pretrained teacher run", "mobilebert strategy akt steps 1500", "mobilebert strategy jkt",
         "tinybert attention false", "bilstm augment true", "direct layers 6", "same_size method logit_kd", "theseus",
@@ -253,14 +301,21 @@ def test_every_step_of_the_plan_is_a_legal_command() -> None:
         assert cli.refuse(["-m", *words, f"dataset={step.dataset}"]) == [], step.command
 
 
+@pytest.mark.slow
+def test_no_run_of_the_plan_is_another_ones_in_other_words() -> None:
+    every = {words for step in PLAN.steps for words in step.configurations if "{" not in " ".join(words)}
+    hardware = Hardware("cpu", "fp32", "eager", 1)
+    assert len({run_id(composed(words), hardware) for words in every}) == len(every)
+
+
 def test_a_run_is_found_for_the_step_that_needs_it(outputs: Path) -> None:
     word = "teacher.path={experiment=study_direct,student.layers=3}"
-    found = folder_of(word, "reuters_r52", outputs)
-    assert found == (outputs / "reuters_r52/finetune/bert_3l-aaaa1111/seed0").resolve()
+    found = Finished(outputs).folder_of(word, "dataset=reuters_r52")
+    assert found == (outputs / f"reuters_r52/finetune/bert_3l-{DIRECT}/seed0").resolve()
     step = Step("pkd", "reuters_r52", ("experiment=x", word), 1.0)
     assert f"teacher.path={found}" in run.arguments(step, outputs)
     with pytest.raises(LookupError, match="no finished run of experiment=study_direct"):
-        folder_of(word, "tweet_sentiment", outputs)
+        Finished(outputs).folder_of(word, "dataset=tweet_sentiment")
 
 
 @pytest.fixture
@@ -307,7 +362,7 @@ def test_the_runner_lets_its_runs_save_when_it_is_stopped(program: Path, tmp_pat
 
 
 def test_a_question_without_runs_is_only_listed(tmp_path: Path) -> None:
-    made = write.document(Plan({"pkd": {"number": 5}}, [PLAN.steps[0]], 1), "pkd", tmp_path)
+    made = write.document(Plan({"pkd": {"number": 5}}, [PLAN.steps[0]], 1), "pkd", Finished(tmp_path))
     assert made["rows"] == [] and made["missing"] == []
     write.write_question(made, tmp_path)
     assert not list(tmp_path.glob("*.svg")) and page.of_question(tmp_path, "pkd") == "Not run yet."

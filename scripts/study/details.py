@@ -1,28 +1,28 @@
 """What a question needs beyond its rows: figures that methods report themselves, or that their stages logged."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from kdbench.compare.collect import NULL, Run
 from kdbench.compare.rows import Row
 from kdbench.store import read_json
+from scripts.study.finished import Finished
 from scripts.study.plan import Plan
 from scripts.study.rows import label, tables
 
 Record = dict[str, Any]
 
 
-def details(plan: Plan, question: str, outputs: Path) -> dict[str, list[Record]]:
+def details(plan: Plan, question: str, finished: Finished) -> dict[str, list[Record]]:
     """Name -> records, one a run or a point of it; empty for most questions."""
     makers: dict[str, Callable[[Run, Any], list[Record]]] = {
         "theseus": {"starvation": starvation, "graft": graft, "successor_stage": successor_stage},
         "fastbert": {"speeds": speeds, "layers": layers},
     }.get(question, {})
-    rows = [(table, row) for table in tables(plan, question, outputs) for row in table.rows] if makers else []
+    rows = [(table, row) for table in tables(plan, question, finished) for row in table.rows] if makers else []
     return {
         name: [
-            {"dataset": table.dataset, "row": label(plan, row), "seed": run.seed, **record}
+            {"dataset": table.dataset, "row": label(plan, row, finished), "seed": run.seed, **record}
             for table, row in rows
             if is_network(row)
             for run in row.runs

@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parents[2]
-GROUPS = ("method", "student", "teacher", "schedule", "experiment")  # a choice among YAMLs, recorded as such
-NOT_SETTINGS = ("seed", "export.int8", "teacher.path")
 COMMA = re.compile(r",(?![^\[{]*[\]}])")  # not within a list
+
+Words = tuple[str, ...]  # key=value each, as typed behind `kdbench`
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Step:
 
     question: str
     dataset: str
-    words: tuple[str, ...]  # as typed behind `kdbench -m`
+    words: Words  # as typed behind `kdbench -m`
     seconds: float  # of one run, estimated
 
     @property
@@ -42,20 +42,17 @@ class Step:
         return [int(seed) for seed in self.sweep["seed"]]
 
     @property
-    def configurations(self) -> list[dict[str, Any]]:
-        """The settings that tell each configuration of the sweep, by the keys under which a run records them."""
-        keys = {key: values for key, values in self.sweep.items() if key not in NOT_SETTINGS}
-        if self.preset is None:
-            keys["experiment"] = ["null"]
-        named = [f"identity.choices.{key}" if key in GROUPS else key for key in keys]
+    def configurations(self) -> list[Words]:
+        """The words of each configuration of the sweep, but for its seed and what is made of the finished run."""
+        sweep = {key: values for key, values in self.sweep.items() if key not in ("seed", "export.int8")}
         return [
-            {"dataset": self.dataset} | dict(zip(named, map(yaml.safe_load, values), strict=True))
-            for values in product(*keys.values())
+            (*map("=".join, zip(sweep, values, strict=True)), f"dataset={self.dataset}")
+            for values in product(*sweep.values())
         ]
 
     @property
-    def runs(self) -> list[tuple[dict[str, Any], int]]:
-        """Settings and seed of each run."""
+    def runs(self) -> list[tuple[Words, int]]:
+        """Words and seed of each run."""
         return list(product(self.configurations, self.seeds))
 
     @property
@@ -71,13 +68,13 @@ class Plan:
     budget_hours: float
 
     @cached_property
-    def new_runs(self) -> list[list[tuple[dict[str, Any], int]]]:
+    def new_runs(self) -> list[list[tuple[Words, int]]]:
         """By step, the runs that no earlier step does."""
-        seen: set[str] = set()
+        seen: set[tuple[Words, int]] = set()
         found = []
         for step in self.steps:
-            found.append([run for run in step.runs if str(run) not in seen])
-            seen |= set(map(str, step.runs))
+            found.append([run for run in step.runs if run not in seen])
+            seen |= set(step.runs)
         return found
 
     def of(self, question: str) -> list[Step]:

@@ -18,7 +18,6 @@ from pathlib import Path
 from types import FrameType
 
 from scripts.study.plan import ROOT, Step, load_plan
-from scripts.study.rows import folder_of
 
 TIME_IS_UP = 75  # as kdbench's stop_after
 
@@ -99,9 +98,12 @@ class Runner:
 
 def arguments(step: Step, outputs: Path) -> list[str]:
     """Of `kdbench`; the place of a run that a word asks for is looked up. Raises LookupError where it is not done."""
-    words = [word.partition("{")[0] + str(folder_of(word, step.dataset, outputs)) if "{" in word else word
-             for word in step.words]  # fmt: skip
-    return ["-m", *words, f"dataset={step.dataset}", "hardware.threads=1", f"outputs={outputs.resolve()}"]
+    words = (*step.words, f"dataset={step.dataset}")
+    if "{" in " ".join(words):
+        from scripts.study.finished import Finished  # loads torch
+
+        words = Finished(outputs).filled(words)
+    return ["-m", *words, "hardware.threads=1", f"outputs={outputs.resolve()}"]
 
 
 def say(text: str) -> None:

@@ -14,19 +14,20 @@ from typing import Any
 
 from scripts.study import claims
 from scripts.study.details import details
+from scripts.study.finished import Finished
 from scripts.study.page import fill
 from scripts.study.pictures import draw
 from scripts.study.plan import ROOT, Plan, load_plan
 from scripts.study.rows import COLUMNS, missing, rows_of
 
 
-def document(plan: Plan, question: str, outputs: Path) -> dict[str, Any]:
+def document(plan: Plan, question: str, finished: Finished) -> dict[str, Any]:
     """All that is known of a question."""
     return {
         "question": question,
-        "rows": rows_of(plan, question, outputs),
-        "missing": missing(plan, question, outputs),
-        "details": details(plan, question, outputs),
+        "rows": rows_of(plan, question, finished),
+        "missing": missing(plan, question, finished),
+        "details": details(plan, question, finished),
     }
 
 
@@ -50,10 +51,10 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     if not options.outputs.is_dir():
         parser.error(f"no such folder: {options.outputs}")
-    plan = load_plan()
+    plan, finished = load_plan(), Finished(options.outputs)
     for question in plan.questions:
         if options.question in (None, question):
-            write_question(document(plan, question, options.outputs), options.docs)
+            write_question(document(plan, question, finished), options.docs)
     claims.write(options.docs)
     for page in options.docs.glob("*.md"):
         text = page.read_text(encoding="utf8")
