@@ -5,6 +5,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from yaml import YAMLError
 from kdbench.errors import UserError
 from kdbench.options import MISSING
 from kdbench.results import RESULTS, verify_file
-from kdbench.schema import RunConfig, method_schema
+from kdbench.schema import DatasetConfig, RunConfig, method_schema
 from kdbench.store import private
 
 
@@ -104,7 +105,17 @@ def cache_folder(config: RunConfig) -> Path:
 
 
 def cache_at(cache_dir: str | None) -> Path:
-    return private(Path(cache_dir) if cache_dir else user_cache_path("kdbench"))
+    return private(cache_path(cache_dir))
+
+
+def cache_path(cache_dir: str | None) -> Path:
+    """Where the cache is, or would be."""
+    return Path(cache_dir) if cache_dir else user_cache_path("kdbench")
+
+
+def recorded_dataset(record: Mapping[str, Any]) -> DatasetConfig:
+    """The data set of a run's config.yaml."""
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DatasetConfig), record["dataset"]))  # type: ignore[return-value]
 
 
 def digest(value: Any) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet
 from omegaconf import OmegaConf
 
-from kdbench.config import cache_at
+from kdbench.config import cache_at, recorded_dataset
 from kdbench.context_data import pad_id
 from kdbench.crosscheck import KEEPS_NONE
 from kdbench.data.batches import Examples
@@ -35,7 +35,7 @@ class FinishedRun:
 
     @property
     def dataset(self) -> DatasetConfig:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DatasetConfig), self.config["dataset"]))  # type: ignore[return-value]
+        return recorded_dataset(self.config)
 
     @property
     def pairs(self) -> bool:

@@ -40,6 +40,7 @@ ALLOWED = {
     "kdbench.compare": [
         "kdbench.compare", "kdbench.console", "kdbench.results", "kdbench.store", "kdbench.errors",
         "kdbench.latency",  # by --latency alone
+        "kdbench.config", "kdbench.data.stored", "kdbench.data.datasets",  # by texts.py, for a page alone
     ],
     "kdbench.console": ["kdbench.errors", "kdbench.store"],
     "kdbench.errors": [],

@@ -72,15 +72,13 @@ def share_interval(gain: NDArray[np.float64], gap: NDArray[np.float64]) -> tuple
     The shares at which gain - share * gap cannot be told from zero (Fieller 1954). Where the gap cannot be told from
     zero either, they have no end.
     """
-    from scipy import optimize, special
+    from scipy import optimize
 
     if crossed(gap).low <= 0:
         return None
 
     def excess(share: float) -> float:
-        values = gain - share * gap
-        variance, degrees = variance_of_mean(values)
-        return abs(float(values.mean())) - float(special.stdtrit(degrees, 1 - LEVEL / 2)) * variance**0.5
+        return share_excess(gain, gap, share)
 
     share, ends = float(gain.mean() / gap.mean()), []
     for step in (-1.0, 1.0):
@@ -88,6 +86,15 @@ def share_interval(gain: NDArray[np.float64], gap: NDArray[np.float64]) -> tuple
             step *= 2
         ends.append(float(optimize.brentq(excess, share, share + step, xtol=1e-6)))
     return ends[0], ends[1]
+
+
+def share_excess(gain: NDArray[np.float64], gap: NDArray[np.float64], share: float) -> float:
+    """How much further from zero mean(gain - share * gap) is than LEVEL allows; up to 0 it may be the share."""
+    from scipy import special
+
+    values = gain - share * gap
+    variance, degrees = variance_of_mean(values)
+    return abs(float(values.mean())) - float(special.stdtrit(degrees, 1 - LEVEL / 2)) * variance**0.5
 
 
 def variance_of_mean(values: NDArray[np.float64]) -> tuple[float, float]:

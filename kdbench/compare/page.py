@@ -19,6 +19,7 @@ from kdbench.compare.mistakes import Mistakes, mistakes
 from kdbench.compare.notes import sheet
 from kdbench.compare.pictures import front, learning, pictures
 from kdbench.compare.rows import Row, Table
+from kdbench.compare.texts import Texts, texts
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ def _table(table: Table, metric: str, split: str) -> dict[str, Any]:
         "tests": certainty.sheet(table) if table.tests and table.tests.count else None,
         "speed": speed.sheet(table) if table.session else None,
         "runs": [_run(table, row, metric, split) for row in table.rows] if table.tests else [],
+        "texts": texts(table, split) if table.tests else Texts(),
     }
 
 

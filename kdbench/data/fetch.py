@@ -97,15 +97,25 @@ def hub_commit(source: Source, repo_type: str, cache: Path) -> str:
 
     The answer is kept in the cache, so that a run's identity is stable and needs the network once.
     """
+    commit = kept_commit(source, repo_type, cache)
+    if commit is None:
+        commit = ask_hub(source, repo_type)
+        write_record(_revision(source, repo_type, cache), {"commit": commit})
+    return commit
+
+
+def kept_commit(source: Source, repo_type: str, cache: Path) -> str | None:
+    """`hub_commit` where it needs no network, else None."""
     if _COMMIT.fullmatch(source.version):
         return source.version
-    kept = cache / "revisions" / f"{repo_type}--{source.name}@{source.version}".replace("/", "--")
     try:
-        return str(read_record(kept)["commit"])
+        return str(read_record(_revision(source, repo_type, cache))["commit"])
     except Damaged:  # or not there
-        commit = ask_hub(source, repo_type)
-        write_record(kept, {"commit": commit})
-        return commit
+        return None
+
+
+def _revision(source: Source, repo_type: str, cache: Path) -> Path:
+    return cache / "revisions" / f"{repo_type}--{source.name}@{source.version}".replace("/", "--")
 
 
 def hub_model(source: Source, files: Sequence[str], cache: Path) -> Path:

@@ -15,9 +15,10 @@ import pyarrow as pa
 
 from kdbench.data.cache import cached
 from kdbench.data.datasets import Split, TextData, load_dataset
+from kdbench.data.fetch import kept_commit, parse
 from kdbench.data.sources import dataset_identity
 from kdbench.schema import DatasetConfig
-from kdbench.store import fitting, read_json, write_json
+from kdbench.store import MANIFEST, fitting, read_json, verify, write_json
 
 _ROWS = 1000  # of a record batch: what is in memory at a time
 _SPLITS = ("train", "dev", "test")
@@ -46,14 +47,34 @@ class Column(Sequence[str]):
 
 def stored_dataset(config: DatasetConfig, cache: Path) -> TextData:
     """`load_dataset`'s splits, from the cache where it has them. Raises SourceError as it does."""
-    chosen = {key: value for key, value in asdict(config).items() if key not in ("epochs", "max_length")}  # of runs
-    content = {"schema": 1, "config": chosen, "content": dataset_identity(config, cache)}
-    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-    folder = cached(cache / "splits" / key, lambda staged: _write(staged, load_dataset(config, cache)))
+    folder = cached(_folder(config, cache), lambda staged: _write(staged, load_dataset(config, cache)))
     with fitting(folder):
         about = read_json(folder / "data.json")
         train, dev, test = (_split(folder / f"{name}.arrow") for name in _SPLITS)
         return TextData(about["name"], about["label_names"], train, dev, test, about["notes"], about["test_is"])
+
+
+def kept_split(config: DatasetConfig, cache: Path, split: str) -> Split | None:
+    """`stored_dataset`'s dev or test where the cache has it, else None; nothing is fetched or written.
+
+    Raises SourceError where a local source is gone, Damaged and Misfit where the cache's is not as it was written.
+    """
+    source = parse(config.source)
+    if source.kind == "hub" and kept_commit(source, "dataset", cache) is None:
+        return None
+    folder = _folder(config, cache)
+    if not folder.is_dir():
+        return None
+    verify(folder / MANIFEST, [f"{split}.arrow"])
+    with fitting(folder):
+        return _split(folder / f"{split}.arrow")
+
+
+def _folder(config: DatasetConfig, cache: Path) -> Path:
+    chosen = {key: value for key, value in asdict(config).items() if key not in ("epochs", "max_length")}  # of runs
+    content = {"schema": 1, "config": chosen, "content": dataset_identity(config, cache)}
+    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    return cache / "splits" / key
 
 
 def _write(folder: Path, data: TextData) -> None:

@@ -6,6 +6,12 @@ A run is right about an example where ability + difficulty + what this model mak
 does + both together is above zero: all normal, their sizes as in the lines. Error: share of p < 5 % where two models
 are alike. Coverage: share of 95 % intervals of a difference that hold the true one. Beside it the same of a
 percentile bootstrap over seeds and examples, which is not used for that reason.
+
+With 20,000 repeats errors are 4.2 to 5.5 %, coverages 94 to 96 %; with two seeds an error may be 3.5 %, a coverage 97 %
+(see inference.DEGREES). 4.2 %: where seeds are 7 points apart a difference has a kurtosis of 4, and the t test itself
+errs in 4.4 %. Intervals of the share of a gap hold it in 95 to 97 %, those without an end among them; an interval is
+shown where the gap is surely there, and where that is seldom so, of those shown 92 to 94 % hold it: the gaps found are
+the ones that were overestimated.
 """
 
 import argparse
@@ -14,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from kdbench.compare.inference import LEVEL, MANY, degrees_of_freedom, share_interval, variance_of_mean
+from kdbench.compare.inference import LEVEL, MANY, degrees_of_freedom, share_excess, share_interval, variance_of_mean
 
 EXAMPLES = 500
 REGIMES = {  # standard deviations: of a model on an example, of a seed, of a seed on an example (difficulty: 1)
@@ -78,26 +84,30 @@ def rates(regime: tuple[float, float, float], seeds: int, repeats: int, bootstra
 
 def share_rates(
     regime: tuple[float, float, float], seeds: int, repeats: int, better: float = 2.2, seed: int = 0
-) -> tuple[float, float]:
-    """Coverage of the interval of the share of the gap to one teacher, where there is one; how often there is one.
+) -> tuple[float, float, float]:
+    """Coverage of Fieller's set of shares of the gap to one teacher; of those that are shown; how often one is shown.
 
     In per cent. Teacher and student have the abilities `better` and 1.6, the direct baseline 1.4. There is one teacher:
     the share is that of the way to this one, so its seed is drawn, and what it makes of the examples is not its merit.
+    The set is an interval, and shown, where the gap is surely there.
     """
     rng = np.random.default_rng(seed)
     single = (regime[0], 0.0, regime[2])
     base, student, teacher = (
         true_accuracy(one, which) for one, which in ((1.4, regime), (1.6, regime), (better, single))
     )
-    held = told = 0
+    share = (student - base) / (teacher - base)
+    held = shown = held_shown = 0
     for _ in range(repeats):
         difficulty = rng.standard_normal(EXAMPLES)
         direct = simulate(rng, 1.4, difficulty, regime, seeds)
         gain = simulate(rng, 1.6, difficulty, regime, seeds) - direct
-        found = share_interval(gain, simulate(rng, better, difficulty, single, 1) - direct)
-        told += found is not None
-        held += found is not None and found[0] <= (student - base) / (teacher - base) <= found[1]
-    return 100 * held / max(told, 1), 100 * told / repeats
+        gap = simulate(rng, better, difficulty, single, 1) - direct
+        held += share_excess(gain, gap, share) <= 0
+        if (found := share_interval(gain, gap)) is not None:
+            shown += 1
+            held_shown += found[0] <= share <= found[1]
+    return 100 * held / repeats, 100 * held_shown / max(shown, 1), 100 * shown / repeats
 
 
 def main() -> None:
@@ -114,11 +124,11 @@ def main() -> None:
         for name, regime in REGIMES.items():
             error, coverage, boot = rates(regime, seeds, options.repeats, options.bootstraps)
             print(f"{name:20}{seeds:6}{error:8.2f}{coverage:10.2f}{boot:20.1f}", flush=True)
-    print(f"\n{'share of the gap':20}{'seeds':>6}{'coverage':>10}{'has an interval':>17}")
+    print(f"\n{'share of the gap':20}{'seeds':>6}{'coverage':>10}{'of shown':>10}{'shown':>8}")
     for seeds in options.seeds:
         for name, regime in REGIMES.items():
-            coverage, told = share_rates(regime, seeds, options.repeats // 10)
-            print(f"{name:20}{seeds:6}{coverage:10.2f}{told:17.1f}", flush=True)
+            coverage, of_shown, shown = share_rates(regime, seeds, options.repeats)
+            print(f"{name:20}{seeds:6}{coverage:10.2f}{of_shown:10.2f}{shown:8.1f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -49,6 +49,7 @@ def test_a_page_is_whole_and_has_the_tables_figures(tree: Path, capsys: pytest.C
     assert 'id="point-eeee5555"' in text  # what hovering looks for
     assert "Settings that differ from finetune (aaaa1111)" in text and "Confusions over 3 seeds" in text
     assert "examples right where its baseline is wrong" in text
+    assert "Without their texts: no run here has the config.yaml" in text
     for tag, attributes in found.tags:
         for name in ("src", "href", "action"):
             assert (attributes.get(name) or "#").startswith(("#", "data:")), (tag, attributes)
