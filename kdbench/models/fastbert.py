@@ -224,7 +224,7 @@ def flops(shape: dict[str, Any], length: int, classes: int, exit_layer: int) -> 
     Counted as the authors do: 2 per multiply-add in linear layers only, with the head's attention for all tokens,
     without attention scores and last classifier. So `classes` counts for nothing (it is taken because all
     architectures are asked alike), and the figures are not comparable with those of other architectures here,
-    which count scores and classifier.
+    which count scores and classifier: `flops_at_speed_0` is.
     """
     return exit_layer * (_layer_flops(shape, length) + _head_flops(shape, length))
 
@@ -232,6 +232,14 @@ def flops(shape: dict[str, Any], length: int, classes: int, exit_layer: int) -> 
 def full_flops(shape: dict[str, Any], length: int) -> int:
     """FLOPs at speed 0, all layers and the last head only, counted as in `flops`: the base of every speed-up."""
     return shape["layers"] * _layer_flops(shape, length) + _head_flops(shape, length)
+
+
+def flops_at_speed_0(shape: dict[str, Any], length: int, classes: int) -> int:
+    """FLOPs of one example through all layers and the last head, every matrix product: as for other architectures."""
+    h, t = shape["hidden"], length
+    scores = 2 * t * (t * h * shape["layers"] + WIDTH)  # and weighted values
+    head = t * h * WIDTH + 2 * t * WIDTH**2 + 3 * WIDTH**2 + WIDTH * classes  # query, output, dense: of [CLS] alone
+    return shape["layers"] * _layer_flops(shape, length) + 2 * (scores + head)
 
 
 def _layer_flops(shape: dict[str, Any], length: int) -> int:

@@ -120,6 +120,8 @@ def flops(shape: dict[str, Any], length: int, classes: int) -> int:
             return mobilebert.flops(shape, length, classes, ib=True)
         case "bilstm":
             return bilstm.flops(shape, length, classes)
+        case "fastbert":
+            return fastbert.flops_at_speed_0(shape, length, classes)
         case _:
             return bert.flops(shape, length, classes)
 

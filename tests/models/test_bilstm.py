@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from kdbench.data import vocabulary
 from kdbench.errors import UserError
@@ -52,6 +53,20 @@ def test_flops_are_the_weights_each_word_meets(shape):
             weights[name.split(".")[0]] += parameter.numel()
     expected = 2 * (11 * weights["lstm"] + weights["fc"] + weights["classifier"])
     assert bilstm.flops(shape, 11, 3) == expected
+
+
+@pytest.mark.parametrize("shape", [SHAPE, SHAPE | {"multichannel": False}, PAIRS])
+def test_flops_equal_torchs_counter(shape):
+    """Torch counts no LSTM, so both directions are gone through word by word, with cells."""
+    model = build(shape)
+    cells = [nn.LSTMCell(model.lstm.input_size, model.lstm.hidden_size) for _ in range(2)]
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(**batch([6]))
+        for cell in cells:
+            state = None
+            for _ in range(6):
+                state = cell(torch.zeros(1, cell.input_size), state)
+    assert bilstm.flops(shape, 6, 3) == counter.get_total_flops()
 
 
 @pytest.mark.parametrize("shape", [SHAPE, PAIRS])

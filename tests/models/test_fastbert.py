@@ -9,10 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from kdbench.errors import UserError
 from kdbench.losses import normalised_entropy
-from kdbench.models import bert, fastbert
+from kdbench.models import bert, fastbert, students
 
 SHAPE = {"vocab_size": 30, "hidden": 16, "layers": 4, "heads": 2, "ffn": 32, "max_positions": 20, "pad_token_id": 0}
 LABELS = ["a", "b", "c"]
@@ -73,6 +74,14 @@ def test_size_of_a_head():
         assert sum(parameter.numel() for parameter in branch.parameters()) == 181_250
     encoder = sum(parameter.numel() for parameter in model.bert.parameters())
     assert encoder == 109_482_240 - (768 * 768 + 768)  # no pooler
+
+
+@pytest.mark.parametrize("length", [7, 16])
+def test_flops_at_speed_0_equal_torchs_counter(length):
+    ids = torch.ones(1, length, dtype=torch.long)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        fastbert.build(SHAPE, LABELS, "eager", 1).eval()(ids, ids)
+    assert students.flops(SHAPE | {"architecture": "fastbert"}, length, 3) == counter.get_total_flops()
 
 
 def test_flops(oracles):
