@@ -34,7 +34,7 @@ STUDY = Plan(
     [step for step in PLAN.steps if step.dataset == "reuters_r52" and step.preset in
      ("study_teacher", "study_direct", "study_direct_longer", "study_theseus", "study_theseus_bernoulli")],
     1,
-)  # fmt: skip  # the whole plan takes seconds to compose
+)  # the whole plan takes seconds to compose
 
 
 def id_of(*words: str) -> str:
@@ -182,7 +182,12 @@ def test_the_other_pictures_have_units_and_n(tmp_path: Path) -> None:
     points = [
         {"dataset": "reuters_r52", "seed": 0, "speed": s, "accuracy": 0.9, "latency_batch_1_ms": 9 - s} for s in (0, 1)
     ]
-    rows = [scored("a", 90.0), scored("b", 91.0, latency_batch_1_ms=7.0)]
+    rows = [
+        scored("a", 92.0, method="pkd"),
+        scored("b", 91.0, latency_batch_1_ms=7.0, method="pkd"),
+        scored("c", 70.0, method="mobilebert"),
+        scored("tfidf", 94.0, role="tfidf", latency_batch_1_ms=0.5),
+    ]
     for question, found, details in (
         ("pkd", cells, {}),
         ("fastbert", rows, {"speeds": points}),
@@ -192,7 +197,8 @@ def test_the_other_pictures_have_units_and_n(tmp_path: Path) -> None:
     said = {path.stem: path.read_text(encoding="utf8") for path in tmp_path.glob("*.svg")}
     assert said.keys() == {"pkd", "pkd_grid", "fastbert", "fastbert_speeds", "together", "together_reuters_r52"}
     for name, words in {"pkd_grid": ["90.20", "n 1", "temperature"], "fastbert_speeds": ["ms", "(n 1)", "speed 1"],
-                        "together_reuters_r52": ["ms (median", "b (n 1)", "10 examples"]}.items():  # fmt: skip
+                        "together_reuters_r52": ["ms (median", "a (n 1)", "10 examples", "pkd (2)", "1 further down",
+                                                 "TF-IDF + linear SVM, 0.5 ms"]}.items():  # fmt: skip
         assert all(word in said[name] for word in words), name
 
 
@@ -230,6 +236,38 @@ def test_a_claim_is_judged_by_the_rows_or_not_at_all(tmp_path: Path) -> None:
     for points, p, expected in ((1.0, 0.01, "not held"), (1.0, 0.4, "not told apart"), (-0.1, 0.9, "held")):
         row = scored("two_stage head inherit", 94.0, difference_points=points, difference_p_holm=p)
         assert verdicts(tmp_path, replacement=[row])[claim][0] == expected
+
+
+def test_rows_whose_intervals_meet_are_not_told_apart(tmp_path: Path) -> None:
+    def at(name: str, points: float) -> dict[str, Any]:
+        return scored(name, points, score_low_points=points - 1, score_high_points=points + 1)
+
+    claim = "Attention matters more than hidden states"
+    for attention, hidden, expected in ((90, 93, "held"), (91, 92, "not told apart"), (93, 90, "not held")):
+        rows = [at("tinybert", 94), at("tinybert attention false", attention), at("tinybert hidden false", hidden)]
+        assert verdicts(tmp_path, insides=rows)[claim][0] == expected
+    claim = "PKT is ahead of JKT, JKT of AKT, by at most half a point in all"
+    names = ("mobilebert", "mobilebert strategy jkt", "mobilebert strategy akt steps 1500")
+    for points, expected in (
+        ((90, 90.1, 90), "not told apart"),
+        ((90, 93, 89), "not held"),
+        ((95, 94, 90), "not held"),
+    ):
+        rows = [at(name, score) for name, score in zip(names, points, strict=True)]
+        assert verdicts(tmp_path, insides=rows)[claim][0] == expected
+    claim = "A better teacher is not always better; better students can't use the same teacher"
+    for large, expected in ((93, "not held"), (90.5, "not told apart"), (87, "held")):
+        rows = [
+            at("pkd_teacher weights pretrained teacher minilm_l6", large),
+            at("pkd_teacher weights pretrained teacher run", 90),
+        ]
+        assert verdicts(tmp_path, pkd=rows)[claim][0] == expected
+    claim = "A student of its teacher's size beats it"
+    for points, expected in ((96, "held"), (94.5, "not told apart"), (90, "not held")):
+        rows = [at("teacher", 93), at("same_size method logit_kd", points)]
+        assert verdicts(tmp_path, same_size=rows)[claim][0] == expected
+    rows = [scored("teacher", 93), scored("same_size method logit_kd", 96)]
+    assert verdicts(tmp_path, same_size=rows)[claim][0] == "not run yet"  # no predictions, no interval
 
 
 def test_the_rows_that_claims_read_are_in_the_plan() -> None:

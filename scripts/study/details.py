@@ -54,6 +54,8 @@ def starvation(run: Run, raw: Any) -> list[Record]:
 
 def graft(run: Run, raw: Any) -> list[Record]:
     """The predecessor's encoder under the successor's trained head, on dev, beside predecessor and successor."""
+    if "predecessor_encoder_successor_head" not in raw["reported"]:  # a run from before it was
+        return []
     mixed = raw["reported"]["predecessor_encoder_successor_head"]["accuracy"]
     teacher, own = raw["teacher"]["metrics"]["dev"]["accuracy"], raw["metrics"]["dev"]["accuracy"]
     figures = {"graft": mixed, "predecessor": teacher, "successor": own}
@@ -84,7 +86,7 @@ def speeds(run: Run, raw: Any) -> list[Record]:
 
 def layers(run: Run, raw: Any) -> list[Record]:
     """Each layer's classifier alone, on test, as a share of the last one's; and the break-even share of easy rows."""
-    alone = raw["reported"]["layers_test"]
+    alone = raw["reported"].get("layers_test", [])  # a run from before it was reported has none
     return [
         {"layer": at, "points": 100 * score, "share_of_last": score / alone[-1],
          "break_even_share": raw["reported"]["break_even_share"]}

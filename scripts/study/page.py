@@ -16,8 +16,9 @@ from scripts.study.plan import Plan
 
 MARKED = re.compile(r"(<!-- (table \w+|claims|plan) -->\n).*?(<!-- end -->)", re.DOTALL)
 HEADS = (
-    "row", "data", "n", "test accuracy, % (95 % interval)", "vs direct, points (interval)", "p Holm",
-    "vs same total", "p Holm", "gap %", "params M", "ms, batch 1", "times faster", "train s",
+    "row", "data", "n", "test accuracy, % (95 % interval)", "vs direct, points (interval)", "its p",
+    "vs same total, points (interval)", "its p", "gap closed, %", "parameters, M", "ms, batch 1", "times as fast",
+    "training, s",
 )  # fmt: skip
 
 

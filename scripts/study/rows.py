@@ -64,7 +64,7 @@ def label(plan: Plan, row: Row, finished: Finished) -> str:
         return row.role + suffix
     every = (words for step in plan.steps if step.preset for words in step.configurations)
     words = next((words for words in every if trained_id(run) in finished.ids(words)), None)
-    return (name_of(words) if words else f"{row.label} {row.settings}".strip()) + suffix
+    return (name_of(words) if words else f"{row.label} {run.student or ''} {row.settings}".strip()) + suffix
 
 
 def name_of(words: Words) -> str:
