@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import stat
 import threading
@@ -31,8 +32,13 @@ PLAN = load_plan()
 
 STUDY = Plan(
     PLAN.questions,
-    [step for step in PLAN.steps if step.dataset == "reuters_r52" and step.preset in
-     ("study_teacher", "study_direct", "study_direct_longer", "study_theseus", "study_theseus_bernoulli")],
+    [
+        step
+        for step in PLAN.steps
+        if step.dataset == "reuters_r52"
+        and step.preset
+        in ("study_teacher", "study_direct", "study_direct_longer", "study_theseus", "study_theseus_bernoulli")
+    ],
     1,
 )  # the whole plan takes seconds to compose
 
@@ -168,6 +174,33 @@ def test_a_page_has_the_csv_and_a_missing_run_its_command(theseus: dict[str, Any
     picture = (tmp_path / "theseus.svg").read_text(encoding="utf8")
     assert "theseus (n 3)" in picture and "test accuracy, %" in picture
     assert "updates in which" in (tmp_path / "theseus_starvation.svg").read_text(encoding="utf8")
+
+
+def test_a_figure_in_a_sentence_comes_from_the_csv(theseus: dict[str, Any], tmp_path: Path) -> None:
+    write.write_question(theseus, tmp_path)
+    text = (
+        "Up by <!-- figure theseus / theseus / difference -->9.99<!-- end -->,"
+        " of <!-- figure theseus / theseus / score_n --><!-- end -->."
+    )
+    filled = page.fill(text, tmp_path, PLAN)
+    assert filled.split("-->")[1] == "+2.00<!-- end " and filled.split("-->")[3] == "3<!-- end "
+    assert page.fill(filled, tmp_path, PLAN) == filled
+    with pytest.raises(LookupError, match=r"theseus\.csv has no row nobody of reuters_r52"):
+        page.fill(text.replace("/ theseus /", "/ nobody /"), tmp_path, PLAN)
+
+
+def bare_figures(text: str) -> list[str]:
+    """Decimals in the readings that come from no file."""
+    readings = re.findall(r"^Reading: (.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    plain = [page.FIGURE.sub("", page.MARKED.sub("", one)) for one in readings]
+    return [found for one in plain for found in re.findall(r"\d+\.\d+", one)]
+
+
+def test_readings_have_no_figures_of_their_own() -> None:
+    text = (DOCS / "README.md").read_text(encoding="utf8")
+    assert text.count("\nReading: ") == len(PLAN.questions) and bare_figures(text) == []
+    marked = "\nReading: up <!-- figure theseus / theseus / difference -->+0.91<!-- end --> or"
+    assert bare_figures(f"{marked} more\n## 3.1 x") == [] and bare_figures(f"{marked} 0.92\n") == ["0.92"]
 
 
 def scored(row: str, points: float, **more: Any) -> dict[str, Any]:

@@ -3,6 +3,9 @@
 <!-- table direct --> ... <!-- end -->      a question's rows, pictures, and what is not run
 <!-- claims --> ... <!-- end -->            the claims
 <!-- plan --> ... <!-- end -->              the plan
+<!-- figure theseus / theseus_blog / difference -->...<!-- end -->   a figure in a sentence: question, row, what of it
+    (score, difference and total_difference with their intervals, else a column of the CSV), and, if it is not
+    reuters_r52, / the data set
 """
 
 import csv
@@ -15,6 +18,7 @@ from typing import Any
 from scripts.study.plan import Plan
 
 MARKED = re.compile(r"(<!-- (table \w+|claims|plan) -->\n).*?(<!-- end -->)", re.DOTALL)
+FIGURE = re.compile(r"(<!-- figure (.+?) -->).*?(<!-- end -->)")
 HEADS = (
     "row", "data", "n", "test accuracy, % (95 % interval)", "vs direct, points (interval)", "its p",
     "vs same total, points (interval)", "its p", "gap closed, %", "parameters, M", "ms, batch 1", "times as fast",
@@ -34,13 +38,28 @@ def fill(text: str, folder: Path, plan: Plan) -> str:
         }
         return f"{found[1]}{made[kind]()}\n{found[3]}"
 
-    return MARKED.sub(block, text)
+    text = MARKED.sub(block, text)
+    return FIGURE.sub(lambda found: f"{found[1]}{figure(folder, *found[2].split(' / '))}{found[3]}", text)
+
+
+def figure(folder: Path, question: str, name: str, what: str, dataset: str = "reuters_r52") -> str:
+    """One figure of a row. Raises LookupError where there is no such row or column."""
+    found = [row for row in csv_rows(folder, question) if (row["row"], row["dataset"]) == (name, dataset)]
+    if not found:
+        raise LookupError(f"{question}.csv has no row {name} of {dataset}")
+    if what in ("score", "difference", "total_difference"):
+        return interval(found[0], what, "" if what == "score" else "+")
+    return number(found[0][what], "{:.4g}")
+
+
+def csv_rows(folder: Path, question: str) -> list[dict[str, str]]:
+    with (folder / f"{question}.csv").open(encoding="utf8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def of_question(folder: Path, question: str) -> str:
     """Rows from the CSV, pictures, details, and the runs that are missing with their commands."""
-    with (folder / f"{question}.csv").open(encoding="utf8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = csv_rows(folder, question)
     document = json.loads((folder / f"{question}.json").read_text(encoding="utf8"))
     parts = [markdown(HEADS, [cells(row) for row in rows]) if rows else "Not run yet."]
     parts += [f"![{path.stem}]({path.name})" for path in pictures(folder, question)]
@@ -83,8 +102,7 @@ def number(text: str, form: str, scale: float = 1.0) -> str:
 
 
 def claims(folder: Path) -> str:
-    with (folder / "claims.csv").open(encoding="utf8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = csv_rows(folder, "claims")
     return markdown(tuple(rows[0]), [list(row.values()) for row in rows])
 
 
