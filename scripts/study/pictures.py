@@ -143,8 +143,9 @@ def pareto(document: Record) -> Iterator[tuple[str, Figure]]:
         networks = [row for row in group if row["latency_batch_1_ms"] is not None and row["role"] != "tfidf"]
         if len(networks) < 2:
             continue
-        figure, axes = canvas(f"{heading}: accuracy against latency", height=6.5)
         shown, below = worth_drawing(networks)
+        left_out = f"; {len(below)} rows further down are in the table alone" if below else ""
+        figure, axes = canvas(f"{heading}: accuracy against latency{left_out}", height=6.5)
         for row in group:
             if row["role"] == "tfidf":
                 label = f"TF-IDF + linear SVM, {row['latency_batch_1_ms']:.2g} ms"
@@ -158,13 +159,12 @@ def pareto(document: Record) -> Iterator[tuple[str, Figure]]:
         named = {(row["latency_batch_1_ms"], row["score_points"]): row for row in shown}
         best = front(list(named))
         axes.step(*zip(*best, strict=True), where="post", color="#999999", linewidth=1, label="front of the networks")
-        for point in best:
+        for point, above in zip(best, cycle((7, -12)), strict=False):  # in turns, as neighbours' names meet
             text = f"{named[point]['row']} (n {named[point]['score_n']})"
-            axes.annotate(text, point, textcoords="offset points", xytext=(6, 7), fontsize=7)
+            axes.annotate(text, point, textcoords="offset points", xytext=(6, above), fontsize=7)
         log_axis(axes)
         axes.set_xlabel("latency, batch 1, ms (median, log scale)")
-        left_out = f"; {len(below)} further down are in the table alone" if below else ""
-        axes.set_ylabel(f"test accuracy, %, 95 % interval; {group[0]['examples']:,} examples{left_out}")
+        axes.set_ylabel(f"test accuracy, %, 95 % interval; {group[0]['examples']:,} examples")
         figure.legend(loc="outside lower left", ncols=4, fontsize=7, title="rows of", alignment="left")
         cut = group[0]["max_train_samples"]
         yield f"_{group[0]['dataset']}" + (f"_{cut}" if cut else ""), figure
