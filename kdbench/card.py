@@ -14,6 +14,7 @@ from kdbench.environment import machine
 from kdbench.errors import shown
 from kdbench.finished import FinishedRun
 from kdbench.models import students
+from kdbench.results import metric_of
 from kdbench.store import read_json
 
 STOCK = ("bert", "distilbert", "mobilebert")  # what AutoModelForSequenceClassification loads
@@ -67,8 +68,8 @@ def _compared(run: FinishedRun) -> tuple[Table, Row]:
     *_, dataset, method, _, _ = run.folder.absolute().parts
     where = (run.result["identity"]["dataset"], run.result["identity"]["method"])
     root = run.folder.absolute().parents[2 if (dataset, method) == where else 0]
-    runs, _ = read_runs([root], "accuracy", "test", Wanted())
+    runs, _ = read_runs([root], metric_of(run.result), "test", Wanted())
     own = run.result["id"], run.result["identity"]["data_id"]
     (table,) = build_tables(runs, lambda other: (other.id, other.data_id) == own)
-    table = with_tests(table, "accuracy", "test", True)
+    table = with_tests(table, table.metric, "test", True)
     return table, table.rows[0]

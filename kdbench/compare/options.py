@@ -114,7 +114,7 @@ def _selecting(add: Callable[..., object]) -> None:
 
 
 def _arranging(add: Callable[..., object]) -> None:
-    add("--metric", choices=METRICS, default="accuracy", help="default: accuracy")
+    add("--metric", choices=METRICS, help="default: the one that chose on dev (dataset.metric), else accuracy")
     add("--split", choices=("test", "dev"), default="test", help="default: test")
     add("--sort", choices=SORT, help="best first; default: teacher, tfidf, direct baselines, methods by score")
     add(

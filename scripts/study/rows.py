@@ -93,7 +93,7 @@ def rows_of(plan: Plan, question: str, outputs: Path) -> list[dict[str, Any]]:
     """A flat record a row: what it is, its figures, and where they come from."""
     found = []
     for table in tables(plan, question, outputs):
-        for row, figures in zip(table.rows, records([table], "accuracy", "test"), strict=True):
+        for row, figures in zip(table.rows, records([table], "test"), strict=True):
             found.append(
                 {"question": question, "row": label(plan, row)}
                 | {name: figures.get(name) for name in FIGURES}
