@@ -15,7 +15,7 @@ FORMATS = ("table", "csv", "json", "markdown", "latex", "parquet", "html")
 EPILOG = """\
 Differences to direct fine-tuning always use every run below ROOT, those of hidden rows too. A KEY is any key of a
 run: method.alpha, student.layers, dataset.max_length (config.yaml), cost.seconds, metrics.dev.accuracy (results.json),
-or dataset, method, student, teacher, schedule, experiment, tag, seed, id, accuracy, macro_f1, latency.
+or dataset, task, method, student, teacher, schedule, experiment, tag, seed, id, accuracy, macro_f1, latency.
 
 examples:
   compare-runs                                        everything below outputs/
