@@ -82,24 +82,25 @@ class Classifier:
             return []
         match self.task:
             case "multi_label":
-                shares = self._named(self._tensor(texts, pairs).sigmoid())
+                shares = self._named(self.logits(texts, pairs).sigmoid())
                 return [Labels([label for label, share in one.items() if share > 0.5], one) for one in shares]
             case "regression":
-                return [Value(value) for (value,) in self._tensor(texts, pairs).tolist()]
+                return [Value(value) for (value,) in self.logits(texts, pairs).tolist()]
             case "token_classification":
                 return self._tagged([text.split() for text in texts])
             case _:
-                shares = self._named(self._tensor(texts, pairs).softmax(-1))
+                shares = self._named(self.logits(texts, pairs).softmax(-1))
                 return [Answer(max(one, key=one.__getitem__), one) for one in shares]
 
-    def _tensor(self, texts: Sequence[str], pairs: Sequence[str] | None) -> Tensor:
-        return torch.from_numpy(np.asarray(self.logits(texts, pairs)))
+    def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Tensor:
+        """(n, C) of n >= 1 texts whose words have no labels of their own."""
+        return torch.from_numpy(np.asarray(self._logits(texts, pairs)))
 
     def _named(self, rows: Tensor) -> list[dict[str, float]]:
         return [dict(zip(self.labels, row, strict=True)) for row in rows.tolist()]
 
     def _tagged(self, sentences: list[list[str]]) -> list[AnyAnswer]:
-        found = tags(answers(self.task, self.logits([" ".join(words) for words in sentences])), self.labels)
+        found = tags(answers(self.task, self._logits([" ".join(words) for words in sentences])), self.labels)
         # A text without words has one tag all the same.
         pairs = [(words, given[: len(words)]) for words, given in zip(sentences, found, strict=True)]
         if not is_bio(self.labels):
@@ -111,7 +112,7 @@ class Classifier:
             for words, given in pairs
         ]
 
-    def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Logits:
+    def _logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Logits:
         """Of n >= 1 texts, as `kdbench.tasks` says."""
         if self.pairs != (pairs is not None) or (pairs is not None and len(pairs) != len(texts)):
             needed = f"{len(texts)} second texts" if self.pairs else "single texts"

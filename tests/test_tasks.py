@@ -127,6 +127,7 @@ def test_from_a_file_to_answers(of_task, execute, tmp_path, capsys, task):
         logits = logits[1:-1]  # each word is one token here
     torch.testing.assert_close(logits, torch.tensor(rows[0]["logits"]), rtol=1e-4, atol=1e-5)
     # so does kdbench-predict
+    capsys.readouterr()
     assert predict([str(folder), "--text", texts[0]["text"], "--json"]) == 0
     (answer,) = json.loads(capsys.readouterr().out)["answers"]
     first = torch.tensor(rows[0]["logits"])
@@ -154,7 +155,7 @@ def test_its_export_answers_alike(of_task, execute, task):
     result = execute(of_task(task, "method=finetune"))
     target = export_run(Path(result["folder"]), onnx=True, int8=False)
     form = read_result(target / "onnx")
-    assert form["metrics"]["test"] == pytest.approx(result["metrics"]["test"], abs=1e-6)
+    assert form["metrics"]["test"] == pytest.approx(result["metrics"]["test"], abs=1e-3)
     assert (
         f"type: {'token' if task == 'token_classification' else 'text'}-classification"
         in (target / "README.md").read_text()
