@@ -35,13 +35,14 @@ def load_classifier(folder: str | Path) -> "Classifier":
 
 def load_runs(
     *roots: str | Path,
-    metric: str = "accuracy",
+    metric: str | None = None,
     split: str = "test",
     where: str | None = None,
     tests: bool | None = None,
 ) -> "pandas.DataFrame":
     """The finished runs below `roots` (default: outputs), a row a configuration: the rows of `compare-runs`.
 
+    `metric` is `--metric`; None is the one that chose on dev.
     Columns and figures are those of `compare-runs --format csv`: scores in points (0-100), times as the name says.
     `where` is a condition as in `--where`, `tests` is `--tests` (True) or `--no-tests` (False). What is left out, and
     why, is in the frame's `attrs["warnings"]`.

@@ -13,6 +13,7 @@ from kdbench.data.augment import cached_augmentation as cached
 from kdbench.data.datasets import Split
 from kdbench.data.tokenize import load_tokenizer
 from kdbench.data.word_classes import MaskedLm, pos_tags, word_classes
+from kdbench.metrics import answers
 from kdbench.models.students import word_embeddings
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def _key(*parts: object) -> str:
 
 
 def _labelled(run: "Run", made: list[list[str]], sources: list[int]) -> Split:
-    """Train, then what was made of it with the class that the teacher gives it; its ids go on after all others."""
+    """Train, then what was made of it with the label that the teacher gives it; its ids go on after all others."""
     train, first = (
         run.data.train,
         1 + max(int(split.ids.max()) for split in (run.data.train, run.data.dev, run.data.test)),
@@ -120,7 +121,7 @@ def _labelled(run: "Run", made: list[list[str]], sources: list[int]) -> Split:
     ids = np.arange(first, first + len(made))
     pairs = None if train.pairs is None else [parts[1] for parts in made]
     new = Split(ids, [parts[0] for parts in made], train.labels[np.asarray(sources, np.int64)], pairs)
-    new = Split(ids, new.texts, run.teacher_outputs("logits", new).argmax(-1).numpy(), pairs)
+    new = Split(ids, new.texts, answers(run.task, run.teacher_outputs("logits", new).numpy()), pairs)
     both = None if pairs is None or train.pairs is None else [*train.pairs, *pairs]
     return Split(
         np.concatenate([train.ids, ids]),

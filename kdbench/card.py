@@ -7,6 +7,8 @@ import jinja2
 
 from kdbench.classifier import label_names
 from kdbench.compare.collect import read_runs
+from kdbench.compare.columns import METRICS as NAMES
+from kdbench.compare.columns import unit
 from kdbench.compare.keys import Wanted, flat
 from kdbench.compare.load import with_tests
 from kdbench.compare.rows import Row, Table, build_tables
@@ -14,9 +16,16 @@ from kdbench.environment import machine
 from kdbench.errors import shown
 from kdbench.finished import FinishedRun
 from kdbench.models import students
+from kdbench.results import metric_of
 from kdbench.store import read_json
+from kdbench.tasks import METRICS
 
-STOCK = ("bert", "distilbert", "mobilebert")  # what AutoModelForSequenceClassification loads
+STOCK = ("bert", "distilbert", "mobilebert")  # what transformers' AutoModels load
+HUB_METRICS = {  # the model hub's names, where they are others
+    "matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr",
+    "subset_accuracy": "accuracy", "word_accuracy": "accuracy",
+    "macro_f1": "f1", "micro_f1": "f1", "entity_f1": "f1",
+}  # fmt: skip
 
 
 class Forms(NamedTuple):
@@ -35,12 +44,22 @@ def model_card(run: FinishedRun, forms: Forms | None) -> str:
     )  # fmt: skip
     table, row = _compared(run)
     kind = students.model_type(run.model)
+    task, metric = run.dataset.task, table.metric
+    measured = [name for name in METRICS[task] if name in run.result["metrics"]["test"]]
     return environment.get_template("card.md.j2").render(
         run=run,
         result=run.result,
         identity=run.result["identity"],
         student=run.config["student"],
         teacher=run.config["teacher"],
+        task=task,
+        pipeline="token-classification" if task == "token_classification" else "text-classification",
+        metric=metric,
+        metrics=measured,
+        names=NAMES,
+        hub_metrics=HUB_METRICS,
+        hub_names=list(dict.fromkeys(HUB_METRICS.get(name, name) for name in measured)),
+        unit=unit(metric),
         stock=kind in STOCK,
         fastbert=kind == "kdbench_fastbert",
         labels=label_names(run.model),
@@ -67,8 +86,8 @@ def _compared(run: FinishedRun) -> tuple[Table, Row]:
     *_, dataset, method, _, _ = run.folder.absolute().parts
     where = (run.result["identity"]["dataset"], run.result["identity"]["method"])
     root = run.folder.absolute().parents[2 if (dataset, method) == where else 0]
-    runs, _ = read_runs([root], "accuracy", "test", Wanted())
+    runs, _ = read_runs([root], metric_of(run.result), "test", Wanted())
     own = run.result["id"], run.result["identity"]["data_id"]
     (table,) = build_tables(runs, lambda other: (other.id, other.data_id) == own)
-    table = with_tests(table, "accuracy", "test", True)
+    table = with_tests(table, table.metric, "test", True)
     return table, table.rows[0]

@@ -39,6 +39,7 @@ from kdbench.command import Command, Composed, Override, differences, judge
 from kdbench.config import load
 from kdbench.errors import Fault, UserError, print_failures, print_faults
 from kdbench.hydra_keys import closed, composed_problem
+from kdbench.results import metric_of
 from kdbench.schema import GROUPS, RunConfig
 from kdbench.stopping import Stopped, listening
 
@@ -151,7 +152,7 @@ def job(cfg: DictConfig) -> float | None:
     try:
         typed = shlex.join(["kdbench", *command.argv])
         result = execute(load(cfg), choices=choices, command=typed, baseline_command=baseline_command)
-        return float(result["metrics"]["dev"]["accuracy"])  # what a search maximises
+        return float(result["metrics"]["dev"][metric_of(result)])  # what a search maximises
     except Exception as error:
         sweep.tell(number, label, reason_of(error))
         return None

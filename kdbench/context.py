@@ -19,6 +19,7 @@ from kdbench.data.datasets import Split
 from kdbench.data.teacher_cache import cached_outputs, compute_outputs
 from kdbench.derived import finetune
 from kdbench.hardware import Hardware
+from kdbench.metrics import Labels, Logits, answers, metrics
 from kdbench.models import students
 from kdbench.models.bert import first_tokens
 from kdbench.results import verify_run
@@ -140,8 +141,12 @@ class Run(RunModels):
     def score(self, predict: Predict, step: int = 0) -> dict[str, float]:
         """Metrics of `predict` on dev, in the run's precision."""
         examples = self.dev_examples
-        logits = compute_outputs(examples, self._autocast(lambda batch, _: predict(batch, step)))
-        return evaluate.metrics(examples.labels, logits.argmax(-1).numpy())
+        outputs = compute_outputs(examples, self._autocast(lambda batch, _: predict(batch, step)))
+        return self.metrics(examples.labels, examples.by_example(outputs))
+
+    def metrics(self, labels: Labels, logits: Logits) -> dict[str, float]:
+        """What the task is judged by; labels and logits of n examples."""
+        return metrics(self.task, labels, answers(self.task, logits), self.data.label_names)
 
     @cached_property
     def dev_examples(self) -> Examples:

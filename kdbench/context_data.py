@@ -23,6 +23,7 @@ from kdbench.identity import corpus_identity
 from kdbench.schema import RunConfig, StudentConfig
 from kdbench.seeds import derive
 from kdbench.store import read_json
+from kdbench.tasks import chosen_metric
 
 log = logging.getLogger("kdbench")
 
@@ -39,6 +40,16 @@ class RunData:
     def __init__(self, config: RunConfig, hardware: Hardware, accelerator: Accelerator) -> None:
         self.config, self.hardware, self.accelerator = config, hardware, accelerator
         self.cache = cache_folder(config)
+
+    @property
+    def task(self) -> str:
+        """The kind of the data set's task: see kdbench.tasks."""
+        return self.config.dataset.task
+
+    @property
+    def metric(self) -> str:
+        """What chooses on dev."""
+        return chosen_metric(self.task, self.config.dataset.metric)
 
     @cached_property
     def data(self) -> TextData:

@@ -83,12 +83,13 @@ class RunModels(RunData):
     def student(self) -> Any:
         """Freshly built and initialised: as `method.init` says, or by the stages before the task; by the seed."""
         config = self.config
-        names = self.data.label_names if config.phase == "task" else ["0", "1"]
-        student = students.build(self.shape(config.student), names, self.hardware.attention, self.seed("student"))
+        names, task = (self.data.label_names, self.task) if config.phase == "task" else (["0", "1"], "classification")
+        shape, seed = self.shape(config.student), self.seed("student")
+        student = students.build(shape, names, self.hardware.attention, seed, task)
         if config.student.architecture == "bilstm":
             self._set_word_vectors(student)
         elif self.general_folder is not None:
-            students.base(student).load_state_dict(load_file(self.general_folder / "model" / "model.safetensors"))
+            students.load_base(student, load_file(self.general_folder / "model" / "model.safetensors"))
         elif config.method.init.weights != "random":
             self.copy_layers(
                 self.pretrained if config.method.init.weights == "pretrained" else self.teacher.bert, student

@@ -1,12 +1,14 @@
 """What no single key can know: whether teacher, student, method and data fit each other."""
 
+import importlib.util
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from kdbench.errors import Fault, shown
 from kdbench.schema import DatasetConfig, RunConfig
+from kdbench.tasks import METRICS
 
 # The words of a method's `needs`.
 NEEDS = {"encoder", "teacher", "bert_teacher", "layers_divide", "same_width", "corpus"}
@@ -30,13 +32,14 @@ KEEPS_NONE = {  # methods whose runs have no model of their own, and what to do 
     "tfidf": "method=tfidf keeps no model (it is refitted in seconds): there is nothing to load or to export",
     "cascade": "method=cascade keeps no model: name the runs of the two it is made of, its small one and its teacher",
 }
+TAGGERS = {"bert", "distilbert"}  # students that can label words
 CUT = {"bert", "distilbert", "fastbert"}  # students that can start from a BERT's layers
 
 
 def cross_faults(config: RunConfig) -> list[Fault]:
     """The faults of a typed run that only show where two keys meet."""
     assert config.method.needs <= NEEDS, f"{config.method.name}: unknown need in {set(config.method.needs)}"
-    found = [*source_faults(config), *export_faults(config)]
+    found = [*task_faults(config), *source_faults(config), *export_faults(config)]
     if "encoder" in config.method.needs and config.method.init is None:
         found.append(Fault("method.init", "null", f"method={config.method.name} needs method.init.weights and .layers"))
     elif "encoder" in config.method.needs:
@@ -47,6 +50,32 @@ def cross_faults(config: RunConfig) -> list[Fault]:
             group, _, name = key.partition(".")
             found.append(Fault(key, shown(values[group][name]), problem))
     return found
+
+
+def task_faults(config: RunConfig) -> Iterator[Fault]:
+    """Tasks that the method or its student cannot do, metrics and keys that a task does not have."""
+    dataset, method, student = config.dataset, config.method, config.student
+    task = dataset.task
+    if task not in method.tasks:
+        can = ", ".join(sorted(method.tasks))
+        yield Fault("dataset.task", task, f"is none that method={method.name} can do ({can}): {method.not_others}")
+    if dataset.metric is not None and dataset.metric not in METRICS[task]:
+        yield Fault("dataset.metric", dataset.metric, f"is no metric of {task}", legal=f"Legal: {_or(METRICS[task])}")
+    if task == "regression" and dataset.classes is not None:
+        yield Fault("dataset.classes", shown(dataset.classes), "must be null: a number is predicted, no class")
+    if task != "token_classification":
+        return
+    if dataset.text_pair is not None:
+        yield Fault("dataset.text_pair", dataset.text_pair, "must be null: the words of one text are labelled")
+    if task in method.tasks and student.architecture not in TAGGERS:
+        problem = f"has no head for words; {' and '.join(sorted(TAGGERS))} have"
+        yield Fault("student.architecture", student.architecture, problem)
+    if importlib.util.find_spec("seqeval") is None:
+        yield Fault("dataset.task", task, "needs seqeval, which counts entities: pip install 'kdbench[ner]'")
+
+
+def _or(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def kind_faults(config: RunConfig) -> Iterator[Fault]:

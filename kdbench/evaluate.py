@@ -1,10 +1,9 @@
-"""Figures of a finished model: metrics, size, FLOPs, latency."""
+"""Figures of a finished model: size and latency."""
 
 from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.benchmark import Measurement, Timer
 
@@ -12,17 +11,6 @@ from kdbench.data.batches import Examples
 from kdbench.stage import Batch
 
 Call = Callable[[int, int], object]  # (batch size, number of the round): does what is timed
-
-
-def metrics(labels: NDArray[np.int64], predicted: NDArray[np.int64]) -> dict[str, float]:
-    """Accuracy and macro-F1 (over the classes that occur in either), in [0, 1], with n."""
-    from sklearn.metrics import f1_score
-
-    return {
-        "n": len(labels),
-        "accuracy": float((labels == predicted).mean()),
-        "macro_f1": float(f1_score(labels, predicted, average="macro", zero_division=0.0)),
-    }
 
 
 def parameters(model: nn.Module) -> dict[str, int]:

@@ -23,10 +23,11 @@ from kdbench.data.teacher_cache import compute_outputs
 from kdbench.data.tokenize import load_tokenizer
 from kdbench.environment import machine, source_state, versions
 from kdbench.finished import FinishedRun, open_run
+from kdbench.metrics import answers, metrics
 from kdbench.models import students
 from kdbench.models.graph import to_int8, to_onnx
 from kdbench.record import predictions_file
-from kdbench.results import EXPORT, PREDICTIONS, write_result
+from kdbench.results import EXPORT, PREDICTIONS, metric_of, write_result
 from kdbench.stage import Batch, Predict
 from kdbench.store import explained, filling, read_json, remove_leftovers, write_bytes, write_text
 
@@ -83,11 +84,11 @@ def _write_forms(run: FinishedRun, staged: Path, int8: bool) -> Forms:
     graphs = {name: graph_predict(staged / name / GRAPH, speed_of(run.model)) for name in names}
     log.info("measuring the time of %s and of PyTorch, in turns", " and ".join(names))
     latency = _latency(run, {"pytorch": model_predict(run.model)} | graphs)
-    log.info("pytorch: %s", _words(run.result["metrics"]["test"], latency["pytorch"]))
+    log.info("pytorch: %s", _words(run.result, latency["pytorch"]))
     results = []
     for name, predict in graphs.items():
         result = _write_form(run, staged / name, predict, latency[name])
-        log.info("%s: %s, %.1f MB", name, _words(result["metrics"]["test"], latency[name]), result["bytes"] / 1e6)
+        log.info("%s: %s, %.1f MB", name, _words(result, latency[name]), result["bytes"] / 1e6)
         results.append(result)
     return Forms(results, difference, latency["pytorch"])
 
@@ -95,14 +96,18 @@ def _write_forms(run: FinishedRun, staged: Path, int8: bool) -> Forms:
 def _write_form(run: FinishedRun, folder: Path, predict: Predict, latency: dict[str, Any]) -> dict[str, Any]:
     """Measure what is in `folder` and write its record: the run's, with what is another form's own replaced."""
     splits = {"dev": run.data.dev, "test": run.data.test}
-    logits = {name: compute_outputs(run.examples(split), predict).numpy() for name, split in splits.items()}
-    write_bytes(folder / PREDICTIONS, predictions_file(splits, logits))
+    examples = {name: run.examples(split) for name, split in splits.items()}
+    logits = {name: one.by_example(compute_outputs(one, predict)) for name, one in examples.items()}
+    task, names = run.dataset.task, run.data.label_names
+    write_bytes(folder / PREDICTIONS, predictions_file(task, run.data, logits))
     shutil.copy(run.folder / "config.yaml", folder)
     result = run.result | {
         "id": digest({"run": run.result["id"], "form": folder.name}),
         "form": folder.name,
         "exported_from": run.result["id"],
-        "metrics": {name: evaluate.metrics(split.labels, logits[name].argmax(-1)) for name, split in splits.items()},
+        "metrics": {
+            name: metrics(task, split.labels, answers(task, logits[name]), names) for name, split in splits.items()
+        },
         "latency": run.result["latency"] | latency,
         "bytes": (folder / GRAPH).stat().st_size,
         "machine": machine(),
@@ -129,6 +134,7 @@ def _call(run: FinishedRun, predict: Predict) -> evaluate.Call:
     return evaluate.model_call(logits, run.dataset.max_length, vocabulary, run.pairs)
 
 
-def _words(metrics: dict[str, float], latency: dict[str, dict[str, float]]) -> str:
+def _words(result: dict[str, Any], latency: dict[str, dict[str, float]]) -> str:
     times = ", ".join(f"{one['median_ms']:.3g} ms at batch {size[6:]}" for size, one in latency.items())
-    return f"test accuracy {100 * metrics['accuracy']:.2f}, {times}"
+    metric = metric_of(result)
+    return f"test {metric} {100 * result['metrics']['test'][metric]:.2f}, {times}"

@@ -5,7 +5,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet
 from omegaconf import OmegaConf
 
@@ -17,6 +16,7 @@ from kdbench.data.datasets import Split, TextData
 from kdbench.data.stored import stored_dataset
 from kdbench.data.tokenize import tokenize
 from kdbench.errors import UserError
+from kdbench.metrics import plain
 from kdbench.results import PREDICTIONS, verify_run
 from kdbench.schema import DatasetConfig
 
@@ -49,11 +49,10 @@ class FinishedRun:
     def data(self) -> TextData:
         """The texts that the run had; raises UserError where its source has others now."""
         data = stored_dataset(self.dataset, self.cache)
-        table = pyarrow.parquet.read_table(self.folder / PREDICTIONS, columns=["split", "id", "label"]).to_pydict()
-        stored = np.array([table["id"], table["label"]])
+        rows = pyarrow.parquet.read_table(self.folder / PREDICTIONS, columns=["split", "id", "label"]).to_pylist()
         for name, split in (("dev", data.dev), ("test", data.test)):
-            own = stored[:, np.array(table["split"]) == name]
-            if not np.array_equal(own, np.stack([split.ids, split.labels])):
+            own = [(row["id"], row["label"]) for row in rows if row["split"] == name]
+            if own != list(zip(split.ids.tolist(), plain(split.labels), strict=True)):
                 raise UserError(
                     f"{self.dataset.source} has other {name} examples than when {self.folder} read it: bring back the"
                     " data, or do the run again"

@@ -10,14 +10,17 @@ from kdbench.derived import general_run, teacher_run, uses_general, uses_teacher
 from kdbench.hardware import Hardware
 from kdbench.results import read_result
 from kdbench.schema import CorpusConfig, DatasetConfig, RunConfig
+from kdbench.tasks import chosen_metric
 
 SCHEMA = 1  # raised when the same keys come to mean another computation
-_NOT_CONTENT = ("name", "source", "sha256", "epochs")  # of a data set: its identity or the schedule has them
+# Of a data set: its identity, the schedule or the run has them.
+_NOT_CONTENT = ("name", "source", "sha256", "epochs", "metric")
 # Keys that came later and the value that means what was done before they came: left out, so that old ids stay.
 _LATER = {
     "optimizer": "adamw",
     "general": None,
     "text_pair": None,
+    "task": "classification",
     "compile": False,
     "draw": "batch",
     "replacing_share": None,
@@ -77,6 +80,9 @@ def identity(config: RunConfig, hardware: Hardware) -> dict[str, Any]:
     cache = cache_folder(config)
     if config.phase == "task":
         what["data"] = data_identity(config)
+        metric = chosen_metric(config.dataset.task, config.dataset.metric)
+        if metric != chosen_metric(config.dataset.task, None):
+            what["metric"] = metric
     elif config.corpus is not None:
         what["corpus"] = corpus_identity(config.corpus, cache)
     if "encoder" not in config.method.needs:

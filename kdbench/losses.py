@@ -20,6 +20,16 @@ def cross_entropy(logits: Float[Tensor, "B C"], labels: Int[Tensor, " B"]) -> Fl
     return F.cross_entropy(_wide(logits), labels)
 
 
+def binary_cross_entropy(logits: Float[Tensor, "B C"], labels: Int[Tensor, "B C"]) -> Float[Tensor, ""]:
+    """Several labels: cross-entropy of each label on its own, in nats, mean over batch and labels."""
+    return F.binary_cross_entropy_with_logits(_wide(logits), labels.to(_wide(logits).dtype))
+
+
+def squared_error(values: Float[Tensor, "B 1"], labels: Float[Tensor, " B"]) -> Float[Tensor, ""]:
+    """Regression: squared difference, mean over the batch."""
+    return F.mse_loss(_wide(values)[:, 0], _wide(labels))
+
+
 def soft_kl(
     student_logits: Float[Tensor, "B C"],
     teacher_logits: Float[Tensor, "B C"],
@@ -39,6 +49,26 @@ def soft_kl(
     student = F.log_softmax(_wide(student_logits) / temperature, dim=-1)
     teacher = F.log_softmax(_wide(teacher_logits) / temperature, dim=-1)
     total = F.kl_div(student, teacher, reduction="sum", log_target=True)
+    count = {"batchmean": student.shape[0], "elementmean": student.numel()}[reduction]
+    return total / max(count, 1) * (temperature**2 if scale_by_temperature_squared else 1.0)
+
+
+def soft_binary_kl(
+    student_logits: Float[Tensor, "B C"],
+    teacher_logits: Float[Tensor, "B C"],
+    temperature: float,
+    reduction: str,
+    scale_by_temperature_squared: bool,
+) -> Float[Tensor, ""]:
+    """`soft_kl` of several labels: the KL of each label's own two outcomes, sigmoid(logit / T) and the rest.
+
+    Reductions and scale are `soft_kl`'s, the sum going over the labels.
+    """
+    student, teacher = _wide(student_logits) / temperature, _wide(teacher_logits) / temperature
+    total = torch.zeros((), device=student.device)
+    for sign in (1.0, -1.0):  # log sigmoid(-x) = log(1 - sigmoid(x)), without cancellation
+        log_teacher = F.logsigmoid(sign * teacher)
+        total = total + (log_teacher.exp() * (log_teacher - F.logsigmoid(sign * student))).sum()
     count = {"batchmean": student.shape[0], "elementmean": student.numel()}[reduction]
     return total / count * (temperature**2 if scale_by_temperature_squared else 1.0)
 

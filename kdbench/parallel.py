@@ -7,27 +7,36 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from kdbench.stage import Batch
+from kdbench.stage import IGNORED, Batch
 
 
 def shares(batch: Batch, accelerator: Accelerator, accumulation: int) -> Iterator[tuple[Batch, float]]:
     """This process's passes over one step's batch, each with its share of the batch's examples.
 
-    A pass's mean loss times its share, summed over passes and processes, is the whole batch's mean loss.
+    A pass's mean loss times its share, summed over passes and processes, is the whole batch's mean loss. Of tagged
+    words, which the loss is the mean of, the share is that of the batch's words.
     Where a last batch has fewer examples than passes, the spare ones run an example at weight zero: every
     process takes part in every step.
     """
     count = len(batch["ids"])
+    parts = _parts(batch["labels"])
     passes = accelerator.num_processes * accumulation
     for index in range(accumulation):
         first = accelerator.process_index + index * accelerator.num_processes
-        rows, weight = slice(first, None, passes), len(range(first, count, passes)) / count
-        if not weight:
+        rows = slice(first, None, passes)
+        weight = int(parts[rows].sum()) / max(1, int(parts.sum()))
+        if first >= count:
             rows = slice(0, 1)
         share = {
             name: _moved(value[rows], accelerator.device) for name, value in cast(dict[str, Tensor], batch).items()
         }
         yield cast(Batch, share), weight
+
+
+def _parts(labels: Tensor) -> Tensor:
+    """(B,) How many values each example adds to the mean that a loss is: one, or its words."""
+    tagged = labels.dim() == 2 and labels.dtype == torch.int64  # several labels are int8
+    return (labels != IGNORED).sum(1) if tagged else torch.ones(len(labels), dtype=torch.int64)
 
 
 def _moved(value: Tensor, device: torch.device) -> Tensor:

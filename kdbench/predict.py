@@ -11,13 +11,15 @@ from kdbench.console import guarded, quiet_libraries
 from kdbench.errors import UserError
 
 if TYPE_CHECKING:
-    from kdbench.classifier import Answer
+    from kdbench.classifier import AnyAnswer
 
 SCHEMA = 1  # of --json
 EPILOG = """\
 MODEL is a finished run (outputs/<...>/seed0), what kdbench-export made of it (.../seed0/export), or a form of that
 (.../export/onnx, .../export/int8). A file has a text a line; for a model of pairs, two with a tab between them.
-Without --json a line an answer: label, its probability, the text, with tabs between.
+Without --json a line an answer: label, its probability, the text, with tabs between. Of several labels: those above one
+half, with commas between, and the text. Of a number: it and the text. Of labels of words, which are what has spaces
+between: the tags, the text, the entities.
 
 examples:
   kdbench-predict outputs/reuters_r8/theseus/bert_3l-1a2b3c4d/seed0 --text "Oil prices rose again."
@@ -76,9 +78,24 @@ def _answer(options: argparse.Namespace) -> int:
         _print_json(options.model, rows, answers)
     else:
         for row, answer in zip(rows, answers, strict=True):
-            print(answer.label, f"{answer.probabilities[answer.label]:.4f}", *row, sep="\t")
+            print(*_cells(answer, row), sep="\t")
     sys.stdout.flush()
     return 0
+
+
+def _cells(answer: "AnyAnswer", row: tuple[str, ...]) -> tuple[str, ...]:
+    """Of a plain line."""
+    from kdbench.classifier import Answer, Labels, Value
+
+    match answer:
+        case Answer(label, probabilities):
+            return label, f"{probabilities[label]:.4f}", *row
+        case Labels(labels, _):
+            return ",".join(labels), *row
+        case Value(value):
+            return f"{value:.4f}", *row
+        case _:
+            return " ".join(answer.tags), *row, "; ".join(f"{kind}: {words}" for kind, words in answer.entities)
 
 
 def _read(path: Path, pairs: bool) -> list[tuple[str, ...]]:
@@ -99,7 +116,7 @@ def _read(path: Path, pairs: bool) -> list[tuple[str, ...]]:
     return rows
 
 
-def _print_json(model: Path, rows: Sequence[tuple[str, ...]], answers: Sequence["Answer"]) -> None:
+def _print_json(model: Path, rows: Sequence[tuple[str, ...]], answers: Sequence["AnyAnswer"]) -> None:
     found = [
         dict(zip(("text", "pair"), row, strict=False)) | answer._asdict()
         for row, answer in zip(rows, answers, strict=True)

@@ -106,12 +106,12 @@ class Display:
             shown = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
             self.bar.update(self.task, completed=step, rate=f"{rate:.0f} examples/s", losses=shown)
 
-    def epoch(self, epoch: int, dev: dict[str, dict[str, float]], means: dict[str, float]) -> None:
-        scores = "  ".join(f"{name} {100 * metrics['accuracy']:.2f}" for name, metrics in dev.items())
+    def epoch(self, epoch: int, dev: dict[str, dict[str, float]], metric: str, means: dict[str, float]) -> None:
+        scores = "  ".join(f"{name} {100 * metrics[metric]:.2f}" for name, metrics in dev.items())
         shown = "  ".join(f"{name} {value:.3f}" for name, value in means.items())
         log.info(
             "  %s epoch %d, step %d/%d: %s%s",
-            self.stage, epoch + 1, self.step, self.steps, f"dev accuracy {scores} | " if dev else "", shown,
+            self.stage, epoch + 1, self.step, self.steps, f"dev {metric} {scores} | " if dev else "", shown,
         )  # fmt: skip
         self.since = time.perf_counter()
 

@@ -1,5 +1,6 @@
 """The record of a run: what was asked, on what machine, and results.json with all its figures."""
 
+import json
 import logging
 import resource
 import sys
@@ -11,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow
 import pyarrow.parquet
-from numpy.typing import NDArray
 
 from kdbench import evaluate
-from kdbench.data.datasets import Split
+from kdbench.data.datasets import Split, TextData
 from kdbench.data.teacher_cache import compute_outputs
 from kdbench.derived import baseline, total_baseline
 from kdbench.environment import About, machine, source_state, versions
 from kdbench.identity import data_id, run_id
+from kdbench.metrics import Logits, plain
 from kdbench.models import students
-from kdbench.results import PREDICTIONS, SCHEMA
+from kdbench.results import PREDICTIONS, SCHEMA, metric_of
 from kdbench.schema import GROUPS
 from kdbench.store import filling, write_bytes
 
@@ -39,8 +40,8 @@ def finish(run: "Run", about: About, stages: list[dict[str, Any]], student: Any)
     measured, logits = _network(run, student) if run.predictions is None else _handed_in(run, run.predictions)
     splits = {"dev": data.dev, "test": data.test}
     if run.accelerator.is_main_process:
-        write_bytes(run.folder / PREDICTIONS, predictions_file(splits, logits))
-    metrics = {name: evaluate.metrics(split.labels, logits[name].argmax(-1)) for name, split in splits.items()}
+        write_bytes(run.folder / PREDICTIONS, predictions_file(run.task, data, logits))
+    metrics = {name: run.metrics(split.labels, logits[name]) for name, split in splits.items()}
     updates = sum(stage["steps"] for stage in stages)
     return {
         "schema": SCHEMA,
@@ -95,7 +96,7 @@ def _export(run: "Run", save: Callable[[Path], None]) -> None:
         save(staged)
 
 
-def _network(run: "Run", student: Any) -> tuple[dict[str, Any], dict[str, NDArray[np.float32]]]:
+def _network(run: "Run", student: Any) -> tuple[dict[str, Any], dict[str, Logits]]:
     """Save the student as a Hugging Face folder, load that folder, and measure what was loaded, in fp32."""
     if run.accelerator.is_main_process:
         _export(run, lambda folder: students.save(student, folder, run.tokenizer_folder))
@@ -106,21 +107,22 @@ def _network(run: "Run", student: Any) -> tuple[dict[str, Any], dict[str, NDArra
     def forward(batch: Any, step: int = 0) -> Any:
         return students.forward(model, {name: value.to(device) for name, value in batch.items()})  # type: ignore[arg-type]
 
-    logits = {name: compute_outputs(run.examples(getattr(run.data, name)), forward).numpy() for name in ("dev", "test")}
+    examples = {name: run.examples(getattr(run.data, name)) for name in ("dev", "test")}
+    logits: dict[str, Logits] = {n: one.by_example(compute_outputs(one, forward)) for n, one in examples.items()}
     shape = run.shape(run.config.student)
     if shape["architecture"] == "fastbert":  # random tokens would not leave as real ones do
-        call = evaluate.examples_call(forward, run.examples(run.data.test))
+        call = evaluate.examples_call(forward, examples["test"])
     else:
         call = evaluate.model_call(forward, length, shape["vocab_size"], shape["pairs"])
     return {
         "parameters": evaluate.parameters(model),
-        "flops_per_example": students.flops(shape, length, len(run.data.label_names)),
+        "flops_per_example": students.flops(shape, length, len(run.data.label_names), run.task),
         "bytes": (run.folder / "model" / "model.safetensors").stat().st_size,
         "latency": evaluate.latency({"run": call})["run"] | _conditions(run, length),
     }, logits
 
 
-def _handed_in(run: "Run", given: "Predictions") -> tuple[dict[str, Any], dict[str, NDArray[np.float32]]]:
+def _handed_in(run: "Run", given: "Predictions") -> tuple[dict[str, Any], dict[str, Logits]]:
     """The same figures for a method that trained no network."""
     test = run.data.test
 
@@ -139,17 +141,25 @@ def _conditions(run: "Run", length: int | None) -> dict[str, Any]:
     return {"device": run.hardware.device, "threads": run.hardware.threads, "length": length, "precision": "fp32"}
 
 
-def predictions_file(splits: Mapping[str, Split], logits: Mapping[str, NDArray[np.float32]]) -> bytes:
-    """The content of predictions.parquet: split, id, label and logits of each example."""
+def predictions_file(task: str, data: TextData, logits: Mapping[str, Logits]) -> bytes:
+    """The content of predictions.parquet: split, id, label and logits of each example of dev and test.
+
+    Labels and logits are as `kdbench.tasks` says. Task and the classes' names are in the table's metadata.
+    """
     columns: dict[str, list[Any]] = {"split": [], "id": [], "label": [], "logits": []}
+    splits: dict[str, Split] = {"dev": data.dev, "test": data.test}
     for name, split in splits.items():
         columns["split"] += [name] * len(split.ids)
         columns["id"] += split.ids.tolist()
-        columns["label"] += split.labels.tolist()
-        columns["logits"] += list(logits[name].astype(np.float32))
-    table = pyarrow.BufferOutputStream()
-    pyarrow.parquet.write_table(pyarrow.table(columns), table)
-    return table.getvalue().to_pybytes()
+        columns["label"] += plain(split.labels)
+        columns["logits"] += [one.astype(np.float32).tolist() for one in logits[name]]
+    number = pyarrow.list_(pyarrow.float32())
+    kind = pyarrow.list_(number) if task == "token_classification" else number
+    table = pyarrow.table(columns | {"logits": pyarrow.array(columns["logits"], kind)})
+    table = table.replace_schema_metadata({"task": task, "labels": json.dumps(data.label_names)})
+    content = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(table, content)
+    return content.getvalue().to_pybytes()
 
 
 def _identity(run: "Run", about: About) -> dict[str, Any]:
@@ -158,6 +168,8 @@ def _identity(run: "Run", about: About) -> dict[str, Any]:
     name = method.pop("name")
     return {
         "dataset": config.dataset.name,
+        "task": run.task,
+        "metric": run.metric,
         "teacher": config.teacher.name if network else None,
         "student": config.student.name if network else None,
         "method": name,
@@ -220,8 +232,8 @@ def announce(run: "Run", result: dict[str, Any]) -> None:
         steps, seconds = result["cost"]["steps"], result["cost"]["seconds"]
         log.info("done: %s, %d steps on the corpus, trained in %.0f s", run.folder, steps, seconds)
         return
-    dev, test = (result["metrics"][name] for name in ("dev", "test"))
+    (dev, test), metric = (result["metrics"][name] for name in ("dev", "test")), metric_of(result)
     log.info(
-        "done: %s, test accuracy %.2f (n %d), dev %.2f, trained in %.0f s",
-        run.folder, 100 * test["accuracy"], test["n"], 100 * dev["accuracy"], result["cost"]["seconds"],
+        "done: %s, test %s %.2f (n %d), dev %.2f, trained in %.0f s",
+        run.folder, metric, 100 * test[metric], test["n"], 100 * dev[metric], result["cost"]["seconds"],
     )  # fmt: skip

@@ -10,7 +10,9 @@ from typing import Any
 
 from kdbench import store
 
-SCHEMA = 1  # of results.json; raised when a key changes its meaning
+# Of results.json; raised when a key changes its meaning. `task` and `metric` (which chose on dev) came later, under
+# `identity`: what has none is of one class a text, chosen by accuracy. `metrics` has what the task is judged by.
+SCHEMA = 1
 RESULTS = "results.json"
 PREDICTIONS = "predictions.parquet"  # beside it
 EXPORT = "export"  # a folder that a finished run may have: what was made of it later, with a record of its own
@@ -22,6 +24,11 @@ def write_result(folder: Path, result: dict[str, Any]) -> dict[str, Any]:
     files = [path for path in folder.rglob("*") if path.is_file() and path.name not in (RESULTS, _LOG)]
     store.write_record(folder / RESULTS, result, files)
     return store.read_record(folder / RESULTS)
+
+
+def metric_of(result: dict[str, Any]) -> str:
+    """The metric by which the run was chosen on dev, and is shown."""
+    return str(result["identity"].get("metric", "accuracy"))
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:

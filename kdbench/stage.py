@@ -21,8 +21,8 @@ class Batch(TypedDict):
     input_ids: Tensor  # (B, T)
     attention_mask: Tensor  # (B, T) 1 = token, 0 = padding
     token_type_ids: NotRequired[Tensor]  # (B, T) of sentence pairs: 0 = first sentence and padding, 1 = second
-    labels: Tensor  # (B,)
-    teacher_logits: NotRequired[Tensor]  # (B, C) cached
+    labels: Tensor  # (B,); several labels (B, C); of tagged words (B, T), IGNORED but at a word's first token
+    teacher_logits: NotRequired[Tensor]  # (B, C) cached; of tagged words (B, T, C), zero but at a word's first token
     teacher_cls: NotRequired[Tensor]  # (B, L, H) cached: [CLS] after each of the teacher's layers
     mlm_labels: NotRequired[Tensor]  # (B, T) the corpus' tokens to predict, IGNORED elsewhere
 
@@ -35,7 +35,7 @@ class Terms(NamedTuple):
 
 
 Objective = Callable[[Batch, int], Terms]  # (batch, optimiser steps already taken)
-Predict = Callable[[Batch, int], Tensor]  # (batch, optimiser steps already taken) -> logits (B, C)
+Predict = Callable[[Batch, int], Tensor]  # (batch, optimiser steps already taken) -> logits (B, C) or (B, T, C)
 
 
 class Data(Protocol):

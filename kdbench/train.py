@@ -34,7 +34,7 @@ from kdbench.stopping import Limits
 log = logging.getLogger("kdbench")
 STAGE = "stage.json"  # a stage's record, written last: where it is and fits, the stage is done
 FLUSH_EVERY = 10  # steps between two reads of the losses from the device
-Score = Callable[[Predict, int], dict[str, float]]  # dev metrics; "accuracy" selects
+Score = Callable[[Predict, int], dict[str, float]]  # dev metrics
 
 
 class NonFiniteLoss(UserError):
@@ -47,19 +47,20 @@ def train(
     accelerator: Accelerator,
     score: Score,
     *,
+    metric: str,
     seed: int,
     limits: Limits,
     display: Display,
 ) -> dict[str, Any]:
     """Train `stage` in `folder`, or load what is already there; returns the stage's record.
 
-    Afterwards the student (and `extra`) holds the weights of the best dev score, or the last ones where the
+    Afterwards the student (and `extra`) holds the weights of the best dev `metric`, or the last ones where the
     stage predicts nothing, and is in evaluation mode. A finished stage that is damaged is trained again.
     Raises NonFiniteLoss, Stopped, StoreError, Misfit.
     """
     record = _finished(folder)
     if record is None:
-        _Trainer(stage, folder, accelerator, score, seed, limits, display).run()
+        _Trainer(stage, folder, accelerator, score, metric, seed, limits, display).run()
         record = store.read_record(folder / STAGE)
     elif accelerator.is_main_process:
         checkpoint.clear(folder)  # where a crash came between the record and this
@@ -90,12 +91,13 @@ class _Trainer:
         folder: Path,
         accelerator: Accelerator,
         score: Score,
+        metric: str,
         seed: int,
         limits: Limits,
         display: Display,
     ) -> None:
         self.stage, self.folder, self.accelerator, self.score = stage, folder, accelerator, score
-        self.seed, self.limits, self.display = seed, limits, display
+        self.metric, self.seed, self.limits, self.display = metric, seed, limits, display
         self.module = nn.ModuleDict({"student": stage.student})
         if stage.extra is not None:
             self.module["extra"] = stage.extra
@@ -197,21 +199,21 @@ class _Trainer:
             raise NonFiniteLoss(f"{where} Lower schedule.lr, or set schedule.clip. {checkpoint.last(self.folder)}")
 
     def _evaluate(self, epoch: int) -> None:
-        """Score every `predict` on dev; keep the weights of the first one's best accuracy."""
+        """Score every `predict` on dev; keep the weights at the first one's best."""
         self._require_finite_weights()
         self.updates.settle(self.progress.step)
         self.module.eval()
         assert self.stage.predict is not None  # the dispatcher fills in the student's own logits
         dev = {name: self.score(predict, self.progress.step) for name, predict in self.stage.predict.items()}
-        accuracy = next(iter(dev.values()))["accuracy"] if dev else None
-        if self.progress.best_score is None or accuracy is None or accuracy > self.progress.best_score:
-            self.progress.best_score, self.progress.best_step = accuracy, self.progress.step
+        score = next(iter(dev.values()))[self.metric] if dev else None
+        if self.progress.best_score is None or score is None or score > self.progress.best_score:
+            self.progress.best_score, self.progress.best_step = score, self.progress.step
             self.progress.stale_epochs = 0
             self.state.best = state_of(self.module)
         else:
             self.progress.stale_epochs += 1
         self.log.epoch(self.progress.step, epoch, dev)
-        self.display.epoch(epoch, dev, self.log.epoch_means(epoch))
+        self.display.epoch(epoch, dev, self.metric, self.log.epoch_means(epoch))
 
     def _out_of_patience(self) -> bool:
         patience = self.stage.schedule.patience
@@ -245,7 +247,7 @@ class _Trainer:
             "name": self.stage.name,
             "steps": self.progress.step,
             "seconds": self.progress.seconds,
-            "best_dev_accuracy": self.progress.best_score,
+            f"best_dev_{self.metric}": self.progress.best_score,
             "best_step": self.progress.best_step,
             "epochs": self.log.epochs(),
         }

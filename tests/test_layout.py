@@ -15,7 +15,9 @@ MODULES = sorted(path.relative_to(ROOT).with_suffix("").as_posix().replace("/", 
 ALLOWED = {
     "kdbench.losses": [],
     "kdbench.options": [],
-    "kdbench.schema": ["kdbench.options"],
+    "kdbench.schema": ["kdbench.options", "kdbench.tasks"],
+    "kdbench.tasks": [],
+    "kdbench.metrics": ["kdbench.tasks"],
     "kdbench.derived": ["kdbench.schema"],
     "kdbench.early_exit": ["kdbench.losses", "kdbench.stage"],
     "kdbench.seeds": [],
@@ -29,7 +31,7 @@ ALLOWED = {
     "kdbench.objectives": ["kdbench.stage", "kdbench.losses", "kdbench.models"],
     "kdbench.methods": [
         "kdbench.stage", "kdbench.losses", "kdbench.objectives", "kdbench.models", "kdbench.options", "kdbench.context",
-        "kdbench.early_exit", "kdbench.schema", "kdbench.data.datasets",
+        "kdbench.early_exit", "kdbench.schema", "kdbench.data.datasets", "kdbench.tasks",
     ],
     "kdbench.train": [
         "kdbench.stage", "kdbench.store", "kdbench.stopping", "kdbench.checkpoint", "kdbench.metrics_log",
@@ -38,8 +40,8 @@ ALLOWED = {
     "kdbench.optim": ["kdbench.stage", "kdbench.parallel", "kdbench.used_rows"],
     "kdbench.used_rows": ["kdbench.stage"],
     "kdbench.compare": [
-        "kdbench.compare", "kdbench.console", "kdbench.results", "kdbench.store", "kdbench.errors",
-        "kdbench.latency",  # by --latency alone
+        "kdbench.compare", "kdbench.console", "kdbench.results", "kdbench.store", "kdbench.errors", "kdbench.tasks",
+        "kdbench.metrics", "kdbench.latency",  # by --latency alone
         "kdbench.config", "kdbench.data.stored", "kdbench.data.datasets",  # by texts.py, for a page alone
     ],
     "kdbench.console": ["kdbench.errors", "kdbench.store"],
@@ -47,6 +49,7 @@ ALLOWED = {
     "kdbench.foreign": ["kdbench.errors"],
     "kdbench.data": [
         "kdbench.data", "kdbench.schema", "kdbench.errors", "kdbench.stage", "kdbench.store", "kdbench.foreign",
+        "kdbench.tasks", "kdbench.metrics",
     ],
 }  # fmt: skip
 

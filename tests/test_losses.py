@@ -1,12 +1,16 @@
 """Oracle O1, the soft terms of O3 and O10 and the limits of the distillation loss, as the methods call them."""
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from kdbench import losses, objectives
 from kdbench.losses import cross_entropy, soft_kl
+from kdbench.stage import IGNORED
 
 STUDENT = torch.tensor([[1, 2, 0.5], [0.2, -1, 0.3]], dtype=torch.float64)
 TEACHER = torch.tensor([[2, 1, 0], [0, 0, 1]], dtype=torch.float64)
@@ -107,3 +111,40 @@ def test_uniform_teacher_and_confident_student_stay_finite():
 def test_shapes_are_checked():
     with pytest.raises(Exception, match="C"):
         soft_kl(torch.zeros(2, 4), torch.zeros(2, 3), 1.0, "batchmean", True)
+
+
+@pytest.mark.parametrize("squared", [True, False])
+def test_binary_kl_is_the_kl_of_two_classes_for_each_label(squared):
+    """sigmoid(z) and the rest are softmax([z, 0])."""
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 5, 3, generator=generator)
+    pairs = [torch.stack([z.flatten(), torch.zeros(15)], 1) for z in (student, teacher)]
+    expected = losses.soft_kl(*pairs, 2.5, "batchmean", squared)  # a row a label
+    assert torch.allclose(losses.soft_binary_kl(student, teacher, 2.5, "elementmean", squared), expected)
+    assert torch.allclose(losses.soft_binary_kl(student, teacher, 2.5, "batchmean", squared), 3 * expected)
+    assert losses.soft_binary_kl(teacher, teacher, 2.5, "batchmean", squared).abs() < 1e-6
+    saturated = losses.soft_binary_kl(torch.full((1, 1), 60.0), torch.full((1, 1), -60.0), 1.0, "batchmean", False)
+    assert torch.allclose(saturated, torch.tensor(60.0))  # in float32 1 - sigmoid(60) is 0
+
+
+def test_hard_and_soft_losses_of_each_task():
+    generator = torch.Generator().manual_seed(0)
+    z, t = torch.randn(2, 2, 3, 4, generator=generator)  # (B, T, C)
+    labels = torch.tensor([[IGNORED, 2, IGNORED], [0, 1, 3]])
+    seen, said = z[labels != IGNORED], labels[labels != IGNORED]
+    words = objectives.hard_loss("token_classification", z, labels)
+    assert torch.allclose(words, torch.nn.functional.cross_entropy(seen, said))
+    batch: Any = {"labels": labels, "teacher_logits": t}
+    p = SimpleNamespace(alpha=0.5, temperature=2.0, reduction="batchmean", scale_by_temperature_squared=True)
+    soft = objectives.soft_loss("token_classification", z, batch, p)
+    assert torch.allclose(soft, losses.soft_kl(seen, t[labels != IGNORED], 2.0, "batchmean", True))
+    several = (torch.rand(3, 4, generator=generator) < 0.5).to(torch.int8)
+    bce = objectives.hard_loss("multi_label", z[0], several)
+    shares = torch.where(several == 1, z[0].sigmoid(), 1 - z[0].sigmoid())
+    assert torch.allclose(bce, -shares.log().mean())
+    number = objectives.hard_loss("regression", z[0, :, :1], torch.tensor([1.0, 2.0, 3.0]))
+    assert torch.allclose(number, ((z[0, :, 0] - torch.tensor([1.0, 2.0, 3.0])) ** 2).mean())
+    batch = {"labels": labels, "teacher_logits": t[0, :, :1]}
+    assert torch.allclose(
+        objectives.soft_loss("regression", z[0, :, :1], batch, p), ((z[0, :, 0] - t[0, :, 0]) ** 2).mean()
+    )

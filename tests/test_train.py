@@ -89,7 +89,7 @@ def run(model: Toy, folder: Path, objective: Any = None, **changes: Any) -> dict
     every = changes.pop("checkpoint_every", 5)
     assert not changes
     accelerator = Accelerator(cpu=True)
-    return train(stage, folder, accelerator, score, seed=7, limits=Limits(every), display=display)
+    return train(stage, folder, accelerator, score, metric="accuracy", seed=7, limits=Limits(every), display=display)
 
 
 def equal(a: nn.Module, b: nn.Module) -> bool:

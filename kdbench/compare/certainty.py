@@ -7,8 +7,8 @@ from kdbench.compare.tested import Test
 LEGEND = (
     "95 % interval, p: for other seeds and other test examples (crossed random effects, t); one seed: for other "
     "examples alone, no p. p Holm: over the tests shown, valid at any level, so at n = 3 seldom small. Least to find: "
-    "the smallest true difference that such runs would show in 80 of 100 cases. McNemar: exact, of each seed alone, so "
-    "it says nothing of other seeds. * p Holm < 0.05."
+    "the smallest true difference that such runs would show in 80 of 100 cases. McNemar: exact, of accuracy and "
+    "each seed alone, so it says nothing of other seeds. * p Holm < 0.05."
 )
 
 
@@ -35,7 +35,11 @@ def sheet(table: Table) -> Sheet:
         Column("gap\n%", [_gap(row, name) for row, name, _ in lines], drop=4),
         Column("gap, 95 %\ninterval", [_share(table, row, name) for row, name, _ in lines], drop=3),
         Column("permuted\nseeds, p", [_p(test.permutation) for *_, test in lines], drop=5),
-        Column("McNemar p\nby seed", [" ".join(_p(p) for p in test.mcnemar.values()) for *_, test in lines], drop=6),
+        Column(
+            "McNemar p\nby seed",
+            [" ".join(_p(p) for p in test.mcnemar.values()) or NOTHING for *_, test in lines],
+            drop=6,
+        ),
     ]
     heading = f"{table.dataset}: differences to direct fine-tuning, {table.tests.count} tests"
     return Sheet(heading, columns, legend=LEGEND)

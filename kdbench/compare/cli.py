@@ -75,12 +75,12 @@ def _compare(options: argparse.Namespace) -> int:
 def _tables(options: argparse.Namespace, tables: list[Table]) -> None:
     """Print the rows, with tests and times where they were asked for."""
     tables = [with_speed(table, options.roots[0], options.latency, options.quiet) for table in tables]
-    tables = [with_tests(table, options.metric, options.split, options.tests) for table in tables]
+    tables = [with_tests(table, table.metric, options.split, options.tests) for table in tables]
     tables = [replace(table, rows=ordered(table.rows, options.sort)) for table in tables]  # by what is shown
     if options.plots:
         from kdbench.compare.pictures import save  # matplotlib
 
-        files = save(tables, options.metric, options.split, options.plots)
+        files = save(tables, options.split, options.plots)
         if not options.quiet:
             print(f"compare-runs: {len(files)} pictures in {options.plots}", file=sys.stderr)
     if not options.quiet:
@@ -89,12 +89,12 @@ def _tables(options: argparse.Namespace, tables: list[Table]) -> None:
     if options.format == "html":
         from kdbench.compare.page import print_page  # matplotlib
 
-        print_page(tables, options.metric, options.split)
+        print_page(tables, options.split)
         return
     _print(
         options,
-        lambda: frame.records(tables, options.metric, options.split),
-        lambda: frame.document(tables, options.metric, options.split),
+        lambda: frame.records(tables, options.split),
+        lambda: frame.document(tables, options.split),
         lambda: _sheets(tables, options),
     )
 
@@ -103,7 +103,7 @@ def _sheets(tables: list[Table], options: argparse.Namespace) -> Sequence[Sheet]
     """The table, and below it its tests and its times."""
     found = []
     for table in tables:
-        found.append(sheet(table, options.metric, options.split))
+        found.append(sheet(table, table.metric, options.split))
         if table.tests and table.tests.count:
             from kdbench.compare import certainty
 
@@ -173,7 +173,7 @@ def _pivot(options: argparse.Namespace, tables: list[Table]) -> None:
     found = pivot.groups(tables, keys, options.pivot)
     if not options.quiet and len(tables) > 1 and options.pivot != "dataset":
         print("compare-runs: different data is not mixed: a table each", file=sys.stderr)
-    arguments = (keys, options.pivot, options.metric, options.split)
+    arguments = (keys, options.pivot, options.split)
     _print(
         options,
         lambda: pivot.records(found, *arguments),

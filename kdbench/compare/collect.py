@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from kdbench.compare.keys import Source, Wanted
 from kdbench.results import EXPORT, RESULTS, SCHEMA, read_result
 from kdbench.store import Damaged
+from kdbench.tasks import METRICS
 
 T = TypeVar("T")
 NULL = "null"  # a setting that is not set
@@ -44,7 +45,7 @@ class Teacher:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One finished run. Scores are in points (0-100), of the metric and the split that were asked for."""
+    """One finished run. Scores are in points (0-100), of `metric` on the split that was asked for."""
 
     path: Path
     id: str
@@ -52,7 +53,9 @@ class Run:
     dataset: str
     data_id: str
     data_split: str  # a sentence: which rows are train, dev and test
-    examples: int  # that the score is the mean of
+    examples: int  # that the score is of
+    task: str
+    metric: str  # the one that was asked for, or that chose on dev
     method: str
     student: str | None
     tag: str | None
@@ -76,8 +79,11 @@ class Run:
     values: Mapping[str, Any]  # of the keys that were asked for
 
 
-def read_runs(roots: list[Path], metric: str, split: str, wanted: Wanted) -> tuple[list[Run], list[str]]:
-    """Every usable run below `roots`, each once, and a warning for every file that is left out."""
+def read_runs(roots: list[Path], metric: str | None, split: str, wanted: Wanted) -> tuple[list[Run], list[str]]:
+    """Every usable run below `roots`, each once, and a warning for every file that is left out.
+
+    `metric`: None is each run's own, by which it was chosen on dev.
+    """
     runs: dict[tuple[str, str, str, int], Run] = {}
     warnings: list[str] = []
     for path in _find(roots, warnings):
@@ -112,9 +118,12 @@ def _find(roots: list[Path], warnings: list[str]) -> Iterator[Path]:
                     yield Path(folder, RESULTS)
 
 
-def _read(path: Path, raw: Any, metric: str, split: str, wanted: Wanted) -> Run:
+def _read(path: Path, raw: Any, asked: str | None, split: str, wanted: Wanted) -> Run:
     if (schema := _maybe(raw, "schema", int)) != SCHEMA:
         raise UnusableError(f"its schema is {schema}, this compare-runs reads {SCHEMA}")
+    metric = asked or _maybe(raw, "identity.metric", str) or "accuracy"  # runs of before there were others
+    if not any(metric in known for known in METRICS.values()):
+        raise UnusableError(f"its metric is {metric}, which this compare-runs does not know")
     parameters = dict(_maybe(raw, "identity.parameters", dict) or {})
     stages = {name: _flat(stage) for name, stage in (_maybe(parameters, "stages", dict) or {}).items()}
     parameters.pop("stages", None)
@@ -128,6 +137,8 @@ def _read(path: Path, raw: Any, metric: str, split: str, wanted: Wanted) -> Run:
         data_id=_get(raw, "identity.data_id", str),
         data_split=_get(raw, "identity.split", str),
         examples=_get(raw, f"metrics.{split}.n", int),
+        task=_maybe(raw, "identity.task", str) or "classification",
+        metric=metric,
         method=_get(raw, "identity.method", str),
         student=_maybe(raw, "identity.student", str),
         tag=_maybe(raw, "tag", str),

@@ -14,7 +14,18 @@ if TYPE_CHECKING:
 NOTHING = "–"
 UNITS = {"precision": "{}", "device": "{}", "threads": "{} threads", "length": "length {}"}
 CONDITIONS = (*UNITS, "machine")  # too long a name for a column
-METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
+METRICS = {  # of kdbench.tasks, for people
+    "accuracy": "accuracy",
+    "macro_f1": "macro-F1",
+    "f1": "F1",
+    "matthews": "Matthews",
+    "micro_f1": "micro-F1",
+    "subset_accuracy": "all labels right",
+    "pearson": "Pearson",
+    "spearman": "Spearman",
+    "entity_f1": "entity F1",
+    "word_accuracy": "words right",
+}
 LEGEND = (
     "± sample s.d. over n seeds. vs direct: points gained over fine-tuning the same model directly, paired by "
     "seed, (k) where only k seeds have a pair; longer: directly with the same total of updates. gap %: share "
@@ -22,6 +33,11 @@ LEGEND = (
     "zero. times faster: than the teacher, at batch 1. rank: of all rows but the teacher and those of one seed, "
     "simultaneous 95 %. Bold: tested, and not told from the best; where no row has a rank, the highest."
 )
+
+
+def unit(metric: str) -> str:
+    """Of points: shares are per cent, correlations are no shares."""
+    return "× 100" if metric in ("matthews", "pearson", "spearman") else "%"
 
 
 @dataclass
@@ -65,7 +81,7 @@ def columns(table: Table, metric: str) -> list[Column]:
         Column("id", [row.id + "†" * row.selected_on_reported + "‡" * row.dirty for row in rows], left=True),
         Column("n", [str(row.score.n) for row in rows]),
         Column(
-            f"{METRICS[metric]}\n%",
+            f"{METRICS[metric]}\n{unit(metric)}",
             [_summary(row.score) for row in rows],
             styles=["bold" * (row.id in marked) for row in rows],
         ),
@@ -175,7 +191,7 @@ def values(rows: list[Row], name: str) -> set[str]:
 
 def heading(table: Table, metric: str, split: str) -> str:
     """What all figures of the table are about, and what keeps it apart from one of the same data set."""
-    facts = {"data": f"data {table.data_id}", "split": f"split: {table.data_split}"}
+    facts = {"data": f"data {table.data_id}", "split": f"split: {table.data_split}", "metric": f"by {METRICS[metric]}"}
     apart = "; ".join(facts[name] for name in table.differs_in)
     title = f"{table.dataset}, {split} {METRICS[metric]}, {table.examples:,} examples"
     if len(students := _students(table.rows)) == 1:

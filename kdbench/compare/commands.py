@@ -26,8 +26,11 @@ def join_seeds(commands: Iterable[str]) -> list[str]:
 
 
 def tfidf_command(runs: list[Run]) -> str | None:
-    """The command that adds the TF-IDF row, None where there is one; the data set is set as for its neighbours."""
-    if any(run.method == "tfidf" for run in runs):
+    """The command that adds the TF-IDF row; the data set is set as for its neighbours.
+
+    None where there is one, and for labels of words, of which it has no idea.
+    """
+    if any(run.method == "tfidf" for run in runs) or runs[0].task == "token_classification":
         return None
     for run in runs:
         for baseline in filter(None, run.baselines):

@@ -26,10 +26,11 @@ def about(table: Table) -> dict[str, str | int]:
     }
 
 
-def records(tables: Sequence[Table], metric: str, split: str) -> list[dict[str, Any]]:
+def records(tables: Sequence[Table], split: str) -> list[dict[str, Any]]:
     """One flat record a row; all have the same keys."""
     return [
-        {**about(table), "split": split, "metric": metric, **_figures(table, row), "seeds": _seeds(row), **row.values}
+        {**about(table), "split": split, "metric": table.metric, **_figures(table, row), "seeds": _seeds(row)}
+        | row.values
         for table in tables
         for row in table.rows
     ]
@@ -72,11 +73,12 @@ def print_json(document: dict[str, Any]) -> None:
     print(json.dumps({"schema": JSON_SCHEMA, **document}, indent=2, ensure_ascii=False))
 
 
-def document(tables: Sequence[Table], metric: str, split: str) -> dict[str, Any]:
-    """All figures, the notes, and the commands for what is missing."""
+def document(tables: Sequence[Table], split: str) -> dict[str, Any]:
+    """All figures, the notes, and the commands for what is missing; `metric` is null where the tables have others."""
     found = [
         {
             **about(table),
+            "metric": table.metric,
             "rows": [
                 _figures(table, row) | row.values | {"seeds": {run.seed: run.score for run in row.runs}}
                 for row in table.rows
@@ -87,7 +89,8 @@ def document(tables: Sequence[Table], metric: str, split: str) -> dict[str, Any]
         }
         for table in tables
     ]
-    return {"metric": metric, "split": split, "tables": found}
+    metrics = {table.metric for table in tables}
+    return {"metric": metrics.pop() if len(metrics) == 1 else None, "split": split, "tables": found}
 
 
 def _arrow(lines: list[dict[str, Any]]) -> "pyarrow.Table":

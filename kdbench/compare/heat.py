@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from kdbench.compare.collect import NULL
-from kdbench.compare.columns import METRICS, NOTHING
+from kdbench.compare.columns import METRICS, NOTHING, unit
 from kdbench.compare.draw import canvas
 from kdbench.compare.rows import Row, Table
 
@@ -61,7 +61,7 @@ def _heat(
     for place, scores in cells.items():
         grid[place] = np.mean(scores)
     first = rows[0].runs[0]
-    title = f"{table.dataset}: {first.method} {first.student}\nmean {split} {METRICS[metric]}, %"
+    title = f"{table.dataset}: {first.method} {first.student}\nmean {split} {METRICS[metric]}, {unit(metric)}"
     figure, axes = canvas(title, 3.2 + 1.0 * len(columns), 2.0 + 0.55 * len(lines))
     image = axes.imshow(grid, cmap="cividis", aspect="auto")
     middle = (np.nanmin(grid) + np.nanmax(grid)) / 2

@@ -11,6 +11,7 @@ from typing import Any
 
 SHORT = {
     "dataset": "identity.dataset",
+    "task": "identity.task",
     "method": "identity.method",
     "student": "identity.student",
     "teacher": "identity.teacher",

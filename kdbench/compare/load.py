@@ -32,7 +32,9 @@ def with_tests(table: Table, metric: str, split: str, asked: bool | None) -> Tab
     return replace(table, tests=made, rows=rows)
 
 
-def load_frame(roots: list[Path], metric: str, split: str, where: str | None, tests: bool | None) -> "pandas.DataFrame":
+def load_frame(
+    roots: list[Path], metric: str | None, split: str, where: str | None, tests: bool | None
+) -> "pandas.DataFrame":
     """See `kdbench.load_runs`."""
     if missing := [str(root) for root in roots if not root.is_dir()]:
         raise FileNotFoundError(f"no such folder: {', '.join(missing)}")
@@ -42,7 +44,7 @@ def load_frame(roots: list[Path], metric: str, split: str, where: str | None, te
     wanted.check()
     tables = build_tables(runs, lambda run: asked is None or asked.holds(run.values))
     tables = [replace(table, rows=ordered(table.rows, None)) for table in tables]
-    tables = [with_tests(table, metric, split, tests) for table in tables]
-    made = frame(records(tables, metric, split))
+    tables = [with_tests(table, table.metric, split, tests) for table in tables]
+    made = frame(records(tables, split))
     made.attrs["warnings"] = warnings + [line for table in tables if table.tests for line in table.tests.warnings]
     return made

@@ -41,7 +41,9 @@ class Mistakes:
 
 
 def mistakes(row: Row, against: Row | None, split: str) -> Mistakes | None:
-    """Over all seeds of a row; None where there are no predictions."""
+    """Over all seeds of a row; None where there are no predictions, or no one class a text."""
+    if row.runs[0].task != "classification":
+        return None
     mine = _all(row, split)
     if not mine:
         return None

@@ -15,7 +15,7 @@ FORMATS = ("table", "csv", "json", "markdown", "latex", "parquet", "html")
 EPILOG = """\
 Differences to direct fine-tuning always use every run below ROOT, those of hidden rows too. A KEY is any key of a
 run: method.alpha, student.layers, dataset.max_length (config.yaml), cost.seconds, metrics.dev.accuracy (results.json),
-or dataset, method, student, teacher, schedule, experiment, tag, seed, id, accuracy, macro_f1, latency.
+or dataset, task, method, student, teacher, schedule, experiment, tag, seed, id, accuracy, macro_f1, latency.
 
 examples:
   compare-runs                                        everything below outputs/
@@ -114,7 +114,7 @@ def _selecting(add: Callable[..., object]) -> None:
 
 
 def _arranging(add: Callable[..., object]) -> None:
-    add("--metric", choices=METRICS, default="accuracy", help="default: accuracy")
+    add("--metric", choices=METRICS, help="default: the one that chose on dev (dataset.metric), else accuracy")
     add("--split", choices=("test", "dev"), default="test", help="default: test")
     add("--sort", choices=SORT, help="best first; default: teacher, tfidf, direct baselines, methods by score")
     add(

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from kdbench.compare import certainty, diff, speed
-from kdbench.compare.columns import Sheet, bold, row_tests
+from kdbench.compare.columns import Sheet, bold, row_tests, unit
 from kdbench.compare.details import detail
 from kdbench.compare.draw import name_of
 from kdbench.compare.mistakes import Mistakes, mistakes
@@ -31,14 +31,14 @@ class Picture:
     base64: str
 
 
-def print_page(tables: Sequence[Table], metric: str, split: str) -> None:
+def print_page(tables: Sequence[Table], split: str) -> None:
     """The whole document on stdout."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True,
     )  # fmt: skip
     title = f"compare-runs: {', '.join(dict.fromkeys(table.dataset for table in tables))}"
-    found = [_table(table, metric, split) for table in tables]
+    found = [_table(table, table.metric, split) for table in tables]
     print(environment.get_template("page.html.j2").render(title=title, tables=found))
 
 
@@ -125,7 +125,7 @@ def _certainty(best: Row, others: list[Row], table: Table) -> list[str]:
 def _words(row: Row, table: Table) -> str:
     """`theseus (7e30e6eb) with 94.20 %, interval 93.3 to 95.1, 6.41 ms, 3 seeds`."""
     test = table.tests.rows.get(row.id) if table.tests else None
-    parts = [f"{row.label} ({row.id}) with {row.score.mean:.2f} %"]
+    parts = [f"{row.label} ({row.id}) with {row.score.mean:.2f} {unit(table.metric)}"]
     parts += [f"95 % interval {test.score.low:.1f} to {test.score.high:.1f}"] if test else []
     parts += [f"{row.latency_1:#.3g} ms"] if row.latency_1 is not None else []
     return ", ".join([*parts, f"{row.score.n} seed{'s' * (row.score.n > 1)}"])
@@ -147,7 +147,7 @@ def _run(table: Table, row: Row, metric: str, split: str) -> dict[str, Any]:
     curve = learning(replace(table, rows=pair), metric, split, {one.id: detail(one, metric, split) for one in pair})
     return {
         "id": row.id,
-        "name": " ".join(filter(None, [row.label, row.settings, f"({row.id}), {row.score.mean:.2f} %"])),
+        "name": " ".join(filter(None, [row.label, row.settings, f"({row.id}), {row.score.mean:.2f} {unit(metric)}"])),
         "learning": _picture("learning", curve) if curve else None,
         "against": f"{against.label} ({against.id})" if against else "",
         "diff": differing,

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from kdbench.compare.columns import METRICS
+from kdbench.compare.columns import METRICS, unit
 from kdbench.compare.details import Detail, detail
 from kdbench.compare.draw import canvas, log_axis, looks, name_of, points
 from kdbench.compare.heat import grids
@@ -44,7 +44,7 @@ def pareto(table: Table, metric: str, split: str, details: dict[str, Detail]) ->
     log_axis(axes)
     whiskers = "95 % interval" if table.tests else "± 1 s.d. over seeds"
     axes.set_xlabel("latency, batch 1, ms (median, log scale)")
-    axes.set_ylabel(f"{split} {METRICS[metric]}, %\nwhiskers: {whiskers}; {table.examples:,} examples")
+    axes.set_ylabel(f"{split} {METRICS[metric]}, {unit(metric)}\nwhiskers: {whiskers}; {table.examples:,} examples")
     figure.legend(loc="outside right upper", fontsize=8)
     return figure
 
@@ -64,7 +64,9 @@ def seeds(table: Table, metric: str, split: str, details: dict[str, Detail]) -> 
     names = [f"{name_of(row, table.rows)} (n {row.score.n})" for row in table.rows]
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
-    axes.set_xlabel(f"{split} {METRICS[metric]}, %, one mark a seed, bar: mean; {table.examples:,} examples")
+    axes.set_xlabel(
+        f"{split} {METRICS[metric]}, {unit(metric)}, one mark a seed, bar: mean; {table.examples:,} examples"
+    )
     return figure
 
 
@@ -91,7 +93,7 @@ def learning(table: Table, metric: str, split: str, details: dict[str, Detail]) 
     axes.set_ylim(min(lowest) - 0.15 * (top - min(lowest)) - 0.5, top + 0.5)  # the first epochs are below
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("optimiser steps, over all stages\n| begins a stage; band: lowest to highest seed")
-    axes.set_ylabel(f"dev {METRICS[metric]}, %")
+    axes.set_ylabel(f"dev {METRICS[metric]}, {unit(metric)}")
     figure.legend(loc="outside right upper", fontsize=8)
     return figure
 
@@ -113,7 +115,7 @@ def speeds(table: Table, metric: str, split: str, details: dict[str, Detail]) ->
             points(axes, row.runs[0].flops / 1e9, row, table, style, label)
     log_axis(axes)
     axes.set_xlabel("mean GFLOPs of an example (log scale)")
-    axes.set_ylabel(f"{split} {METRICS[metric]}, %; {table.examples:,} examples")
+    axes.set_ylabel(f"{split} {METRICS[metric]}, {unit(metric)}; {table.examples:,} examples")
     figure.legend(loc="outside right upper", fontsize=8)
     return figure
 
@@ -156,13 +158,13 @@ def pictures(table: Table, metric: str, split: str) -> Iterator[tuple[str, Figur
     yield from grids(whole, metric, split)
 
 
-def save(tables: Sequence[Table], metric: str, split: str, folder: Path) -> list[Path]:
+def save(tables: Sequence[Table], split: str, folder: Path) -> list[Path]:
     """All pictures as PNG and SVG; returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for table in tables:
         start = table.dataset if len(tables) == 1 else f"{table.dataset}-{table.data_id}"
-        for name, figure in pictures(table, metric, split):
+        for name, figure in pictures(table, table.metric, split):
             stem = re.sub(r"[^\w.-]", "-", f"{start}_{name}")  # names are of records: none leads out of the folder
             for kind in ("png", "svg"):
                 files.append(folder / f"{stem}.{kind}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kdbench.compare.collect import Run
-from kdbench.compare.columns import METRICS, NOTHING, Column, Sheet, heading
+from kdbench.compare.columns import METRICS, NOTHING, Column, Sheet, heading, unit
 from kdbench.compare.keys import SHORT
 from kdbench.compare.rows import Row, Table
 from kdbench.compare.statistics import Summary, summarize
@@ -71,11 +71,11 @@ def _value(row: Row, run: Run, key: str) -> Any:
     return str(value) if isinstance(value, (list, dict)) else value
 
 
-def records(found: Iterable[Group], keys: Sequence[str], across: str | None, metric: str, split: str) -> list[dict]:
+def records(found: Iterable[Group], keys: Sequence[str], across: str | None, split: str) -> list[dict]:
     """One flat record a group, in full precision."""
     return [
         {"dataset": group.table.dataset, "data_id": group.table.data_id, "data_split": group.table.data_split}
-        | {"split": split, "metric": metric}
+        | {"split": split, "metric": group.table.metric}
         | {f"by.{key}": value for key, value in zip(keys, group.values, strict=True)}
         | ({f"by.{across}": group.across} if across else {})
         | {"mean_points": group.score.mean, "sd_points": group.score.sd, "n": group.score.n}
@@ -84,7 +84,7 @@ def records(found: Iterable[Group], keys: Sequence[str], across: str | None, met
     ]
 
 
-def sheets(found: list[Group], keys: Sequence[str], across: str | None, metric: str, split: str) -> list[Sheet]:
+def sheets(found: list[Group], keys: Sequence[str], across: str | None, split: str) -> list[Sheet]:
     """A sheet a table; one sheet for all where data sets are the columns (two of one name get their digest)."""
     if across == "dataset":
         names = {id(group.table): group.table.dataset for group in found}
@@ -94,17 +94,22 @@ def sheets(found: list[Group], keys: Sequence[str], across: str | None, metric: 
             for group in found
         }
         apart = "; ".join(dict.fromkeys(f"{group.table.dataset}: data {group.table.data_id}" for group in found))
-        title = f"{split} {METRICS[metric]}, % ({apart})"
+        metrics = list({group.table.metric for group in found})
+        title = f"{split} {METRICS[metrics[0]]}, {unit(metrics[0])} ({apart})"
+        if len(metrics) > 1:
+            label = {id(g.table): f"{label[id(g.table)]}\n{METRICS[g.table.metric]}" for g in found}
+            title = f"{split}, each data set by its own metric, points ({apart})"
         return [_grid(title, [(group, label[id(group.table)]) for group in found], keys)]
     tables = dict.fromkeys(id(group.table) for group in found)
     made = []
     for one in tables:
         members = [group for group in found if id(group.table) == one]
+        metric = members[0].table.metric
         title = heading(members[0].table, metric, split)
         if across:
             made.append(_grid(title, [(group, f"{across}={_text(group.across)}") for group in members], keys))
         else:
-            made.append(_grid(title, [(group, f"{METRICS[metric]}\n% (n)") for group in members], keys))
+            made.append(_grid(title, [(group, f"{METRICS[metric]}\n{unit(metric)} (n)") for group in members], keys))
     return made
 
 

@@ -110,11 +110,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """The rows that can be compared: one data set, the same rows of it, the same split."""
+    """The rows that can be compared: one data set, the same rows of it, the same split and metric."""
 
     dataset: str
     data_id: str
     data_split: str
+    metric: str
     examples: int
     differs_in: list[str]  # what keeps it apart from another table of the same data set
     rows: list[Row]  # those to show
@@ -136,18 +137,19 @@ class Table:
 
 def build_tables(runs: list[Run], shown: Callable[[Run], bool]) -> list[Table]:
     """Runs as tables of rows. Only runs that are `shown` make rows; the others still are baselines."""
-    apart: dict[tuple[str, str, str], list[Run]] = {}
+    apart: dict[tuple[str, str, str, str], list[Run]] = {}
     for run in runs:
-        apart.setdefault((run.dataset, run.data_id, run.data_split), []).append(run)
+        apart.setdefault((run.dataset, run.data_id, run.data_split, run.metric), []).append(run)
     tables = []
-    for (dataset, data_id, split), members in sorted(apart.items()):
+    for (dataset, data_id, split, metric), members in sorted(apart.items()):
         others = [key for key in apart if key[0] == dataset]
-        differs_in = [name for at, name in ((1, "data"), (2, "split")) if len({key[at] for key in others}) > 1]
+        names = ((1, "data"), (2, "split"), (3, "metric"))
+        differs_in = [name for at, name in names if len({key[at] for key in others}) > 1]
         every = _rows(members, members)
         chosen = [run for run in members if shown(run)]
         rows = every if len(chosen) == len(members) else _rows(members, chosen)
         if rows:
-            tables.append(Table(dataset, data_id, split, members[0].examples, differs_in, rows, every))
+            tables.append(Table(dataset, data_id, split, metric, members[0].examples, differs_in, rows, every))
     return tables
 
 

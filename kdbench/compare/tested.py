@@ -16,8 +16,8 @@ from kdbench.compare.collect import Run
 from kdbench.compare.inference import LEVEL, Estimate
 from kdbench.compare.predictions import NoPredictionsError, Predictions, read
 from kdbench.compare.rows import Row, Table
+from kdbench.compare.scores import scores
 
-SCORES = {"accuracy": inference.accuracy_scores, "macro_f1": inference.macro_f1_scores}
 AGAINST = ("difference", "total_difference")  # to direct fine-tuning: same schedule, same total of updates
 
 
@@ -27,7 +27,7 @@ class Test:
 
     estimate: Estimate
     p_holm: float | None
-    mcnemar: dict[int, float]  # exact p by seed
+    mcnemar: dict[int, float]  # exact p by seed, of accuracy alone
     permutation: float | None  # over seeds
 
 
@@ -70,7 +70,9 @@ class RowTests:
             figures[f"{name}_p_holm"] = test.p_holm if test else None
             figures[f"{name}_detectable_points"] = one.detectable if one else None
             figures[f"{name}_permutation_p"] = test.permutation if test else None
-            figures[f"{name}_mcnemar_p"] = " ".join(f"{p:.4g}" for p in test.mcnemar.values()) if test else None
+            figures[f"{name}_mcnemar_p"] = (
+                " ".join(f"{p:.4g}" for p in test.mcnemar.values()) if test and test.mcnemar else None
+            )
         return figures
 
 
@@ -87,7 +89,7 @@ class _Reader:
     """Scores and predictions of the runs of one table, each file read once."""
 
     def __init__(self, metric: str, split: str) -> None:
-        self.score, self.split = SCORES[metric], split
+        self.metric, self.split = metric, split
         self.first: Predictions | None = None
         self.read: dict[tuple[str, int], Predictions] = {}
         self.warnings: list[str] = []
@@ -101,7 +103,7 @@ class _Reader:
                 self.warnings.append(f"{error}: left out of the tests")
                 return None
             self.first = self.first or found
-            if not (np.array_equal(found.ids, self.first.ids) and np.array_equal(found.labels, self.first.labels)):
+            if not found.same_examples(self.first):
                 self.warnings.append(f"{run.path.parent} has predictions of other examples: left out of the tests")
                 return None
             self.read[key] = found
@@ -110,25 +112,28 @@ class _Reader:
     def scores(self, runs: Sequence[Run]) -> dict[int, NDArray[np.float64]]:
         """(N,) points by seed."""
         found = {run.seed: self.get(run) for run in runs}
-        return {seed: self.score(one.labels, one.predicted) for seed, one in found.items() if one is not None}
+        return {seed: self.score(one) for seed, one in found.items() if one is not None}
+
+    def score(self, one: Predictions) -> NDArray[np.float64]:
+        return scores(self.metric, one)
 
 
 def tests(table: Table, metric: str, split: str) -> Tests:
     """All tests of the shown rows."""
     reader = _Reader(metric, split)
-    scores = {row.id: reader.scores(row.runs) for row in table.rows}
+    found_scores = {row.id: reader.scores(row.runs) for row in table.rows}
     every = {row.id: row for row in table.every}
     found = {
         row.id: RowTests(
-            _own(row, scores[row.id], metric),
+            _own(row, found_scores[row.id], metric),
             (_against(row, every, 0, reader), _against(row, every, 1, reader)),
             _share(row, every, reader),
         )
         for row in table.rows
-        if scores[row.id]
+        if found_scores[row.id]
     }
     adjusted, count = _adjusted(found, table.rows)
-    return Tests(_ranked(adjusted, table.rows, scores), count, list(dict.fromkeys(reader.warnings)))
+    return Tests(_ranked(adjusted, table.rows, found_scores), count, list(dict.fromkeys(reader.warnings)))
 
 
 def _own(row: Row, scores: dict[int, NDArray[np.float64]], metric: str) -> Estimate:
@@ -151,11 +156,11 @@ def _against(row: Row, every: dict[str, Row], at: int, reader: _Reader) -> Test 
     whole = {seed: (a, b) for seed, (a, b) in pairs.items() if a is not None and b is not None}
     if not whole:
         return None
-    values = np.stack(
-        [reader.score(a.labels, a.predicted) - reader.score(b.labels, b.predicted) for a, b in whole.values()]
-    )
-    right = {seed: (a.labels == a.predicted, b.labels == b.predicted) for seed, (a, b) in whole.items()}
-    mcnemar = {seed: inference.exact_mcnemar(*both) for seed, both in right.items()}
+    values = np.stack([reader.score(a) - reader.score(b) for a, b in whole.values()])
+    mcnemar = {}
+    if reader.metric == "accuracy":  # it counts examples that are right: of another metric it says nothing
+        right = {seed: (a.labels == a.predicted, b.labels == b.predicted) for seed, (a, b) in whole.items()}
+        mcnemar = {seed: inference.exact_mcnemar(*both) for seed, both in right.items()}
     permutation = inference.seed_permutation(values.mean(1)) if len(values) > 1 else None
     return Test(inference.crossed(values), None, mcnemar, permutation)
 

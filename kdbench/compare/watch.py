@@ -14,7 +14,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from kdbench.compare.columns import NOTHING, Column
-from kdbench.results import RESULTS, read_result
+from kdbench.results import RESULTS, metric_of, read_result
 from kdbench.store import Damaged
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class State:
     seconds_left: float | None = None  # of the stage, by its pace so far
     waits_for: str | None = None  # folder of the run that it needs first and is training
     reason: str | None = None  # of a failure or a stop
-    test_accuracy: float | None = None  # points
+    test_score: float | None = None  # points, of the run's own metric
 
 
 def states(roots: Sequence[Path]) -> list[State]:
@@ -71,8 +71,8 @@ def _state(folder: Path) -> State:
     except (ValueError, Damaged):
         return State(str(folder), "failed", reason=f"{RESULTS} cannot be read")
     if result is not None:
-        accuracy = result.get("metrics", {}).get("test", {}).get("accuracy")
-        return State(str(folder), "done", test_accuracy=None if accuracy is None else 100 * accuracy)
+        metrics = result.get("metrics", {}).get("test")  # stages before a task have none
+        return State(str(folder), "done", test_score=100 * metrics[metric_of(result)] if metrics else None)
     log = _text(folder / "run.log")
     last = log[log.rfind("INFO run: ") :]  # a resumed run's log has the earlier tries too
     progress = _progress(folder, last)
@@ -145,9 +145,7 @@ def columns(found: Sequence[State]) -> list[Column]:
         Column("\nstep", [NOTHING if one.step is None else f"{one.step}/{one.steps or '?'}" for one in found], drop=3),
         Column("\nloss", [NOTHING if one.loss is None else f"{one.loss:.3f}" for one in found], drop=4),
         Column("stage\nleft", [_clock(one.seconds_left) for one in found], drop=1),
-        Column(
-            "test\n%", [NOTHING if one.test_accuracy is None else f"{one.test_accuracy:.2f}" for one in found], drop=5
-        ),
+        Column("test\n%", [NOTHING if one.test_score is None else f"{one.test_score:.2f}" for one in found], drop=5),
     ]
 
 

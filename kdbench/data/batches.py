@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kdbench.data.tokenize import Tokens
-from kdbench.stage import Batch
+from kdbench.stage import IGNORED, Batch
 
 POOL = 50  # batches shuffled together before sorting by length: wide enough to fill, narrow enough to mix
 
@@ -21,9 +22,9 @@ class Examples:
 
     tokens: Tokens
     ids: NDArray[np.int64]  # (n,)
-    labels: NDArray[np.int64]  # (n,)
+    labels: NDArray[Any]  # of n examples, as kdbench.tasks says
     pad_id: int
-    teacher: dict[str, Tensor] = field(default_factory=dict)  # teacher_logits (n, C), teacher_cls (n, L, H)
+    teacher: dict[str, Tensor] = field(default_factory=dict)  # teacher_logits, teacher_cls: (rows, ...), see `rows`
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -38,16 +39,58 @@ class Examples:
             values[mask] = np.concatenate([flat[self.tokens.span(row)] for row in rows])
             return torch.from_numpy(values)
 
+        tagged = self.tokens.words is not None
         batch = Batch(
             ids=torch.from_numpy(self.ids[rows]),
             input_ids=padded(self.tokens.flat, self.pad_id),
             attention_mask=torch.from_numpy(mask.astype(np.int64)),
-            labels=torch.from_numpy(self.labels[rows]),
+            labels=padded(self._token_labels, IGNORED) if tagged else torch.from_numpy(self.labels[rows]),
         )
         if self.tokens.types is not None:
             batch["token_type_ids"] = padded(self.tokens.types, 0)
-        at = torch.from_numpy(rows)
-        return batch | {name: outputs[at] for name, outputs in self.teacher.items()}  # type: ignore[return-value]
+        at = torch.from_numpy(self.rows(rows))
+        for name, outputs in self.teacher.items():
+            batch[name] = at_words(outputs[at], batch["labels"]) if tagged else outputs[at]  # type: ignore[literal-required]
+        return batch
+
+    @cached_property
+    def _token_labels(self) -> NDArray[np.int64]:
+        """Of tagged words, laid as the tokens: a word's label at its first token, IGNORED elsewhere."""
+        words = self.tokens.words
+        assert words is not None
+        before = np.concatenate([[0], np.cumsum([len(tags) for tags in self.labels])])[:-1]
+        at = np.repeat(before, self.tokens.lengths) + words
+        return np.where(words < 0, IGNORED, np.concatenate([*self.labels])[np.where(words < 0, 0, at)])
+
+    @cached_property
+    def _read(self) -> NDArray[np.int64]:
+        """(n + 1,) How many words are read in all examples before each."""
+        assert self.tokens.words is not None
+        return np.concatenate([[0], np.cumsum(np.asarray(self.tokens.words) >= 0)])[self.tokens.offsets]
+
+    @property
+    def outputs(self) -> int:
+        """How many rows the outputs of a model have: one an example or, of tagged words, one a word that is read."""
+        return len(self) if self.tokens.words is None else int(self._read[-1])
+
+    def rows(self, examples: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The rows of outputs that belong to these examples, in their order."""
+        if self.tokens.words is None:
+            return examples
+        return np.concatenate([np.arange(self._read[one], self._read[one + 1]) for one in examples])
+
+    def by_example(self, outputs: Tensor) -> NDArray[np.float32] | list[NDArray[np.float32]]:
+        """Outputs (rows, C) as (n, C); of tagged words n times (words, C), NaN where a word is not read."""
+        whole: NDArray[np.float32] = outputs.numpy()
+        if (words := self.tokens.words) is None:
+            return whole
+        result = []
+        for example, tags in enumerate(self.labels):
+            read = words[self.tokens.span(example)]
+            arranged = np.full((len(tags), whole.shape[1]), np.nan, np.float32)
+            arranged[read[read >= 0]] = whole[self._read[example] : self._read[example + 1]]
+            result.append(arranged)
+        return result
 
     def in_length_order(self, batch_size: int) -> Iterator[tuple[NDArray[np.int64], Batch]]:
         """Every example once, shortest first: (rows, batch)."""
@@ -55,6 +98,13 @@ class Examples:
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             yield rows, self.batch(rows)
+
+
+def at_words(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Outputs (rows, C) of a batch's words, laid as its tokens (B, T, C) with zeros between; labels (B, T)."""
+    laid = outputs.new_zeros(*labels.shape, outputs.shape[-1])
+    laid[labels != IGNORED] = outputs
+    return laid
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from kdbench.data.fetch import SourceError
+from kdbench.data.sources import TAGGED
 from kdbench.schema import DatasetConfig
 
 
@@ -34,6 +35,8 @@ def columns_at_start(path: Path, encoding: str) -> list[str] | None:
     """The columns of a table by its first lines; None where these do not tell."""
     ending = path.suffix.lower()
     try:
+        if ending in TAGGED:
+            return None  # they have no header
         if ending == ".parquet":
             import pyarrow.parquet
 

@@ -66,7 +66,7 @@ def _pieces(texts: list[str], tokenizer_folder: Path, max_length: int) -> Iterat
         pieces = []
         for ids in tokenizer(texts[begin : begin + AT_A_TIME], add_special_tokens=False, verbose=False)["input_ids"]:
             pieces += [[first, *ids[start : start + room], last] for start in range(0, len(ids), room)]
-        yield pieces, None
+        yield Rows(pieces)
 
 
 class Masking:

@@ -7,12 +7,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdbench.data.fetch import SourceError
+from kdbench.data.labels import encoded, hidden, label_names
 from kdbench.data.readers import Rows, read_splits
 from kdbench.schema import DatasetConfig
 
@@ -26,7 +27,7 @@ class Split:
 
     ids: NDArray[np.int64]  # (n,), rising
     texts: Sequence[str]  # n
-    labels: NDArray[np.int64]  # (n,), index into TextData.label_names
+    labels: NDArray[Any]  # as kdbench.tasks says; classes are indices into TextData.label_names
     pairs: Sequence[str] | None = None  # n second sentences; None: single sentences
 
     def __len__(self) -> int:
@@ -47,6 +48,11 @@ class Split:
     def joined(self) -> list[str]:
         """For models that know no pairs: text and pair with a space between."""
         return [" ".join(parts) for parts in self.inputs]
+
+    @property
+    def tagged(self) -> bool:
+        """Whether each word has a label: the words of a text have one space between them."""
+        return self.labels.dtype == object
 
     @property
     def unit(self) -> str:
@@ -70,7 +76,7 @@ def load_dataset(config: DatasetConfig, cache: Path) -> TextData:
     Raises SourceError for a source, file, column or label that is missing or not usable.
     """
     rows = read_splits(config, cache)
-    names = _label_names(rows["train"], config)
+    names = label_names(rows["train"].labels, rows["train"].names, config)
     notes: list[str] = []
     parts = _labelled(rows, names, config, notes)
     if config.deduplicate:
@@ -94,60 +100,25 @@ def load_dataset(config: DatasetConfig, cache: Path) -> TextData:
     return TextData(config.name, names, parts["train"], parts["dev"], parts["test"], notes, test_is)
 
 
-def _label_names(train: Rows, config: DatasetConfig) -> list[str]:
-    """The classes: as the source declares them, else train's labels sorted, integers by value."""
-    if all(label is None for label in train.labels):
-        raise SourceError(f"dataset.splits.train={config.splits.train} has no row with a label.")
-    names = train.names
-    if names is None:
-        found = {str(label) for label in train.labels if label is not None}
-        integers = all(_reads_as(int, name) for name in found)
-        if not integers and all(_reads_as(float, name) for name in found):
-            raise SourceError(
-                f"dataset.label={config.label}: labels such as {min(found)} are numbers with a fraction;"
-                " kdbench classifies: name a column of class names or integers."
-            )
-        names = sorted(found, key=lambda name: (int(name), name)) if integers else sorted(found)
-    if config.classes is not None and len(names) != config.classes:
-        raise SourceError(
-            f"dataset.classes={config.classes}, but {config.name} has {len(names)} labels in train."
-            " Set it to what the data have, or to null."
-        )
-    if len(names) < 2:
-        raise SourceError(f"dataset.label={config.label}: train has the one label {names[0]!r}; two are needed.")
-    return names
-
-
-def _reads_as(kind: type, text: str) -> bool:
-    try:
-        kind(text)
-    except ValueError:
-        return False
-    return True
-
-
 def _labelled(rows: dict[str, Rows], names: list[str], config: DatasetConfig, notes: list[str]) -> dict[str, Split]:
     """Each split's rows that have a label, numbered through the splits; what is left out goes into `notes`."""
-    number = {name: index for index, name in enumerate(names)}
     official = {"train": config.splits.train, "dev": config.splits.dev, "test": config.splits.test}
     parts, start = {}, 0
     for part, read in rows.items():
         kept = [row for row, label in enumerate(read.labels) if label is not None]
-        unknown = sorted({str(read.labels[row]) for row in kept} - number.keys())
-        if not kept or unknown == ["-1"]:
+        texts = [read.texts[row] for row in kept]
+        if not kept or ("-1" not in names and hidden([read.labels[row] for row in kept])):
             raise SourceError(
                 f"dataset.splits.{part}={official[part]} has no labels. If they are kept back, let the official dev"
                 " be the test: dataset.splits.test=validation dataset.splits.dev=null."
             )
-        if unknown:
-            raise SourceError(f"dataset.splits.{part}={official[part]} has labels that train lacks: {unknown[:5]}.")
+        where = f"dataset.splits.{part}={official[part]}"
+        labels = encoded([read.labels[row] for row in kept], texts, names, config, where)
         if read.ragged:
             notes.append(f"{part}: {read.ragged} rows without the header's columns dropped")
         if len(kept) < len(read.labels):
             notes.append(f"{part}: {len(read.labels) - len(kept)} rows without a label dropped")
-        labels = np.array([number[str(read.labels[row])] for row in kept], dtype=np.int64)
         pairs = None if read.pairs is None else [read.pairs[row] for row in kept]
-        texts = [read.texts[row] for row in kept]
         parts[part] = Split(np.array(kept, dtype=np.int64) + start, texts, labels, pairs)
         start += len(read.texts)
     return parts
@@ -172,7 +143,7 @@ def _without_repeats(parts: dict[str, Split], notes: list[str]) -> dict[str, Spl
 def _note_repeats(train: Split, notes: list[str]) -> None:
     labels = defaultdict(set)
     for given, label in zip(train.inputs, train.labels, strict=True):
-        labels[given].add(int(label))
+        labels[given].add(label.tobytes())
     if repeated := len(train) - len(labels):
         several = sum(len(found) > 1 for found in labels.values())
         notes.append(f"train: {repeated} repeated {train.unit} kept, {several} {train.unit} have more than one label")
@@ -187,12 +158,14 @@ def _note_shared(part: str, parts: dict[str, Split], notes: list[str]) -> None:
 def cut(split: Split, fraction: float, seed: list[int]) -> tuple[Split, Split]:
     """(rest, cut): about `fraction` of each class, drawn; at least one row of a class and never its last.
 
-    A class with one row stays in the rest. Raises SourceError where no class has two.
+    A class with one row stays in the rest. Where a row has no one class, all are of one. Raises SourceError where no
+    class has two.
     """
     draw = np.random.default_rng(seed)
     chosen = []
-    for label in np.unique(split.labels):
-        rows = np.flatnonzero(split.labels == label)
+    classes = split.labels if split.labels.dtype == np.int64 else np.zeros(len(split), np.int64)
+    for label in np.unique(classes):
+        rows = np.flatnonzero(classes == label)
         size = min(max(1, round(len(rows) * fraction)), len(rows) - 1)
         chosen.append(draw.permutation(rows)[:size])
     held = np.sort(np.concatenate(chosen))

@@ -1,4 +1,4 @@
-"""Texts and labels as they lie in their source: tables (.tab .csv .tsv .jsonl .parquet) and hub folders."""
+"""Texts and labels as they lie in their source: tables (.tab .csv .tsv .jsonl .parquet), CoNLL files, hub folders."""
 
 import csv
 import io
@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.data.cache import cached
+from kdbench.data.cells import Label, label_reader, text_of
 from kdbench.data.columns import require_columns
 from kdbench.data.fetch import Source, SourceError, ask_hub, fetch_wheel, hub_commit, parse
-from kdbench.data.sources import check_source, existing, table_files
+from kdbench.data.sources import TAGGED, check_source, existing, table_files
 from kdbench.schema import DatasetConfig
-
-Label = str | int | None  # None: the row has no label
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,8 @@ def read_table(path: Path, config: DatasetConfig) -> Rows:
         content = path.read_bytes().decode(config.encoding.replace("utf-8", "utf-8-sig"))
         if ending == ".jsonl":
             return _read_jsonl(path, content, config)
+        if ending in TAGGED:
+            return _read_tagged(path, content, config)
         if config.encoding == "latin-1":
             # In ISO 8859-1 the byte 0x85 ends a line (NEL); tweet_sentiment's 37,231 tweets are counted so.
             # A Windows file means an ellipsis by it: its encoding is cp1252.
@@ -105,6 +106,26 @@ def _read_jsonl(path: Path, content: str, config: DatasetConfig) -> Rows:
     return _rows(path, lambda name: [row[name] for row in rows], config)
 
 
+def _read_tagged(path: Path, content: str, config: DatasetConfig) -> Rows:
+    """CoNLL's form: a word a line, its tag in the last column, an empty line between sentences."""
+    if config.task != "token_classification":
+        raise SourceError(f"{path} has a tag for each word: it is read with dataset.task=token_classification.")
+    sentences: list[list[list[str]]] = [[]]
+    for number, line in enumerate(content.split("\n"), start=1):
+        cells = line.split()
+        if cells and not line.startswith("-DOCSTART-"):
+            if len(cells) == 1:
+                raise SourceError(f"{path}, line {number}, has one column: a word and, last, its tag are needed.")
+            sentences[-1].append([cells[0], cells[-1]])
+        elif sentences[-1]:
+            sentences.append([])
+    kept = [[list(column) for column in zip(*sentence, strict=True)] for sentence in sentences if sentence]
+    table = dict(zip((config.text, config.label), zip(*kept, strict=True), strict=True)) if kept else {}
+    if not table:
+        raise SourceError(f"{path} is empty.")
+    return _rows(path, table.__getitem__, config)
+
+
 def _read_parquet(path: Path, config: DatasetConfig) -> Rows:
     import pyarrow.parquet
     from pyarrow import ArrowInvalid
@@ -134,7 +155,7 @@ def _read_hub(config: DatasetConfig, cache: Path) -> dict[str, Rows]:
             continue
         if name not in found:
             raise SourceError(f"dataset.splits.{split}={name}: {config.source} has the splits {', '.join(found)}.")
-        rows[split] = _hub_rows(found[name], f"{config.source}, split {name}", config, datasets.ClassLabel)
+        rows[split] = _hub_rows(found[name], f"{config.source}, split {name}", config)
     return rows
 
 
@@ -173,45 +194,33 @@ def _load_once(source: Source, config: DatasetConfig, cache: Path) -> Any:
     return datasets.load_from_disk(cached(final, fill))
 
 
-def _hub_rows(table: Any, where: str, config: DatasetConfig, class_label: type) -> Rows:
+def _hub_rows(table: Any, where: str, config: DatasetConfig) -> Rows:
+    import datasets
+
     require_columns(where, table.column_names, config)
     rows = _rows(where, lambda name: table[name], config)
     feature = table.features[config.label]
-    if not isinstance(feature, class_label):
+    if isinstance(feature, datasets.List):  # of multi_label and token_classification
+        feature = feature.feature
+    if not isinstance(feature, datasets.ClassLabel) or config.task == "regression":
         return rows
-    names: list[str] = feature.names  # type: ignore[attr-defined]
-    # -1 is the hub's mark of a label that is kept back
-    labels: list[Label] = [None if value is None or value < 0 else names[value] for value in table[config.label]]
-    return replace(rows, labels=labels, names=names)
+    return replace(rows, labels=[_named(label, feature.names) for label in rows.labels], names=feature.names)
+
+
+def _named(label: Any, names: list[str]) -> Label:
+    """The names of a row's class numbers; -1 is the hub's mark of a label that is kept back."""
+    numbers = label if isinstance(label, list) else [label]
+    if any(number is None or number < 0 for number in numbers):
+        return None
+    named: list[str | int] = [names[number] for number in numbers]
+    return named if isinstance(label, list) else named[0]
 
 
 def _rows(where: Path | str, column: Callable[[str], Iterable[Any]], config: DatasetConfig) -> Rows:
     """The rows of a table that gives its columns by name."""
-    texts = [_text(value, "text", where) for value in column(config.text)]
+    words, read = config.task == "token_classification", label_reader(config.task)
+    texts = [text_of(value, "text", where, words) for value in column(config.text)]
     pairs = None
     if config.text_pair is not None:
-        pairs = [_text(value, "text_pair", where) for value in column(config.text_pair)]
-    return Rows(texts, pairs, [_label(value, where) for value in column(config.label)])
-
-
-def _text(value: Any, key: str, where: Path | str) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise SourceError(f"dataset.{key}: {where} has {value!r} where a text should be.")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:  # JSON's \ud800 to \udfff can stand alone
-        raise SourceError(f"dataset.{key}: {where} has {value!r}: half a character (a lone surrogate).") from error
-    return value
-
-
-def _label(value: Any, where: Path | str) -> Label:
-    if isinstance(value, str):
-        return value.strip() or None
-    if value is None or isinstance(value, int):
-        return value if value is None else int(value)  # a bool counts as 0 or 1
-    raise SourceError(
-        f"dataset.label: {where} has the label {value!r}; labels are class names or integers"
-        " (no fractions: kdbench classifies)."
-    )
+        pairs = [text_of(value, "text_pair", where, False) for value in column(config.text_pair)]
+    return Rows(texts, pairs, [read(value, where) for value in column(config.label)])

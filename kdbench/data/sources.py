@@ -20,7 +20,8 @@ from kdbench.data.fetch import (
 from kdbench.data.model_folder import MODEL_FILES, SHAPE, model_files, shape_of, verify
 from kdbench.schema import DatasetConfig, RunningText, TeacherConfig
 
-TABLES = (".tab", ".csv", ".tsv", ".jsonl", ".parquet")
+TAGGED = (".conll", ".bio")  # a word a line, with its tag
+TABLES = (".tab", ".csv", ".tsv", ".jsonl", ".parquet", *TAGGED)
 
 
 def check_source(source: str, sha256: str | None, key: str) -> str | None:

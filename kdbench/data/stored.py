@@ -11,12 +11,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, overload
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from kdbench.data.cache import cached
 from kdbench.data.datasets import Split, TextData, load_dataset
 from kdbench.data.fetch import kept_commit, parse
 from kdbench.data.sources import dataset_identity
+from kdbench.metrics import plain, ragged
 from kdbench.schema import DatasetConfig
 from kdbench.store import MANIFEST, fitting, read_json, verify, write_json
 
@@ -50,7 +53,7 @@ def stored_dataset(config: DatasetConfig, cache: Path) -> TextData:
     folder = cached(_folder(config, cache), lambda staged: _write(staged, load_dataset(config, cache)))
     with fitting(folder):
         about = read_json(folder / "data.json")
-        train, dev, test = (_split(folder / f"{name}.arrow") for name in _SPLITS)
+        train, dev, test = (_split(folder / f"{name}.arrow", config.task) for name in _SPLITS)
         return TextData(about["name"], about["label_names"], train, dev, test, about["notes"], about["test_is"])
 
 
@@ -67,12 +70,12 @@ def kept_split(config: DatasetConfig, cache: Path, split: str) -> Split | None:
         return None
     verify(folder / MANIFEST, [f"{split}.arrow"])
     with fitting(folder):
-        return _split(folder / f"{split}.arrow")
+        return _split(folder / f"{split}.arrow", config.task)
 
 
 def _folder(config: DatasetConfig, cache: Path) -> Path:
     chosen = {key: value for key, value in asdict(config).items() if key not in ("epochs", "max_length")}  # of runs
-    content = {"schema": 1, "config": chosen, "content": dataset_identity(config, cache)}
+    content = {"schema": 2, "config": chosen, "content": dataset_identity(config, cache)}
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
     return cache / "splits" / key
 
@@ -80,7 +83,7 @@ def _folder(config: DatasetConfig, cache: Path) -> Path:
 def _write(folder: Path, data: TextData) -> None:
     for name in _SPLITS:
         split: Split = getattr(data, name)
-        columns: dict[str, Any] = {"id": split.ids, "label": split.labels, "text": split.texts}
+        columns: dict[str, Any] = {"id": split.ids, "label": plain(split.labels), "text": split.texts}
         if split.pairs is not None:
             columns["pair"] = split.pairs
         table = pa.table(columns)
@@ -90,8 +93,18 @@ def _write(folder: Path, data: TextData) -> None:
     write_json(folder / "data.json", about)
 
 
-def _split(path: Path) -> Split:
+def _split(path: Path, task: str) -> Split:
     table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-    ids, labels = (table[name].to_numpy().copy() for name in ("id", "label"))  # of their own: torch wants to write
+    ids = table["id"].to_numpy().copy()  # of its own: torch wants to write
     pairs = Column(table["pair"]) if "pair" in table.column_names else None
-    return Split(ids, Column(table["text"]), labels, pairs)
+    return Split(ids, Column(table["text"]), _labels(table["label"], task), pairs)
+
+
+def _labels(column: pa.ChunkedArray, task: str) -> NDArray[Any]:
+    match task:
+        case "multi_label":
+            return np.array(column.to_pylist(), np.int8)
+        case "token_classification":
+            return ragged([np.array(tags, np.int64) for tags in column.to_pylist()])
+        case _:
+            return column.to_numpy().astype(np.float32 if task == "regression" else np.int64)

@@ -11,12 +11,12 @@ from kdbench import store
 from kdbench.data.batches import Examples
 from kdbench.data.cache import cached
 from kdbench.errors import UserError
-from kdbench.stage import Predict
+from kdbench.stage import IGNORED, Predict
 from kdbench.store import sha256_of
 
 
 def cached_outputs(what: str, examples: Examples, predict: Predict, weights: Path, compute: str, cache: Path) -> Tensor:
-    """Outputs (n, ...) in float32, row i for example i, read by memory map where the cache has them.
+    """Outputs as `compute_outputs` gives them, read by memory map where the cache has them.
 
     `what` names them (`logits`, `cls`). The key holds it, the teacher's weights file, the examples' tokens and
     ids, and `compute` (precision and attention kernel). What is damaged is made anew.
@@ -39,14 +39,19 @@ def cached_outputs(what: str, examples: Examples, predict: Predict, weights: Pat
 
 
 def compute_outputs(examples: Examples, predict: Predict, batch_size: int = 64) -> Tensor:
-    """Outputs (n, ...) in float32 on the CPU, row i for example i."""
+    """Outputs (n, ...) in float32 on the CPU, row i for example i; of tagged words a row a word that is read.
+
+    `predict` gives (B, ...) or, of tagged words, (B, T, ...).
+    """
     result: Tensor | None = None
     with torch.inference_mode():
         for rows, batch in examples.in_length_order(batch_size):
             outputs = predict(batch, 0).float().cpu()
+            if examples.tokens.words is not None:
+                outputs = outputs[batch["labels"] != IGNORED]
             if result is None:
-                result = torch.empty(len(examples), *outputs.shape[1:])
-            result[torch.from_numpy(rows)] = outputs
+                result = torch.empty(examples.outputs, *outputs.shape[1:])
+            result[torch.from_numpy(examples.rows(rows))] = outputs
     if result is None:
         raise ValueError("no examples")
     return result.clone()  # an ordinary tensor: one made in inference mode cannot be saved for backward

@@ -1,6 +1,7 @@
 """Token ids of a split, made once and read by memory map: `tokens/<key>/{flat,offsets}.npy` in the cache.
 
-Sentence pairs have a third file, `types.npy`: which sentence a token is of.
+Sentence pairs have a third file, `types.npy`: which sentence a token is of; tagged words have `words.npy`: which word a
+token is the first of.
 """
 
 import hashlib
@@ -8,7 +9,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.format import open_memmap
@@ -28,6 +29,7 @@ class Tokens:
     flat: NDArray[np.int32]
     offsets: NDArray[np.int64]
     types: NDArray[np.int8] | None = None  # of pairs, laid as `flat`: 0 = first sentence, 1 = second
+    words: NDArray[np.int32] | None = None  # of tagged words, laid as `flat`: the word that it begins, or -1
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -47,7 +49,14 @@ def tokenize(split: Split, tokenizer_folder: Path, max_length: int, cache: Path)
     return cached_tokens(key, lambda: _encode(split, tokenizer_folder, max_length), cache)
 
 
-Rows = tuple[list[list[int]], list[list[int]] | None]  # ids, token types
+class Rows(NamedTuple):
+    """Of some texts in their order, a list each."""
+
+    ids: list[list[int]]
+    types: list[list[int]] | None = None
+    words: list[list[int]] | None = None
+
+
 AT_A_TIME = 2000  # texts: a tokenizer holds a hundred times the memory of the ids that come out of it
 
 
@@ -57,8 +66,11 @@ def cached_tokens(key: str, encode: Callable[[], Iterable[Rows]], cache: Path) -
     with fitting(folder):
         # not np.load, which opens zip files and pickles too
         flat, offsets = (open_memmap(folder / f"{name}.npy", mode="r") for name in ("flat", "offsets"))
-        types = open_memmap(folder / "types.npy", mode="r") if (folder / "types.npy").is_file() else None
-        return Tokens(key, flat, offsets, types)
+        types, words = (
+            open_memmap(folder / f"{name}.npy", mode="r") if (folder / f"{name}.npy").is_file() else None
+            for name in ("types", "words")
+        )
+        return Tokens(key, flat, offsets, types, words)
 
 
 def _key(split: Split, tokenizer_folder: Path, max_length: int) -> str:
@@ -70,6 +82,8 @@ def _key(split: Split, tokenizer_folder: Path, max_length: int) -> str:
         digest.update(b"pairs")
         for pair in split.pairs:
             digest.update(hashlib.sha256(pair.encode()).digest())
+    if split.tagged:
+        digest.update(b"words")
     return digest.hexdigest()[:16]
 
 
@@ -94,9 +108,19 @@ def _encode(split: Split, tokenizer_folder: Path, max_length: int) -> Iterator[R
     options = {"truncation": "longest_first", "max_length": max_length, "return_token_type_ids": True}
     for start in range(0, len(split), AT_A_TIME):
         part = slice(start, start + AT_A_TIME)
+        if split.tagged:
+            given = [text.split(" ") for text in split.texts[part]]
+            encoded = tokenizer(given, is_split_into_words=True, **options)
+            yield Rows(encoded["input_ids"], None, [_begun(encoded.word_ids(row)) for row in range(len(given))])
+            continue
         pairs = None if split.pairs is None else split.pairs[part]
         encoded = tokenizer(split.texts[part], pairs, **options)
-        yield encoded["input_ids"], None if pairs is None else encoded["token_type_ids"]
+        yield Rows(encoded["input_ids"], None if pairs is None else encoded["token_type_ids"])
+
+
+def _begun(words: list[int | None]) -> list[int]:
+    """The word of each token that is a word's first, which carries its label; -1 for all others."""
+    return [-1 if word is None or (at and words[at - 1] == word) else word for at, word in enumerate(words)]
 
 
 def tokenize_here(split: Split, tokenizer_folder: Path, max_length: int) -> Tokens:
@@ -108,18 +132,22 @@ def _laid_out(key: str, parts: Iterable[Rows]) -> Tokens:
     lengths: list[NDArray[np.int64]] = [np.zeros(1, np.int64)]
     flat: list[NDArray[np.int32]] = [np.zeros(0, np.int32)]
     kinds: list[NDArray[np.int8]] = []
-    for ids, types in parts:
+    begun: list[NDArray[np.int32]] = []
+    for ids, types, words in parts:
         lengths.append(np.fromiter(map(len, ids), np.int64))
         flat.append(np.fromiter(itertools.chain.from_iterable(ids), np.int32))
         if types is not None:
             kinds.append(np.fromiter(itertools.chain.from_iterable(types), np.int8))
+        if words is not None:
+            begun.append(np.fromiter(itertools.chain.from_iterable(words), np.int32))
     offsets = np.concatenate(lengths).cumsum()
-    return Tokens(key, np.concatenate(flat), offsets, np.concatenate(kinds) if kinds else None)
+    whole = (np.concatenate(kinds) if kinds else None, np.concatenate(begun) if begun else None)
+    return Tokens(key, np.concatenate(flat), offsets, *whole)
 
 
 def _write(folder: Path, parts: Iterable[Rows]) -> None:
     tokens = _laid_out("", parts)
-    for name in ("offsets", "flat", "types"):
+    for name in ("offsets", "flat", "types", "words"):
         array = getattr(tokens, name)
         if array is not None:
             # not "wb": numpy would write that in C, and not say why the system refused

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 class Params:
     needs: ClassVar[frozenset[str]] = frozenset({"encoder", "teacher"})
     students: ClassVar[frozenset[str]] = frozenset({"bilstm"})
+    not_others: ClassVar[str] = "the texts that it makes are given one class each by the teacher"
 
     alpha: float = option(between(0, 1))
     reduction: str = option(one_of("elementmean", "batchmean"))

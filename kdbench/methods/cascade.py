@@ -27,6 +27,7 @@ class Params:
     students: ClassVar[frozenset[str]] = frozenset(
         {"bert", "distilbert", "mobilebert", "ib_bert", "fastbert", "bilstm"}
     )
+    not_others: ClassVar[str] = "who answers is decided by the entropy of one distribution over classes"
 
     small: str | None = None
     speed: float = option(between(0, 1))

@@ -15,6 +15,7 @@ from kdbench.models.students import base, last_hidden, logits, mlm_head, word_em
 from kdbench.objectives import masked_lm, soft_and_hard, supervised
 from kdbench.options import MISSING, above, at_least, between, one_of, option
 from kdbench.stage import IGNORED, Batch, Stage, Terms
+from kdbench.tasks import TASKS
 
 if TYPE_CHECKING:
     from kdbench.context import Run
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 class Params:
     needs: ClassVar[frozenset[str]] = frozenset({"encoder", "corpus", "same_width"})
     students: ClassVar[frozenset[str]] = frozenset({"distilbert"})
+    tasks: ClassVar[frozenset[str]] = frozenset(TASKS)
     general_stages: ClassVar[tuple[str, ...]] = ("pretraining",)
     general_keys: ClassVar[frozenset[str]] = frozenset(
         {"soft_weight", "mlm_weight", "cosine_weight", "mlm_temperature", "soft_on", "smoothing"}
@@ -71,10 +73,10 @@ def general(run: "Run", p: Params) -> Iterator[Stage]:
 def stages(run: "Run", p: Params) -> Iterator[Stage]:
     student, schedule = run.student, run.schedule("training")
     if p.alpha == 0:
-        yield Stage("training", student, supervised(student), run.batches("training"), schedule)
+        yield Stage("training", student, supervised(student, run.task), run.batches("training"), schedule)
         return
 
     def objective(batch: Batch, step: int) -> Terms:
-        return Terms(soft_and_hard(logits(student, batch), batch, p))
+        return Terms(soft_and_hard(run.task, logits(student, batch), batch, p))
 
     yield Stage("training", student, objective, run.batches("training", "logits"), schedule)

@@ -33,6 +33,7 @@ SHARES = Rule("numbers from 0 to 1", lambda given: all(0 <= share <= 1 for share
 class Params:
     needs: ClassVar[frozenset[str]] = frozenset({"encoder"})
     students: ClassVar[frozenset[str]] = frozenset({"fastbert"})
+    not_others: ClassVar[str] = "rows leave by the entropy of one distribution over classes"
 
     speed: float = option(between(0, 1))
     speeds: list[float] = option(SHARES)  # of the curve
@@ -55,7 +56,8 @@ def stages(run: "Run", p: Params) -> Iterator[Stage]:
     student = run.student
     student.speed = 0.0  # all layers, while it trains
     whole = [ParamGroup(student.bert), ParamGroup(student.branches[-1])]
-    yield Stage("training", student, supervised(student), run.batches("training"), run.schedule("training"), whole)
+    objective, data = supervised(student, run.task), run.batches("training")
+    yield Stage("training", student, objective, data, run.schedule("training"), whole)
 
     def self_distillation(batch: Batch, step: int) -> Terms:
         student.bert.eval()  # what stands still answers alike each time

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from kdbench.objectives import supervised
 from kdbench.stage import Stage
+from kdbench.tasks import TASKS
 
 if TYPE_CHECKING:
     from kdbench.context import Run
@@ -17,8 +18,9 @@ class Params:
     students: ClassVar[frozenset[str]] = frozenset(
         {"bert", "distilbert", "mobilebert", "ib_bert", "fastbert", "bilstm"}
     )
+    tasks: ClassVar[frozenset[str]] = frozenset(TASKS)
 
 
 def stages(run: "Run", p: Params) -> Iterator[Stage]:
     student = run.student
-    yield Stage("training", student, supervised(student), run.batches("training"), run.schedule("training"))
+    yield Stage("training", student, supervised(student, run.task), run.batches("training"), run.schedule("training"))

@@ -11,6 +11,7 @@ from kdbench.models.students import logits
 from kdbench.objectives import soft_and_hard
 from kdbench.options import MISSING, above, between, one_of, option
 from kdbench.stage import Batch, Stage, Terms
+from kdbench.tasks import TASKS
 
 if TYPE_CHECKING:
     from kdbench.context import Run
@@ -22,6 +23,7 @@ class Params:
     students: ClassVar[frozenset[str]] = frozenset(
         {"bert", "distilbert", "mobilebert", "ib_bert", "fastbert", "bilstm"}
     )
+    tasks: ClassVar[frozenset[str]] = frozenset(TASKS)
 
     alpha: float = option(between(0, 1))
     temperature: float = option(above(0))
@@ -33,6 +35,6 @@ def stages(run: "Run", p: Params) -> Iterator[Stage]:
     student = run.student
 
     def objective(batch: Batch, step: int) -> Terms:
-        return Terms(soft_and_hard(logits(student, batch), batch, p))
+        return Terms(soft_and_hard(run.task, logits(student, batch), batch, p))
 
     yield Stage("training", student, objective, run.batches("training", "logits"), run.schedule("training"))

@@ -17,6 +17,7 @@ from kdbench.models.students import base
 from kdbench.objectives import supervised
 from kdbench.options import Rule, at_least, one_of, option, or_none
 from kdbench.stage import Batch, Objective, Stage, Terms
+from kdbench.tasks import TASKS
 
 if TYPE_CHECKING:
     from kdbench.context import Run
@@ -32,6 +33,7 @@ def _shapes(given: Any) -> bool:
 @dataclass
 class Params:
     needs: ClassVar[frozenset[str]] = frozenset({"encoder", "corpus"})
+    tasks: ClassVar[frozenset[str]] = frozenset(TASKS)
     general_stages: ClassVar[tuple[str, ...]] = ("assistant", "distillation")
     general_keys: ClassVar[frozenset[str]] = frozenset({"version", "teacher_layer", "relation_heads", "assistants"})
 
@@ -104,4 +106,4 @@ def last_qkv(encoder: Any, batch: Batch, layer: int | None = None) -> tuple[Tens
 
 def stages(run: "Run", p: Params) -> Iterator[Stage]:
     student = run.student
-    yield Stage("training", student, supervised(student), run.batches("training"), run.schedule("training"))
+    yield Stage("training", student, supervised(student, run.task), run.batches("training"), run.schedule("training"))

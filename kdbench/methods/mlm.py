@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from kdbench.models.students import base, last_hidden, mlm_head, word_embeddings
 from kdbench.objectives import masked_lm, supervised
 from kdbench.stage import Batch, Stage, Terms
+from kdbench.tasks import TASKS
 
 if TYPE_CHECKING:
     from kdbench.context import Run
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 class Params:
     needs: ClassVar[frozenset[str]] = frozenset({"encoder", "corpus"})
     students: ClassVar[frozenset[str]] = frozenset({"bert", "distilbert", "mobilebert", "ib_bert"})
+    tasks: ClassVar[frozenset[str]] = frozenset(TASKS)
     general_stages: ClassVar[tuple[str, ...]] = ("adaptation",)
 
 
@@ -36,4 +38,4 @@ def general(run: "Run", p: Params) -> Iterator[Stage]:
 
 def stages(run: "Run", p: Params) -> Iterator[Stage]:
     student = run.student
-    yield Stage("training", student, supervised(student), run.batches("training"), run.schedule("training"))
+    yield Stage("training", student, supervised(student, run.task), run.batches("training"), run.schedule("training"))

@@ -35,6 +35,8 @@ SOFTLY_FROZEN = (
 class Params:
     needs: ClassVar[frozenset[str]] = frozenset({"encoder", "corpus"})
     students: ClassVar[frozenset[str]] = frozenset({"mobilebert"})
+    tasks: ClassVar[frozenset[str]] = frozenset({"classification", "multi_label", "regression"})
+    not_others: ClassVar[str] = "its student has no head for words"
     general_stages: ClassVar[tuple[str, ...]] = ("transfer", "distillation")
     general_keys: ClassVar[frozenset[str]] = frozenset(
         {"strategy", "freeze", "feature_maps", "feature_weight", "attention_weight", "alpha", "ib_bottleneck", "ib_ffn"}
@@ -119,4 +121,4 @@ def objective_of(losses: Losses) -> Objective:
 
 def stages(run: "Run", p: Params) -> Iterator[Stage]:
     student = run.student
-    yield Stage("training", student, supervised(student), run.batches("training"), run.schedule("training"))
+    yield Stage("training", student, supervised(student, run.task), run.batches("training"), run.schedule("training"))

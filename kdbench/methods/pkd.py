@@ -31,6 +31,8 @@ def _choice(given: Any) -> bool:
 @dataclass
 class Params:
     needs: ClassVar[frozenset[str]] = frozenset({"encoder", "teacher", "same_width", "bert_teacher"})
+    tasks: ClassVar[frozenset[str]] = frozenset({"classification", "multi_label", "regression"})
+    not_others: ClassVar[str] = "it compares the [CLS] states, which stand for the text and not for its words"
 
     alpha: float = option(between(0, 1))
     temperature: float = option(above(0))
@@ -72,7 +74,7 @@ def stages(run: "Run", p: Params) -> Iterator[Stage]:
 
     def objective(batch: Batch, step: int) -> Terms:
         *below, last = first_tokens(student.bert, batch)
-        losses = soft_and_hard(head(student, last), batch, p)
+        losses = soft_and_hard(run.task, head(student, last), batch, p)
         if p.beta > 0:
             own = torch.cat(below, dim=1)
             target = batch["teacher_cls"][:, chosen.to(own.device)]

@@ -1,6 +1,6 @@
 """BERT-of-Theseus (Xu et al. 2020): the predecessor's blocks are replaced by successor layers while training.
 
-Only the task's cross-entropy is used. Stage `replacing` trains the successor's layers inside the hybrid,
+Only the task's own loss is used. Stage `replacing` trains the successor's layers inside the hybrid,
 everything of the predecessor standing still; stage `successor` fine-tunes what has been built. Both
 lineages are presets: `theseus_reference` (the authors' code: one stage whose rate reaches 1) and
 `theseus_blog` (bojone: successor from pretrained layers, embeddings replaced too).
@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from kdbench.losses import cross_entropy
-from kdbench.models.bert import copy_head, first_tokens, head, logits
+from kdbench.models.bert import copy_head, head, logits, read_states
 from kdbench.models.theseus import Share, draw_epsilon, hybrid_logits, linear_rate
-from kdbench.objectives import supervised
+from kdbench.objectives import HARD, hard_loss, supervised
 from kdbench.options import above, between, one_of, option, or_none
 from kdbench.stage import Batch, ParamGroup, Predict, Schedule, Stage, Terms
+from kdbench.tasks import TASKS
 
 if TYPE_CHECKING:
     from kdbench.context import Run
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @dataclass
 class Params:
     needs: ClassVar[frozenset[str]] = frozenset({"encoder", "teacher", "bert_teacher", "layers_divide", "same_width"})
+    tasks: ClassVar[frozenset[str]] = frozenset(TASKS)
 
     variant: str = option(one_of("bernoulli", "linear", "mix", "uniform", "annealed"))
     replace_rate: float = option(between(0, 1))  # p of bernoulli; the successor's share in mix
@@ -50,7 +51,7 @@ def stages(run: "Run", p: Params) -> Iterator[Stage]:
     if "successor" in wanted:
         trained = successor_params(successor, p.successor_trains)
         data = run.batches("successor")
-        yield Stage("successor", successor, supervised(successor), data, wanted["successor"], trained)
+        yield Stage("successor", successor, supervised(successor, run.task), data, wanted["successor"], trained)
     # The posts' question: does the successor's trained head still fit the encoder that it grew up under?
     run.report("predecessor_encoder_successor_head", run.score(grafted(predecessor, successor)))
 
@@ -86,7 +87,7 @@ def replacing(run: "Run", p: Params, predecessor: Any, successor: Any, schedule:
         shares = epsilon(batch, step)
         z = hybrid_logits(predecessor, successor, batch, shares, p.embeddings)
         replaced = {f"replaced_{i}": 1 - float(torch.as_tensor(share).mean()) for i, share in enumerate(shares)}
-        return Terms({"ce": cross_entropy(z, batch["labels"])}, replaced)
+        return Terms({HARD[run.task]: hard_loss(run.task, z, batch["labels"])}, replaced)
 
     def hybrid(batch: Batch, step: int) -> Tensor:
         return hybrid_logits(predecessor, successor, batch, epsilon(batch, step), p.embeddings)
@@ -108,7 +109,7 @@ def rate(p: Params, step: int, steps: int) -> float:
 
 def successor_params(successor: Any, trained: str) -> list[ParamGroup]:
     bert, classifier = successor.bert, successor.classifier
-    head = [bert.pooler, classifier]
+    head = [classifier] if bert.pooler is None else [bert.pooler, classifier]
     modules = {
         "head": head,
         "last_layer_and_head": [bert.encoder.layer[-1], *head],
@@ -122,6 +123,6 @@ def grafted(predecessor: Any, successor: Any) -> Predict:
     """Logits of the predecessor's encoder under the successor's head."""
 
     def predict(batch: Batch, step: int) -> Tensor:
-        return head(successor, first_tokens(predecessor.bert, batch)[-1])
+        return head(successor, read_states(predecessor.bert, batch))
 
     return predict

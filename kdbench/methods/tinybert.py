@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from torch import Tensor
 
-from kdbench.losses import attention_score_mse, hidden_mse, soft_cross_entropy
+from kdbench.losses import attention_score_mse, hidden_mse, logit_mse, soft_binary_kl, soft_cross_entropy
 from kdbench.models.bert import logits
 from kdbench.models.features import Projection, hidden_states, scores
 from kdbench.models.relu_head import use_relu_head
 from kdbench.objectives import supervised
 from kdbench.options import MISSING, above, at_least, between, one_of, option, or_none
-from kdbench.stage import Batch, Objective, Stage, Terms
+from kdbench.stage import IGNORED, Batch, Objective, Stage, Terms
+from kdbench.tasks import TASKS
 
 if TYPE_CHECKING:
     from kdbench.context import Run
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 @dataclass
 class Params:
     needs: ClassVar[frozenset[str]] = frozenset({"encoder", "teacher", "corpus", "bert_teacher", "layers_divide"})
+    tasks: ClassVar[frozenset[str]] = frozenset(TASKS)
     general_stages: ClassVar[tuple[str, ...]] = ("general",)
     general_keys: ClassVar[frozenset[str]] = frozenset({"embedding", "hidden", "attention", "projection", "padding"})
 
@@ -54,6 +57,11 @@ class Params:
             yield "student.heads", f"must equal teacher.heads={teacher.heads}, or set method.attention=false"
         if self.augment and config.dataset.text_pair is not None:
             yield "method.augment", "must be false for pairs: words are replaced in single texts"
+        if config.dataset.task == "token_classification":
+            if self.augment:
+                yield "method.augment", "must be false where each word has a label: replaced words would need others"
+            if self.relu_head:
+                yield "method.relu_head", "must be false where each word has a label: it is a head for texts"
 
 
 def layer_map(teacher: int, student: int) -> list[tuple[int, int]]:
@@ -116,9 +124,24 @@ def stages(run: "Run", p: Params) -> Iterator[Stage]:
         yield Stage("intermediate", student, objective, data, schedule, extra=projection, predict={})
 
     def prediction(batch: Batch, step: int) -> Terms:
-        z = logits(student, batch)
-        return Terms({"prediction": soft_cross_entropy(z, batch["teacher_logits"], p.temperature, p.reduction)})
+        return Terms({"prediction": prediction_loss(run.task, logits(student, batch), batch, p)})
 
-    objective, outputs = (prediction, ["logits"]) if p.prediction else (supervised(student), [])
+    objective, outputs = (prediction, ["logits"]) if p.prediction else (supervised(student, run.task), [])
     data = run.batches("prediction", *outputs, split=split)
     yield Stage("prediction", student, objective, data, run.schedule("prediction", data))
+
+
+def prediction_loss(task: str, z: Tensor, batch: Batch, p: Params) -> Tensor:
+    """L_pred of the task: of each label or of each word where there are several; of a number the squared distance.
+
+    (The authors' code learns a number from the label, not from the teacher.)
+    """
+    target = batch["teacher_logits"]
+    if task == "regression":
+        return logit_mse(z, target, p.reduction)
+    if task == "multi_label":
+        return soft_binary_kl(z, target, p.temperature, p.reduction, False)  # as the cross-entropy, but zero at best
+    if task == "token_classification":
+        labelled = batch["labels"] != IGNORED
+        z, target = z[labelled], target[labelled]
+    return soft_cross_entropy(z, target, p.temperature, p.reduction)

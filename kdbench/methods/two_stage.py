@@ -14,6 +14,7 @@ from kdbench.models.bert import copy_head
 from kdbench.objectives import supervised
 from kdbench.options import above, one_of, option
 from kdbench.stage import ParamGroup, Stage
+from kdbench.tasks import TASKS
 
 if TYPE_CHECKING:
     from kdbench.context import Run
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 @dataclass
 class Params:
     needs: ClassVar[frozenset[str]] = frozenset({"encoder", "teacher", "bert_teacher", "same_width"})
+    tasks: ClassVar[frozenset[str]] = frozenset(TASKS)
 
     head: str = option(one_of("inherit", "reinit"))
     head_lr_multiplier: float = option(above(0))
@@ -32,4 +34,5 @@ def stages(run: "Run", p: Params) -> Iterator[Stage]:
     if p.head == "inherit":
         copy_head(run.teacher, student)
     params = [ParamGroup(student.bert), ParamGroup(student.classifier, p.head_lr_multiplier)]
-    yield Stage("successor", student, supervised(student), run.batches("successor"), run.schedule("successor"), params)
+    objective, data = supervised(student, run.task), run.batches("successor")
+    yield Stage("successor", student, objective, data, run.schedule("successor"), params)

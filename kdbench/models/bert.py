@@ -13,15 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.errors import UserError
+from kdbench.foreign import read_config
 from kdbench.stage import Batch
 
 
-def build(shape: dict[str, int], label_names: list[str], attention: str, seed: int) -> Any:
-    """A randomly initialised classifier; `shape` has the keys of `shape_of` plus `pad_token_id`.
+def build(shape: dict[str, int], label_names: list[str], attention: str, seed: int, words: bool = False) -> Any:
+    """A randomly initialised classifier, of texts or of their `words`; `shape` has the keys of `shape_of` plus
+    `pad_token_id`.
 
     The weights are a function of `seed` alone; the caller's random state is left untouched.
     """
-    from transformers import BertConfig, BertForSequenceClassification
+    from transformers import BertConfig, BertForSequenceClassification, BertForTokenClassification
 
     config: Any = BertConfig(
         vocab_size=shape["vocab_size"],
@@ -39,7 +41,7 @@ def build(shape: dict[str, int], label_names: list[str], attention: str, seed: i
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return BertForSequenceClassification(config)
+        return (BertForTokenClassification if words else BertForSequenceClassification)(config)
 
 
 def set_dropout(model: Any, dropout: float) -> None:
@@ -55,15 +57,22 @@ def load(folder: Path, attention: str) -> Any:
 
     Raises OSError where the folder holds no whole model, UserError where weights are missing.
     """
-    from transformers import BertForSequenceClassification
+    from transformers import BertForSequenceClassification, BertForTokenClassification
 
-    loaded: Any = BertForSequenceClassification.from_pretrained(
+    kind = BertForTokenClassification if labels_words(folder) else BertForSequenceClassification
+    loaded: Any = kind.from_pretrained(
         folder, attn_implementation=attention, dtype=torch.float32, output_loading_info=True
     )
     model, report = loaded
     if report["missing_keys"]:
         raise UserError(f"{folder}: weights are missing: {', '.join(sorted(report['missing_keys']))}")
     return model.eval()
+
+
+def labels_words(folder: Path) -> bool:
+    """Whether the classifier in a model's folder has an answer for each word."""
+    named = read_config(folder / "config.json").get("architectures") or []
+    return any(str(name).endswith("ForTokenClassification") for name in named)
 
 
 def load_pretrained(folder: Path, seed: int) -> Any:
@@ -128,15 +137,15 @@ def load_mlm_head(folder: Path) -> MlmHead | None:
     return head.eval()
 
 
-def flops(shape: dict[str, Any], length: int, classes: int) -> int:
+def flops(shape: dict[str, Any], length: int, classes: int, words: bool = False) -> int:
     """FLOPs of one example of `length` tokens: 2 per multiply-add in matrix products, nothing else.
 
     Per layer: Q, K, V and output projections, scores and weighted values, the two feed-forward products;
-    then pooler and classifier on one token.
+    then pooler and classifier on one token or, of `words`, the classifier on all.
     """
     h, f, t = shape["hidden"], shape["ffn"], length
     layer = 4 * t * h * h + 2 * t * t * h + 2 * t * h * f
-    return 2 * (shape["layers"] * layer + h * h + h * classes)
+    return 2 * (shape["layers"] * layer + (t * h * classes if words else h * h + h * classes))
 
 
 def choose_layers(choice: str | list[int], of: int, count: int) -> list[int]:
@@ -151,7 +160,7 @@ def choose_layers(choice: str | list[int], of: int, count: int) -> list[int]:
 
 
 def copy_encoder(source: Any, target: Any, layers: list[int]) -> None:
-    """Copy embeddings, pooler (FastBERT has none) and the listed layers of one BertModel into another."""
+    """Copy embeddings, pooler (not all have one) and the listed layers of one BertModel into another."""
     target.embeddings.load_state_dict(source.embeddings.state_dict())
     if target.pooler is not None:
         target.pooler.load_state_dict(source.pooler.state_dict())
@@ -160,8 +169,9 @@ def copy_encoder(source: Any, target: Any, layers: list[int]) -> None:
 
 
 def copy_head(source: Any, target: Any) -> None:
-    """Copy the pooler and the classifier."""
-    target.bert.pooler.load_state_dict(source.bert.pooler.state_dict())
+    """Copy the pooler, which a classifier of words has not, and the classifier."""
+    if target.bert.pooler is not None:
+        target.bert.pooler.load_state_dict(source.bert.pooler.state_dict())
     target.classifier.load_state_dict(source.classifier.state_dict())
 
 
@@ -181,8 +191,9 @@ def attention_bias(model: Any, embedded: Tensor, mask: Tensor) -> Any:
 
 
 def head(model: Any, hidden: Tensor) -> Tensor:
-    """Logits (B, C) from last hidden states (B, T, H): pooler, dropout, classifier."""
-    return model.classifier(model.dropout(model.bert.pooler(hidden)))
+    """Logits (B, C) from last hidden states (B, T, H): pooler, dropout, classifier; (B, T, C) of words, no pooler."""
+    pooler = model.bert.pooler
+    return model.classifier(model.dropout(hidden if pooler is None else pooler(hidden)))
 
 
 def first_tokens(encoder: Any, batch: Batch) -> list[Tensor]:
@@ -220,5 +231,16 @@ def first_token(layer: Any, x: Tensor, mask: Tensor) -> Tensor:
 
 
 def logits(model: Any, batch: Batch) -> Tensor:
-    """Logits (B, C) of a classifier, without what they do not depend on."""
-    return head(model, first_tokens(model.bert, batch)[-1])
+    """Logits (B, C) of a classifier, without what they do not depend on; (B, T, C) of one of words."""
+    return head(model, read_states(model.bert, batch))
+
+
+def read_states(encoder: Any, batch: Batch) -> Tensor:
+    """What the head reads: the last layer's output at the first token, (B, 1, H); of words, at all, (B, T, H)."""
+    if encoder.pooler is not None:
+        return first_tokens(encoder, batch)[-1]
+    x = encoder.embeddings(input_ids=batch["input_ids"], token_type_ids=batch.get("token_type_ids"))
+    bias = attention_bias(encoder, x, batch["attention_mask"])
+    for layer in encoder.encoder.layer:
+        x = layer(x, bias)
+    return x

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kdbench.errors import UserError
+from kdbench.models.bert import labels_words
 
 # DistilBERT's modules and BERT's, within a layer.
 LAYER_NAMES = {
@@ -24,13 +25,17 @@ LAYER_NAMES = {
 }
 
 
-def build(shape: dict[str, Any], label_names: list[str], attention: str, seed: int) -> Any:
-    """A randomly initialised classifier.
+def build(shape: dict[str, Any], label_names: list[str], attention: str, seed: int, words: bool = False) -> Any:
+    """A randomly initialised classifier, of texts or of their `words`.
 
     `shape`: vocab_size, max_positions, pad_token_id, layers, hidden, heads, ffn. The weights are a function of
     `seed` alone; the caller's random state is left untouched.
     """
-    from transformers import DistilBertConfig, DistilBertForSequenceClassification
+    from transformers import (
+        DistilBertConfig,
+        DistilBertForSequenceClassification,
+        DistilBertForTokenClassification,
+    )
 
     config: Any = DistilBertConfig(
         vocab_size=shape["vocab_size"],
@@ -50,7 +55,7 @@ def build(shape: dict[str, Any], label_names: list[str], attention: str, seed: i
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return DistilBertForSequenceClassification(config)
+        return (DistilBertForTokenClassification if words else DistilBertForSequenceClassification)(config)
 
 
 def load(folder: Path, attention: str) -> Any:
@@ -58,9 +63,10 @@ def load(folder: Path, attention: str) -> Any:
 
     Raises OSError where the folder holds no whole model, UserError where weights are missing.
     """
-    from transformers import DistilBertForSequenceClassification
+    from transformers import DistilBertForSequenceClassification, DistilBertForTokenClassification
 
-    loaded: Any = DistilBertForSequenceClassification.from_pretrained(
+    kind = DistilBertForTokenClassification if labels_words(folder) else DistilBertForSequenceClassification
+    loaded: Any = kind.from_pretrained(
         folder, attn_implementation=attention, dtype=torch.float32, output_loading_info=True
     )
     model, report = loaded
@@ -94,12 +100,12 @@ def hidden_states(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tens
     return model.base_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
 
-def flops(shape: dict[str, Any], length: int, classes: int) -> int:
+def flops(shape: dict[str, Any], length: int, classes: int, words: bool = False) -> int:
     """FLOPs of one example of `length` tokens: 2 per multiply-add in matrix products, nothing else.
 
     Per layer: Q, K, V and output projections, scores and weighted values, the two feed-forward products; then
-    the two products of the classifier on one token.
+    the two products of the classifier on one token or, of `words`, its one on all.
     """
     h, t = shape["hidden"], length
     layer = 4 * t * h * h + 2 * t * t * h + 2 * t * h * shape["ffn"]
-    return 2 * (shape["layers"] * layer + h * h + h * classes)
+    return 2 * (shape["layers"] * layer + (t * h * classes if words else h * h + h * classes))

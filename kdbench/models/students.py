@@ -10,17 +10,29 @@ from kdbench.foreign import read_config, require_weights
 from kdbench.models import bert, bilstm, distilbert, fastbert, mobilebert, relu_head
 from kdbench.stage import Batch
 
+# transformers' words for what a head's outputs are; of classes they are its default.
+_PROBLEMS = {"multi_label": "multi_label_classification", "regression": "regression"}
 
-def build(shape: dict[str, Any], label_names: list[str], attention: str, seed: int) -> Any:
-    """A randomly initialised classifier; its weights are a function of `seed` alone.
+
+def build(
+    shape: dict[str, Any], label_names: list[str], attention: str, seed: int, task: str = "classification"
+) -> Any:
+    """A randomly initialised model of the task; its weights are a function of `seed` alone.
 
     `shape` has the keys of a student (`architecture`, `layers` ...) and vocab_size, max_positions, pad_token_id.
     """
+    model = _build(shape, label_names, attention, seed, task == "token_classification")
+    if task in _PROBLEMS and shape["architecture"] != "bilstm":  # whose folder transformers does not read
+        model.config.problem_type = _PROBLEMS[task]
+    return model
+
+
+def _build(shape: dict[str, Any], label_names: list[str], attention: str, seed: int, words: bool) -> Any:
     match shape["architecture"]:
         case "bert":
-            return bert.build(shape, label_names, attention, seed)
+            return bert.build(shape, label_names, attention, seed, words)
         case "distilbert":
-            return distilbert.build(shape, label_names, attention, seed)
+            return distilbert.build(shape, label_names, attention, seed, words)
         case "mobilebert":
             return mobilebert.build(shape, label_names, attention, seed)
         case "ib_bert":
@@ -39,6 +51,13 @@ def base(student: Any) -> Any:
     return getattr(student, names.get(student.config.model_type, "bert"))
 
 
+def load_base(student: Any, state: dict[str, Tensor]) -> None:
+    """Start from an encoder that was trained before the task; a classifier of words has no use for its pooler."""
+    encoder = base(student)
+    own = encoder.state_dict()
+    encoder.load_state_dict({name: value for name, value in state.items() if name in own or "pooler" not in name})
+
+
 def copy_layers(source: Any, student: Any, layers: list[int]) -> None:
     """Start the student from the listed layers (from 0), the embeddings and the pooler of a BertModel."""
     if student.config.model_type == "distilbert":
@@ -48,13 +67,13 @@ def copy_layers(source: Any, student: Any, layers: list[int]) -> None:
 
 
 def forward(model: nn.Module, batch: Batch) -> Tensor:
-    """Logits (B, C) by the model's own forward, as whoever loads its folder calls it."""
+    """Logits (B, C), of words (B, T, C), by the model's own forward, as whoever loads its folder calls it."""
     names = ("input_ids", "attention_mask", "token_type_ids")  # the last only where the batch has pairs
     return model(**{name: value for name, value in batch.items() if name in names}).logits
 
 
 def logits(model: Any, batch: Batch) -> Tensor:
-    """Logits (B, C); of a BERT by the shortest way. DistilBERT takes token types and ignores them."""
+    """`forward`'s logits; of a BERT by the shortest way. DistilBERT takes token types and ignores them."""
     return bert.logits(model, batch) if model.config.model_type == "bert" else forward(model, batch)
 
 
@@ -109,11 +128,12 @@ def model_type(folder: Path) -> str:
     return str(read_config(folder / "config.json").get("model_type"))
 
 
-def flops(shape: dict[str, Any], length: int, classes: int) -> int:
+def flops(shape: dict[str, Any], length: int, classes: int, task: str = "classification") -> int:
     """FLOPs of one example of `length` tokens: 2 per multiply-add in matrix products, nothing else."""
+    words = task == "token_classification"
     match shape["architecture"]:
         case "distilbert":
-            return distilbert.flops(shape, length, classes)
+            return distilbert.flops(shape, length, classes, words)
         case "mobilebert":
             return mobilebert.flops(shape, length, classes)
         case "ib_bert":
@@ -123,7 +143,7 @@ def flops(shape: dict[str, Any], length: int, classes: int) -> int:
         case "fastbert":
             return fastbert.flops_at_speed_0(shape, length, classes)
         case _:
-            return bert.flops(shape, length, classes)
+            return bert.flops(shape, length, classes, words)
 
 
 def set_dropout(student: Any, dropout: float) -> None:

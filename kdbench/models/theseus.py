@@ -44,7 +44,7 @@ def blocks(predecessor_layers: int, successor_layers: int) -> list[list[int]]:
 
 
 def hybrid_logits(predecessor: Any, successor: Any, batch: Batch, epsilon: Sequence[Share], embeddings: str) -> Tensor:
-    """Logits (B, C) of the hybrid under the predecessor's head.
+    """Logits (B, C), of words (B, T, C), of the hybrid under the predecessor's head.
 
     `epsilon` has one value a module, independent of each other. `embeddings`: `frozen` takes the
     predecessor's, `trained` the successor's, `replaced` mixes both by a further, leading epsilon.
@@ -57,7 +57,7 @@ def hybrid_logits(predecessor: Any, successor: Any, batch: Batch, epsilon: Seque
     mask = batch["attention_mask"]
     bias = attention_bias(predecessor, x, mask)
     layers, modules = ([*model.bert.encoder.layer] for model in (predecessor, successor))
-    for last in (layers, modules):  # the head reads the first token alone
+    for last in (layers, modules) if predecessor.bert.pooler is not None else ():  # the head reads one token
         last[-1] = lambda x, _, layer=last[-1]: first_token(layer, x, mask)
     for share, block, module in zip(rest, blocks(len(layers), len(modules)), modules, strict=True):
         x = junction(x, share, [layers[index] for index in block], module, bias)

@@ -45,7 +45,7 @@ def rows_of(plan: Plan, question: str, finished: Finished) -> list[dict[str, Any
     """A flat record a row: what it is, its figures, and where they come from."""
     found = []
     for table in tables(plan, question, finished):
-        for row, figures in zip(table.rows, records([table], "accuracy", "test"), strict=True):
+        for row, figures in zip(table.rows, records([table], "test"), strict=True):
             found.append(
                 {"question": question, "row": label(plan, row, finished)}
                 | {name: figures.get(name) for name in FIGURES}

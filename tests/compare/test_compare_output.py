@@ -162,7 +162,7 @@ def test_nothing_to_compare_is_exit_1(
     assert "there are runs of finetune, tfidf, theseus" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["nowhere"], ["--sort", "beauty"], ["--metric", "f1"], ["--colour"]])
+@pytest.mark.parametrize("arguments", [["nowhere"], ["--sort", "beauty"], ["--metric", "bleu"], ["--colour"]])
 def test_a_wrong_command_line_is_exit_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(arguments)

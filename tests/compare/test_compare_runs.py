@@ -193,6 +193,22 @@ def test_data_and_splits_are_never_mixed(tree: Path, capsys: pytest.CaptureFixtu
     assert [table["dataset"] for table in document(capsys, tree, "--dataset", "thucnews")["tables"]] == ["thucnews"]
 
 
+def test_each_run_is_shown_by_the_metric_that_chose_it(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scores = {split: {"n": 2568, "accuracy": 0.8, "macro_f1": 0.7, "matthews": 0.6} for split in ("dev", "test")}
+    own = {"identity__metric": "matthews", "metrics": scores, "baseline_id": None, "total_baseline_id": None}
+    write(tree, "finetune", "dddd9991", 0, 80.0, **own)
+    tables = document(capsys, tree)["tables"]
+    assert [(table["metric"], len(table["rows"])) for table in tables] == [("accuracy", 5), ("matthews", 1)]
+    assert document(capsys, tree)["metric"] is None and row({"tables": tables}, "dddd9991")["score_points"] == 60.0
+    (table,) = document(capsys, tree, "--metric", "accuracy")["tables"]
+    assert len(table["rows"]) == 6 and row({"tables": [table]}, "dddd9991")["score_points"] == 80.0
+    assert main([str(tree), "--metric", "matthews"]) == 0  # older runs have none
+    shown = capsys.readouterr()
+    assert "Matthews" in shown.out and "× 100" in shown.out and "it has no metrics.test.matthews" in shown.err
+    write(tree, "finetune", "dddd9992", 0, 80.0, identity__metric="bleu")
+    assert "dddd9992" not in json.dumps(document(capsys, tree))
+
+
 def test_metric_and_split_are_those_asked_for(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = document(capsys, tree, "--metric", "macro_f1", "--split", "test")
     assert row(found, "eeee5555")["score_points"] == pytest.approx(47.0)

@@ -115,6 +115,6 @@ def test_no_two_rows_look_alike(tree: Path) -> None:
 def test_no_name_leads_out_of_the_folder(tree: Path, tmp_path: Path) -> None:
     runs, _ = read_runs([tree], "accuracy", "test", Wanted([]))
     (table,) = build_tables(runs, lambda run: run.method == "theseus")
-    files = save([replace(table, dataset="../../out/of it")], "accuracy", "test", tmp_path / "figures")
+    files = save([replace(table, dataset="../../out/of it")], "test", tmp_path / "figures")
     assert files and {file.resolve().parent for file in files} == {tmp_path / "figures"}
     assert all(file.is_file() for file in files) and not (tmp_path / "out").exists()

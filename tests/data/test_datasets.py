@@ -223,11 +223,11 @@ def test_every_dataset_yaml_fits_the_schema_and_has_a_legal_source(path: Path) -
     raw = OmegaConf.load(path)
     merged = OmegaConf.merge(OmegaConf.structured(DatasetConfig), raw)
     assert merged.name == path.stem and set(raw) == set(merged), "every key is there, so that each can be set"
-    if path.stem == "files":
+    if path.stem in ("files", "conll_files"):
         assert OmegaConf.missing_keys(merged) == {"source"}
         return
     found = OmegaConf.to_object(merged)
     assert isinstance(found, DatasetConfig)
     assert check_source(found.source, found.sha256, "dataset.source") is None
     hidden = found.source.removeprefix("hub:") in ("clue/clue", "nyu-mll/glue")
-    assert (found.splits.test == "validation") == hidden, "CLUE and GLUE keep the test's labels back"
+    assert str(found.splits.test).startswith("validation") == hidden, "CLUE and GLUE keep the test's labels back"

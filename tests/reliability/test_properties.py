@@ -13,13 +13,13 @@ from omegaconf import OmegaConf
 from scipy import stats
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 
-from kdbench import evaluate
 from kdbench.cli import literal
 from kdbench.compare import inference, statistics
 from kdbench.config import digest
 from kdbench.data.batches import Examples, TrainBatches
 from kdbench.data.tokenize import Tokens
 from kdbench.methods import pkd, tinybert
+from kdbench.metrics import metrics
 from kdbench.models.bert import choose_layers
 from kdbench.models.theseus import blocks
 
@@ -136,7 +136,7 @@ PS = st.lists(st.floats(0, 1), min_size=1, max_size=12)
 @given(LABELS)
 def test_metrics_are_scikit_learns(pairs):
     labels, predicted = pairs.T
-    found = evaluate.metrics(labels, predicted)
+    found = metrics("classification", labels, predicted, "abcdefg")
     assert found["accuracy"] == pytest.approx(accuracy_score(labels, predicted))
     counts = confusion_matrix(labels, predicted, labels=range(7))  # counted here again, not by f1_score alone
     either = counts.sum(0) + counts.sum(1)
