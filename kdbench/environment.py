@@ -26,6 +26,7 @@ class About:
     choices: dict[str, Any]
     command: str
     baseline_command: Callable[[RunConfig], str]
+    watch: Callable[[int, float], None] | None = None  # of a search: see Limits
 
     def of_needed(self, config: RunConfig) -> "About":
         """Of a run that this one needs: its teacher, what comes before its task."""
