@@ -36,7 +36,7 @@ class Terms(NamedTuple):
 
     losses: dict[str, Tensor]  # named, already weighted; the loop sums them and logs exactly what it summed
     logged: dict[str, float] = {}  # other numbers of this step (replacement rate)  # noqa: RUF012
-    over: Mapping[str, Unit] = {}  # what a loss is the mean over, where that is not the examples  # noqa: RUF012
+    over: Mapping[str, Unit] = {}  # what a loss is the mean over, where that is not the examples
 
 
 Objective = Callable[[Batch, int], Terms]  # (batch, optimiser steps already taken)
