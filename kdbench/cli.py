@@ -4,6 +4,7 @@ The only file that imports hydra. Hydra stops at the first fault, in its own wor
 folders; so `read` composes and checks every job before Hydra's own entry is called.
 """
 
+import argparse
 import logging
 import os
 import re
@@ -12,7 +13,6 @@ import shutil
 import string
 import sys
 import textwrap
-import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -36,10 +36,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from kdbench import __version__, sweep
 from kdbench.command import Command, Composed, Override, differences, judge
-from kdbench.config import load
 from kdbench.errors import Fault, UserError, print_failures, print_faults
 from kdbench.hydra_keys import closed, composed_problem
-from kdbench.results import metric_of
+from kdbench.job import do, reason_of
 from kdbench.schema import GROUPS, RunConfig
 from kdbench.stopping import Stopped, listening
 
@@ -67,7 +66,8 @@ class HydraConfigs:
             (o,) = self.parser.parse_overrides([text])
             key, sweep, problem = o.get_key_element(), [], ""
             if o.is_interval_sweep():
-                problem = "an interval needs a sweeper that searches, such as hydra/sweeper=optuna"
+                ends: Any = o.value()
+                sweep = [f"{key}={ends.start}", f"{key}={ends.end}"]
             elif o.is_sweep_override():
                 sweep = [f"{key}={value}" for value in o.sweep_string_iterator()]
                 problem = "" if sweep else "is a sweep over nothing"
@@ -75,7 +75,7 @@ class HydraConfigs:
             raise UserError("cannot be read as key=value") from error
         plain = o.type in (OverrideType.CHANGE, OverrideType.FORCE_ADD) and not o.is_hydra_override()
         value = None if o.is_sweep_override() else o.value()
-        return Override(text, key.lstrip("+~"), o.key_or_group, value, plain, sweep, problem)
+        return Override(text, key.lstrip("+~"), o.key_or_group, value, plain, sweep, problem, o.is_interval_sweep())
 
     def _compose(self, overrides: tuple[str, ...]) -> Composed:
         try:
@@ -86,9 +86,10 @@ class HydraConfigs:
         if problem := composed_problem(OmegaConf.to_container(cfg.hydra, resolve=False)):  # type: ignore[arg-type]
             raise UserError(problem)
         grid = {key: str(values) for key, values in (cfg.hydra.sweeper.get("params") or {}).items()}
+        launcher, trials = cfg.hydra.runtime.choices["hydra/launcher"], cfg.hydra.sweeper.get("n_trials")
         with open_dict(cfg):
             del cfg["hydra"]
-        return Composed(cfg, choices, grid)
+        return Composed(cfg, choices, grid, launcher, trials)
 
 
 def one_line(error: Exception) -> str:
@@ -134,36 +135,12 @@ def refuse(argv: list[str]) -> list[Fault]:
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
-def job(cfg: DictConfig) -> float | None:
-    """One run. A failure is kept for the end, so that the other jobs of a sweep go on."""
-    command = sweep.current()
-    if command.elsewhere:
-        os.environ["TTY_COMPATIBLE"] = "0"  # to rich: lines, not bars, where several write to one terminal
-    from kdbench.run import execute  # loads torch
-
+def job(cfg: DictConfig) -> None:
+    """One run, in whichever process a launcher does it."""
     hydra_cfg = HydraConfig.get()
+    number = hydra_cfg.job.num if hydra_cfg.mode == RunMode.MULTIRUN else None
     overrides = [text.lstrip("+") for text in hydra_cfg.overrides.task]
-    choices = group_choices(hydra_cfg.runtime.choices)
-    label = " ".join(text for text in overrides if text.partition("=")[0] in command.swept)
-    number = 0
-    if hydra_cfg.mode == RunMode.MULTIRUN:
-        number = hydra_cfg.job.num
-        print(f"[{number + 1}/{command.jobs}] {label}", flush=True)
-    try:
-        typed = shlex.join(["kdbench", *command.argv])
-        result = execute(load(cfg), choices=choices, command=typed, baseline_command=baseline_command)
-        return float(result["metrics"]["dev"][metric_of(result)])  # what a search maximises
-    except Exception as error:
-        sweep.tell(number, label, reason_of(error))
-        return None
-
-
-def reason_of(error: Exception) -> str:
-    """What is told of a failed job at the end; what nobody expected also has its traceback, now."""
-    if isinstance(error, UserError):
-        return str(error)
-    traceback.print_exception(error)
-    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    do(cfg, number, overrides, group_choices(hydra_cfg.runtime.choices), baseline_command)
 
 
 def baseline_command(config: RunConfig) -> str:
@@ -207,9 +184,21 @@ def help_text(config_dir: str | None) -> str:
     return string.Template(template).substitute(APP_CONFIG_GROUPS=f"{groups}\n")
 
 
+def own_flags(argv: list[str]) -> tuple[list[str], int | None, list[Fault]]:
+    """The words for Hydra, after how many failed jobs no other begins, and what is wrong with these flags."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--fail-fast", action="store_true")
+    parser.add_argument("--max-failures", nargs="?", const="")
+    flags, rest = parser.parse_known_args(argv)
+    given = flags.max_failures
+    if given is not None and not (given.isdecimal() and int(given)):
+        return rest, None, [Fault("--max-failures", given, "must be an integer (1 or more), e.g. --max-failures 3")]
+    return rest, 1 if flags.fail_fast else given and int(given), []
+
+
 def main() -> None:
     """The console script."""
-    argv = sys.argv[1:]
+    argv, max_failures, found = own_flags(sys.argv[1:])
     if "--version" in argv:
         print(f"kdbench {__version__} (Hydra {hydra.__version__})")
         return
@@ -218,32 +207,50 @@ def main() -> None:
         print(help_text(args.config_dir))
         return
     answered = args.hydra_help or args.cfg or args.info or args.shell_completion
-    if answered and not (found := closed(args)):
+    if answered and not (found := found + closed(args)):
+        sys.argv[1:] = argv
         job()  # Hydra answers
         return
-    command = Command(argv, found) if answered else read(argv)
-    if command.faults:
-        print_faults(command.faults)
+    command = Command(argv, []) if answered else read(argv)
+    if found := found + command.faults:
+        print_faults(found)
         sys.exit(2)
-    run(command)
+    command.max_failures = max_failures
+    sys.exit(run(command))
 
 
-def run(command: Command) -> None:
-    """Let Hydra run the jobs; exit with 1 where one failed, 130, 143 or 75 where they were stopped."""
-    # A key that the YAML leaves out but the schema knows is new to Hydra: `++` sets it all the same.
-    sys.argv[1:] = [f"++{text}" if text in command.plain else text for text in command.argv]
+def run(command: Command) -> int:
+    """Let Hydra run the jobs; 1 where one failed, 130, 143 or 75 where they were stopped, else 0."""
     logging.getLogger("hydra").setLevel(logging.WARNING)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # to Hydra: what a launcher raises is told here
+    # torchrun's processes must do the same jobs: where one of them fails, it begins no other.
+    limit = 1 if "WORLD_SIZE" in os.environ else command.max_failures
+    about = sweep.Sweep(command.argv, sorted(command.swept), command.jobs, sweep.here(), limit)
+    told: list[sweep.Told] = []
+    stopped: Stopped | None = None
     failures: list[tuple[str, str]] = []
     try:
-        with (
-            sweep.shared(sweep.Sweep(command.argv, sorted(command.swept), command.jobs, os.getpid())) as failures,
-            listening(),
-        ):
-            job()
-    except Stopped as stopped:
+        with sweep.shared(about, Path(command.outputs) if command.outputs else None) as folder, listening():
+            # A key that the YAML leaves out but the schema knows is new to Hydra: `++` sets it all the same.
+            words = [f"++{text}" if text in command.plain else text for text in command.argv]
+            sys.argv[1:] = [*words, f"++hydra.job.env_set.{sweep.ENVIRONMENT}={literal(str(folder))}"]
+            try:
+                job()
+            finally:
+                told = sweep.told(folder, command.jobs)
+    except Stopped as asked:
+        stopped = asked
         print(stopped, file=sys.stderr)
-        sys.exit(stopped.exit_code)
-    finally:
-        print_failures(failures, command.jobs)
-    if failures:
-        sys.exit(1)
+    except Exception as error:  # of a launcher, whose process died
+        failures.append(("the launcher", reason_of(error)))
+    failures += sweep.failures(told, stopped is not None)
+    print_failures(failures, command.jobs)
+    left = command.jobs - len(told)
+    if limit and left and len(failures) >= limit:
+        print(f"{left} of {command.jobs} jobs were not begun; the same command does them", file=sys.stderr)
+    codes = [one.exit_code for one in told if one.state == "stopped"]
+    if codes and not stopped:
+        print(f"{len(codes)} of {command.jobs} jobs were stopped; the same command goes on", file=sys.stderr)
+    if stopped:
+        return stopped.exit_code
+    return 1 if failures else next(iter(codes), 0)

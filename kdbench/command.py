@@ -4,7 +4,6 @@ Knows nothing of Hydra's own classes: `kdbench.cli` hands in what it needs of th
 """
 
 import copy
-import itertools
 import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -14,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kdbench.check import faults, references
+from kdbench.command_sweep import combinations, grid_of, needs_multirun, search_faults
 from kdbench.config import fill, load
 from kdbench.errors import Fault, UserError, nearest
 from kdbench.keys import run_keys
@@ -34,6 +34,7 @@ class Override(NamedTuple):
     plain: bool  # sets a value, and is not +add, ~delete or Hydra's own
     sweep: list[str]  # one override for each value; empty where this is no sweep
     problem: str  # of a sweep that has no values
+    interval: bool = False  # `sweep` has its ends
 
     def fault(self, problem: str, close: str = "", legal: str = "") -> Fault:
         key, equals, value = self.text.partition("=")
@@ -44,6 +45,8 @@ class Composed(NamedTuple):
     cfg: DictConfig
     choices: dict[str, str]  # group -> option
     grid: dict[str, str] = {}  # key -> values, of a preset that is a sweep  # noqa: RUF012
+    launcher: str = "basic"  # hydra/launcher
+    trials: Any = None  # of a search, how many; None: a sweep runs each value of a grid
 
 
 class Configs(Protocol):
@@ -63,6 +66,8 @@ class Command:
     plain: set[str] = field(default_factory=set)  # the words that only set a value
     swept: set[str] = field(default_factory=set)  # keys
     jobs: int = 1
+    outputs: str | None = None  # of jobs that a launcher may run on other machines
+    max_failures: int | None = None
 
 
 def judge(configs: Configs, argv: list[str], texts: list[str], multirun: bool) -> Command:
@@ -85,14 +90,24 @@ def judge(configs: Configs, argv: list[str], texts: list[str], multirun: bool) -
         # Their values are left unjudged: 0,2 may have been meant as a list.
         found += [needs_multirun(o, is_choice(configs, o)) for o in swept]
         overrides = [o for o in overrides if not o.sweep or is_choice(configs, o)]
-    jobs = list(itertools.product(*({o.key: o.sweep or [o.text] for o in overrides}.values())))
+    first, _ = compose_rest(configs, [(o.sweep or [o.text])[0] for o in overrides if not is_setting(configs, o)])
+    found += search_faults(first, swept) if multirun else []
+    jobs = combinations([*{o.key: o.sweep or [o.text] for o in overrides}.values()], first.trials is not None)
     judged = judge_jobs(configs, jobs)
     unjudged = {fault.key for fault in found}
     found += [fault for fault in judged if fault.key not in unjudged]
     typed = [text.partition("=")[0].lstrip("+~") for text in texts]
     found.sort(key=lambda fault: typed.index(key) if (key := fault.key.lstrip("+~")) in typed else len(typed))
-    plain = {o.text for o in overrides if o.plain and not is_choice(configs, o)}
-    return Command(argv, list(dict.fromkeys(found)), plain, {o.key for o in swept}, len(jobs))
+    plain = {o.text for o in overrides if is_setting(configs, o)}
+    command = Command(argv, list(dict.fromkeys(found)), plain, {o.key for o in swept}, first.trials or len(jobs))
+    if multirun and first.launcher != "basic":
+        command.outputs = next((str(o.value) for o in overrides if o.key == "outputs"), first.cfg.outputs)
+    return command
+
+
+def is_setting(configs: Configs, o: Override) -> bool:
+    """Whether it only gives a key of kdbench's a value."""
+    return o.plain and not is_choice(configs, o)
 
 
 def judge_jobs(configs: Configs, jobs: list[tuple[str, ...]]) -> list[Fault]:
@@ -112,22 +127,6 @@ def judge_jobs(configs: Configs, jobs: list[tuple[str, ...]]) -> list[Fault]:
             judged += judge_job(configs, [configs.parse(text) for text in job])
         seen |= parts
     return judged
-
-
-def grid_of(configs: Configs, texts: list[str]) -> list[str]:
-    """The sweep that the preset brings along, without the keys that are set on the command line."""
-    preset = [text for text in texts if text.startswith("experiment=")]
-    try:
-        grid = configs.compose(tuple(preset)).grid if preset else {}
-    except UserError:  # judged with the rest
-        return []
-    typed = {text.partition("=")[0].lstrip("+~") for text in texts}
-    return [f"{key}={values}" for key, values in grid.items() if key not in typed]
-
-
-def needs_multirun(o: Override, choice: bool) -> Fault:
-    as_list = "" if choice else f", or write [{o.text.partition('=')[2]}] for a list"
-    return o.fault(f"is a sweep: add -m{as_list}")
 
 
 def unreadable(configs: Configs, text: str, problem: str) -> Fault:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from kdbench.schema import RunConfig
+from kdbench.stopping import Watch
 from kdbench.store import write_json, write_text
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class About:
     choices: dict[str, Any]
     command: str
     baseline_command: Callable[[RunConfig], str]
+    watch: Watch | None = None  # of a search
 
     def of_needed(self, config: RunConfig) -> "About":
         """Of a run that this one needs: its teacher, what comes before its task."""

@@ -3,15 +3,18 @@
 import ctypes
 import platform
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
 
 from kdbench.errors import UserError
 from kdbench.schema import HardwareConfig
 
 _THREADS = torch.get_num_threads()  # torch's own choice: cores, or OMP_NUM_THREADS
+_WAIT = timedelta(days=7)  # of one process for another: the first may wait for a teacher that another job trains
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's mallopt(3)
 
 
@@ -58,7 +61,8 @@ def accelerator(hardware: Hardware) -> Accelerator:
     """The process's Accelerator: device, mixed precision, processes."""
     mixed = "no" if hardware.precision == "fp32" else hardware.precision
     AcceleratorState._reset_state()  # it is global and refuses another precision: a sweep may have both
-    return Accelerator(cpu=hardware.device == "cpu", mixed_precision=mixed)
+    patient = InitProcessGroupKwargs(timeout=_WAIT)
+    return Accelerator(cpu=hardware.device == "cpu", mixed_precision=mixed, kwargs_handlers=[patient])
 
 
 def _devices() -> list[str]:

@@ -6,6 +6,7 @@ makers say that their list of forbidden names is no boundary. So here is a list 
 
 import re
 from argparse import Namespace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,12 @@ FLAGS = {
     "config_name": "not in kdbench: there is one config.yaml, and presets are experiment=<name>",
 }
 PLUGINS = re.compile(r"(hydra\._internal\.core_plugins|hydra_plugins|optuna\.samplers)\.[\w.]+", re.ASCII)
+_EXTRAS = {  # extra of pyproject.toml: the package that it brings, and the launchers and sweepers that need it
+    "parallel": ("hydra_plugins.hydra_joblib_launcher", "parallel", "joblib"),
+    "slurm": ("hydra_plugins.hydra_submitit_launcher", "slurm", "slurm_local", "submitit_slurm", "submitit_local"),
+    "ray": ("hydra_plugins.hydra_ray_launcher", "ray_cluster", "ray", "ray_aws"),
+    "search": ("optuna", "optuna"),
+}
 _NO_LOG = {"version": 1, "root": None, "disable_existing_loggers": False}
 _FIXED = {  # as conf/config.yaml has them; not read from there, because a folder of one's own comes before it
     "run": {"dir": "${outputs}"},
@@ -44,7 +51,15 @@ def closed(args: Namespace) -> list[Fault]:
             found.append(
                 Fault(key, value if equals else None, f"is Hydra's own; kdbench leaves open {', '.join(OPEN)}")
             )
+        elif key in ("hydra/launcher", "hydra/sweeper") and (extra := _missing(value)):
+            found.append(Fault(key, value, f"is not installed: pip install 'kdbench[{extra}]'"))
     return found
+
+
+def _missing(choice: str) -> str:
+    """The extra that brings a launcher or sweeper which is not installed."""
+    needs = ((extra, package) for extra, (package, *choices) in _EXTRAS.items() if choice in choices)
+    return next((extra for extra, package in needs if find_spec(package) is None), "")
 
 
 def _is_open(key: str) -> bool:

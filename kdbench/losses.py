@@ -43,7 +43,7 @@ def soft_kl(
     TinyBERT): published weights are tied to one of them. With `scale_by_temperature_squared` the result is
     multiplied by T^2, so that its gradient keeps its size when T changes (Hinton et al. 2015, section 2).
     The paper has the soft cross-entropy, which differs by the teacher's entropy: same gradient, but KL is
-    zero at the optimum.
+    zero at the optimum. Zero for B = 0, as `masked_cross_entropy`.
     """
     # kl_div takes the approximating (student) log-probabilities first: the paper's order reversed.
     student = F.log_softmax(_wide(student_logits) / temperature, dim=-1)

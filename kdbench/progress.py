@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from kdbench.stopping import Stopped
+from kdbench.stopping import Pruned, Stopped
 
 log = logging.getLogger("kdbench")
 console = Console()
@@ -60,7 +60,7 @@ def logged_to(path: Path, writes: bool) -> Iterator[None]:
     log.addHandler(handler)
     try:
         yield
-    except Stopped as stopped:
+    except (Stopped, Pruned) as stopped:
         handler.handle(log.makeRecord(log.name, logging.INFO, __file__, 0, "%s", (stopped,), None))
         raise
     except BaseException as error:  # for who reads the file later; the console is told at the end

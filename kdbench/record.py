@@ -21,6 +21,7 @@ from kdbench.environment import About, machine, source_state, versions
 from kdbench.identity import data_id, run_id
 from kdbench.metrics import Logits, plain
 from kdbench.models import students
+from kdbench.parallel import wait
 from kdbench.results import PREDICTIONS, SCHEMA, metric_of
 from kdbench.schema import GROUPS
 from kdbench.store import filling, write_bytes
@@ -70,7 +71,7 @@ def _finish_general(run: "Run", about: About, stages: list[dict[str, Any]], stud
     encoder = students.base(student)
     if run.accelerator.is_main_process:
         _export(run, lambda folder: students.save(encoder, folder, run.encoder_folder))
-    run.accelerator.wait_for_everyone()
+    wait(run.accelerator)
     return {
         "schema": SCHEMA,
         "phase": "general",
@@ -100,7 +101,7 @@ def _network(run: "Run", student: Any) -> tuple[dict[str, Any], dict[str, Logits
     """Save the student as a Hugging Face folder, load that folder, and measure what was loaded, in fp32."""
     if run.accelerator.is_main_process:
         _export(run, lambda folder: students.save(student, folder, run.tokenizer_folder))
-    run.accelerator.wait_for_everyone()
+    wait(run.accelerator)
     model = students.load(run.folder / "model", run.hardware.attention).to(run.accelerator.device)
     device, length = run.accelerator.device, run.config.dataset.max_length
 

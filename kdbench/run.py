@@ -22,12 +22,13 @@ from kdbench.export import export_run, has_export
 from kdbench.hardware import Hardware, accelerator, settle
 from kdbench.identity import run_id
 from kdbench.models import students
+from kdbench.parallel import wait
 from kdbench.progress import Display, console, logged_to, show_log
 from kdbench.results import EXPORT, RESULTS, verify_run, write_result
 from kdbench.schema import RunConfig
 from kdbench.seeds import derive
 from kdbench.stage import Predict, Stage, Words
-from kdbench.stopping import Limits
+from kdbench.stopping import Limits, Watch
 from kdbench.store import Damaged, explained, remove, remove_leftovers
 from kdbench.train import train
 
@@ -40,13 +41,15 @@ def execute(
     choices: dict[str, Any],
     command: str,
     baseline_command: Callable[[RunConfig], str],
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Do the run, or find it done; returns the content of its results.json.
 
-    Raises UserError, StoreError among them, and Stopped.
+    `watch` is told each epoch of this run (of none that it needs) and its dev score.
+    Raises UserError, StoreError among them, Stopped, and Pruned where `watch` does.
     """
     with explained(Path(config.outputs)):
-        return _execute(config, About(choices, command, baseline_command))
+        return _execute(config, About(choices, command, baseline_command, watch))
 
 
 def _execute(config: RunConfig, about: About) -> dict[str, Any]:
@@ -77,10 +80,10 @@ def ensure(
         if result is not None:
             log.info("found: %s", folder)
         else:
-            accelerator.wait_for_everyone()
+            wait(accelerator)
             if accelerator.is_main_process:
                 _make_ready(folder, config.rerun)
-            accelerator.wait_for_everyone()
+            wait(accelerator)
             with logged_to(folder / "run.log", accelerator.is_main_process):
 
                 def finished(other: RunConfig) -> tuple[dict[str, Any], Path]:
@@ -123,9 +126,9 @@ def _locked(folder: Path, accelerator: Accelerator) -> Iterator[None]:
         folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.parent / f".{folder.name}.lock")
     with lock if accelerator.is_main_process else nullcontext():
-        accelerator.wait_for_everyone()
+        wait(accelerator)
         yield
-        accelerator.wait_for_everyone()
+        wait(accelerator)
 
 
 def _do(run: Run, about: About) -> dict[str, Any]:
@@ -134,7 +137,7 @@ def _do(run: Run, about: About) -> dict[str, Any]:
         quiet_libraries()
     if run.accelerator.is_main_process:
         write_start(run, about)
-    stages, student = train_stages(run)
+    stages, student = train_stages(run, about.watch)
     result = record.finish(run, about, stages, student)
     if run.accelerator.is_main_process:
         result = write_result(run.folder, result)
@@ -142,7 +145,7 @@ def _do(run: Run, about: About) -> dict[str, Any]:
     return result
 
 
-def train_stages(run: Run) -> tuple[list[dict[str, Any]], Any]:
+def train_stages(run: Run, watch: Watch | None = None) -> tuple[list[dict[str, Any]], Any]:
     """Train each stage as the method yields it; returns their records and the last stage's student."""
     config = run.config
     method = importlib.import_module(f"kdbench.methods.{config.method.name}")
@@ -159,6 +162,8 @@ def train_stages(run: Run) -> tuple[list[dict[str, Any]], Any]:
         name, key = f"{len(records):02d}_{stage.name}", stage.key or stage.name
         given = config.method.stages[key]
         students.set_dropout(student, given.dropout)
+        before = sum(len(one["epochs"]) for one in records)
+        watch_stage = None if watch is None else after(watch, before)
         if run.hardware.compile:
             students.compile_layers(student)
         record_ = train(
@@ -168,10 +173,15 @@ def train_stages(run: Run) -> tuple[list[dict[str, Any]], Any]:
             run.score,
             metric=run.metric,
             seed=config.seed,
-            limits=Limits(config.checkpoint_every, config.stop_after, config.preempt_at),
+            limits=Limits(config.checkpoint_every, config.stop_after, config.preempt_at, watch_stage),
             display=Display(console, given.batch_size * given.accumulation),
         )
         records.append(record_ | {"folder": name, "key": key})
+
+
+def after(watch: Watch, before: int) -> Watch:
+    """`watch` of a stage that `before` epochs have gone before."""
+    return lambda epoch, score: watch(before + epoch, score)
 
 
 def prepared(run: Run, stage: Stage) -> Stage:

@@ -7,7 +7,7 @@ trained model.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, NotRequired, Protocol, TypedDict
+from typing import Literal, NamedTuple, NotRequired, Protocol, TypedDict
 
 from torch import Tensor, nn
 
@@ -27,11 +27,16 @@ class Batch(TypedDict):
     mlm_labels: NotRequired[Tensor]  # (B, T) the corpus' tokens to predict, IGNORED elsewhere
 
 
+# What a batch has several of: real tokens, pairs of them in one example, tokens that are to be predicted.
+Unit = Literal["examples", "tokens", "pairs", "masked"]
+
+
 class Terms(NamedTuple):
     """What an objective returns for one batch."""
 
     losses: dict[str, Tensor]  # named, already weighted; the loop sums them and logs exactly what it summed
     logged: dict[str, float] = {}  # other numbers of this step (replacement rate)  # noqa: RUF012
+    over: Mapping[str, Unit] = {}  # what a loss is the mean over, where that is not the examples
 
 
 Objective = Callable[[Batch, int], Terms]  # (batch, optimiser steps already taken)

@@ -7,13 +7,14 @@ nothing to save (every writer's files are whole or not there), so there a signal
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import NamedTuple
 
 TIME_IS_UP = 75  # EX_TEMPFAIL: give the same command again
 _STARTED = time.monotonic()
+Watch = Callable[[int, float], None]  # told each epoch of a run, from 0, and its dev score; raises Pruned
 
 
 class Stopped(KeyboardInterrupt):
@@ -27,12 +28,17 @@ class Stopped(KeyboardInterrupt):
         return self.message
 
 
+class Pruned(Exception):
+    """A search has seen enough of this run; the text says why."""
+
+
 class Limits(NamedTuple):
     """When to save, and when to stop; no matter of what is computed."""
 
     checkpoint_every: int  # optimiser steps
     stop_after: float | None = None  # see after_step
     preempt_at: int | None = None
+    watch: Watch | None = None
 
 
 class _Process:
@@ -69,6 +75,12 @@ def training() -> Iterator[None]:
         yield
     finally:
         _Process.training = False
+
+
+def refuse_late(stop_after: float | None) -> None:
+    """Raise Stopped where the time of this process was up before its next run has begun."""
+    if stop_after is not None and time.monotonic() - _STARTED >= 60 * stop_after:
+        raise Stopped("not begun, because stop_after was reached; the same command does it", TIME_IS_UP)
 
 
 def after_step(stop_after: float | None, preempt_at: int | None) -> int:

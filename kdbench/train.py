@@ -25,7 +25,7 @@ from kdbench.checkpoint import Pass, state_of
 from kdbench.errors import UserError
 from kdbench.metrics_log import MetricsLog
 from kdbench.optim import Updates
-from kdbench.parallel import largest, shares
+from kdbench.parallel import largest, shares, summed, wait
 from kdbench.progress import Display
 from kdbench.seeds import derive
 from kdbench.stage import Batch, Predict, Stage
@@ -56,7 +56,7 @@ def train(
 
     Afterwards the student (and `extra`) holds the weights of the best dev `metric`, or the last ones where the
     stage predicts nothing, and is in evaluation mode. A finished stage that is damaged is trained again.
-    Raises NonFiniteLoss, Stopped, StoreError, Misfit.
+    Raises NonFiniteLoss, Stopped, ProcessLost, StoreError, Misfit, and Pruned where `limits.watch` does.
     """
     record = _finished(folder)
     if record is None:
@@ -112,16 +112,19 @@ class _Trainer:
         schedule, per_epoch = self.stage.schedule, len(self.stage.data)
         started = time.perf_counter() - self.progress.seconds
         self.display.start(self.stage.name, schedule.steps, self.progress.step)
-        with stopping.training():
-            while self.progress.step < schedule.steps and not self._out_of_patience():
-                epoch, position = divmod(self.progress.step, per_epoch)
-                for batch in self._limited(self.stage.data.epoch(epoch, position)):
-                    self._step(batch)
-                    self.progress.step += 1
-                    self.progress.seconds = time.perf_counter() - started
-                    self._after_step(epoch)
-        self.progress.seconds = time.perf_counter() - started
-        self._finish()
+        try:
+            with stopping.training():
+                while self.progress.step < schedule.steps and not self._out_of_patience():
+                    epoch, position = divmod(self.progress.step, per_epoch)
+                    for batch in self._limited(self.stage.data.epoch(epoch, position)):
+                        self._step(batch)
+                        self.progress.step += 1
+                        self.progress.seconds = time.perf_counter() - started
+                        self._after_step(epoch)
+            self.progress.seconds = time.perf_counter() - started
+            self._finish()
+        finally:
+            self.display.finish()
 
     def _after_step(self, epoch: int) -> None:
         step, every = self.progress.step, self.limits.checkpoint_every
@@ -136,8 +139,7 @@ class _Trainer:
         if code or step % every == 0:
             self._checkpoint()
         if code:
-            self.accelerator.wait_for_everyone()
-            self.display.finish()
+            wait(self.accelerator)
             where = f"stage {self.stage.name}, step {step} of {self.stage.schedule.steps}"
             raise stopping.Stopped(f"stopped and saved in {where}: the same command goes on from there", code)
 
@@ -155,11 +157,12 @@ class _Trainer:
         step = self.progress.step
         torch.manual_seed(derive(self.seed, self.stage.name, step, self.accelerator.process_index))
         self.module.train()
-        for share, weight in shares(batch, self.accelerator, self.stage.schedule.accumulation):
+        for share, weights in shares(batch, self.accelerator, self.stage.schedule.accumulation):
             with self.accelerator.autocast():
                 terms = self.stage.objective(share, step)
-            loss = sum(terms.losses.values(), torch.zeros((), device=self.accelerator.device)) * weight
-            values = torch.stack([value.detach().float() for value in terms.losses.values()]) * weight
+            parts = [value * weights[terms.over.get(name, "examples")] for name, value in terms.losses.items()]
+            loss = sum(parts, torch.zeros((), device=self.accelerator.device))
+            values = torch.stack([value.detach().float() for value in parts])
             self.state.passes.append(Pass(list(terms.losses), values, terms.logged))
             if loss.requires_grad:  # Theseus may have drawn no successor: nothing to learn from this batch
                 loss.backward()
@@ -171,10 +174,9 @@ class _Trainer:
         if not passes:
             return
         names = passes[0].names
-        values = torch.stack([values for _, values, _ in passes])
-        values = self.accelerator.reduce(values.sum(0), reduction="sum").tolist()
+        totals = summed(torch.stack([values for _, values, _ in passes]).sum(0), self.accelerator).tolist()
         steps = len(passes) // self.stage.schedule.accumulation
-        losses = {name: value / steps for name, value in zip(names, values, strict=True)}
+        losses = {name: total / steps for name, total in zip(names, totals, strict=True)}
         if not all(math.isfinite(value) for value in losses.values()):
             raise NonFiniteLoss(self._first_bad_step(passes, losses))
         logged = {name: sum(one.logged[name] for one in passes) / len(passes) for name in passes[0].logged}
@@ -214,6 +216,8 @@ class _Trainer:
             self.progress.stale_epochs += 1
         self.log.epoch(self.progress.step, epoch, dev)
         self.display.epoch(epoch, dev, self.metric, self.log.epoch_means(epoch))
+        if self.limits.watch is not None and score is not None:
+            self.limits.watch(sum("dev" in line for line in self.log.lines) - 1, score)
 
     def _out_of_patience(self) -> bool:
         patience = self.stage.schedule.patience
@@ -239,8 +243,7 @@ class _Trainer:
                     save_file(state, files[-1])
             store.write_record(self.folder / STAGE, self._record(), files)
             checkpoint.clear(self.folder)
-        self.accelerator.wait_for_everyone()
-        self.display.finish()
+        wait(self.accelerator)
 
     def _record(self) -> dict[str, object]:
         return {

@@ -25,7 +25,7 @@ ALLOWED = {
     "kdbench.store": ["kdbench.errors"],
     "kdbench.results": ["kdbench.store"],
     "kdbench.stopping": [],
-    "kdbench.parallel": ["kdbench.stage"],
+    "kdbench.parallel": ["kdbench.stage", "kdbench.errors"],
     "kdbench.checkpoint": ["kdbench.store"],
     "kdbench.models": ["kdbench.stage", "kdbench.models", "kdbench.errors", "kdbench.store", "kdbench.foreign"],
     "kdbench.objectives": ["kdbench.stage", "kdbench.losses", "kdbench.models"],

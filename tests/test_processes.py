@@ -1,16 +1,25 @@
-"""Two processes end with one process's weights: the real command under torchrun, gloo on loopback."""
+"""Two processes end with one process's weights, and end together: the real command under torchrun, gloo on loopback."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pandas
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from kdbench.results import read_result
+
 ROOT = Path(__file__).parents[1]
+METHODS = sorted(path.stem for path in (ROOT / "kdbench/methods").glob("*.py") if path.stem != "__init__")
+Run = Callable[..., subprocess.Popen[str]]
 
 
 def free_port() -> int:
@@ -19,39 +28,100 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def command(processes: int, *overrides: str) -> subprocess.CompletedProcess[str]:
-    launcher = [
-        "-m", "torch.distributed.run", f"--nproc-per-node={processes}",
-        "--master-addr=127.0.0.1", f"--master-port={free_port()}",
-    ] if processes > 1 else []  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "ACCELERATE_USE_CPU": "true"}
-    return subprocess.run(
-        [sys.executable, *launcher, "-m", "kdbench", *overrides],
-        cwd=ROOT,
-        env=environment,
-        text=True,
-        capture_output=True,
-    )
+@pytest.fixture
+def start(command_line, tmp_path) -> Run:
+    """`start(2, folder, "method=theseus", ...)` -> a tiny run's command by two processes, begun."""
+
+    def begin(processes: int, outputs: Path, *overrides: str) -> subprocess.Popen[str]:
+        launcher = [
+            "-m", "torch.distributed.run", f"--nproc-per-node={processes}",
+            "--master-addr=127.0.0.1", f"--master-port={free_port()}",
+        ] if processes > 1 else []  # fmt: skip
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "ACCELERATE_USE_CPU": "true"}
+        words = command_line(
+            "schedule.batch_size=9", "schedule.lr=1e-3", "teacher.schedule.lr=1e-3", *overrides, f"outputs={outputs}"
+        )
+        return subprocess.Popen(
+            [sys.executable, *launcher, "-m", "kdbench", *words],
+            cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    return begin
 
 
-@pytest.mark.parametrize("method", ["theseus"])
-def test_two_processes_equal_one(teacher_folder, data_folder, tmp_path, method):
-    weights, epochs = [], []
+def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """Exit code, stdout, stderr."""
+    out, err = process.communicate(timeout=600)
+    return process.returncode, out, err
+
+
+def finished(process: subprocess.Popen[str]) -> str:
+    code, out, err = ended(process)
+    assert code == 0, err[-3000:]
+    return out
+
+
+def result_of(outputs: Path, method: str) -> Path:
+    """The one finished run of the method at its student's size."""
+    (folder,) = {path.parent for path in outputs.rglob(f"topics/{method}/*/seed0/results.json")}
+    return folder
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    path = folder / "model" / "model.safetensors"
+    return load_file(path) if path.is_file() else {}  # tfidf and cascade keep none
+
+
+def logits(folder: Path) -> np.ndarray:
+    return np.stack(pandas.read_parquet(folder / "predictions.parquet")["logits"].to_list())
+
+
+@pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=() if name == "theseus" else pytest.mark.slow) for name in METHODS]
+)
+def test_two_processes_equal_one(start, tmp_path, method):
+    size = {"finetune": ["student=full"], "bilstm": ["student.layers=1"]}.get(method, [])  # full: the teacher's as well
+    folders = []
     for processes in (1, 2):
         outputs = tmp_path / str(processes)
-        done = command(
-            processes, f"method={method}", "teacher=local", f"teacher.source={teacher_folder}",
-            "dataset=files", "dataset.name=topics", f"dataset.source={data_folder}", "dataset.splits.train=train.csv",
-            "dataset.splits.test=test.csv", "dataset.max_length=16", "student.layers=2", "hardware=cpu_fp32",
-            "schedule.batch_size=9", "schedule.steps=6", "teacher.schedule.steps=6", "schedule.lr=1e-3",
-            "method.variant=bernoulli", f"outputs={outputs}", f"cache_dir={tmp_path / 'cache'}",
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-2000:]
-        results = list(outputs.rglob("theseus/*/seed0/results.json"))
-        assert len(results) == 1
-        assert done.stdout.count("done: ") == 2  # teacher and student, said by one process
-        weights.append(load_file(results[0].parent / "model" / "model.safetensors"))
-        epochs.append((results[0].parent / "00_replacing" / "metrics.jsonl").read_text().count("dev"))
-    assert epochs[0] == epochs[1]
-    for name, tensor in weights[0].items():
-        torch.testing.assert_close(tensor, weights[1][name], rtol=1e-4, atol=2e-6, msg=name)
+        out = finished(start(processes, outputs, f"method={method}", *size))
+        assert out.count("done: ") == len(list(outputs.rglob("results.json")))  # said and written by one process
+        folders.append(result_of(outputs, method))
+    one, two = (weights(folder) for folder in folders)
+    assert one.keys() == two.keys()
+    differences = {name: float((one[name] - two[name]).abs().max()) for name in one}
+    answers = float(np.abs(logits(folders[0]) - logits(folders[1])).max())
+    print(f"{method}: weights differ by {max(differences.values(), default=0):.1e}, logits by {answers:.1e}")
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, two[name], rtol=1e-4, atol=2e-6, msg=name)
+    np.testing.assert_allclose(logits(folders[0]), logits(folders[1]), rtol=1e-4, atol=1e-5)
+    results = [read_result(folder) or {} for folder in folders]
+    assert results[0]["metrics"] == results[1]["metrics"] and results[0]["id"] == results[1]["id"]
+    assert [stage["steps"] for stage in results[0]["stages"]] == [stage["steps"] for stage in results[1]["stages"]]
+
+
+def workers(launcher: int) -> list[int]:
+    """The processes that torchrun has started."""
+    return [int(pid) for pid in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()]
+
+
+@pytest.mark.slow
+def test_one_is_killed_then_the_other_ends_with_a_message_and_the_same_command_goes_on(start, tmp_path):
+    long = ["method=finetune", "student=full", "schedule.steps=3000", "checkpoint_every=20"]
+    outputs = tmp_path / "killed"
+    run = start(2, outputs, *long)
+    while not list(outputs.rglob("checkpoint-*/MANIFEST.json")):
+        assert run.poll() is None
+        time.sleep(0.1)
+    os.kill(workers(run.pid)[1], signal.SIGKILL)
+    code, _, err = ended(run)
+    assert code != 0 and "another process of this run is gone" in err, err[-3000:]
+    assert not list(outputs.rglob("results.json"))
+    short = [*long, "schedule.steps=60"]
+    unbroken = tmp_path / "unbroken"
+    finished(start(2, unbroken, *short))
+    broken = tmp_path / "broken"
+    assert ended(start(2, broken, *short, "preempt_at=33"))[0] != 0
+    assert "resumes at step 33" in finished(start(2, broken, *short))
+    a, b = (weights(result_of(folder, "finetune")) for folder in (unbroken, broken))
+    assert all(torch.equal(a[name], b[name]) for name in a)

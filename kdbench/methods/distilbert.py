@@ -14,7 +14,7 @@ from kdbench.losses import cosine_distance, soft_kl
 from kdbench.models.students import base, last_hidden, logits, mlm_head, word_embeddings
 from kdbench.objectives import masked_lm, soft_and_hard, supervised
 from kdbench.options import MISSING, above, at_least, between, one_of, option
-from kdbench.stage import IGNORED, Batch, Stage, Terms
+from kdbench.stage import IGNORED, Batch, Stage, Terms, Unit
 from kdbench.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -64,7 +64,8 @@ def general(run: "Run", p: Params) -> Iterator[Stage]:
             losses["mlm"] = p.mlm_weight * mlm
         if p.cosine_weight > 0:
             losses["cosine"] = p.cosine_weight * cosine_distance(hidden[real], target[real])
-        return Terms(losses)
+        soft_over: Unit = "tokens" if p.soft_on == "all" else "masked"
+        return Terms(losses, over={"soft": soft_over, "mlm": "masked", "cosine": "tokens"})
 
     data = run.masked_batches("pretraining", p.smoothing)
     yield Stage("pretraining", student, objective, data, run.schedule("pretraining", data), extra=head)

@@ -30,7 +30,7 @@ def general(run: "Run", p: Params) -> Iterator[Stage]:
 
     def objective(batch: Batch, step: int) -> Terms:
         loss = masked_lm(last_hidden(encoder, batch), head, word_embeddings(encoder), batch["mlm_labels"])
-        return Terms({"mlm": loss})
+        return Terms({"mlm": loss}, over={"mlm": "masked"})
 
     data = run.masked_batches("adaptation")
     yield Stage("adaptation", student, objective, data, run.schedule("adaptation", data), extra=head)

@@ -116,7 +116,7 @@ def general(run: "Run", p: Params) -> Iterator[Stage]:
 
 
 def objective_of(losses: Losses) -> Objective:
-    return lambda batch, step: Terms(losses(batch))
+    return lambda batch, step: Terms(losses(batch), over={"features": "tokens", "mlm": "masked"})
 
 
 def stages(run: "Run", p: Params) -> Iterator[Stage]:

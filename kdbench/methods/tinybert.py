@@ -19,7 +19,7 @@ from kdbench.models.features import Projection, hidden_states, scores
 from kdbench.models.relu_head import use_relu_head
 from kdbench.objectives import supervised
 from kdbench.options import MISSING, above, at_least, between, one_of, option, or_none
-from kdbench.stage import IGNORED, Batch, Objective, Stage, Terms
+from kdbench.stage import IGNORED, Batch, Objective, Stage, Terms, Unit
 from kdbench.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -95,7 +95,8 @@ def transformer_layers(student: Any, teacher: Any, projection: Projection, p: Pa
                 for layer, x, (_, n) in zip(own_layers, own[:-1], above, strict=True)
             ]
             losses["attention"] = torch.stack(mse).sum()
-        return Terms(losses)
+        masked: dict[str, Unit] = {"embedding": "tokens", "hidden": "tokens", "attention": "pairs"}
+        return Terms(losses, over=masked if p.padding == "masked" else {})
 
     return objective
 

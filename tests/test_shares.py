@@ -1,0 +1,31 @@
+"""A step in several passes is the step of the whole batch, whatever its losses are means over."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "method=mlm corpus.schedule",
+        "method=distilbert method.init.weights=random method.stages.pretraining",
+        "method=distilbert method.init.weights=random method.soft_on=all method.stages.pretraining",
+        "method=tinybert method.stages.general",
+        "method=tinybert method.padding=all method.stages.general",
+        "method=mobilebert method.stages.transfer",
+        "method=minilm method.stages.distillation",
+    ],
+)
+def test_passes_are_shares_of_the_whole_batch(configure, execute, tmp_path, words):
+    *overrides, stage = words.split()
+    losses = []
+    for size, passes in ((9, 1), (3, 3), (1, 9)):  # pieces of many lengths, some without a token to predict
+        given = [f"++{stage}.batch_size={size}", f"++{stage}.accumulation={passes}", f"++{stage}.steps=1"]
+        outputs = f"outputs={tmp_path / str(size)}"
+        result = execute(configure(*overrides, *given, "phase=general", "corpus.schedule.steps=1", outputs))
+        line = (Path(result["folder"]) / result["stages"][0]["folder"] / "metrics.jsonl").read_text().splitlines()[0]
+        losses.append(json.loads(line)["losses"])
+    for other in losses[1:]:
+        assert other == pytest.approx(losses[0], rel=1e-5, abs=1e-6)
