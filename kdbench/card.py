@@ -14,9 +14,10 @@ from kdbench.environment import machine
 from kdbench.errors import shown
 from kdbench.finished import FinishedRun
 from kdbench.models import students
+from kdbench.schema import ENCODERS
 from kdbench.store import read_json
 
-STOCK = ("bert", "distilbert", "mobilebert")  # what AutoModelForSequenceClassification loads
+STOCK = (*ENCODERS, "mobilebert")  # what AutoModelForSequenceClassification loads
 
 
 class Forms(NamedTuple):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from kdbench.objectives import supervised
+from kdbench.schema import ARCHITECTURES
 from kdbench.stage import Stage
 
 if TYPE_CHECKING:
@@ -14,9 +15,8 @@ if TYPE_CHECKING:
 @dataclass
 class Params:
     needs: ClassVar[frozenset[str]] = frozenset({"encoder"})
-    students: ClassVar[frozenset[str]] = frozenset(
-        {"bert", "distilbert", "mobilebert", "ib_bert", "fastbert", "bilstm"}
-    )
+    students: ClassVar[frozenset[str]] = frozenset(ARCHITECTURES)
+    own_encoder: ClassVar[bool] = True
 
 
 def stages(run: "Run", p: Params) -> Iterator[Stage]:

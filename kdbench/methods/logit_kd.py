@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from kdbench.models.students import logits
 from kdbench.objectives import soft_and_hard
 from kdbench.options import MISSING, above, between, one_of, option
+from kdbench.schema import ARCHITECTURES
 from kdbench.stage import Batch, Stage, Terms
 
 if TYPE_CHECKING:
@@ -19,9 +20,8 @@ if TYPE_CHECKING:
 @dataclass
 class Params:
     needs: ClassVar[frozenset[str]] = frozenset({"encoder", "teacher"})
-    students: ClassVar[frozenset[str]] = frozenset(
-        {"bert", "distilbert", "mobilebert", "ib_bert", "fastbert", "bilstm"}
-    )
+    students: ClassVar[frozenset[str]] = frozenset(ARCHITECTURES)
+    own_encoder: ClassVar[bool] = True
 
     alpha: float = option(between(0, 1))
     temperature: float = option(above(0))

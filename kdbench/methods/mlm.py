@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from kdbench.models.students import base, last_hidden, mlm_head, word_embeddings
 from kdbench.objectives import masked_lm, supervised
+from kdbench.schema import ENCODERS
 from kdbench.stage import Batch, Stage, Terms
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 @dataclass
 class Params:
     needs: ClassVar[frozenset[str]] = frozenset({"encoder", "corpus"})
-    students: ClassVar[frozenset[str]] = frozenset({"bert", "distilbert", "mobilebert", "ib_bert"})
+    students: ClassVar[frozenset[str]] = frozenset({*ENCODERS, "mobilebert", "ib_bert"})
     general_stages: ClassVar[tuple[str, ...]] = ("adaptation",)
 
 

@@ -11,13 +11,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdbench.losses import cross_entropy
-from kdbench.models.bert import copy_head, first_tokens, head, logits
+from kdbench.models.encoders import view
+from kdbench.models.students import logits
 from kdbench.models.theseus import Share, draw_epsilon, hybrid_logits, linear_rate
 from kdbench.objectives import supervised
 from kdbench.options import above, between, one_of, option, or_none
+from kdbench.schema import ENCODERS
 from kdbench.stage import Batch, ParamGroup, Predict, Schedule, Stage, Terms
 
 if TYPE_CHECKING:
@@ -26,7 +28,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Params:
-    needs: ClassVar[frozenset[str]] = frozenset({"encoder", "teacher", "bert_teacher", "layers_divide", "same_width"})
+    needs: ClassVar[frozenset[str]] = frozenset(
+        {"encoder", "teacher", "encoder_teacher", "layers_divide", "same_width", "same_kind", "distinct_layers"}
+    )
+    students: ClassVar[frozenset[str]] = frozenset(ENCODERS)
 
     variant: str = option(one_of("bernoulli", "linear", "mix", "uniform", "annealed"))
     replace_rate: float = option(between(0, 1))  # p of bernoulli; the successor's share in mix
@@ -41,9 +46,10 @@ class Params:
 
 def stages(run: "Run", p: Params) -> Iterator[Stage]:
     predecessor, successor = run.teacher, run.student
-    copy_head(predecessor, successor)
+    view(successor).copy_head(view(predecessor))
     if p.embeddings != "replaced":
-        successor.bert.embeddings.load_state_dict(predecessor.bert.embeddings.state_dict())
+        for own, theirs in zip(view(successor).inputs, view(predecessor).inputs, strict=True):
+            own.load_state_dict(theirs.state_dict())
     wanted = schedules(run, p)
     if "replacing" in wanted:
         yield replacing(run, p, predecessor, successor, wanted["replacing"])
@@ -69,7 +75,8 @@ def schedules(run: "Run", p: Params) -> dict[str, Schedule]:
 
 
 def replacing(run: "Run", p: Params, predecessor: Any, successor: Any, schedule: Schedule) -> Stage:
-    modules = len(successor.bert.encoder.layer) + (p.embeddings == "replaced")
+    parts = view(successor)
+    modules = len(parts.layers) + (p.embeddings == "replaced")
 
     def drawn(step: int, *example: int) -> list[float]:
         generator = torch.Generator().manual_seed(run.seed("draw", "replacing", step, *example))
@@ -91,11 +98,9 @@ def replacing(run: "Run", p: Params, predecessor: Any, successor: Any, schedule:
     def hybrid(batch: Batch, step: int) -> Tensor:
         return hybrid_logits(predecessor, successor, batch, epsilon(batch, step), p.embeddings)
 
-    params = [ParamGroup(successor.bert.encoder)]
-    if p.embeddings != "frozen":
-        params.append(ParamGroup(successor.bert.embeddings))
+    params = [parts.stacked, *(parts.inputs if p.embeddings != "frozen" else [])]
     predict = {"successor": lambda batch, step: logits(successor, batch), "hybrid": hybrid}
-    return Stage("replacing", successor, objective, run.batches("replacing"), schedule, params, predict=predict)
+    return Stage("replacing", successor, objective, run.batches("replacing"), schedule, groups(params), predict=predict)
 
 
 def rate(p: Params, step: int, steps: int) -> float:
@@ -107,14 +112,17 @@ def rate(p: Params, step: int, steps: int) -> float:
 
 
 def successor_params(successor: Any, trained: str) -> list[ParamGroup]:
-    bert, classifier = successor.bert, successor.classifier
-    head = [bert.pooler, classifier]
-    modules = {
-        "head": head,
-        "last_layer_and_head": [bert.encoder.layer[-1], *head],
-        "encoder": [bert.encoder],
+    parts = view(successor)
+    choices: dict[str, list[nn.Module]] = {
+        "head": parts.tops,
+        "last_layer_and_head": [parts.layers[-1], *parts.tops],
+        "encoder": [parts.stacked],
         "all": [successor],
-    }[trained]
+    }
+    return groups(choices[trained])
+
+
+def groups(modules: list[nn.Module]) -> list[ParamGroup]:
     return [ParamGroup(module) for module in modules]
 
 
@@ -122,6 +130,6 @@ def grafted(predecessor: Any, successor: Any) -> Predict:
     """Logits of the predecessor's encoder under the successor's head."""
 
     def predict(batch: Batch, step: int) -> Tensor:
-        return head(successor, first_tokens(predecessor.bert, batch)[-1])
+        return view(successor).logits_of(view(predecessor).first_tokens(batch)[1], batch["attention_mask"])
 
     return predict

@@ -13,7 +13,7 @@ from kdbench.data.model_folder import verify
 from kdbench.data.tokenize import load_tokenizer
 from kdbench.derived import teacher_run
 from kdbench.errors import SourceError, UserError
-from kdbench.models import bert
+from kdbench.models.stock import load_pretrained
 
 QUERY = "encoder.layer.3.attention.self.query.weight"
 
@@ -151,10 +151,10 @@ def test_refused_in_words(folder, name):
 @pytest.mark.parametrize("name", READ)
 def test_read_as_is_said(folder, name):
     """Heads and labels of another task are left out; what is missing above the layers is drawn from the seed."""
-    whole = bert.load_pretrained(folder, seed=1)
+    whole = load_pretrained(folder, "eager", seed=1)
     READ[name](folder)
     verify(folder)
-    encoder = bert.load_pretrained(folder, seed=1)
+    encoder = load_pretrained(folder, "eager", seed=1)
     assert encoder.dtype == torch.float32
     tolerance = 1e-3 if name == "half precision" else 0
     torch.testing.assert_close(encoder.encoder.state_dict(), whole.encoder.state_dict(), rtol=0, atol=tolerance)
@@ -164,7 +164,7 @@ def test_read_as_is_said(folder, name):
 def test_weights_that_are_not_finite_are_refused(folder):
     weights(lambda s: s | {QUERY: s[QUERY] * float("nan")})(folder)
     with pytest.raises(UserError, match=rf"{QUERY} holds numbers that are not finite"):
-        bert.load_pretrained(folder, seed=0)
+        load_pretrained(folder, "eager", seed=0)
 
 
 def test_a_tokenizer_that_cannot_be_read_is_refused(folder):
