@@ -74,7 +74,7 @@ def shape_faults(config: RunConfig) -> Iterator[Fault]:
         # RoBERTa counts its positions from 2
         longest = encoder.max_positions - (2 if encoder.source_architecture == "roberta" else 0)
         if config.dataset.max_length > longest:
-            problem = f"must be {longest} or less ({group}.max_positions={encoder.max_positions})"
+            problem = f"must be {longest} or less ({group}.max_positions)"
             yield Fault("dataset.max_length", shown(config.dataset.max_length), problem)
     width = teacher.embedding or teacher.hidden
     if student.word_vectors == "teacher" and student.embedding and student.embedding > width:

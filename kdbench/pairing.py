@@ -38,7 +38,9 @@ def kind_faults(config: RunConfig) -> Iterator[Fault]:
         problem = f"is none that method={method.name} can train ({legal})"
         yield Fault("student.architecture", student.architecture, problem, close)
         return
-    yield from pair_faults(config)
+    if unfit := list(pair_faults(config)):
+        yield from unfit
+        return
     values = asdict(student)
     for key in ("heads", "embedding", "bottleneck", "ffn_blocks", "multichannel", "word_vectors"):
         if key in OWN[student.architecture] and values[key] is None:

@@ -74,7 +74,7 @@ def verify_weights(path: Path, architecture: str, shape: dict[str, Any]) -> None
             f"{path} has the weights of {len(layers)} layers, but config.json num_hidden_layers={shape['layers']}."
             "\nTo use fewer layers than a checkpoint has, leave it whole and set student.layers."
         )
-    for name, size in _expected(names, shape, sorted(layers)):
+    for name, size in expected(architecture, shape, sorted(layers)):
         if name not in found:
             raise SourceError(f"{path} lacks {prefix}{name}: it does not hold the weights of a {architecture} encoder.")
         kind, there_size = found[name]
@@ -96,8 +96,9 @@ def _header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     return {name: (one.get_dtype(), tuple(one.get_shape())) for name, one in slices.items()}
 
 
-def _expected(names: Names, shape: dict[str, Any], layers: list[int]) -> Iterator[tuple[str, tuple[int, ...]]]:
+def expected(architecture: str, shape: dict[str, Any], layers: list[int]) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Name and size of what every encoder of the architecture has."""
+    names = _NAMES[architecture]
     sizes = shape | {"types": 2, "hidden_x3": 3 * shape["hidden"], "ffn_x2": 2 * shape["ffn"]}
     for name, (rows, columns) in names.tables.items():
         yield f"{name}.weight", (sizes[rows], sizes[columns])
