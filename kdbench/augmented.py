@@ -49,7 +49,7 @@ def _classes(run: "Run", sentences: list[list[str]]) -> list[list[str]]:
     """A class of each word, by the teacher's embeddings of its pieces."""
     tokenizer = load_tokenizer(run.encoder_folder)
     distinct = sorted({word for sentence in sentences for word in sentence})
-    pieces = [tokenizer.encode(word, add_special_tokens=False) or [tokenizer.unk_token_id] for word in distinct]
+    pieces = [tokenizer.encode(f" {word}", add_special_tokens=False) or [tokenizer.unk_token_id] for word in distinct]
     seed = run.seed("classes")
     classes = dict(zip(distinct, word_classes(pieces, word_embeddings(run.pretrained), CLASSES, seed), strict=True))
     return [[classes[word] for word in sentence] for sentence in sentences]

@@ -17,10 +17,11 @@ from kdbench.errors import shown
 from kdbench.finished import FinishedRun
 from kdbench.models import students
 from kdbench.results import metric_of
+from kdbench.schema import ENCODERS
 from kdbench.store import read_json
 from kdbench.tasks import METRICS
 
-STOCK = ("bert", "distilbert", "mobilebert")  # what transformers' AutoModels load
+STOCK = (*ENCODERS, "mobilebert")  # what AutoModelForSequenceClassification loads
 HUB_METRICS = {  # the model hub's names, where they are others
     "matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr",
     "subset_accuracy": "accuracy", "word_accuracy": "accuracy",

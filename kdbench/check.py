@@ -17,9 +17,9 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from kdbench.config import fill, load
+from kdbench.config import NoTeacher, fill, load
 from kdbench.crosscheck import cross_faults
-from kdbench.errors import Fault, UserError, nearest, shown
+from kdbench.errors import Fault, nearest, shown
 from kdbench.keys import Keys, Leaf, method_names, run_keys
 from kdbench.options import MISSING, Rule
 
@@ -60,9 +60,9 @@ def faults(cfg: DictConfig, stages: Iterable[str] | None = None) -> list[Fault]:
     known, found = sort_out(keys, values)
     try:
         filled = fill(OmegaConf.create(known))
-    except UserError as error:  # a local teacher that cannot be read
-        key = "source" if known["teacher"].get("path") is None else "path"
-        return [*found.values(), Fault(f"teacher.{key}", shown(known["teacher"][key]), str(error))]
+    except NoTeacher as error:
+        given = dict(keys.flat(known))[error.key]
+        return [*found.values(), Fault(error.key, shown(given), str(error))]
     if wrong := judged(keys, filled, skip=set(found)):
         return [*found.values(), *wrong]
     if any(key in keys.leaves or key in keys.groups for key in found):

@@ -38,14 +38,32 @@ def fill(cfg: DictConfig) -> DictConfig:
     A stage takes from `schedule` what its YAML leaves out. A local teacher's shape is read from its folder.
     """
     values: dict[str, Any] = OmegaConf.to_container(cfg, resolve=False)  # type: ignore[assignment]
-    _fill_teacher(values["teacher"])
+    _fill_teacher(values["teacher"], "teacher")
+    if isinstance(values["student"].get("encoder"), dict):
+        _fill_teacher(values["student"]["encoder"], "student.encoder")
     for stage in values["method"].get("stages", {}).values():
         stage.update({key: f"${{schedule.{key}}}" for key in values["schedule"] if key not in stage})
     return OmegaConf.create(values)
 
 
-def _fill_teacher(teacher: dict[str, Any]) -> None:
-    """Put in what a local model's config.json, or a finished run's record, says of the teacher."""
+class NoTeacher(UserError):
+    """What a key names cannot be read."""
+
+    def __init__(self, key: str, problem: str) -> None:
+        super().__init__(problem)
+        self.key = key
+
+
+def _fill_teacher(teacher: dict[str, Any], group: str) -> None:
+    """Put in what a local model's config.json, or a finished run's record, says of the teacher. Raises NoTeacher."""
+    try:
+        _fill_from_elsewhere(teacher)
+    except UserError as error:
+        raise NoTeacher(f"{group}.{'source' if teacher.get('path') is None else 'path'}", str(error)) from error
+    teacher.setdefault("source_architecture", "${.architecture}")
+
+
+def _fill_from_elsewhere(teacher: dict[str, Any]) -> None:
     path = teacher.get("path")
     if path not in (None, MISSING):
         if not (Path(path) / RESULTS).is_file() or not (Path(path) / "model").is_dir():
@@ -65,13 +83,15 @@ def _fill_from_folder(teacher: dict[str, Any], source: str) -> None:
 
         shape = shape_of(Path(source) / teacher.get("folder", ""))
         teacher.update({key: value for key, value in shape.items() if teacher.get(key, MISSING) == MISSING})
+        teacher.setdefault("embedding", None)
     elif teacher.get("layers", MISSING) == MISSING and ":" not in source:  # nor pypi: or hub:
         raise UserError("no such folder: it must hold config.json, model.safetensors and a tokenizer")
 
 
 def _fill_from_run(teacher: dict[str, Any], record: Any) -> None:
     student, name = record["student"], f"{record['method']['name']}_{record['student']['name']}"
-    made = record["teacher"] | {"name": name}
+    origin = student.get("encoder") or record["teacher"]
+    made = {"source_architecture": "bert", "embedding": None} | origin | {"name": name}  # before there were others
     teacher.update({key: value for key, value in made.items() if teacher.get(key, MISSING) == MISSING})
     teacher.update({key: student[key] for key in ("architecture", "layers", "hidden", "heads", "ffn")})
 

@@ -21,7 +21,7 @@ from kdbench.derived import finetune
 from kdbench.hardware import Hardware
 from kdbench.metrics import Labels, Logits, answers, metrics
 from kdbench.models import students
-from kdbench.models.bert import first_tokens
+from kdbench.models.encoders import view
 from kdbench.results import verify_run
 from kdbench.schema import RunConfig
 from kdbench.stage import Data, Predict, Schedule
@@ -70,10 +70,7 @@ class Run(RunModels):
         teacher = self.teacher
         assert self.teacher_result is not None
         weights = Path(self.teacher_result["folder"]) / "model" / "model.safetensors"
-        function = {
-            "logits": students.logits,
-            "cls": lambda model, batch: torch.cat(first_tokens(model.bert, batch), 1),
-        }[what]
+        function = {"logits": students.logits, "cls": _first_tokens}[what]
         predict = self._autocast(lambda batch, step: function(teacher, batch))
         compute = f"{self.hardware.precision} {self.hardware.attention}"
         return cached_outputs(what, self.examples(split, self.encoder_folder), predict, weights, compute, self.cache)
@@ -96,18 +93,18 @@ class Run(RunModels):
         else:
             result, folder = verify_run(Path(path)) or {}, Path(path)
         model = students.load(folder / "model", self.hardware.attention).to(self.accelerator.device)
-        return self._finished(model, result)
+        return self._finished(model, result, self.tokenizer_folder)
 
     @property
     def finished_teacher(self) -> Finished:
         model = self.teacher
         assert self.teacher_result is not None
-        return self._finished(model, self.teacher_result)
+        return self._finished(model, self.teacher_result, self.encoder_folder)
 
-    def _finished(self, model: Any, result: dict[str, Any]) -> Finished:
+    def _finished(self, model: Any, result: dict[str, Any], tokenizer_folder: Path) -> Finished:
         predict = self._autocast(lambda batch, step: students.logits(model, batch))
         return Finished(
-            logits=lambda split: compute_outputs(self.examples(split), predict),
+            logits=lambda split: compute_outputs(self.examples(split, tokenizer_folder), predict),
             parameters=result["parameters"]["total"],
             flops=result["flops_per_example"],
             seconds=result["cost"]["seconds"],
@@ -167,3 +164,9 @@ class Run(RunModels):
                 return predict(moved, step)  # type: ignore[arg-type]
 
         return on_device
+
+
+def _first_tokens(teacher: Any, batch: Any) -> Tensor:
+    """[CLS] after each layer (B, L, H)."""
+    below, last = view(teacher).first_tokens(batch)
+    return torch.cat([*below, last[:, :1]], 1)

@@ -20,6 +20,7 @@ from kdbench.data.tokenize import load_tokenizer, tokenize
 from kdbench.data.vocabulary import word_tokenizer
 from kdbench.hardware import Hardware
 from kdbench.identity import corpus_identity
+from kdbench.models.bert import choose_layers
 from kdbench.schema import RunConfig, StudentConfig
 from kdbench.seeds import derive
 from kdbench.store import read_json
@@ -60,9 +61,9 @@ class RunData:
 
     @cached_property
     def tokenizer_folder(self) -> Path:
-        """The student's tokenizer: the teacher's, or words of the train texts."""
+        """The student's tokenizer: that of the encoder it starts from, or words of the train texts."""
         if self.config.student.architecture != "bilstm":
-            return self.encoder_folder
+            return self.origin_folder
         texts = [*self.data.train.texts, *(self.data.train.pairs or [])]
         return word_tokenizer(texts, self.cache)
 
@@ -95,18 +96,35 @@ class RunData:
 
     @cached_property
     def encoder_folder(self) -> Path:
+        """The teacher's encoder before the task."""
         return resolve_model(self.config.teacher, self.cache)
 
+    @cached_property
+    def origin_folder(self) -> Path:
+        """The encoder that the student starts from."""
+        if self.config.student.encoder is None:
+            return self.encoder_folder
+        return resolve_model(self.config.student.encoder, self.cache, "student.encoder")
+
     def shape(self, student: StudentConfig) -> dict[str, Any]:
-        """The student's shape with what its vocabulary and texts add."""
+        """The student's shape with what its vocabulary, its texts and the encoder that it starts from add."""
         bilstm_words = student.architecture == "bilstm"
-        folder = self.tokenizer_folder if bilstm_words else self.encoder_folder
+        folder = self.tokenizer_folder if bilstm_words else self.origin_folder
+        origin = self.config.origin
         return asdict(student) | {
-            "vocab_size": vocabulary_size(folder) if bilstm_words else self.config.teacher.vocab_size,
-            "max_positions": self.config.teacher.max_positions,
+            "vocab_size": vocabulary_size(folder) if bilstm_words else origin.vocab_size,
+            "max_positions": origin.max_positions,
             "pad_token_id": pad_id(folder),
             "pairs": self.config.dataset.text_pair is not None,
+            "config": {} if bilstm_words else read_json(folder / "config.json"),
+            "chosen_layers": self.chosen_layers(student),
         }
+
+    def chosen_layers(self, student: StudentConfig) -> list[int]:
+        """The layers (from 0) of the encoder that `method.init.layers` chooses; of random weights the first places."""
+        init = self.config.method.init
+        choice = "first" if init.weights == "random" else init.layers
+        return choose_layers(choice, self.config.origin.layers, student.layers)
 
 
 def pad_id(folder: Path) -> int:

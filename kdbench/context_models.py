@@ -15,7 +15,8 @@ from kdbench.data.tokenize import load_tokenizer
 from kdbench.derived import full_depth, general_run, mlm_run, teacher_run, uses_general
 from kdbench.errors import UserError
 from kdbench.hardware import Hardware
-from kdbench.models import bert, bilstm, students
+from kdbench.models import bert, bilstm, stock, students
+from kdbench.models.encoders import view
 from kdbench.results import verify_run
 from kdbench.schema import RunConfig, StudentConfig
 
@@ -56,9 +57,14 @@ class RunModels(RunData):
     @cached_property
     def pretrained(self) -> Any:
         """The teacher's encoder before the task, frozen: what general stages learn from."""
-        encoder = bert.load_pretrained(self.encoder_folder, self.seed("student"))
-        encoder.set_attn_implementation(self.hardware.attention)
-        return self._still(encoder)
+        return self._still(stock.load_pretrained(self.encoder_folder, self.hardware.attention, self.seed("student")))
+
+    @cached_property
+    def origin(self) -> Any:
+        """The encoder that the student starts from, frozen."""
+        if self.config.student.encoder is None:
+            return self.pretrained
+        return self._still(stock.load_pretrained(self.origin_folder, self.hardware.attention, self.seed("student")))
 
     @cached_property
     def mlm(self) -> MaskedLm:
@@ -91,15 +97,14 @@ class RunModels(RunData):
         elif self.general_folder is not None:
             students.load_base(student, load_file(self.general_folder / "model" / "model.safetensors"))
         elif config.method.init.weights != "random":
-            self.copy_layers(
-                self.pretrained if config.method.init.weights == "pretrained" else self.teacher.bert, student
-            )
+            pretrained = config.method.init.weights == "pretrained"
+            self.copy_layers(self.origin if pretrained else students.base(self.teacher), student)
         return student.to(self.accelerator.device)
 
     def copy_layers(self, source: Any, student: Any) -> None:
-        """Start the student from the layers of `source`, a BertModel, that `method.init.layers` chooses."""
+        """Start the student from the layers of `source`, an encoder, that `method.init.layers` chooses."""
         layers = bert.choose_layers(
-            self.config.method.init.layers, len(source.encoder.layer), self.config.student.layers
+            self.config.method.init.layers, len(view(source).layers), self.config.student.layers
         )
         students.copy_layers(source, student, layers)
 
@@ -136,11 +141,13 @@ class RunModels(RunData):
             return
         words = load_tokenizer(self.tokenizer_folder)
         pieces = load_tokenizer(self.encoder_folder)
-        table = self.pretrained.embeddings.word_embeddings.weight
+        table = students.word_embeddings(self.pretrained)
         vocabulary = [str(words.convert_ids_to_tokens(index)) for index in range(len(words))]
         size = self.config.student.embedding
         assert size is not None  # crosscheck
-        vectors = bilstm.word_vectors(vocabulary, lambda w: pieces.encode(w, add_special_tokens=False), table, size)
+        vectors = bilstm.word_vectors(
+            vocabulary, lambda w: pieces.encode(f" {w}", add_special_tokens=False), table, size
+        )
         bilstm.set_word_vectors(student, vectors)
 
     def _still(self, model: Any) -> Any:

@@ -7,33 +7,21 @@ from dataclasses import asdict
 from pathlib import Path
 
 from kdbench.errors import Fault, shown
+from kdbench.pairing import CUT, kind_faults
 from kdbench.schema import DatasetConfig, RunConfig
 from kdbench.tasks import METRICS
 
 # The words of a method's `needs`.
-NEEDS = {"encoder", "teacher", "bert_teacher", "layers_divide", "same_width", "corpus"}
+NEEDS = {
+    *("encoder", "teacher", "encoder_teacher", "same_kind", "layers_divide", "same_width", "corpus"),
+    *("distinct_layers", "attention"),
+}
 WIDTHS = ("hidden", "heads", "ffn")
-OWN = {  # architecture: the keys of a student that it has besides layers, hidden and ffn
-    "bert": {"heads"},
-    "distilbert": {"heads"},
-    "fastbert": {"heads"},
-    "mobilebert": {"heads", "embedding", "bottleneck", "ffn_blocks"},
-    "ib_bert": {"heads", "embedding", "bottleneck", "ffn_blocks"},
-    "bilstm": {"embedding", "multichannel", "word_vectors"},
-}
-STUDENTS = {  # the choice of `student` that goes with an architecture
-    "bert_3l": "bert",
-    "distilbert": "distilbert",
-    "mobilebert_6l": "mobilebert",
-    "fastbert": "fastbert",
-    "bilstm_300": "bilstm",
-}
 KEEPS_NONE = {  # methods whose runs have no model of their own, and what to do instead
     "tfidf": "method=tfidf keeps no model (it is refitted in seconds): there is nothing to load or to export",
     "cascade": "method=cascade keeps no model: name the runs of the two it is made of, its small one and its teacher",
 }
-TAGGERS = {"bert", "distilbert"}  # students that can label words
-CUT = {"bert", "distilbert", "fastbert"}  # students that can start from a BERT's layers
+TAGGERS = {"bert", "distilbert"}  # encoders that can label words
 
 
 def cross_faults(config: RunConfig) -> list[Fault]:
@@ -67,42 +55,19 @@ def task_faults(config: RunConfig) -> Iterator[Fault]:
         return
     if dataset.text_pair is not None:
         yield Fault("dataset.text_pair", dataset.text_pair, "must be null: the words of one text are labelled")
-    if task in method.tasks and student.architecture not in TAGGERS:
-        problem = f"has no head for words; {' and '.join(sorted(TAGGERS))} have"
-        yield Fault("student.architecture", student.architecture, problem)
+    kinds = {"student": student.architecture}
+    if "teacher" in method.needs:
+        kinds["teacher"] = config.teacher.architecture
+    for group, architecture in kinds.items():
+        if task in method.tasks and architecture not in TAGGERS:
+            problem = f"has no head for words; {' and '.join(sorted(TAGGERS))} have"
+            yield Fault(f"{group}.architecture", architecture, problem)
     if importlib.util.find_spec("seqeval") is None:
         yield Fault("dataset.task", task, "needs seqeval, which counts entities: pip install 'kdbench[ner]'")
 
 
 def _or(names: Sequence[str]) -> str:
     return f"{', '.join(names[:-1])} or {names[-1]}"
-
-
-def kind_faults(config: RunConfig) -> Iterator[Fault]:
-    """Architectures that the method has no student or teacher of; keys that an architecture lacks or does not have."""
-    method, student, teacher = config.method, config.student, config.teacher
-    if student.architecture not in method.students:
-        close = next((f"student={name}" for name in STUDENTS if STUDENTS[name] in method.students), "")
-        legal = ", ".join(sorted(method.students))
-        problem = f"is none that method={method.name} can train ({legal})"
-        yield Fault("student.architecture", student.architecture, problem, close)
-        return
-    if teacher.architecture == "bilstm" or (teacher.architecture != "bert" and "bert_teacher" in method.needs):
-        yield Fault(
-            "teacher.architecture", teacher.architecture, f"must be bert: method={method.name} reads its layers"
-        )
-    values = asdict(student)
-    for key in ("heads", "embedding", "bottleneck", "ffn_blocks", "multichannel", "word_vectors"):
-        if key in OWN[student.architecture] and values[key] is None:
-            yield Fault(f"student.{key}", "null", f"must be set (student.architecture={student.architecture})")
-    if student.architecture == "bilstm" and student.layers != 1:
-        yield Fault("student.layers", shown(student.layers), "must be 1: the BiLSTM of Tang et al. 2019 has one layer")
-    if config.dataset.text_pair is not None and student.architecture == "distilbert":
-        problem = "must be null: DistilBERT has no token types to tell two sentences apart"
-        yield Fault("dataset.text_pair", config.dataset.text_pair, problem)
-    if method.init.weights != "random" and student.architecture not in CUT and not config.method.general:
-        problem = f"must be random: no checkpoint has layers of student.architecture={student.architecture}"
-        yield Fault("method.init.weights", method.init.weights, problem)
 
 
 def export_faults(config: RunConfig) -> Iterator[Fault]:
@@ -136,13 +101,18 @@ def shape_faults(config: RunConfig) -> Iterator[Fault]:
         if shape.heads and inside % shape.heads:
             problem = f"must divide {group}.{'hidden' if inside == shape.hidden else 'bottleneck'}={inside}"
             yield Fault(f"{group}.heads", shown(shape.heads), problem, legal=divisors(inside))
-    longest = config.teacher.max_positions
-    if config.dataset.max_length > longest:
-        yield Fault(
-            "dataset.max_length",
-            shown(config.dataset.max_length),
-            f"must be {longest} or less (teacher.max_positions)",
-        )
+    for group, encoder in (("teacher", teacher), ("student.encoder", student.encoder)):
+        if encoder is None:
+            continue
+        # RoBERTa counts its positions from 2
+        longest = encoder.max_positions - (2 if encoder.source_architecture == "roberta" else 0)
+        if config.dataset.max_length > longest:
+            problem = f"must be {longest} or less ({group}.max_positions)"
+            yield Fault("dataset.max_length", shown(config.dataset.max_length), problem)
+    width = teacher.embedding or teacher.hidden
+    if student.word_vectors == "teacher" and student.embedding and student.embedding > width:
+        problem = f"must be {width} or less, the width of the teacher's, or set student.word_vectors=random"
+        yield Fault("student.embedding", shown(student.embedding), problem)
 
 
 def width_faults(config: RunConfig) -> Iterator[Fault]:
@@ -151,14 +121,15 @@ def width_faults(config: RunConfig) -> Iterator[Fault]:
     if config.student.architecture not in CUT or (not needed and config.method.init.weights == "random"):
         return
     for width in WIDTHS:
-        student, teacher = getattr(config.student, width), getattr(config.teacher, width)
-        if student != teacher:
+        student, origin = getattr(config.student, width), getattr(config.origin, width)
+        if student != origin:
             why = f"method={config.method.name} needs it" if needed else "or set method.init.weights=random"
-            yield Fault(f"student.{width}", shown(student), f"must equal teacher.{width}={teacher} ({why})")
+            group = "teacher" if config.student.encoder is None else "student.encoder"
+            yield Fault(f"student.{width}", shown(student), f"must equal {group}.{width}={origin} ({why})")
 
 
 def layer_faults(config: RunConfig) -> Iterator[Fault]:
-    student, teacher, init = config.student.layers, config.teacher.layers, config.method.init
+    student, teacher, init = config.student.layers, config.origin.layers, config.method.init
     if "layers_divide" in config.method.needs and teacher % student:
         problem = f"must divide teacher.layers={teacher} (method={config.method.name} needs it)"
         yield Fault("student.layers", shown(student), problem, legal=divisors(teacher))
@@ -184,12 +155,15 @@ def source_faults(config: RunConfig) -> Iterator[Fault]:
     """Sources that cannot be read, judged without a download."""
     from kdbench.data.sources import SourceError, check_source, existing, table_files  # here: --help must be quick
 
-    for group in ("dataset", "teacher") if "encoder" in config.method.needs else ("dataset",):
-        part = getattr(config, group)
-        if problem := check_source(part.source, part.sha256, f"{group}.source"):
-            yield Fault(f"{group}.source", shown(part.source), problem)
-        elif group == "teacher" and (problem := local_model_fault(Path(part.source).expanduser() / part.folder)):
-            yield Fault("teacher.source", shown(part.source), problem)
+    if problem := check_source(config.dataset.source, config.dataset.sha256, "dataset.source"):
+        yield Fault("dataset.source", shown(config.dataset.source), problem)
+    encoders = {"teacher": config.teacher, "student.encoder": config.student.encoder}
+    for group, part in encoders.items() if "encoder" in config.method.needs else ():
+        if part is not None:
+            problem = check_source(part.source, part.sha256, f"{group}.source")
+            problem = problem or local_model_fault(Path(part.source).expanduser() / part.folder)
+            if problem:
+                yield Fault(f"{group}.source", shown(part.source), problem)
     root = Path(config.dataset.source).expanduser()
     try:
         for split, name in (table_files(config.dataset) or {}).items() if root.exists() else ():

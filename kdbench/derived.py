@@ -2,7 +2,15 @@
 
 import dataclasses
 
-from kdbench.schema import ExportConfig, InitConfig, RunConfig, ScheduleConfig, StudentConfig, method_schema
+from kdbench.schema import (
+    ExportConfig,
+    InitConfig,
+    RunConfig,
+    ScheduleConfig,
+    StudentConfig,
+    method_schema,
+    starts_from,
+)
 
 
 def uses_teacher(config: RunConfig) -> bool:
@@ -18,13 +26,13 @@ def uses_general(config: RunConfig) -> bool:
 
 def finetune(config: RunConfig, student: StudentConfig, schedule: ScheduleConfig, seed: int) -> RunConfig:
     """The direct fine-tune of `student` on the data set of `config`: first pretrained layers where they fit."""
-    teacher = config.teacher
+    origin = student.encoder or config.teacher
     if student.architecture == "fastbert":  # its baseline has one classifier
         student = dataclasses.replace(student, name=f"bert_{student.layers}l", architecture="bert")
-    fits = student.architecture in ("bert", "distilbert") and all(
-        getattr(student, key) == getattr(teacher, key) for key in ("hidden", "heads", "ffn")
+    fits = starts_from(student.architecture, origin.source_architecture) and all(
+        getattr(student, key) == getattr(origin, key) for key in ("hidden", "heads", "ffn")
     )
-    init = InitConfig("pretrained" if fits and student.layers <= teacher.layers else "random", "first")
+    init = InitConfig("pretrained" if fits and student.layers <= origin.layers else "random", "first")
     method = method_schema("finetune")(name="finetune", init=init, stages={"training": schedule})
     return dataclasses.replace(
         config,
@@ -61,7 +69,7 @@ def full_depth(config: RunConfig) -> StudentConfig:
     """The shape of the teacher."""
     teacher = config.teacher
     return StudentConfig(
-        name=f"bert_{teacher.layers}l",
+        name=f"{teacher.architecture}_{teacher.layers}l",
         architecture=teacher.architecture,
         layers=teacher.layers,
         hidden=teacher.hidden,

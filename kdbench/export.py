@@ -77,7 +77,8 @@ def _write_forms(run: FinishedRun, staged: Path, int8: bool) -> Forms:
     names = ("onnx", "int8") if int8 else ("onnx",)
     for name in names:
         (staged / name).mkdir()
-    difference = to_onnx(students.load(run.model), staged / "onnx" / GRAPH, run.pairs)
+    model = students.load(run.model)
+    difference = to_onnx(model, staged / "onnx" / GRAPH, run.pairs and students.reads_types(model))
     log.info("onnx: differs from PyTorch by %.1e at most", difference)
     if int8:
         to_int8(staged / "onnx" / GRAPH, staged / "int8" / GRAPH)

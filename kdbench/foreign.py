@@ -33,8 +33,9 @@ def read_config(path: Path) -> dict[str, Any]:
     foreign = [key for key, value in _every_key(config) if key in _CODE or _foreign_kernel(key, value)]
     if foreign:
         raise SourceError(
-            f"{path}: {', '.join(foreign)} would load code or kernels from elsewhere; kdbench loads plain BERTs only."
-            "\nIf the weights are a plain BERT's, remove these keys from a local copy and use that."
+            f"{path}: {', '.join(foreign)} would load code or kernels from elsewhere; kdbench runs"
+            " transformers' own code only."
+            "\nIf the weights need none of it, remove these keys from a local copy and use that."
         )
     return config
 

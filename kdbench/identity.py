@@ -87,10 +87,13 @@ def identity(config: RunConfig, hardware: Hardware) -> dict[str, Any]:
         what["corpus"] = corpus_identity(config.corpus, cache)
     if "encoder" not in config.method.needs:
         return what
-    student = {key: value for key, value in asdict(config.student).items() if value is not None}
-    del student["name"]
+    student = {
+        key: value
+        for key, value in asdict(config.student).items()
+        if value is not None and key not in ("name", "encoder")
+    }
     what |= {
-        "encoder": model_identity(config.teacher, cache),
+        "encoder": model_identity(config.origin, cache),
         "student": student,
         "precision": hardware.precision,
         "attention": hardware.attention,

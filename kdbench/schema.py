@@ -11,7 +11,9 @@ from kdbench.options import MISSING, above, at_least, between, layer_choice, one
 from kdbench.tasks import METRICS, TASKS
 
 GROUPS = ("teacher", "student", "method", "schedule", "dataset", "corpus", "hardware", "experiment")
-ARCHITECTURES = ("bert", "distilbert", "mobilebert", "ib_bert", "fastbert", "bilstm")
+# Encoders that a teacher may be, by their model_type; the others are students only.
+ENCODERS = ("bert", "roberta", "electra", "distilbert", "albert", "deberta-v2", "modernbert")
+ARCHITECTURES = (*ENCODERS, "mobilebert", "ib_bert", "fastbert", "bilstm")
 
 
 @dataclass
@@ -45,6 +47,8 @@ class TeacherConfig:
     ffn: int = option(at_least(1))
     vocab_size: int = option(at_least(1))
     max_positions: int = option(at_least(1))
+    embedding: int | None = option(or_none(at_least(1)), default=None)  # width of the word vectors; null: hidden
+    source_architecture: str = option(one_of(*ENCODERS))  # of what lies at `source`; `path` may be another's student
     seed: int = option(at_least(0))
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     path: str | None = None  # a finished run's folder: its model is the teacher, nothing is fine-tuned
@@ -65,6 +69,7 @@ class StudentConfig:
     )  # bilstm, mobilebert, ib_bert: width of the word vectors
     bottleneck: int | None = option(or_none(at_least(1)), default=None)  # mobilebert, ib_bert: width inside a block
     ffn_blocks: int | None = option(or_none(at_least(1)), default=None)  # mobilebert: feed-forward networks in a block
+    encoder: TeacherConfig | None = None  # what it starts from, with its tokenizer; null: the teacher's
     multichannel: bool | None = None  # bilstm: a second, unchanging copy of the word vectors beside the first
     word_vectors: str | None = option(or_none(one_of("random", "teacher")), default=None)  # bilstm
 
@@ -87,6 +92,7 @@ class MethodConfig:
     students: ClassVar[frozenset[str]] = frozenset({"bert"})  # architectures
     tasks: ClassVar[frozenset[str]] = frozenset({"classification"})  # kinds of `dataset.task`
     not_others: ClassVar[str] = "it was written for one class a text"  # why it cannot do the other kinds
+    own_encoder: ClassVar[bool] = False  # whether teacher and student may have different tokenizers
     general_stages: ClassVar[tuple[str, ...]] = ()
     general_keys: ClassVar[frozenset[str]] = frozenset()
 
@@ -196,6 +202,16 @@ class RunConfig:
     tag: str | None = None  # a word of yours to find the run by; no part of its identity
     rerun: bool = False
     dry_run: bool = False
+
+    @property
+    def origin(self) -> TeacherConfig:
+        """The encoder whose tokenizer the student has, and whose layers it may start from."""
+        return self.student.encoder or self.teacher
+
+
+def starts_from(student: str, source: str) -> bool:
+    """Whether a student of this architecture can have the layers of an encoder of that one."""
+    return (student == source and student in ENCODERS) or (source == "bert" and student in ("distilbert", "fastbert"))
 
 
 def method_module(name: str) -> ModuleType:

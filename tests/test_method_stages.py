@@ -16,7 +16,7 @@ from kdbench.hardware import settle
 from kdbench.identity import run_id
 from kdbench.methods import minilm, pkd, tinybert
 from kdbench.models import bert, features, students
-from kdbench.models.features import hidden_states, queries_keys_values, scores
+from kdbench.models.encoders import view
 
 SLOW = pytest.mark.slow
 SHAPE = {"architecture": "bert", "vocab_size": 30, "hidden": 8, "layers": 3, "heads": 2, "ffn": 12, "max_positions": 16}
@@ -46,15 +46,16 @@ def test_hidden_states_and_scores_are_transformers_own():
     model, inputs = tiny(), batch()
     given = {key: inputs[key] for key in ("input_ids", "attention_mask")}
     out = model.bert(**given, output_hidden_states=True, output_attentions=True)
-    states = hidden_states(model.bert, inputs)
+    parts = view(model)
+    states = parts.states(inputs)
     for ours, theirs in zip(states, out.hidden_states, strict=True):
         torch.testing.assert_close(ours, theirs)
     blocked = (1 - inputs["attention_mask"])[:, None, None, :].bool()
-    for layer, x, probabilities in zip(model.bert.encoder.layer, states, out.attentions, strict=False):
-        own = scores(layer, x).masked_fill(blocked, -torch.inf).softmax(-1)
+    for index, (x, probabilities) in enumerate(zip(states, out.attentions, strict=False)):
+        own = parts.scores(index, x).masked_fill(blocked, -torch.inf).softmax(-1)
         torch.testing.assert_close(own, probabilities)
-    assert len(hidden_states(model.bert, inputs, 1)) == 2
-    assert [part.shape for part in queries_keys_values(model.bert.encoder.layer[0], states[0])] == [(3, 2, 7, 4)] * 3
+    assert len(parts.states(inputs, 1)) == 2
+    assert [part.shape for part in parts.queries_keys_values(0, states[0])] == [(3, 2, 7, 4)] * 3
 
 
 @pytest.mark.parametrize(
@@ -128,8 +129,8 @@ def test_minilm_trains_up_to_the_last_layers_projections_and_nothing_after(versi
 def test_minilm_reads_the_chosen_teacher_layer():
     teacher = tiny().bert
     query, _, _ = minilm.last_qkv(teacher, batch(), 2)
-    states = hidden_states(teacher, batch())
-    torch.testing.assert_close(query, queries_keys_values(teacher.encoder.layer[1], states[1])[0])
+    parts = view(teacher)
+    torch.testing.assert_close(query, parts.queries_keys_values(1, parts.states(batch())[1])[0])
 
 
 def test_minilm_assistants_are_stages_of_the_general_run(configure, execute):

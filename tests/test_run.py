@@ -16,7 +16,8 @@ from kdbench.derived import baseline, teacher_run, total_baseline
 from kdbench.errors import UserError
 from kdbench.hardware import accelerator, settle
 from kdbench.identity import run_id
-from kdbench.models import bert, students
+from kdbench.models import students
+from kdbench.models.encoders import view
 from kdbench.run import run_folder
 
 
@@ -146,7 +147,8 @@ class TestLimits:
             found = students.logits(stage.student.eval(), batch)
             inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
             hidden = run.teacher(**inputs, output_hidden_states=True).hidden_states[2]
-            torch.testing.assert_close(found, bert.head(run.teacher, hidden), rtol=1e-5, atol=1e-6)
+            expected = view(run.teacher).logits_of(hidden, batch["attention_mask"])
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
     def test_two_stage_with_all_layers_is_the_predecessor(self, bare_run, configure, execute):
         teacher_result = execute(teacher_run(configure("method=two_stage")))

@@ -1,12 +1,12 @@
-"""What must hold of a folder with a BERT before it is used: no code, no pickle, weights and tokenizer that fit.
+"""What must hold of a folder with an encoder before it is used: no code, no pickle, weights and tokenizer that fit.
 
 Only names, headers and JSON are read, so that a local teacher is judged before anything runs.
 """
 
-import re
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from kdbench.data.model_weights import verify_weights
 from kdbench.errors import SourceError
 from kdbench.foreign import WEIGHTS, read_config, read_object, require_weights
 
@@ -26,15 +26,43 @@ SHAPE = {  # our key: config.json's
     "vocab_size": "vocab_size",
     "max_positions": "max_position_embeddings",
 }
-# Students are built with these, so a checkpoint with others would be another network in them, silently.
-_FIXED = {
-    "hidden_act": "gelu",
-    "layer_norm_eps": 1e-12,
-    "type_vocab_size": 2,
-    "position_embedding_type": "absolute",
-    "is_decoder": False,
+_NAMED_OTHERWISE = {
+    "distilbert": {"layers": "n_layers", "hidden": "dim", "heads": "n_heads", "ffn": "hidden_dim"},
+    "electra": {"embedding": "embedding_size"},
+    "albert": {"embedding": "embedding_size"},
 }
-_TOKENIZERS = {"BertTokenizer", "DistilBertTokenizer", "PreTrainedTokenizer", "TokenizersBackend"}  # or ...Fast
+# What kdbench's students, or its way through the layers, take for granted: another value would be another network.
+_FIXED: dict[str, dict[str, object]] = {
+    "bert": {
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-12,
+        "type_vocab_size": 2,
+        "position_embedding_type": "absolute",
+        "is_decoder": False,
+    },
+    "roberta": {"pad_token_id": 1, "position_embedding_type": "absolute", "is_decoder": False},  # positions from 2 on
+    "electra": {"type_vocab_size": 2, "position_embedding_type": "absolute", "is_decoder": False},
+    "distilbert": {"activation": "gelu", "sinusoidal_pos_embds": False},
+    "albert": {"type_vocab_size": 2, "num_hidden_groups": 1, "inner_group_num": 1},
+    "deberta-v2": {
+        "relative_attention": True,
+        "norm_rel_ebd": "layer_norm",
+        "type_vocab_size": 0,
+        "conv_kernel_size": 0,
+    },
+    "modernbert": {},
+}
+_MUST_SAY = ("relative_attention", "norm_rel_ebd")  # left out, they mean something else
+_TOKENIZERS = {"PreTrainedTokenizer", "TokenizersBackend"}  # or ...Fast: of any architecture
+_OWN_TOKENIZERS = {
+    "bert": {"BertTokenizer", "DistilBertTokenizer"},
+    "roberta": {"RobertaTokenizer"},
+    "electra": {"ElectraTokenizer", "BertTokenizer"},
+    "distilbert": {"DistilBertTokenizer", "BertTokenizer"},
+    "albert": {"AlbertTokenizer"},
+    "deberta-v2": {"DebertaV2Tokenizer"},
+    "modernbert": set(),
+}
 
 
 def model_files(folder: Path) -> list[str]:
@@ -48,16 +76,26 @@ def model_files(folder: Path) -> list[str]:
     return names
 
 
-def shape_of(folder: Path) -> dict[str, int]:
-    """layers, hidden, heads, ffn, vocab_size and max_positions of the BERT in `folder`, from its config.json."""
+def shape_names(architecture: str) -> dict[str, str]:
+    """Our key -> config.json's."""
+    return SHAPE | _NAMED_OTHERWISE.get(architecture, {})
+
+
+def shape_of(folder: Path) -> dict[str, Any]:
+    """architecture, layers, hidden, heads, ffn, vocab_size and max_positions of the encoder in `folder`.
+
+    From its config.json; `embedding` too, where the architecture has word vectors of their own width.
+    """
     path = folder / "config.json"
     config = read_object(path)
-    for key in SHAPE.values():
+    architecture = str(config.get("model_type"))
+    names = shape_names(architecture)
+    for key in names.values():
         if type(config.get(key)) is not int:
-            raise SourceError(f"{path} gives no {key}: it is not a BERT's (model_type {config.get('model_type')}).")
+            raise SourceError(f"{path} gives no {key}: it is not an encoder's (model_type {architecture}).")
         if config[key] < 1:
             raise SourceError(f"{path} has {key}={config[key]}: it must be 1 or more.")
-    return {ours: config[theirs] for ours, theirs in SHAPE.items()}
+    return {"architecture": architecture} | {ours: config[theirs] for ours, theirs in names.items()}
 
 
 def verify(folder: Path) -> None:
@@ -65,17 +103,19 @@ def verify(folder: Path) -> None:
     model_files(folder)
     shape = shape_of(folder)
     _verify_config(folder / "config.json", shape)
-    _verify_weights(folder / WEIGHTS, shape)
-    _verify_tokenizer(folder, shape["vocab_size"])
+    verify_weights(folder / WEIGHTS, shape["architecture"], shape)
+    _verify_tokenizer(folder, shape["architecture"], shape["vocab_size"])
 
 
-def _verify_config(path: Path, shape: dict[str, int]) -> None:
-    config = read_config(path)
-    if config.get("model_type") != "bert":
-        raise SourceError(f"{path} has model_type={config.get('model_type')}; kdbench reads bert.")
-    for key, value in _FIXED.items():
-        if config.get(key, value) != value:
-            raise SourceError(f"{path} has {key}={config[key]!r}; kdbench builds BERTs with {value!r} only.")
+def _verify_config(path: Path, shape: dict[str, Any]) -> None:
+    config, architecture = read_config(path), shape["architecture"]
+    if architecture not in _FIXED:
+        raise SourceError(f"{path} has model_type={architecture}; kdbench reads {', '.join(_FIXED)}.")
+    for key, value in _FIXED[architecture].items():
+        if config.get(key, None if key in _MUST_SAY else value) != value:
+            raise SourceError(
+                f"{path} has {key}={config.get(key)!r}; kdbench reads {architecture} with {value!r} only."
+            )
     pad = config.get("pad_token_id")
     if pad is not None and (type(pad) is not int or not 0 <= pad < shape["vocab_size"]):
         raise SourceError(f"{path} has pad_token_id={pad!r}, but vocab_size={shape['vocab_size']}: no such token.")
@@ -83,64 +123,13 @@ def _verify_config(path: Path, shape: dict[str, int]) -> None:
         raise SourceError(f"{path}: num_attention_heads={shape['heads']} must divide hidden_size={shape['hidden']}.")
 
 
-def _verify_weights(path: Path, shape: dict[str, int]) -> None:
-    """Hold the file's header against config.json's shape. The names are those of transformers' BertModel."""
-    there = _header(path)
-    prefix = "bert." if any(name.startswith("bert.") for name in there) else ""
-    found = {name.removeprefix(prefix): tensor for name, tensor in there.items()}
-    layers = {int(match[1]) for name in found if (match := re.match(r"encoder\.layer\.(\d+)\.", name))}
-    if layers and len(layers) != shape["layers"]:
-        raise SourceError(
-            f"{path} has the weights of {len(layers)} layers, but config.json num_hidden_layers={shape['layers']}."
-            "\nTo use fewer layers than a checkpoint has, leave it whole and set student.layers."
-        )
-    for name, size in _expected(shape, sorted(layers)):
-        if name not in found:
-            raise SourceError(f"{path} lacks {prefix}{name}: it does not hold the weights of a BERT's encoder.")
-        kind, there_size = found[name]
-        if there_size != size:
-            raise SourceError(f"{path}: {prefix}{name} is {_by(there_size)}, by config.json it is {_by(size)}.")
-        if kind not in ("F64", "F32", "F16", "BF16"):
-            raise SourceError(f"{path}: {prefix}{name} holds {kind}; kdbench reads weights in floating point only.")
-
-
-def _header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Name -> kind of number and shape of each tensor."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
-    except (SafetensorError, OSError) as error:
-        raise SourceError(f"{path} cannot be read as safetensors: {error}") from error
-    return {name: (one.get_dtype(), tuple(one.get_shape())) for name, one in slices.items()}
-
-
-def _expected(shape: dict[str, int], layers: list[int]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Name and shape of what every BERT encoder has; not of LayerNorms, whose names differ with age."""
-    hidden, ffn = shape["hidden"], shape["ffn"]
-    for name, rows in {"word": shape["vocab_size"], "position": shape["max_positions"], "token_type": 2}.items():
-        yield f"embeddings.{name}_embeddings.weight", (rows, hidden)
-    square = dict.fromkeys(("self.query", "self.key", "self.value", "output.dense"), (hidden, hidden))
-    sizes = {f"attention.{name}": size for name, size in square.items()}
-    sizes |= {"intermediate.dense": (ffn, hidden), "output.dense": (hidden, ffn)}
-    for layer in layers:
-        for name, size in sizes.items():
-            yield f"encoder.layer.{layer}.{name}.weight", size
-            yield f"encoder.layer.{layer}.{name}.bias", size[:1]
-
-
-def _by(size: tuple[int, ...]) -> str:
-    return " x ".join(map(str, size))
-
-
-def _verify_tokenizer(folder: Path, vocab_size: int) -> None:
+def _verify_tokenizer(folder: Path, architecture: str, vocab_size: int) -> None:
     settings = folder / "tokenizer_config.json"
     if settings.is_file():
-        kind = read_config(settings).get("tokenizer_class") or "BertTokenizer"
-        if str(kind).removesuffix("Fast") not in _TOKENIZERS:
-            legal = ", ".join(sorted(_TOKENIZERS))
-            raise SourceError(f"{settings} has tokenizer_class={kind}; kdbench reads BERT's word pieces ({legal}).")
+        kind, known = read_config(settings).get("tokenizer_class"), _TOKENIZERS | _OWN_TOKENIZERS[architecture]
+        if kind is not None and str(kind).removesuffix("Fast") not in known:
+            legal = ", ".join(sorted(known))
+            raise SourceError(f"{settings} has tokenizer_class={kind}; kdbench reads {architecture} with {legal}.")
     path = next(folder / name for name in ("tokenizer.json", "vocab.txt") if (folder / name).is_file())
     highest = max(_token_ids(path), default=-1)
     if highest >= vocab_size:

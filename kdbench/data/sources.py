@@ -17,7 +17,7 @@ from kdbench.data.fetch import (
     parse,
     sha256_of,
 )
-from kdbench.data.model_folder import MODEL_FILES, SHAPE, model_files, shape_of, verify
+from kdbench.data.model_folder import MODEL_FILES, model_files, shape_names, shape_of, verify
 from kdbench.schema import DatasetConfig, RunningText, TeacherConfig
 
 TAGGED = (".conll", ".bio")  # a word a line, with its tag
@@ -51,21 +51,21 @@ def _parsed(source: str, sha256: str | None, key: str) -> Source:
     return parse(source)
 
 
-def resolve_model(teacher: TeacherConfig, cache: Path) -> Path:
+def resolve_model(teacher: TeacherConfig, cache: Path, group: str = "teacher") -> Path:
     """The folder with the teacher's config.json, weights and tokenizer; fetched where it is not local.
 
     Raises SourceError where it is out of reach or incomplete, would run foreign code, or is not of the shape
-    that the YAML declares.
+    that the YAML declares; `group`: where its keys are in the config.
     """
-    folder = _model_folder(teacher, cache)
+    folder = _model_folder(teacher, cache, group)
     verify(folder)
     if teacher.path is None:  # else the shape is that of a run's student, whose own teacher was verified
-        _verify_shape(teacher, folder)
+        _verify_shape(teacher, folder, group)
     return folder
 
 
-def _model_folder(teacher: TeacherConfig, cache: Path) -> Path:
-    source = _parsed(teacher.source, teacher.sha256, "teacher.source")
+def _model_folder(teacher: TeacherConfig, cache: Path, group: str) -> Path:
+    source = _parsed(teacher.source, teacher.sha256, f"{group}.source")
     if source.kind == "path":
         return Path(source.name) / teacher.folder
     files = [str(PurePosixPath(teacher.folder, name)) for name in MODEL_FILES]
@@ -75,16 +75,16 @@ def _model_folder(teacher: TeacherConfig, cache: Path) -> Path:
     return hub_model(source, files, cache) / teacher.folder
 
 
-def _verify_shape(teacher: TeacherConfig, folder: Path) -> None:
+def _verify_shape(teacher: TeacherConfig, folder: Path, group: str) -> None:
     path = folder / "config.json"
-    if teacher.architecture != "bert":
-        raise SourceError(f"teacher.architecture={teacher.architecture}, but {path} has model_type=bert.")
-    for key, found in shape_of(folder).items():
+    shape = shape_of(folder)
+    names = {"architecture": "model_type"} | shape_names(shape["architecture"])
+    for key, found in shape.items():
         declared = getattr(teacher, key)
         if declared != found:
             raise SourceError(
-                f"teacher.{key}={declared}, but {path} has {SHAPE[key]}={found}."
-                f"\nSet teacher.{key}={found}, or teacher.source to the model that was meant."
+                f"{group}.{key}={declared}, but {path} has {names[key]}={found}."
+                f"\nSet {group}.{key}={found}, or {group}.source to the model that was meant."
             )
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from kdbench.early_exit import cascade_curve
 from kdbench.losses import normalised_entropy
 from kdbench.options import Rule, between, option
+from kdbench.schema import ARCHITECTURES
 from kdbench.stage import Stage
 
 if TYPE_CHECKING:
@@ -24,9 +25,8 @@ if TYPE_CHECKING:
 @dataclass
 class Params:
     needs: ClassVar[frozenset[str]] = frozenset({"encoder", "teacher"})
-    students: ClassVar[frozenset[str]] = frozenset(
-        {"bert", "distilbert", "mobilebert", "ib_bert", "fastbert", "bilstm"}
-    )
+    students: ClassVar[frozenset[str]] = frozenset(ARCHITECTURES)
+    own_encoder: ClassVar[bool] = True
     not_others: ClassVar[str] = "who answers is decided by the entropy of one distribution over classes"
 
     small: str | None = None

@@ -14,6 +14,7 @@ from kdbench.losses import cosine_distance, soft_kl
 from kdbench.models.students import base, last_hidden, logits, mlm_head, word_embeddings
 from kdbench.objectives import masked_lm, soft_and_hard, supervised
 from kdbench.options import MISSING, above, at_least, between, one_of, option
+from kdbench.schema import ENCODERS
 from kdbench.stage import IGNORED, Batch, Stage, Terms, Unit
 from kdbench.tasks import TASKS
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 @dataclass
 class Params:
     needs: ClassVar[frozenset[str]] = frozenset({"encoder", "corpus", "same_width"})
-    students: ClassVar[frozenset[str]] = frozenset({"distilbert"})
+    students: ClassVar[frozenset[str]] = frozenset(ENCODERS)
     tasks: ClassVar[frozenset[str]] = frozenset(TASKS)
     general_stages: ClassVar[tuple[str, ...]] = ("pretraining",)
     general_keys: ClassVar[frozenset[str]] = frozenset(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from kdbench.objectives import supervised
+from kdbench.schema import ARCHITECTURES
 from kdbench.stage import Stage
 from kdbench.tasks import TASKS
 
@@ -15,9 +16,8 @@ if TYPE_CHECKING:
 @dataclass
 class Params:
     needs: ClassVar[frozenset[str]] = frozenset({"encoder"})
-    students: ClassVar[frozenset[str]] = frozenset(
-        {"bert", "distilbert", "mobilebert", "ib_bert", "fastbert", "bilstm"}
-    )
+    students: ClassVar[frozenset[str]] = frozenset(ARCHITECTURES)
+    own_encoder: ClassVar[bool] = True
     tasks: ClassVar[frozenset[str]] = frozenset(TASKS)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from kdbench.models.students import logits
 from kdbench.objectives import soft_and_hard
 from kdbench.options import MISSING, above, between, one_of, option
+from kdbench.schema import ARCHITECTURES
 from kdbench.stage import Batch, Stage, Terms
 from kdbench.tasks import TASKS
 
@@ -20,9 +21,8 @@ if TYPE_CHECKING:
 @dataclass
 class Params:
     needs: ClassVar[frozenset[str]] = frozenset({"encoder", "teacher"})
-    students: ClassVar[frozenset[str]] = frozenset(
-        {"bert", "distilbert", "mobilebert", "ib_bert", "fastbert", "bilstm"}
-    )
+    students: ClassVar[frozenset[str]] = frozenset(ARCHITECTURES)
+    own_encoder: ClassVar[bool] = True
     tasks: ClassVar[frozenset[str]] = frozenset(TASKS)
 
     alpha: float = option(between(0, 1))

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 
 from kdbench.losses import attention_kl, regroup_heads, relation
-from kdbench.models.features import hidden_states, queries_keys_values
+from kdbench.models.encoders import view
 from kdbench.models.students import base
 from kdbench.objectives import supervised
 from kdbench.options import Rule, at_least, one_of, option, or_none
+from kdbench.schema import ENCODERS
 from kdbench.stage import Batch, Objective, Stage, Terms
 from kdbench.tasks import TASKS
 
@@ -32,7 +33,8 @@ def _shapes(given: Any) -> bool:
 
 @dataclass
 class Params:
-    needs: ClassVar[frozenset[str]] = frozenset({"encoder", "corpus"})
+    needs: ClassVar[frozenset[str]] = frozenset({"encoder", "corpus", "attention"})
+    students: ClassVar[frozenset[str]] = frozenset(ENCODERS)
     tasks: ClassVar[frozenset[str]] = frozenset(TASKS)
     general_stages: ClassVar[tuple[str, ...]] = ("assistant", "distillation")
     general_keys: ClassVar[frozenset[str]] = frozenset({"version", "teacher_layer", "relation_heads", "assistants"})
@@ -100,8 +102,9 @@ def relations(student: Any, teacher: Any, p: Params, teacher_layer: int | None) 
 
 def last_qkv(encoder: Any, batch: Batch, layer: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys, values (B, A, T, d) of the last layer, or of layer `layer` (from 1); what is above is not run."""
-    last = (layer or len(encoder.encoder.layer)) - 1
-    return queries_keys_values(encoder.encoder.layer[last], hidden_states(encoder, batch, last)[-1])
+    parts = view(encoder)
+    last = (layer or len(parts.layers)) - 1
+    return parts.queries_keys_values(last, parts.states(batch, last)[-1])
 
 
 def stages(run: "Run", p: Params) -> Iterator[Stage]:

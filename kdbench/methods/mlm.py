@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from kdbench.models.students import base, last_hidden, mlm_head, word_embeddings
 from kdbench.objectives import masked_lm, supervised
+from kdbench.schema import ENCODERS
 from kdbench.stage import Batch, Stage, Terms
 from kdbench.tasks import TASKS
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 @dataclass
 class Params:
     needs: ClassVar[frozenset[str]] = frozenset({"encoder", "corpus"})
-    students: ClassVar[frozenset[str]] = frozenset({"bert", "distilbert", "mobilebert", "ib_bert"})
+    students: ClassVar[frozenset[str]] = frozenset({*ENCODERS, "mobilebert", "ib_bert"})
     tasks: ClassVar[frozenset[str]] = frozenset(TASKS)
     general_stages: ClassVar[tuple[str, ...]] = ("adaptation",)
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from kdbench.losses import patience
-from kdbench.models.bert import first_tokens, head
+from kdbench.models.encoders import view
 from kdbench.objectives import soft_and_hard
 from kdbench.options import MISSING, Rule, above, at_least, between, one_of, option
+from kdbench.schema import ENCODERS
 from kdbench.stage import Batch, Stage, Terms
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ def _choice(given: Any) -> bool:
 
 @dataclass
 class Params:
-    needs: ClassVar[frozenset[str]] = frozenset({"encoder", "teacher", "same_width", "bert_teacher"})
+    needs: ClassVar[frozenset[str]] = frozenset({"encoder", "teacher", "same_width", "encoder_teacher"})
+    students: ClassVar[frozenset[str]] = frozenset(ENCODERS)
     tasks: ClassVar[frozenset[str]] = frozenset({"classification", "multi_label", "regression"})
     not_others: ClassVar[str] = "it compares the [CLS] states, which stand for the text and not for its words"
 
@@ -69,16 +71,16 @@ def layer_map(choice: str | list[int], teacher: int, student: int) -> list[int]:
 
 
 def stages(run: "Run", p: Params) -> Iterator[Stage]:
-    student, teacher = run.student, run.config.teacher
+    student, teacher = view(run.student), run.config.teacher
     chosen = torch.tensor(layer_map(p.patient_layers, teacher.layers, run.config.student.layers)) - 1
 
     def objective(batch: Batch, step: int) -> Terms:
-        *below, last = first_tokens(student.bert, batch)
-        losses = soft_and_hard(run.task, head(student, last), batch, p)
+        below, last = student.first_tokens(batch)
+        losses = soft_and_hard(run.task, student.logits_of(last, batch["attention_mask"]), batch, p)
         if p.beta > 0:
             own = torch.cat(below, dim=1)
             target = batch["teacher_cls"][:, chosen.to(own.device)]
             losses["patience"] = p.beta * patience(own, target, p.normalise, p.patient_reduction)
         return Terms(losses)
 
-    yield Stage("training", student, objective, run.batches("training", "logits", "cls"), run.schedule("training"))
+    yield Stage("training", run.student, objective, run.batches("training", "logits", "cls"), run.schedule("training"))

@@ -11,12 +11,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from kdbench.models.bert import copy_head, head, logits, read_states
+from kdbench.models.encoders import view
+from kdbench.models.students import logits
 from kdbench.models.theseus import Share, draw_epsilon, hybrid_logits, linear_rate
 from kdbench.objectives import HARD, hard_loss, supervised
 from kdbench.options import above, between, one_of, option, or_none
+from kdbench.schema import ENCODERS
 from kdbench.stage import Batch, ParamGroup, Predict, Schedule, Stage, Terms
 from kdbench.tasks import TASKS
 
@@ -26,7 +28,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Params:
-    needs: ClassVar[frozenset[str]] = frozenset({"encoder", "teacher", "bert_teacher", "layers_divide", "same_width"})
+    needs: ClassVar[frozenset[str]] = frozenset(
+        {"encoder", "teacher", "encoder_teacher", "layers_divide", "same_width", "same_kind", "distinct_layers"}
+    )
+    students: ClassVar[frozenset[str]] = frozenset(ENCODERS)
     tasks: ClassVar[frozenset[str]] = frozenset(TASKS)
 
     variant: str = option(one_of("bernoulli", "linear", "mix", "uniform", "annealed"))
@@ -42,9 +47,10 @@ class Params:
 
 def stages(run: "Run", p: Params) -> Iterator[Stage]:
     predecessor, successor = run.teacher, run.student
-    copy_head(predecessor, successor)
+    view(successor).copy_head(view(predecessor))
     if p.embeddings != "replaced":
-        successor.bert.embeddings.load_state_dict(predecessor.bert.embeddings.state_dict())
+        for own, theirs in zip(view(successor).inputs, view(predecessor).inputs, strict=True):
+            own.load_state_dict(theirs.state_dict())
     wanted = schedules(run, p)
     if "replacing" in wanted:
         yield replacing(run, p, predecessor, successor, wanted["replacing"])
@@ -70,7 +76,8 @@ def schedules(run: "Run", p: Params) -> dict[str, Schedule]:
 
 
 def replacing(run: "Run", p: Params, predecessor: Any, successor: Any, schedule: Schedule) -> Stage:
-    modules = len(successor.bert.encoder.layer) + (p.embeddings == "replaced")
+    parts = view(successor)
+    modules = len(parts.layers) + (p.embeddings == "replaced")
 
     def drawn(step: int, *example: int) -> list[float]:
         generator = torch.Generator().manual_seed(run.seed("draw", "replacing", step, *example))
@@ -92,11 +99,9 @@ def replacing(run: "Run", p: Params, predecessor: Any, successor: Any, schedule:
     def hybrid(batch: Batch, step: int) -> Tensor:
         return hybrid_logits(predecessor, successor, batch, epsilon(batch, step), p.embeddings)
 
-    params = [ParamGroup(successor.bert.encoder)]
-    if p.embeddings != "frozen":
-        params.append(ParamGroup(successor.bert.embeddings))
+    params = [parts.stacked, *(parts.inputs if p.embeddings != "frozen" else [])]
     predict = {"successor": lambda batch, step: logits(successor, batch), "hybrid": hybrid}
-    return Stage("replacing", successor, objective, run.batches("replacing"), schedule, params, predict=predict)
+    return Stage("replacing", successor, objective, run.batches("replacing"), schedule, groups(params), predict=predict)
 
 
 def rate(p: Params, step: int, steps: int) -> float:
@@ -108,14 +113,17 @@ def rate(p: Params, step: int, steps: int) -> float:
 
 
 def successor_params(successor: Any, trained: str) -> list[ParamGroup]:
-    bert, classifier = successor.bert, successor.classifier
-    head = [classifier] if bert.pooler is None else [bert.pooler, classifier]
-    modules = {
-        "head": head,
-        "last_layer_and_head": [bert.encoder.layer[-1], *head],
-        "encoder": [bert.encoder],
+    parts = view(successor)
+    choices: dict[str, list[nn.Module]] = {
+        "head": parts.tops,
+        "last_layer_and_head": [parts.layers[-1], *parts.tops],
+        "encoder": [parts.stacked],
         "all": [successor],
-    }[trained]
+    }
+    return groups(choices[trained])
+
+
+def groups(modules: list[nn.Module]) -> list[ParamGroup]:
     return [ParamGroup(module) for module in modules]
 
 
@@ -123,6 +131,6 @@ def grafted(predecessor: Any, successor: Any) -> Predict:
     """Logits of the predecessor's encoder under the successor's head."""
 
     def predict(batch: Batch, step: int) -> Tensor:
-        return head(successor, read_states(predecessor.bert, batch))
+        return view(successor).logits_of(view(predecessor).first_tokens(batch)[1], batch["attention_mask"])
 
     return predict

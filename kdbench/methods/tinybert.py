@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from kdbench.losses import attention_score_mse, hidden_mse, logit_mse, soft_binary_kl, soft_cross_entropy
-from kdbench.models.bert import logits
-from kdbench.models.features import Projection, hidden_states, scores
+from kdbench.models.encoders import view
+from kdbench.models.features import Projection
 from kdbench.models.relu_head import use_relu_head
+from kdbench.models.students import base, logits
 from kdbench.objectives import supervised
 from kdbench.options import MISSING, above, at_least, between, one_of, option, or_none
+from kdbench.schema import ENCODERS
 from kdbench.stage import IGNORED, Batch, Objective, Stage, Terms, Unit
 from kdbench.tasks import TASKS
 
@@ -26,10 +28,15 @@ if TYPE_CHECKING:
     from kdbench.context import Run
     from kdbench.schema import RunConfig
 
+WORD_PIECES = ("bert", "electra", "distilbert")  # encoders whose tokens are BERT's word pieces
+
 
 @dataclass
 class Params:
-    needs: ClassVar[frozenset[str]] = frozenset({"encoder", "teacher", "corpus", "bert_teacher", "layers_divide"})
+    needs: ClassVar[frozenset[str]] = frozenset(
+        {"encoder", "teacher", "corpus", "encoder_teacher", "layers_divide", "attention"}
+    )
+    students: ClassVar[frozenset[str]] = frozenset(ENCODERS)
     tasks: ClassVar[frozenset[str]] = frozenset(TASKS)
     general_stages: ClassVar[tuple[str, ...]] = ("general",)
     general_keys: ClassVar[frozenset[str]] = frozenset({"embedding", "hidden", "attention", "projection", "padding"})
@@ -55,6 +62,11 @@ class Params:
         teacher, student = config.teacher, config.student
         if self.attention and student.heads != teacher.heads:
             yield "student.heads", f"must equal teacher.heads={teacher.heads}, or set method.attention=false"
+        if self.relu_head and student.architecture != "bert":
+            yield "method.relu_head", f"must be false: {student.architecture} has a head of its own"
+        if self.augment and teacher.source_architecture not in WORD_PIECES:
+            problem = f"must be false: {teacher.source_architecture} does not mark where a word goes on (##), as"
+            yield "method.augment", f"{problem} {', '.join(WORD_PIECES)} do"
         if self.augment and config.dataset.text_pair is not None:
             yield "method.augment", "must be false for pairs: words are replaced in single texts"
         if config.dataset.task == "token_classification":
@@ -75,11 +87,11 @@ def layer_map(teacher: int, student: int) -> list[tuple[int, int]]:
 
 def transformer_layers(student: Any, teacher: Any, projection: Projection, p: Params) -> Objective:
     """The embedding, hidden and attention terms, each summed over the student's layers."""
-    own_layers, teacher_layers = student.encoder.layer, teacher.encoder.layer
-    above = layer_map(len(teacher_layers), len(own_layers))
+    parts, teacher_parts = view(student), view(teacher)
+    above = layer_map(len(teacher_parts.layers), len(parts.layers))
 
     def objective(batch: Batch, step: int) -> Terms:
-        own, target = hidden_states(student, batch), hidden_states(teacher, batch)
+        own, target = parts.states(batch), teacher_parts.states(batch)
         mask = batch["attention_mask"]
         counted = mask if p.padding == "masked" else None
         losses = {}
@@ -91,8 +103,8 @@ def transformer_layers(student: Any, teacher: Any, projection: Projection, p: Pa
         if p.attention:
             over = "valid" if p.padding == "masked" else "all"
             mse = [
-                attention_score_mse(scores(layer, x), scores(teacher_layers[n], target[n]), mask, over)
-                for layer, x, (_, n) in zip(own_layers, own[:-1], above, strict=True)
+                attention_score_mse(parts.scores(m, x), teacher_parts.scores(n, target[n]), mask, over)
+                for m, (x, (_, n)) in enumerate(zip(own[:-1], above, strict=True))
             ]
             losses["attention"] = torch.stack(mse).sum()
         masked: dict[str, Unit] = {"embedding": "tokens", "hidden": "tokens", "attention": "pairs"}
@@ -104,7 +116,7 @@ def transformer_layers(student: Any, teacher: Any, projection: Projection, p: Pa
 def general(run: "Run", p: Params) -> Iterator[Stage]:
     student, teacher, data = run.student, run.pretrained, run.corpus_batches("general")
     projection = Projection(run.config.student.hidden, run.config.teacher.hidden, p.projection == "separate")
-    objective = transformer_layers(student.bert, teacher, projection, p)
+    objective = transformer_layers(base(student), teacher, projection, p)
     yield Stage("general", student, objective, data, run.schedule("general", data), extra=projection)
 
 
@@ -120,7 +132,7 @@ def stages(run: "Run", p: Params) -> Iterator[Stage]:
         data = run.batches("intermediate", split=split)
         schedule, objective = (
             run.schedule("intermediate", data),
-            transformer_layers(student.bert, teacher.bert, projection, p),
+            transformer_layers(base(student), base(teacher), projection, p),
         )
         yield Stage("intermediate", student, objective, data, schedule, extra=projection, predict={})
 

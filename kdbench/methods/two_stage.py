@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from kdbench.models.bert import copy_head
+from kdbench.models.encoders import view
 from kdbench.objectives import supervised
 from kdbench.options import above, one_of, option
+from kdbench.schema import ENCODERS
 from kdbench.stage import ParamGroup, Stage
 from kdbench.tasks import TASKS
 
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 @dataclass
 class Params:
-    needs: ClassVar[frozenset[str]] = frozenset({"encoder", "teacher", "bert_teacher", "same_width"})
+    needs: ClassVar[frozenset[str]] = frozenset({"encoder", "teacher", "encoder_teacher", "same_width", "same_kind"})
+    students: ClassVar[frozenset[str]] = frozenset(ENCODERS)
     tasks: ClassVar[frozenset[str]] = frozenset(TASKS)
 
     head: str = option(one_of("inherit", "reinit"))
@@ -32,7 +34,8 @@ class Params:
 def stages(run: "Run", p: Params) -> Iterator[Stage]:
     student = run.student
     if p.head == "inherit":
-        copy_head(run.teacher, student)
-    params = [ParamGroup(student.bert), ParamGroup(student.classifier, p.head_lr_multiplier)]
+        view(student).copy_head(view(run.teacher))
+    body = [part for part in student.children() if part is not student.classifier and [*part.parameters()]]
+    params = [*map(ParamGroup, body), ParamGroup(student.classifier, p.head_lr_multiplier)]
     objective, data = supervised(student, run.task), run.batches("successor")
     yield Stage("successor", student, objective, data, run.schedule("successor"), params)

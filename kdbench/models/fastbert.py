@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.errors import UserError
-from kdbench.models.bert import attention_bias
+from kdbench.models.encoder import attention_bias
 
 WIDTH = 128  # of a branch head
 HEADS = 2  # of its attention

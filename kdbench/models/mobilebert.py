@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.errors import UserError
-from kdbench.models.bert import attention_bias
+from kdbench.models.encoder import attention_bias
 
 
 def build(shape: dict[str, Any], label_names: list[str], attention: str, seed: int) -> Any:

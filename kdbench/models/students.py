@@ -7,11 +7,23 @@ from torch import Tensor, nn
 
 from kdbench import store
 from kdbench.foreign import read_config, require_weights
-from kdbench.models import bert, bilstm, distilbert, fastbert, mobilebert, relu_head
+from kdbench.models import bert, bilstm, distilbert, fastbert, mobilebert, relu_head, stock
+from kdbench.models.encoders import view
 from kdbench.stage import Batch
 
 # transformers' words for what a head's outputs are; of classes they are its default.
 _PROBLEMS = {"multi_label": "multi_label_classification", "regression": "regression"}
+STOCK = ("roberta", "electra", "albert", "deberta-v2", "modernbert")  # built after a checkpoint's config.json
+LAYERED = ("bert", "distilbert", *STOCK)  # walked layer by layer (encoder.py)
+_BASES = {"distilbert": "distilbert", "mobilebert": "mobilebert", "kdbench_ib_bert": "mobilebert"} | {
+    "roberta": "roberta", "electra": "electra", "albert": "albert", "deberta-v2": "deberta", "modernbert": "model",
+}  # fmt: skip
+_WITHOUT_TYPES = (
+    "distilbert",
+    "roberta",
+    "deberta-v2",
+    "modernbert",
+)  # which sentence a token is of says nothing to them
 
 
 def build(
@@ -19,7 +31,8 @@ def build(
 ) -> Any:
     """A randomly initialised model of the task; its weights are a function of `seed` alone.
 
-    `shape` has the keys of a student (`architecture`, `layers` ...) and vocab_size, max_positions, pad_token_id.
+    `shape` has the keys of a student (`architecture`, `layers` ...) and vocab_size, max_positions, pad_token_id, and
+    for an architecture of `STOCK` what stock.build asks for.
     """
     model = _build(shape, label_names, attention, seed, task == "token_classification")
     if task in _PROBLEMS and shape["architecture"] != "bilstm":  # whose folder transformers does not read
@@ -41,14 +54,15 @@ def _build(shape: dict[str, Any], label_names: list[str], attention: str, seed: 
             return fastbert.build(shape, label_names, attention, seed)
         case "bilstm":
             return bilstm.build(shape, label_names, seed)
+        case kind if kind in STOCK:
+            return stock.build(shape, label_names, attention, seed)
         case other:
             raise ValueError(other)
 
 
 def base(student: Any) -> Any:
     """The student without its task head."""
-    names = {"distilbert": "distilbert", "mobilebert": "mobilebert", "kdbench_ib_bert": "mobilebert"}
-    return getattr(student, names.get(student.config.model_type, "bert"))
+    return getattr(student, _BASES.get(student.config.model_type, "bert"))
 
 
 def load_base(student: Any, state: dict[str, Tensor]) -> None:
@@ -59,22 +73,30 @@ def load_base(student: Any, state: dict[str, Tensor]) -> None:
 
 
 def copy_layers(source: Any, student: Any, layers: list[int]) -> None:
-    """Start the student from the listed layers (from 0), the embeddings and the pooler of a BertModel."""
-    if student.config.model_type == "distilbert":
+    """Start the student from the listed layers (from 0), the embeddings and the pooler of an encoder of its kind.
+
+    A DistilBERT starts from a BERT, too.
+    """
+    if (source.base_model_prefix, student.config.model_type) == ("bert", "distilbert"):
         distilbert.copy_from_bert(source, student.distilbert, layers, add_token_type=True)
     else:
-        bert.copy_encoder(source, student.bert, layers)
+        view(base(student)).copy_from(view(source), layers)
 
 
-def forward(model: nn.Module, batch: Batch) -> Tensor:
+def reads_types(model: Any) -> bool:
+    """Whether the model can tell two sentences apart by token types."""
+    return model.config.model_type not in _WITHOUT_TYPES
+
+
+def forward(model: Any, batch: Batch) -> Tensor:
     """Logits (B, C), of words (B, T, C), by the model's own forward, as whoever loads its folder calls it."""
-    names = ("input_ids", "attention_mask", "token_type_ids")  # the last only where the batch has pairs
+    names = ("input_ids", "attention_mask", *(("token_type_ids",) if reads_types(model) else ()))
     return model(**{name: value for name, value in batch.items() if name in names}).logits
 
 
 def logits(model: Any, batch: Batch) -> Tensor:
-    """`forward`'s logits; of a BERT by the shortest way. DistilBERT takes token types and ignores them."""
-    return bert.logits(model, batch) if model.config.model_type == "bert" else forward(model, batch)
+    """`forward`'s logits; where the layers can be walked, by the shortest way."""
+    return view(model).logits(batch) if model.config.model_type in LAYERED else forward(model, batch)
 
 
 def save(model: Any, folder: Path, tokenizer_folder: Path) -> None:
@@ -119,6 +141,8 @@ def load(folder: Path, attention: str = "sdpa") -> Any:
             return distilbert.load(folder, attention)
         case "mobilebert":
             return mobilebert.load(folder, attention)
+        case kind if kind in STOCK:
+            return stock.load(folder, kind, attention)
         case _:
             return bert.load(folder, attention)
 
@@ -142,6 +166,8 @@ def flops(shape: dict[str, Any], length: int, classes: int, task: str = "classif
             return bilstm.flops(shape, length, classes)
         case "fastbert":
             return fastbert.flops_at_speed_0(shape, length, classes)
+        case kind if kind in STOCK:
+            return stock.flops(shape, length, classes)
         case _:
             return bert.flops(shape, length, classes, words)
 
@@ -149,8 +175,8 @@ def flops(shape: dict[str, Any], length: int, classes: int, task: str = "classif
 def set_dropout(student: Any, dropout: float) -> None:
     """Give every dropout of the student the probability of the coming stage."""
     bert.set_dropout(student, dropout)
-    if student.config.model_type == "distilbert":  # the names by which a reloaded model finds them
-        student.config.dropout = student.config.attention_dropout = student.config.seq_classif_dropout = dropout
+    if student.config.model_type in LAYERED:
+        view(student).set_dropout(dropout)
 
 
 def compile_layers(student: nn.Module) -> None:
@@ -169,7 +195,8 @@ def mlm_head(student: Any, seed: int) -> nn.Module:
     """A fresh masked-LM head: forward(hidden (N, H), word embeddings (V, E)) -> (N, V)."""
     if student.config.model_type in ("mobilebert", "kdbench_ib_bert"):
         return mobilebert.mlm_head(base(student), seed)
-    return bert.MlmHead(base(student).config.hidden_size, len(word_embeddings(base(student))), seed)
+    vocabulary, width = word_embeddings(base(student)).shape
+    return bert.MlmHead(base(student).config.hidden_size, width, vocabulary, seed)
 
 
 def word_table(student: Any) -> nn.Embedding | None:

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdbench.models.bert import attention_bias, first_token, head
+from kdbench.models.encoder import Pass
+from kdbench.models.encoders import view
 from kdbench.stage import Batch
 
-Layer = Callable[[Tensor, Tensor | None], Tensor]  # (states, mask in the attention's form) -> states
 Share = float | Tensor  # one for the batch, or (B,), one an example
 
 
@@ -50,30 +50,26 @@ def hybrid_logits(predecessor: Any, successor: Any, batch: Batch, epsilon: Seque
     predecessor's, `trained` the successor's, `replaced` mixes both by a further, leading epsilon.
     """
     rest = list(epsilon)
-    words = {"input_ids": batch["input_ids"], "token_type_ids": batch.get("token_type_ids")}
-    old, new = predecessor.bert.embeddings, successor.bert.embeddings
+    old, new = view(predecessor), view(successor)
     first: Share = rest.pop(0) if embeddings == "replaced" else {"frozen": 1.0, "trained": 0.0}[embeddings]
-    x = mix(first, lambda: old(**words), lambda: new(**words))
+    x = mix(first, lambda: old.embed(batch), lambda: new.embed(batch))
     mask = batch["attention_mask"]
-    bias = attention_bias(predecessor, x, mask)
-    layers, modules = ([*model.bert.encoder.layer] for model in (predecessor, successor))
-    for last in (layers, modules) if predecessor.bert.pooler is not None else ():  # the head reads one token
-        last[-1] = lambda x, _, layer=last[-1]: first_token(layer, x, mask)
+    layers, modules = old.passes(x, mask), new.passes(x, mask)
     for share, block, module in zip(rest, blocks(len(layers), len(modules)), modules, strict=True):
-        x = junction(x, share, [layers[index] for index in block], module, bias)
-    return head(predecessor, x)
+        x = junction(x, share, [layers[index] for index in block], module)
+    return old.logits_of(x, mask)
 
 
-def junction(x: Tensor, epsilon: Share, block: list[Layer], module: Layer, bias: Tensor | None) -> Tensor:
+def junction(x: Tensor, epsilon: Share, block: list[Pass], module: Pass) -> Tensor:
     """One step of the hybrid: the block, the module, or their mix."""
 
     def predecessor() -> Tensor:
         y = x
         for layer in block:
-            y = layer(y, bias)
+            y = layer(y)
         return y
 
-    return mix(epsilon, predecessor, lambda: module(x, bias))
+    return mix(epsilon, predecessor, lambda: module(x))
 
 
 def draw_epsilon(variant: str, progress: float, rate: float, modules: int, generator: torch.Generator) -> list[float]:

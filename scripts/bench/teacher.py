@@ -4,7 +4,7 @@ import harness
 import torch
 
 from kdbench.data.teacher_cache import cached_outputs
-from kdbench.models import bert, students
+from kdbench.models import students
 
 BATCHES, SIZE = 16, 64
 
@@ -29,7 +29,7 @@ def main() -> None:
 
         shape = vars(config.student) | {"layers": config.teacher.layers}
         cases = {
-            f"{hardware.precision}, first token of the last layer": lambda: forward(bert.logits, hardware.precision),
+            f"{hardware.precision}, first token of the last layer": lambda: forward(students.logits, hardware.precision),
             f"{hardware.precision}, transformers' forward": lambda: forward(students.forward, hardware.precision),
             "fp32, transformers' forward": lambda: forward(students.forward, "fp32"),
             "floor": harness.floor(batches, shape, hardware.precision, backward=False),

@@ -7,7 +7,7 @@ import torch
 from kdbench.data.batches import Examples
 from kdbench.data.tokenize import Tokens
 from kdbench.losses import cross_entropy
-from kdbench.models import bert
+from kdbench.models import bert, students
 
 SHAPE = {"vocab_size": 30, "hidden": 16, "layers": 2, "heads": 2, "ffn": 32, "max_positions": 20, "pad_token_id": 0}
 
@@ -21,12 +21,12 @@ def examples() -> Examples:
 def padding_changes_nothing(attention: str = "eager") -> None:
     model = bert.build(SHAPE, ["a", "b", "c"], attention, 0).eval()
     together = examples().batch(np.arange(4))
-    logits = bert.logits(model, together)
+    logits = students.logits(model, together)
     losses = []
     for row in range(4):
         alone = examples().batch(np.array([row]))
-        torch.testing.assert_close(logits[row], bert.logits(model, alone)[0], rtol=1e-5, atol=1e-6)
-        losses.append(cross_entropy(bert.logits(model, alone), alone["labels"]))
+        torch.testing.assert_close(logits[row], students.logits(model, alone)[0], rtol=1e-5, atol=1e-6)
+        losses.append(cross_entropy(students.logits(model, alone), alone["labels"]))
     torch.testing.assert_close(cross_entropy(logits, together["labels"]), torch.stack(losses).mean())
 
 

@@ -19,6 +19,8 @@ from kdbench.data.tokenize import tokenize
 from kdbench.identity import data_id
 from kdbench.methods.theseus import grafted
 from kdbench.models import bert
+from kdbench.models.encoders import view
+from kdbench.models.students import logits
 from kdbench.models.theseus import hybrid_logits
 from kdbench.schema import DatasetConfig, DatasetSplits, RunConfig
 
@@ -207,20 +209,20 @@ def pair_batch(tmp_path: Path, tokenizer: Path, rows: list[int]) -> Any:
 def models() -> tuple[Any, Any]:
     predecessor = bert.build(SHAPE, ["a", "b", "c"], "eager", 1).eval()
     successor = bert.build(SHAPE | {"layers": 2}, ["a", "b", "c"], "eager", 2).eval()
-    bert.copy_head(predecessor, successor)
+    view(successor).copy_head(view(predecessor))
     return predecessor, successor
 
 
 def test_logits_are_those_of_the_types_whatever_the_padding(tmp_path: Path, tokenizer: Path) -> None:
     model, _ = models()
     together = pair_batch(tmp_path, tokenizer, [0, 1, 2])
-    z = bert.logits(model, together)
+    z = logits(model, together)
     inputs = {key: together[key] for key in ("input_ids", "attention_mask", "token_type_ids")}
     torch.testing.assert_close(z, model(**inputs).logits, rtol=1e-5, atol=1e-6)
     del together["token_type_ids"]
-    assert not torch.allclose(z, bert.logits(model, together))
+    assert not torch.allclose(z, logits(model, together))
     for row in range(3):
-        alone = bert.logits(model, pair_batch(tmp_path, tokenizer, [row]))
+        alone = logits(model, pair_batch(tmp_path, tokenizer, [row]))
         torch.testing.assert_close(z[row], alone[0], rtol=1e-5, atol=1e-6)
 
 
@@ -231,15 +233,15 @@ def test_the_hybrid_reads_the_types(tmp_path: Path, tokenizer: Path, embeddings:
     whole = hybrid_logits(predecessor, successor, batch, [0.0] * junctions, embeddings)
     if embeddings == "frozen":
         successor.bert.embeddings.load_state_dict(predecessor.bert.embeddings.state_dict())
-    assert torch.equal(whole, bert.logits(successor, batch))
+    assert torch.equal(whole, logits(successor, batch))
     if embeddings == "trained":
         predecessor.bert.embeddings.load_state_dict(successor.bert.embeddings.state_dict())
     nothing = hybrid_logits(predecessor, successor, batch, [1.0] * junctions, embeddings)  # p = 0
-    assert torch.equal(nothing, bert.logits(predecessor, batch))
+    assert torch.equal(nothing, logits(predecessor, batch))
     single = {key: value for key, value in batch.items() if key != "token_type_ids"}
-    assert not torch.allclose(nothing, bert.logits(predecessor, single))  # type: ignore[arg-type]
+    assert not torch.allclose(nothing, logits(predecessor, single))  # type: ignore[arg-type]
 
 
 def test_the_graft_reads_the_types(tmp_path: Path, tokenizer: Path) -> None:
     (predecessor, successor), batch = models(), pair_batch(tmp_path, tokenizer, [0, 1, 2])
-    assert torch.equal(grafted(predecessor, successor)(batch, 0), bert.logits(predecessor, batch))
+    assert torch.equal(grafted(predecessor, successor)(batch, 0), logits(predecessor, batch))

@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 from safetensors.numpy import save
 
 from kdbench.data import sources
-from kdbench.data.model_folder import _expected, shape_of
+from kdbench.data.model_folder import shape_of
+from kdbench.data.model_weights import expected
 from kdbench.data.sources import (
     Source,
     SourceError,
@@ -38,8 +39,8 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 def weights(value: float) -> bytes:
     """The file of an encoder of SHAPE."""
-    shape = _expected(SHAPE, [0, 1])
-    return save({name: np.full(size, value, np.float32) for name, size in shape})
+    sizes = expected("bert", SHAPE, [0, 1])
+    return save({name: np.full(size, value, np.float32) for name, size in sizes})
 
 
 def model_folder(folder: Path, **changed: object) -> Path:
@@ -187,9 +188,9 @@ def test_a_shape_that_is_not_the_declared_one_is_refused_by_key(tmp_path: Path, 
 
 
 def test_another_architecture_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"model_type=roberta; kdbench reads bert"):
-        resolve_model(teacher(model_folder(tmp_path / "model", model_type="roberta")), tmp_path)
-    with pytest.raises(SourceError, match="gives no num_hidden_layers"):
+    with pytest.raises(SourceError, match=r"model_type=gpt2; kdbench reads bert, roberta"):
+        resolve_model(teacher(model_folder(tmp_path / "model", model_type="gpt2")), tmp_path)
+    with pytest.raises(SourceError, match="gives no n_layers"):
         shape_of(model_folder(tmp_path / "distil", model_type="distilbert", num_hidden_layers=None))
 
 
@@ -226,13 +227,14 @@ def test_every_teacher_yaml_fits_the_schema_and_has_a_legal_source(path: Path) -
     raw = OmegaConf.load(path)
     raw.pop("defaults"), raw.pop("schedule", None)  # composed by Hydra
     merged = OmegaConf.merge(OmegaConf.structured(TeacherConfig), raw)
-    assert {*map(str, raw), "schedule", "path"} == set(merged)
+    assert {*map(str, raw), "schedule", "path", "embedding", "source_architecture"} == set(merged)
     if path.stem == "run":  # all but the path comes from the run
         assert all(OmegaConf.is_missing(raw, key) for key in ("path", "source", *SHAPE))
         return
     assert merged.name == path.stem
     if path.stem == "local":
-        assert {key for key in raw if OmegaConf.is_missing(raw, str(key))} == {"source", *SHAPE}
+        assert {key for key in raw if OmegaConf.is_missing(raw, str(key))} == {"source", "architecture", *SHAPE}
     else:
         assert check_source(merged.source, merged.sha256, "teacher.source") is None
-        assert merged.hidden % merged.heads == 0 and merged.ffn == 4 * merged.hidden
+        assert merged.hidden % merged.heads == 0
+        assert merged.architecture == "modernbert" or merged.ffn == 4 * merged.hidden

@@ -6,7 +6,8 @@ from torch import nn
 
 from kdbench.losses import cross_entropy
 from kdbench.models import bert, students
-from kdbench.models.features import hidden_states
+from kdbench.models.encoder import first_token
+from kdbench.models.encoders import view
 from kdbench.models.relu_head import use_relu_head
 from kdbench.stage import Batch
 
@@ -28,12 +29,12 @@ def batch() -> Batch:
 @pytest.mark.parametrize("layers", [1, 3])
 def test_the_short_way_equals_the_models_own(attention, layers):
     own = model(attention, layers)
-    torch.testing.assert_close(bert.logits(own, batch()), students.forward(own, batch()), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(students.logits(own, batch()), students.forward(own, batch()), rtol=1e-5, atol=1e-6)
 
 
 def test_its_gradients_are_the_same():
     gradients = []
-    for logits in (bert.logits, students.forward):
+    for logits in (students.logits, students.forward):
         trained = model()
         cross_entropy(logits(trained, batch()), batch()["labels"]).backward()
         gradients.append({name: p.grad for name, p in trained.named_parameters()})
@@ -49,7 +50,7 @@ def test_dropout_drops_shares_of_the_last_layers_attention():
     layer.attention.self.dropout.p = 0.5
     nn.init.ones_(layer.attention.self.value.bias)
     x, mask = torch.randn(1, 9, 16), torch.ones(1, 9, dtype=torch.long)
-    drawn = torch.stack([bert.first_token(layer, x, mask) for _ in range(400)])
+    drawn = torch.stack([first_token(layer, x, mask) for _ in range(400)])
     assert drawn.std(0).min() > 1e-4
 
     def whole(_: int) -> torch.Tensor:
@@ -62,13 +63,14 @@ def test_dropout_drops_shares_of_the_last_layers_attention():
 
 def test_first_tokens_are_those_of_the_hidden_states():
     encoder = model().bert
-    for short, state in zip(bert.first_tokens(encoder, batch()), hidden_states(encoder, batch())[1:], strict=True):
+    below, last = view(encoder).first_tokens(batch())
+    for short, state in zip([*below, last], view(encoder).states(batch())[1:], strict=True):
         torch.testing.assert_close(short, state[:, :1], rtol=1e-5, atol=1e-6)
 
 
 def test_a_relu_head_is_taken_along():
     own = model()
-    before = bert.logits(own, batch())
+    before = students.logits(own, batch())
     use_relu_head(own)
-    assert not torch.allclose(bert.logits(own, batch()), before)
-    torch.testing.assert_close(bert.logits(own, batch()), students.forward(own, batch()), rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(students.logits(own, batch()), before)
+    torch.testing.assert_close(students.logits(own, batch()), students.forward(own, batch()), rtol=1e-5, atol=1e-6)

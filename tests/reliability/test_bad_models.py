@@ -13,7 +13,7 @@ from kdbench.data.model_folder import verify
 from kdbench.data.tokenize import load_tokenizer
 from kdbench.derived import teacher_run
 from kdbench.errors import SourceError, UserError
-from kdbench.models import bert
+from kdbench.models.stock import load_pretrained
 
 QUERY = "encoder.layer.3.attention.self.query.weight"
 
@@ -79,10 +79,13 @@ REFUSED = {
         r"vocab\.txt is not UTF-8",
     ),
     # another architecture
-    "RoBERTa": (config(model_type="roberta"), r"model_type=roberta; kdbench reads bert"),
-    "DistilBERT": (config(model_type="distilbert"), r"model_type=distilbert"),
+    "GPT-2": (config(model_type="gpt2"), r"model_type=gpt2; kdbench reads bert, roberta, electra"),
+    "RoBERTa": (config(model_type="roberta"), r"has pad_token_id=0; kdbench reads roberta with 1 only"),
+    "DistilBERT": (config(model_type="distilbert"), r"gives no n_layers"),
+    "DeBERTa": (config(model_type="deberta-v2"), r"has relative_attention=None; kdbench reads deberta-v2 with True"),
+    "ModernBERT": (config(model_type="modernbert"), r"lacks embeddings\.tok_embeddings\.weight: .* of a modernbert"),
     "no model type": (config(model_type=None), r"model_type=None"),
-    "another activation": (config(hidden_act="relu"), r"hidden_act='relu'; kdbench builds BERTs with 'gelu' only"),
+    "another activation": (config(hidden_act="relu"), r"hidden_act='relu'; kdbench reads bert with 'gelu' only"),
     "another epsilon": (config(layer_norm_eps=1e-5), r"layer_norm_eps=1e-05; .* with 1e-12 only"),
     "one token type": (config(type_vocab_size=1), r"type_vocab_size=1"),
     "relative positions": (config(position_embedding_type="relative_key"), r"position_embedding_type='relative_key'"),
@@ -151,10 +154,10 @@ def test_refused_in_words(folder, name):
 @pytest.mark.parametrize("name", READ)
 def test_read_as_is_said(folder, name):
     """Heads and labels of another task are left out; what is missing above the layers is drawn from the seed."""
-    whole = bert.load_pretrained(folder, seed=1)
+    whole = load_pretrained(folder, "eager", seed=1)
     READ[name](folder)
     verify(folder)
-    encoder = bert.load_pretrained(folder, seed=1)
+    encoder = load_pretrained(folder, "eager", seed=1)
     assert encoder.dtype == torch.float32
     tolerance = 1e-3 if name == "half precision" else 0
     torch.testing.assert_close(encoder.encoder.state_dict(), whole.encoder.state_dict(), rtol=0, atol=tolerance)
@@ -164,7 +167,7 @@ def test_read_as_is_said(folder, name):
 def test_weights_that_are_not_finite_are_refused(folder):
     weights(lambda s: s | {QUERY: s[QUERY] * float("nan")})(folder)
     with pytest.raises(UserError, match=rf"{QUERY} holds numbers that are not finite"):
-        bert.load_pretrained(folder, seed=0)
+        load_pretrained(folder, "eager", seed=0)
 
 
 def test_a_tokenizer_that_cannot_be_read_is_refused(folder):

@@ -1,0 +1,165 @@
+"""One way into every encoder: what makes the first layer's input, its layers, its head, queries, keys and values.
+
+`Encoder` is what methods know; each architecture is a class that names its parts and says what it does otherwise
+(encoders.py). transformers is imported inside the functions: methods import this module, and a refusal must come
+quickly.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from operator import attrgetter
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from kdbench.stage import Batch
+
+Pass = Callable[[Tensor], Tensor]  # states (B, T, H) -> those after a layer
+
+
+class Encoder:
+    """What all encoders have."""
+
+    below: ClassVar[tuple[str, ...]] = ("embeddings",)  # of the encoder: they make the first layer's input
+    stack: ClassVar[str] = "encoder.layer"  # of the encoder: its layers
+    above: ClassVar[tuple[str, ...]] = ()  # of the encoder: they stand between its last layer and the head
+    head: ClassVar[tuple[str, ...]] = ("classifier",)  # of the classifier
+    projections: ClassVar[tuple[str, ...]] = ()  # of a layer: those that make its queries, keys and values
+    dropouts: ClassVar[tuple[str, ...]] = ()  # of config.json, besides those that BERT has
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.encoder = model, model.base_model
+        self.config: Any = self.encoder.config
+
+    @property
+    def inputs(self) -> list[nn.Module]:
+        """The modules that make the first layer's input, and what all layers share."""
+        return _parts(self.encoder, self.below)
+
+    @property
+    def stacked(self) -> nn.ModuleList:
+        return attrgetter(self.stack)(self.encoder)
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        return [*self.stacked]
+
+    @property
+    def tops(self) -> list[nn.Module]:
+        """The modules between the last layer and the logits."""
+        return [*_parts(self.encoder, self.above), *_parts(self.model, self.head)]
+
+    def embed(self, batch: Batch) -> Tensor:
+        """The first layer's input (B, T, H)."""
+        return self.encoder.embeddings(input_ids=batch["input_ids"], token_type_ids=batch.get("token_type_ids"))
+
+    def whole_passes(self, x: Tensor, mask: Tensor) -> list[Pass]:
+        """The layers, ready for states like `x` (B, T, H) under the mask (B, T), 0 = padding."""
+        bias = attention_bias(self.encoder, x, mask)
+        return [partial(layer, attention_mask=bias) for layer in self.layers]
+
+    def passes(self, x: Tensor, mask: Tensor) -> list[Pass]:
+        """The same; of the last layer's output, (B, T, H) or (B, 1, H), what `logits_of` reads."""
+        return self.whole_passes(x, mask)
+
+    def states(self, batch: Batch, layers: int | None = None) -> list[Tensor]:
+        """The first layer's input and the output of each of the first `layers` layers (None: all), each (B, T, H)."""
+        states = [self.embed(batch)]
+        for run in self.whole_passes(states[0], batch["attention_mask"])[:layers]:
+            states.append(run(states[-1]))
+        return states
+
+    def first_tokens(self, batch: Batch) -> tuple[list[Tensor], Tensor]:
+        """[CLS] after each layer but the last, (B, 1, H) each, and of the last one's output what the head reads."""
+        x = self.embed(batch)
+        *below, last = self.passes(x, batch["attention_mask"])
+        first = []
+        for run in below:
+            x = run(x)
+            first.append(x[:, :1])
+        return first, last(x)
+
+    def logits_of(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Logits (B, C) from the last layer's output."""
+        raise NotImplementedError
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Logits (B, C), without what they do not depend on."""
+        return self.logits_of(self.first_tokens(batch)[1], batch["attention_mask"])
+
+    def queries_keys_values(self, index: int, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Each (B, A, T, d), of layer `index` (from 0) whose input is `x` (B, T, H)."""
+        query, key, value = (self._in_heads(projection(x)) for projection in self._projections(index))
+        return query, key, value
+
+    def scores(self, index: int, x: Tensor) -> Tensor:
+        """(B, A, T, T): query by key over sqrt(d), before mask and softmax, of layer `index` whose input is `x`.
+
+        Computed again, because transformers' `output_attentions` gives probabilities after dropout, and its fused
+        attention gives none.
+        """
+        query, key = (self._in_heads(projection(x)) for projection in self._projections(index)[:2])
+        return query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+
+    def _projections(self, index: int) -> list[nn.Module]:
+        return _parts(self.layers[index], self.projections)
+
+    def _in_heads(self, x: Tensor) -> Tensor:
+        """(B, T, A * d) -> (B, A, T, d)"""
+        return x.unflatten(-1, (self.config.num_attention_heads, -1)).transpose(1, 2)
+
+    def copy_from(self, source: "Encoder", layers: list[int]) -> None:
+        """Copy what is below and above the layers, and the listed layers (from 0), of an encoder of the same kind.
+
+        What stands above is copied where both have it: FastBERT and RoBERTa's classifier have no pooler.
+        """
+        chosen = [source.layers[index] for index in layers]
+        pairs = [*zip(self.inputs, source.inputs, strict=True), *zip(self.layers, chosen, strict=True)]
+        pairs += zip(_parts(self.encoder, self.above), _parts(source.encoder, source.above), strict=False)
+        for own, theirs in pairs:
+            own.load_state_dict(theirs.state_dict())
+
+    def copy_head(self, source: "Encoder") -> None:
+        """Copy all between the last layer and the logits."""
+        for own, theirs in zip(self.tops, source.tops, strict=True):
+            own.load_state_dict(theirs.state_dict())
+
+    def set_dropout(self, dropout: float) -> None:
+        """Write it in config.json's keys of this architecture; the modules have it already."""
+        for name in self.dropouts:
+            setattr(self.config, name, dropout)
+
+
+def _parts(model: Any, names: tuple[str, ...]) -> list[nn.Module]:
+    return [part for name in names if (part := attrgetter(name)(model)) is not None]
+
+
+def attention_bias(model: Any, embedded: Tensor, mask: Tensor) -> Any:
+    """The mask in the form that the model's attention implementation takes."""
+    from transformers.masking_utils import create_bidirectional_mask
+
+    return create_bidirectional_mask(config=model.config, inputs_embeds=embedded, attention_mask=mask)
+
+
+def first_token(layer: Any, x: Tensor, mask: Tensor) -> Tensor:
+    """The output of a layer of BERT's form at the first token only, (B, 1, H), from x (B, T, H) and the mask (B, T).
+
+    It is all that a classifier reads of the last layer. Of keys and values nothing is computed for the other
+    tokens either: q (x W_k)' = (q W_k') x' and p (x W_v) = (p x) W_v, and the keys' bias moves all scores of a row
+    alike, which the softmax does not see.
+    """
+    attention, first = layer.attention.self, x[:, :1]
+    batch, _, hidden = x.shape
+    heads, width = attention.num_attention_heads, hidden // attention.num_attention_heads
+    query = attention.query(first).view(batch, heads, width)
+    towards = torch.einsum("bad,adh->bah", query, attention.key.weight.view(heads, width, hidden))
+    scores = (towards @ x.transpose(1, 2)) / math.sqrt(width)  # (B, A, T)
+    scores = scores.masked_fill(mask[:, None] == 0, torch.finfo(scores.dtype).min)
+    shares = attention.dropout(scores.softmax(-1))
+    value = torch.einsum("bah,adh->bad", shares @ x, attention.value.weight.view(heads, width, hidden))
+    # shares need not sum to 1 under dropout
+    context = value + attention.value.bias.view(heads, width) * shares.sum(-1, keepdim=True)
+    attended = layer.attention.output(context.reshape(batch, 1, hidden), first)
+    return layer.output(layer.intermediate(attended), attended)

@@ -1,0 +1,145 @@
+"""The way through each architecture's parts, held against transformers' own forward."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from kdbench.data.model_folder import shape_of, verify
+from kdbench.models import students
+from kdbench.models.encoders import view
+from kdbench.models.stock import load_pretrained
+from kdbench.store import read_json
+from tests.encoders import KINDS, write_encoder
+
+each = pytest.mark.parametrize("kind", KINDS)
+LABELS = ["a", "b", "c"]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return {kind: write_encoder(tmp_path_factory.mktemp(kind), kind) for kind in KINDS}
+
+
+def classifier(folder: Any, layers: list[int], attention: str = "sdpa") -> Any:
+    config = read_json(folder / "config.json")
+    shape = shape_of(folder) | {"layers": len(layers), "config": config, "chosen_layers": layers}
+    student = students.build(shape | {"pad_token_id": config["pad_token_id"]}, LABELS, attention, 1).eval()
+    students.copy_layers(load_pretrained(folder, attention, 0), student, layers)
+    return student
+
+
+def loud(model: Any) -> Any:
+    """With weights so large that a part left out would be seen in the logits."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.3)
+    return model
+
+
+def batch(pad: int) -> Any:
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(5, 25, (4, 11), generator=generator)
+    mask = (torch.arange(11) < torch.tensor([11, 4, 8, 2])[:, None]).long()
+    return {"input_ids": torch.where(mask == 1, ids, pad), "attention_mask": mask, "labels": torch.zeros(4).long()}
+
+
+def of(model: Any) -> Any:
+    return batch(model.config.pad_token_id)
+
+
+@each
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_logits_are_transformers_own(folders, kind, attention):
+    verify(folders[kind])
+    for layers in ([0, 1, 2, 3], [0, 2]):
+        model = loud(classifier(folders[kind], layers, attention))
+        inputs = of(model)
+        own = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+        torch.testing.assert_close(students.logits(model, inputs), own, rtol=1e-5, atol=1e-5)
+        assert own.std(0).max() > 0.01  # the rows differ
+
+
+@each
+def test_states_are_transformers_own(folders, kind):
+    model = loud(classifier(folders[kind], [0, 1, 2, 3]))
+    inputs = of(model)
+    expected = model.base_model(
+        input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], output_hidden_states=True
+    )
+    states, real = view(model).states(inputs), inputs["attention_mask"].bool()
+    theirs = [*expected.hidden_states[-4:-1], expected.last_hidden_state]
+    ours = states[1:]
+    if kind == "modernbert":  # what stands above the last layer belongs to the head
+        ours = [*ours[:-1], model.model.final_norm(ours[-1])]
+    for own, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(own[real], other[real], rtol=1e-5, atol=1e-5)
+    below, last = view(model).first_tokens(inputs)
+    for short, state in zip([*below, last[:, :1]], states[1:], strict=True):
+        torch.testing.assert_close(short, state[:, :1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "electra", "distilbert", "albert"])
+def test_scores_give_transformers_attention(folders, kind):
+    model = loud(classifier(folders[kind], [0, 1, 2, 3], "eager"))
+    inputs = of(model)
+    expected = model.base_model(
+        input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], output_attentions=True
+    ).attentions
+    parts, blocked = view(model), (inputs["attention_mask"] == 0)[:, None, None]
+    states = parts.states(inputs)
+    for index, probabilities in enumerate(expected):
+        own = parts.scores(index, states[index]).masked_fill(blocked, -torch.inf).softmax(-1)
+        torch.testing.assert_close(own, probabilities, rtol=1e-5, atol=1e-6)
+        query, key, value = parts.queries_keys_values(index, states[index])
+        assert query.shape == key.shape == value.shape == (4, 2, 11, 8)
+
+
+@each
+def test_a_student_starts_from_the_chosen_layers_and_shares_nothing(folders, kind):
+    source = load_pretrained(folders[kind], "sdpa", 0)
+    student = classifier(folders[kind], [0, 3])
+    own, theirs = view(student), view(source)
+    for layer, index in zip(own.layers, [0, 3], strict=True):
+        same = zip(layer.state_dict().values(), theirs.layers[index].state_dict().values(), strict=True)
+        assert all(torch.equal(a, b) for a, b in same)
+    before = {name: value.clone() for name, value in source.state_dict().items()}
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(1.0)
+    assert all(torch.equal(value, source.state_dict()[name]) for name, value in before.items())
+
+
+@each
+def test_below_layers_and_above_are_the_whole_model(folders, kind):
+    model = classifier(folders[kind], [0, 1, 2, 3])
+    parts = view(model)
+    known = {p for part in [*parts.inputs, parts.stacked, *parts.tops] for p in part.parameters()}
+    assert known == set(model.parameters())
+
+
+@each
+def test_dropout_of_a_stage_reaches_every_part(folders, kind):
+    model = classifier(folders[kind], [0, 1]).train()
+    inputs = of(model)
+    students.set_dropout(model, 0.0)
+    assert torch.equal(students.logits(model, inputs), students.logits(model, inputs))
+    assert torch.allclose(students.logits(model, inputs), students.forward(model, inputs), atol=1e-5)
+    students.set_dropout(model, 0.5)
+    assert not torch.allclose(students.logits(model, inputs), students.logits(model, inputs))
+    parts = view(model)
+    x = parts.embed(inputs)
+    (run, *_) = parts.whole_passes(x, inputs["attention_mask"])
+    assert not torch.allclose(run(x), run(x))
+
+
+@each
+def test_flops_equal_torchs_counter(folders, kind):
+    model = classifier(folders[kind], [0, 1], "eager")
+    config = read_json(folders[kind] / "config.json")
+    shape = shape_of(folders[kind]) | {"layers": 2, "config": config, "chosen_layers": [0, 1]}
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(input_ids=torch.full((1, 9), 5), attention_mask=torch.ones(1, 9, dtype=torch.long))
+    assert students.flops(shape | {"pad_token_id": 0}, 9, 3) == counter.get_total_flops()
