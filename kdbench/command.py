@@ -218,7 +218,7 @@ def compose_rest(configs: Configs, structure: list[str]) -> tuple[Composed, list
 def differences(cfg: DictConfig, target: RunConfig) -> Iterator[tuple[str, Any]]:
     """(key, value) of the fewest settings that turn `cfg` into `target`; the command's own are left alone."""
     datasets = tuple(target.corpus.datasets) if target.corpus else ()
-    keys = run_keys(target.method.name, tuple(target.method.stages), datasets)
+    keys = run_keys(target.method.name, tuple(target.method.stages), datasets, target.method.module)
     wanted, cfg = dict(keys.flat(asdict(target))), copy.deepcopy(cfg)
 
     def written() -> dict[str, Any]:

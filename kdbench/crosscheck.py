@@ -39,6 +39,8 @@ def cross_faults(config: RunConfig) -> list[Fault]:
     found = [*source_faults(config), *export_faults(config)]
     if "encoder" in config.method.needs and config.method.init is None:
         found.append(Fault("method.init", "null", f"method={config.method.name} needs method.init.weights and .layers"))
+    elif "encoder" in config.method.needs and not config.method.stages:
+        found.append(Fault("method.stages", "{}", "must name the schedule of each stage, such as {training:{}}"))
     elif "encoder" in config.method.needs:
         found += [*kind_faults(config), *corpus_faults(config)]
         found += [] if found else [*shape_faults(config), *width_faults(config), *layer_faults(config)]

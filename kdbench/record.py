@@ -14,12 +14,14 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from kdbench import evaluate
+from kdbench.config import digest
 from kdbench.data.datasets import Split
 from kdbench.data.teacher_cache import compute_outputs
 from kdbench.derived import baseline, total_baseline
 from kdbench.environment import About, machine, source_state, versions
 from kdbench.identity import data_id, run_id
 from kdbench.models import students
+from kdbench.own_method import sources
 from kdbench.results import PREDICTIONS, SCHEMA
 from kdbench.schema import GROUPS
 from kdbench.store import filling, write_bytes
@@ -155,7 +157,9 @@ def predictions_file(splits: Mapping[str, Split], logits: Mapping[str, NDArray[n
 def _identity(run: "Run", about: About) -> dict[str, Any]:
     config, network = run.config, "encoder" in run.config.method.needs
     method = asdict(config.method)
-    name = method.pop("name")
+    name, module = method.pop("name"), method.pop("module")
+    if module is not None:
+        method |= {"module": module, "source": digest(sources(module))}
     return {
         "dataset": config.dataset.name,
         "teacher": config.teacher.name if network else None,

@@ -1,6 +1,5 @@
 """The dispatcher: one RunConfig in, one finished run folder out."""
 
-import importlib
 import logging
 import tempfile
 from collections.abc import Callable, Iterator
@@ -23,7 +22,7 @@ from kdbench.identity import run_id
 from kdbench.models import students
 from kdbench.progress import Display, console, logged_to, show_log
 from kdbench.results import EXPORT, RESULTS, verify_run, write_result
-from kdbench.schema import RunConfig
+from kdbench.schema import RunConfig, method_module
 from kdbench.seeds import derive
 from kdbench.stage import Predict, Stage
 from kdbench.stopping import Limits
@@ -144,7 +143,7 @@ def _do(run: Run, about: About) -> dict[str, Any]:
 def train_stages(run: Run) -> tuple[list[dict[str, Any]], Any]:
     """Train each stage as the method yields it; returns their records and the last stage's student."""
     config = run.config
-    method = importlib.import_module(f"kdbench.methods.{config.method.name}")
+    method = method_module(config.method.name, config.method.module)
     of_phase = method.general if config.phase == "general" else method.stages
     stages: Iterator[Stage] = iter(of_phase(run, config.method))
     records: list[dict[str, Any]] = []
@@ -160,7 +159,7 @@ def train_stages(run: Run) -> tuple[list[dict[str, Any]], Any]:
         if stage.predict is None:
             stage = replace(stage, predict={} if config.phase == "general" else {"student": _logits_of(student)})
         name, key = f"{len(records):02d}_{stage.name}", stage.key or stage.name
-        given = config.method.stages[key]
+        given = run.stage(key)
         students.set_dropout(student, given.dropout)
         if run.hardware.compile:
             students.compile_layers(student)

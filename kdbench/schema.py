@@ -88,6 +88,7 @@ class MethodConfig:
     general_keys: ClassVar[frozenset[str]] = frozenset()
 
     name: str = MISSING
+    module: str | None = None  # of a method from outside the package; null: kdbench.methods.<name>
     init: InitConfig | None = None  # null: the method builds no network (tfidf)
     general: bool | None = None  # whether the stages before the task are done; null: the method has none
     stages: dict[str, ScheduleConfig] = field(default_factory=dict)
@@ -191,11 +192,11 @@ class RunConfig:
     dry_run: bool = False
 
 
-def method_module(name: str) -> ModuleType:
-    """kdbench.methods.<name>: the file name is the key."""
-    return importlib.import_module(f"kdbench.methods.{name}")
+def method_module(name: str, module: str | None = None) -> ModuleType:
+    """`module`, or kdbench.methods.<name>: the file name is the key."""
+    return importlib.import_module(module or f"kdbench.methods.{name}")
 
 
-def method_schema(name: str) -> type:
+def method_schema(name: str, module: str | None = None) -> type:
     """The dataclass of `method`: the method's Params joined with the keys that all methods share."""
-    return dataclasses.make_dataclass("Method", [], bases=(method_module(name).Params, MethodConfig))
+    return dataclasses.make_dataclass("Method", [], bases=(method_module(name, module).Params, MethodConfig))
