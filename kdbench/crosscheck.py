@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 
 from kdbench.errors import Fault, shown
@@ -36,7 +37,7 @@ CUT = {"bert", "distilbert", "fastbert"}  # students that can start from a BERT'
 def cross_faults(config: RunConfig) -> list[Fault]:
     """The faults of a typed run that only show where two keys meet."""
     assert config.method.needs <= NEEDS, f"{config.method.name}: unknown need in {set(config.method.needs)}"
-    found = [*source_faults(config), *export_faults(config)]
+    found = [*source_faults(config), *export_faults(config), *track_faults(config)]
     if "encoder" in config.method.needs and config.method.init is None:
         found.append(Fault("method.init", "null", f"method={config.method.name} needs method.init.weights and .layers"))
     elif "encoder" in config.method.needs and not config.method.stages:
@@ -88,6 +89,14 @@ def export_faults(config: RunConfig) -> Iterator[Fault]:
         yield Fault(f"export.{name}", "true", "a BiLSTM has no ONNX graph: torch.onnx cannot trace packed sequences")
     elif config.phase == "general":
         yield Fault(f"export.{name}", "true", "stages before a task (phase=general) make no classifier to export")
+
+
+def track_faults(config: RunConfig) -> Iterator[Fault]:
+    """Trackers that are not installed; none is imported, and a folder of the same name here is none."""
+    for name, asked in asdict(config.track).items():
+        spec = find_spec(name) if asked else None
+        if asked and (spec is None or spec.origin is None):
+            yield Fault(f"track.{name}", "true", f"is not installed: pip install 'kdbench[{name}]'")
 
 
 def corpus_faults(config: RunConfig) -> Iterator[Fault]:

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,12 @@ from kdbench.identity import run_id
 from kdbench.models import students
 from kdbench.progress import Display, console, logged_to, show_log
 from kdbench.results import EXPORT, RESULTS, verify_run, write_result
-from kdbench.schema import RunConfig, method_module
+from kdbench.schema import RunConfig, TrackConfig, method_module
 from kdbench.seeds import derive
 from kdbench.stage import Predict, Stage
 from kdbench.stopping import Limits
 from kdbench.store import Damaged, explained, remove, remove_leftovers
+from kdbench.trackers import Tracking, tracked
 from kdbench.train import train
 
 log = logging.getLogger("kdbench")
@@ -54,7 +56,7 @@ def _execute(config: RunConfig, about: About) -> dict[str, Any]:
         show_log()
     if config.dry_run:
         with tempfile.TemporaryDirectory() as scratch:
-            config = replace(config, outputs=scratch)
+            config = replace(config, outputs=scratch, track=TrackConfig())
             result, _ = ensure(config, hardware, processes, about)
             log.info("dry run: every stage took one step; nothing was kept")
             return result
@@ -132,15 +134,17 @@ def _do(run: Run, about: About) -> dict[str, Any]:
         quiet_libraries()
     if run.accelerator.is_main_process:
         write_start(run, about)
-    stages, student = train_stages(run)
-    result = record.finish(run, about, stages, student)
-    if run.accelerator.is_main_process:
-        result = write_result(run.folder, result)
-    record.announce(run, result)
+    with tracked(run) as tracking:
+        stages, student = train_stages(run, tracking)
+        result = record.finish(run, about, stages, student)
+        if run.accelerator.is_main_process:
+            result = write_result(run.folder, result)
+        record.announce(run, result)
+        tracking.finished(result)
     return result
 
 
-def train_stages(run: Run) -> tuple[list[dict[str, Any]], Any]:
+def train_stages(run: Run, tracking: Tracking) -> tuple[list[dict[str, Any]], Any]:
     """Train each stage as the method yields it; returns their records and the last stage's student."""
     config = run.config
     method = method_module(config.method.name, config.method.module)
@@ -171,6 +175,7 @@ def train_stages(run: Run) -> tuple[list[dict[str, Any]], Any]:
             seed=config.seed,
             limits=Limits(config.checkpoint_every, config.stop_after, config.preempt_at),
             display=Display(console, given.batch_size * given.accumulation),
+            tell=partial(tracking.line, stage.name, sum(one["steps"] for one in records)),
         )
         records.append(record_ | {"folder": name, "key": key})
 

@@ -171,6 +171,16 @@ class ExportConfig:
 
 
 @dataclass
+class TrackConfig:
+    """Which trackers get the run's metrics, config and model card as well; no part of its identity."""
+
+    tensorboard: bool = False
+    mlflow: bool = False
+    trackio: bool = False
+    wandb: bool = False
+
+
+@dataclass
 class RunConfig:
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     student: StudentConfig = field(default_factory=StudentConfig)
@@ -180,6 +190,7 @@ class RunConfig:
     corpus: CorpusConfig | None = None  # null: the method has no general stage
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
+    track: TrackConfig = field(default_factory=TrackConfig)
     seed: int = option(at_least(0))
     outputs: str = MISSING
     cache_dir: str | None = None  # null: the user's cache folder

@@ -101,24 +101,25 @@ def test_the_examples_commands_are_legal(example):
             assert args.config_dir == "my" and judge(configs, [], args.overrides, args.multirun).faults == []
 
 
-PARAMS = "from dataclasses import dataclass\nfrom typing import Any, ClassVar\nfrom kdbench.options import MISSING\n"
+PARAMS = "from dataclasses import dataclass\nfrom typing import ClassVar\n@dataclass\nclass Params:\n"
 NEEDS = "    needs: ClassVar[frozenset[str]] = frozenset()\n"
+STAGES = "def stages(run, p): ...\n"
 
 
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
         (None, r"method\.module=mine: not on Python's path: install it, or .* PYTHONPATH="),
-        ("import none_such", r"method\.module=mine: cannot be imported: ModuleNotFoundError: No module named 'none_such'"),
+        ("import none_such", r"mine: cannot be imported: ModuleNotFoundError: No module named 'none_such'"),
         ("def stages(:", r"method\.module=mine: cannot be imported: SyntaxError"),
         ("raise SystemExit('a script')", r"cannot be imported: SystemExit: a script"),
         ("def stages(run, p): ...", r"method\.module=mine: has no Params: a @dataclass"),
         ("class Params: ...", r"has no Params: a @dataclass"),
-        (f"{PARAMS}@dataclass\nclass Params:\n{NEEDS}", r"method\.module=mine: has no stages\(run, p\)"),
-        (f"{PARAMS}@dataclass\nclass Params: ...", r"Params\.needs must be .* out of bert_teacher, corpus, encoder"),
-        (f"{PARAMS}@dataclass\nclass Params:\n{NEEDS.replace('()', '({0})'.format(['gpu']))}", r"Params\.needs must be"),
-        (f"{PARAMS}@dataclass\nclass Params:\n{NEEDS}    a: int\ndef stages(run, p): ...", r"'a' follows default argument"),
-        (f"{PARAMS}@dataclass\nclass Params:\n{NEEDS}    a: complex = 1j\ndef stages(run, p): ...", r"Params: .*complex"),
+        (PARAMS + NEEDS, r"method\.module=mine: has no stages\(run, p\)"),
+        (PARAMS + "    ...\n" + STAGES, r"Params\.needs must be .* out of bert_teacher, corpus, encoder"),
+        (PARAMS + NEEDS.replace("()", "(['gpu'])") + STAGES, r"Params\.needs must be"),
+        (PARAMS + NEEDS + "    a: int\n" + STAGES, r"'a' follows default argument"),
+        (PARAMS + NEEDS + "    a: complex = 1j\n" + STAGES, r"Params: .*complex"),
     ],
 )  # fmt: skip
 def test_a_module_that_is_no_method(example, source, expected):

@@ -12,7 +12,7 @@ WORDS = {
     "access": "password login account locked email code reset user",
     "fault": "crash error slow freeze broken screen bug restart",
 }
-FILLER = "please help me with the a my again since today it is not and i was".split()
+FILLER = "please help me with the a my again since today it is not and i was"
 ROWS = 400
 
 
@@ -21,7 +21,7 @@ def tickets(draw: random.Random) -> list[tuple[str, str]]:
     rows = []
     for _ in range(ROWS):
         team = draw.choice(sorted(WORDS))
-        words = draw.sample(WORDS[team].split(), 2) + draw.choices(FILLER, k=5)
+        words = draw.sample(WORDS[team].split(), 2) + draw.choices(FILLER.split(), k=5)
         draw.shuffle(words)
         rows.append((" ".join(words), team))
     return rows
@@ -32,7 +32,7 @@ def main() -> None:
         csv.writer(file).writerows([("message", "team"), *tickets(random.Random(0))])
     folder = Path("small-bert")
     folder.mkdir(exist_ok=True)
-    words = sorted({*FILLER, *(word for words in WORDS.values() for word in words.split())})
+    words = sorted({*FILLER.split(), *(word for words in WORDS.values() for word in words.split())})
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf8")
     BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
