@@ -22,6 +22,7 @@ from kdbench.crosscheck import cross_faults
 from kdbench.errors import Fault, nearest, shown
 from kdbench.keys import Keys, Leaf, method_names, run_keys
 from kdbench.options import MISSING, Rule
+from kdbench.own_method import own_method_fault
 
 __all__ = ["cross_faults", "faults"]
 
@@ -49,14 +50,17 @@ def faults(cfg: DictConfig, stages: Iterable[str] | None = None) -> list[Fault]:
     """All faults of a composed config; `stages`: the method's own, where the config may name others."""
     values: dict[str, Any] = OmegaConf.to_container(cfg, resolve=False)  # type: ignore[assignment]
     method = values.get("method")
-    name = method.get("name") if isinstance(method, dict) else None
-    if name not in method_names():
-        legal = f"Methods: {', '.join(method_names())}"
+    name, module = (method.get("name"), method.get("module")) if isinstance(method, dict) else (None, None)
+    if module is None and name not in method_names():
+        legal = f"Methods: {', '.join(method_names())}; one of your own needs method.module as well"
         return [Fault("method.name", shown(name), "no such method", nearest(str(name), method_names()), legal)]
+    if module is not None and (fault := own_method_fault(name, module)):
+        return [fault]
     given = values["method"].get("stages")
     own = (given if isinstance(given, dict) else ()) if stages is None else stages
     corpus = values.get("corpus")
-    keys = run_keys(name, tuple(own), tuple(corpus.get("datasets", {})) if isinstance(corpus, dict) else ())
+    datasets = tuple(corpus.get("datasets", {})) if isinstance(corpus, dict) else ()
+    keys = run_keys(name, tuple(own), datasets, module)
     known, found = sort_out(keys, values)
     try:
         filled = fill(OmegaConf.create(known))
@@ -86,7 +90,8 @@ def sort_out(keys: Keys, values: dict[str, Any]) -> tuple[dict[str, Any], dict[s
         elif value is None and key in keys.nullable:
             put(known, key, None)
         elif key not in keys.groups:
-            found[key] = Fault(key, shown(value), "unknown key", keys.nearest(key), keys.legal(key))
+            whose = f" of method={shown(values['method']['name'])}" if within(key, "method") else ""
+            found[key] = Fault(key, shown(value), f"unknown key{whose}", keys.nearest(key), keys.legal(key))
         elif value != {}:
             meant = f"schedule@{key}={value}" if key == "teacher.schedule" and isinstance(value, str) else ""
             found[key] = Fault(key, shown(value), f"is a group of keys: {', '.join(keys.groups[key])}", meant)

@@ -6,7 +6,7 @@ Knows nothing of Hydra's own classes: `kdbench.cli` hands in what it needs of th
 import copy
 import shlex
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple, Protocol
 
 from omegaconf import DictConfig, OmegaConf
@@ -18,10 +18,11 @@ from kdbench.config import fill, load
 from kdbench.errors import Fault, UserError, nearest
 from kdbench.keys import run_keys
 from kdbench.options import MISSING
-from kdbench.schema import GROUPS, RunConfig
+from kdbench.schema import GROUPS, RunConfig, TrackConfig
 
 # Keys of this command alone: the command that makes another run has none of them.
-OF_THE_COMMAND = ("rerun", "dry_run", "stop_after", "preempt_at", "export.onnx", "export.int8")
+OF_THE_COMMAND = {"rerun", "dry_run", "stop_after", "preempt_at", "export.onnx", "export.int8"}
+OF_THE_COMMAND |= {f"track.{field.name}" for field in fields(TrackConfig)}
 
 
 class Override(NamedTuple):
@@ -217,7 +218,7 @@ def compose_rest(configs: Configs, structure: list[str]) -> tuple[Composed, list
 def differences(cfg: DictConfig, target: RunConfig) -> Iterator[tuple[str, Any]]:
     """(key, value) of the fewest settings that turn `cfg` into `target`; the command's own are left alone."""
     datasets = tuple(target.corpus.datasets) if target.corpus else ()
-    keys = run_keys(target.method.name, tuple(target.method.stages), datasets)
+    keys = run_keys(target.method.name, tuple(target.method.stages), datasets, target.method.module)
     wanted, cfg = dict(keys.flat(asdict(target))), copy.deepcopy(cfg)
 
     def written() -> dict[str, Any]:
@@ -233,7 +234,7 @@ def differences(cfg: DictConfig, target: RunConfig) -> Iterator[tuple[str, Any]]
         """How many keys hand a value on before it is in `key`."""
         return max((1 + depth(source) for source in references(key, raw.get(key))), default=0)
 
-    depths = {key: depth(key) for key in wanted if key not in ("seed", *OF_THE_COMMAND)}
+    depths = {key: depth(key) for key in wanted if key not in {"seed", *OF_THE_COMMAND}}
     for level in sorted(set(depths.values())):
         now = dict(keys.flat(asdict(load(cfg))))
         for key in (key for key, deep in depths.items() if deep == level and now[key] != wanted[key]):

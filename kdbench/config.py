@@ -103,10 +103,10 @@ def complete(cfg: DictConfig) -> DictConfig:
     return filled
 
 
-def schema(method: str) -> DictConfig:
+def schema(method: str, module: str | None) -> DictConfig:
     """The typed shape that a completed config must fit."""
     typed = OmegaConf.structured(RunConfig)
-    typed.method = OmegaConf.structured(method_schema(method))
+    typed.method = OmegaConf.structured(method_schema(method, module))
     return typed
 
 
@@ -116,7 +116,7 @@ def load(cfg: DictConfig) -> RunConfig:
     Raises OmegaConf's own errors; `kdbench.check.faults` finds all faults first and words them for people.
     """
     filled = complete(cfg)
-    return OmegaConf.to_object(OmegaConf.merge(schema(filled.method.name), filled))  # type: ignore[return-value]
+    return OmegaConf.to_object(OmegaConf.merge(schema(filled.method.name, filled.method.get("module")), filled))  # type: ignore[return-value]
 
 
 def cache_folder(config: RunConfig) -> Path:

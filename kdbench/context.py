@@ -61,6 +61,7 @@ class Run(RunModels):
 
     def batches(self, stage: str, *teacher: str, split: Split | None = None) -> TrainBatches:
         """Train, or another split, for `method.stages.<stage>`, with the teacher's cached `logits` or `cls`."""
+        self.stage(stage)  # before the teacher is trained for it
         split = split or self.data.train
         outputs = {f"teacher_{what}": self.teacher_outputs(what, split) for what in teacher}
         return self._in_batches(replace(self.examples(split), teacher=outputs), stage)
@@ -129,7 +130,7 @@ class Run(RunModels):
 
         `share`: among how many stages its steps are divided.
         """
-        given = self.config.method.stages[stage]
+        given = self.stage(stage)
         per_epoch = -(-len(self.data.train) // (given.batch_size * given.accumulation)) if data is None else len(data)
         keys = ("lr", "accumulation", "warmup", "decay", "weight_decay", "clip", "patience", "optimizer")
         steps = max(1, (given.steps or given.epochs * per_epoch) // share)

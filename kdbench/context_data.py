@@ -18,10 +18,11 @@ from kdbench.data.sources import resolve_model
 from kdbench.data.stored import stored_dataset
 from kdbench.data.tokenize import load_tokenizer, tokenize
 from kdbench.data.vocabulary import word_tokenizer
+from kdbench.errors import UserError
 from kdbench.hardware import Hardware
 from kdbench.identity import corpus_identity
 from kdbench.models.bert import choose_layers
-from kdbench.schema import RunConfig, StudentConfig
+from kdbench.schema import RunConfig, ScheduleConfig, StudentConfig
 from kdbench.seeds import derive
 from kdbench.store import read_json
 from kdbench.tasks import chosen_metric
@@ -86,8 +87,17 @@ class RunData:
         weights = smoothed_weights(batches.examples, vocabulary, smoothing) if smoothing else None
         return MaskedBatches(batches, Masking(self.encoder_folder, self.config.corpus.mask_probability, weights))
 
+    def stage(self, name: str) -> ScheduleConfig:
+        """`method.stages.<name>`. Raises UserError where the method's YAML has no such stage."""
+        method = self.config.method
+        if name not in method.stages:
+            there = ", ".join(method.stages)
+            raise UserError(f"method.stages.{name}: method={method.name} asks for it, and its YAML has only {there}")
+        schedule: ScheduleConfig = method.stages[name]
+        return schedule
+
     def _in_batches(self, examples: Examples, stage: str) -> TrainBatches:
-        schedule = self.config.method.stages[stage]
+        schedule = self.stage(stage)
         return TrainBatches(examples, schedule.batch_size * schedule.accumulation, self.seed("order", stage))
 
     def seed(self, *names: object) -> int:

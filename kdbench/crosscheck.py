@@ -1,9 +1,9 @@
 """What no single key can know: whether teacher, student, method and data fit each other."""
 
-import importlib.util
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 
 from kdbench.errors import Fault, shown
@@ -27,9 +27,11 @@ TAGGERS = {"bert", "distilbert"}  # encoders that can label words
 def cross_faults(config: RunConfig) -> list[Fault]:
     """The faults of a typed run that only show where two keys meet."""
     assert config.method.needs <= NEEDS, f"{config.method.name}: unknown need in {set(config.method.needs)}"
-    found = [*task_faults(config), *source_faults(config), *export_faults(config)]
+    found = [*task_faults(config), *source_faults(config), *export_faults(config), *track_faults(config)]
     if "encoder" in config.method.needs and config.method.init is None:
         found.append(Fault("method.init", "null", f"method={config.method.name} needs method.init.weights and .layers"))
+    elif "encoder" in config.method.needs and not config.method.stages:
+        found.append(Fault("method.stages", "{}", "must name the schedule of each stage, such as {training:{}}"))
     elif "encoder" in config.method.needs:
         found += [*kind_faults(config), *corpus_faults(config)]
         found += [] if found else [*shape_faults(config), *width_faults(config), *layer_faults(config)]
@@ -62,7 +64,7 @@ def task_faults(config: RunConfig) -> Iterator[Fault]:
         if task in method.tasks and architecture not in TAGGERS:
             problem = f"has no head for words; {' and '.join(sorted(TAGGERS))} have"
             yield Fault(f"{group}.architecture", architecture, problem)
-    if importlib.util.find_spec("seqeval") is None:
+    if find_spec("seqeval") is None:
         yield Fault("dataset.task", task, "needs seqeval, which counts entities: pip install 'kdbench[ner]'")
 
 
@@ -80,6 +82,14 @@ def export_faults(config: RunConfig) -> Iterator[Fault]:
         yield Fault(f"export.{name}", "true", "a BiLSTM has no ONNX graph: torch.onnx cannot trace packed sequences")
     elif config.phase == "general":
         yield Fault(f"export.{name}", "true", "stages before a task (phase=general) make no classifier to export")
+
+
+def track_faults(config: RunConfig) -> Iterator[Fault]:
+    """Trackers that are not installed; none is imported, and a folder of the same name here is none."""
+    for name, asked in asdict(config.track).items():
+        spec = find_spec(name) if asked else None
+        if asked and (spec is None or spec.origin is None):
+            yield Fault(f"track.{name}", "true", f"is not installed: pip install 'kdbench[{name}]'")
 
 
 def corpus_faults(config: RunConfig) -> Iterator[Fault]:

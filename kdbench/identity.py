@@ -8,6 +8,7 @@ from kdbench.config import cache_folder, digest
 from kdbench.data.sources import dataset_identity, model_identity, text_identity
 from kdbench.derived import general_run, teacher_run, uses_general, uses_teacher
 from kdbench.hardware import Hardware
+from kdbench.own_method import sources
 from kdbench.results import read_result
 from kdbench.schema import CorpusConfig, DatasetConfig, RunConfig
 from kdbench.tasks import chosen_metric
@@ -25,6 +26,7 @@ _LATER = {
     "draw": "batch",
     "replacing_share": None,
     "intermediate": True,
+    "module": None,
 }
 
 
@@ -64,6 +66,7 @@ def _stage(given: dict[str, Any]) -> dict[str, Any]:
 def _method(config: RunConfig) -> dict[str, Any]:
     """The method's keys that this phase uses."""
     method = _without_later(asdict(config.method))
+    own_source = {"source": sources(method.pop("module"))} if config.method.module else {}
     before = config.method.general_stages
     if config.phase == "general":
         own = {"name", "init", "stages", *config.method.general_keys}
@@ -71,7 +74,7 @@ def _method(config: RunConfig) -> dict[str, Any]:
     stages = {
         name: stage for name, stage in method["stages"].items() if (name in before) == (config.phase == "general")
     }
-    return method | {"stages": {name: _stage(stage) for name, stage in stages.items()}}
+    return method | own_source | {"stages": {name: _stage(stage) for name, stage in stages.items()}}
 
 
 def identity(config: RunConfig, hardware: Hardware) -> dict[str, Any]:

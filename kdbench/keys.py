@@ -109,7 +109,7 @@ class Keys:
 
 
 @cache
-def run_keys(method: str, stages: tuple[str, ...], datasets: tuple[str, ...] = ()) -> Keys:
+def run_keys(method: str, stages: tuple[str, ...], datasets: tuple[str, ...] = (), module: str | None = None) -> Keys:
     """The keys of a run by `method`, whose stages, and whose corpus' data sets, have these names."""
 
     def part(name: str, kinds: dict[str, type], *bases: type) -> type:
@@ -118,7 +118,7 @@ def run_keys(method: str, stages: tuple[str, ...], datasets: tuple[str, ...] = (
 
     spelled = part("Stages", dict.fromkeys(stages, ScheduleConfig))
     kinds = {
-        "method": part("Method", {"stages": spelled}, method_schema(method)),
+        "method": part("Method", {"stages": spelled}, method_schema(method, module)),
         "corpus": part("Corpus", {"datasets": part("Datasets", dict.fromkeys(datasets, DatasetConfig))}, CorpusConfig),
     }
     keys = Keys(part("Run", kinds, RunConfig))

@@ -5,19 +5,28 @@ Epoch lines: step, epoch, dev (name of a predict -> metrics).
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from kdbench.store import explained, write_text
 
+Tell = Callable[[dict[str, Any]], None]
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf8").splitlines()]
+
 
 class MetricsLog:
-    """Append-only; `lines` are those of the checkpoint from which a resumed stage goes on."""
+    """Append-only, each line is told to trackers too; `lines`: of the checkpoint from which a resumed stage goes on."""
 
-    def __init__(self, path: Path, lines: list[dict[str, Any]], writes: bool) -> None:
-        self.path, self.lines, self.writes = path, lines, writes
+    def __init__(self, path: Path, lines: list[dict[str, Any]], writes: bool, tell: Tell) -> None:
+        self.path, self.lines, self.writes, self.tell = path, lines, writes, tell
         if writes:
             write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+        for line in lines:
+            tell(line)
 
     def steps(self, step: int, epoch: int, steps: int, losses: dict[str, float], logged: dict[str, float]) -> None:
         self._add({"step": step, "epoch": epoch, "steps": steps, "losses": losses, "logged": logged})
@@ -49,3 +58,4 @@ class MetricsLog:
         if self.writes:
             with explained(self.path), self.path.open("a", encoding="utf8") as file:
                 file.write(json.dumps(line) + "\n")
+        self.tell(line)

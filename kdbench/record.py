@@ -14,6 +14,7 @@ import pyarrow
 import pyarrow.parquet
 
 from kdbench import evaluate
+from kdbench.config import digest
 from kdbench.data.datasets import Split, TextData
 from kdbench.data.teacher_cache import compute_outputs
 from kdbench.derived import baseline, total_baseline
@@ -21,6 +22,7 @@ from kdbench.environment import About, machine, source_state, versions
 from kdbench.identity import data_id, run_id
 from kdbench.metrics import Logits, plain
 from kdbench.models import students
+from kdbench.own_method import sources
 from kdbench.parallel import wait
 from kdbench.results import PREDICTIONS, SCHEMA, metric_of
 from kdbench.schema import GROUPS
@@ -166,7 +168,9 @@ def predictions_file(task: str, data: TextData, logits: Mapping[str, Logits]) ->
 def _identity(run: "Run", about: About) -> dict[str, Any]:
     config, network = run.config, "encoder" in run.config.method.needs
     method = asdict(config.method)
-    name = method.pop("name")
+    name, module = method.pop("name"), method.pop("module")
+    if module is not None:
+        method |= {"module": module, "source": digest(sources(module))}
     return {
         "dataset": config.dataset.name,
         "task": run.task,

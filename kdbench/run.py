@@ -1,11 +1,11 @@
 """The dispatcher: one RunConfig in, one finished run folder out."""
 
-import importlib
 import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,12 @@ from kdbench.models import students
 from kdbench.parallel import wait
 from kdbench.progress import Display, console, logged_to, show_log
 from kdbench.results import EXPORT, RESULTS, verify_run, write_result
-from kdbench.schema import RunConfig
+from kdbench.schema import RunConfig, TrackConfig, method_module
 from kdbench.seeds import derive
 from kdbench.stage import Predict, Stage, Words
 from kdbench.stopping import Limits, Watch
 from kdbench.store import Damaged, explained, remove, remove_leftovers
+from kdbench.trackers import Tracking, tracked
 from kdbench.train import train
 
 log = logging.getLogger("kdbench")
@@ -59,7 +60,7 @@ def _execute(config: RunConfig, about: About) -> dict[str, Any]:
         show_log()
     if config.dry_run:
         with tempfile.TemporaryDirectory() as scratch:
-            config = replace(config, outputs=scratch)
+            config = replace(config, outputs=scratch, track=TrackConfig())
             result, _ = ensure(config, hardware, processes, about)
             log.info("dry run: every stage took one step; nothing was kept")
             return result
@@ -137,18 +138,20 @@ def _do(run: Run, about: About) -> dict[str, Any]:
         quiet_libraries()
     if run.accelerator.is_main_process:
         write_start(run, about)
-    stages, student = train_stages(run, about.watch)
-    result = record.finish(run, about, stages, student)
-    if run.accelerator.is_main_process:
-        result = write_result(run.folder, result)
-    record.announce(run, result)
+    with tracked(run) as tracking:
+        stages, student = train_stages(run, tracking, about.watch)
+        result = record.finish(run, about, stages, student)
+        if run.accelerator.is_main_process:
+            result = write_result(run.folder, result)
+        record.announce(run, result)
+        tracking.finished(result)
     return result
 
 
-def train_stages(run: Run, watch: Watch | None = None) -> tuple[list[dict[str, Any]], Any]:
+def train_stages(run: Run, tracking: Tracking, watch: Watch | None) -> tuple[list[dict[str, Any]], Any]:
     """Train each stage as the method yields it; returns their records and the last stage's student."""
     config = run.config
-    method = importlib.import_module(f"kdbench.methods.{config.method.name}")
+    method = method_module(config.method.name, config.method.module)
     of_phase = method.general if config.phase == "general" else method.stages
     stages: Iterator[Stage] = iter(of_phase(run, config.method))
     records: list[dict[str, Any]] = []
@@ -160,7 +163,7 @@ def train_stages(run: Run, watch: Watch | None = None) -> tuple[list[dict[str, A
             return records, student
         stage, student = prepared(run, stage), stage.student
         name, key = f"{len(records):02d}_{stage.name}", stage.key or stage.name
-        given = config.method.stages[key]
+        given = run.stage(key)
         students.set_dropout(student, given.dropout)
         before = sum(len(one["epochs"]) for one in records)
         watch_stage = None if watch is None else after(watch, before)
@@ -175,6 +178,7 @@ def train_stages(run: Run, watch: Watch | None = None) -> tuple[list[dict[str, A
             seed=config.seed,
             limits=Limits(config.checkpoint_every, config.stop_after, config.preempt_at, watch_stage),
             display=Display(console, given.batch_size * given.accumulation),
+            tell=partial(tracking.line, stage.name, sum(one["steps"] for one in records)),
         )
         records.append(record_ | {"folder": name, "key": key})
 

@@ -97,6 +97,7 @@ class MethodConfig:
     general_keys: ClassVar[frozenset[str]] = frozenset()
 
     name: str = MISSING
+    module: str | None = None  # of a method from outside the package; null: kdbench.methods.<name>
     init: InitConfig | None = None  # null: the method builds no network (tfidf)
     general: bool | None = None  # whether the stages before the task are done; null: the method has none
     stages: dict[str, ScheduleConfig] = field(default_factory=dict)
@@ -183,6 +184,16 @@ class ExportConfig:
 
 
 @dataclass
+class TrackConfig:
+    """Which trackers get the run's metrics, config and model card as well; no part of its identity."""
+
+    tensorboard: bool = False
+    mlflow: bool = False
+    trackio: bool = False
+    wandb: bool = False
+
+
+@dataclass
 class RunConfig:
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     student: StudentConfig = field(default_factory=StudentConfig)
@@ -192,6 +203,7 @@ class RunConfig:
     corpus: CorpusConfig | None = None  # null: the method has no general stage
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
+    track: TrackConfig = field(default_factory=TrackConfig)
     seed: int = option(at_least(0))
     outputs: str = MISSING
     cache_dir: str | None = None  # null: the user's cache folder
@@ -214,11 +226,11 @@ def starts_from(student: str, source: str) -> bool:
     return (student == source and student in ENCODERS) or (source == "bert" and student in ("distilbert", "fastbert"))
 
 
-def method_module(name: str) -> ModuleType:
-    """kdbench.methods.<name>: the file name is the key."""
-    return importlib.import_module(f"kdbench.methods.{name}")
+def method_module(name: str, module: str | None = None) -> ModuleType:
+    """`module`, or kdbench.methods.<name>: the file name is the key."""
+    return importlib.import_module(module or f"kdbench.methods.{name}")
 
 
-def method_schema(name: str) -> type:
+def method_schema(name: str, module: str | None = None) -> type:
     """The dataclass of `method`: the method's Params joined with the keys that all methods share."""
-    return dataclasses.make_dataclass("Method", [], bases=(method_module(name).Params, MethodConfig))
+    return dataclasses.make_dataclass("Method", [], bases=(method_module(name, module).Params, MethodConfig))

@@ -23,7 +23,7 @@ from torch import nn
 from kdbench import checkpoint, stopping, store
 from kdbench.checkpoint import Pass, state_of
 from kdbench.errors import UserError
-from kdbench.metrics_log import MetricsLog
+from kdbench.metrics_log import MetricsLog, Tell, read_lines
 from kdbench.optim import Updates
 from kdbench.parallel import largest, shares, summed, wait
 from kdbench.progress import Display
@@ -33,6 +33,7 @@ from kdbench.stopping import Limits
 
 log = logging.getLogger("kdbench")
 STAGE = "stage.json"  # a stage's record, written last: where it is and fits, the stage is done
+METRICS = "metrics.jsonl"
 FLUSH_EVERY = 10  # steps between two reads of the losses from the device
 Score = Callable[[Predict, int], dict[str, float]]  # dev metrics
 
@@ -51,19 +52,23 @@ def train(
     seed: int,
     limits: Limits,
     display: Display,
+    tell: Tell = lambda line: None,
 ) -> dict[str, Any]:
     """Train `stage` in `folder`, or load what is already there; returns the stage's record.
 
     Afterwards the student (and `extra`) holds the weights of the best dev `metric`, or the last ones where the
     stage predicts nothing, and is in evaluation mode. A finished stage that is damaged is trained again.
+    `tell` gets every line of metrics.jsonl, of an earlier attempt's too.
     Raises NonFiniteLoss, Stopped, ProcessLost, StoreError, Misfit, and Pruned where `limits.watch` does.
     """
     record = _finished(folder)
     if record is None:
-        _Trainer(stage, folder, accelerator, score, metric, seed, limits, display).run()
+        _Trainer(stage, folder, accelerator, score, metric, seed, limits, display, tell).run()
         record = store.read_record(folder / STAGE)
     elif accelerator.is_main_process:
         checkpoint.clear(folder)  # where a crash came between the record and this
+        for line in read_lines(folder / METRICS):
+            tell(line)
     modules = {"student": stage.student, "extra": stage.extra}
     for name, module in modules.items():
         if module is not None:
@@ -95,6 +100,7 @@ class _Trainer:
         seed: int,
         limits: Limits,
         display: Display,
+        tell: Tell,
     ) -> None:
         self.stage, self.folder, self.accelerator, self.score = stage, folder, accelerator, score
         self.metric, self.seed, self.limits, self.display = metric, seed, limits, display
@@ -106,7 +112,7 @@ class _Trainer:
         self.state = checkpoint.restore(folder, self.module, self.updates.optimizer)
         self.updates.begin()
         self.progress = self.state.progress
-        self.log = MetricsLog(folder / "metrics.jsonl", self.state.lines, accelerator.is_main_process)
+        self.log = MetricsLog(folder / METRICS, self.state.lines, accelerator.is_main_process, tell)
 
     def run(self) -> None:
         schedule, per_epoch = self.stage.schedule, len(self.stage.data)

@@ -14,7 +14,10 @@ from kdbench.results import RESULTS
 from kdbench.store import read_json
 
 GROUPED = ("teacher", "student", "method", "schedule", "dataset", "corpus", "hardware")
-RECORDED = ("precision", "device", "threads", "machine", "commit", "dirty", "identity.data_id", "versions")
+RECORDED = (
+    "precision", "device", "threads", "machine", "commit", "dirty", "identity.data_id", "identity.parameters.source",
+    "versions",
+)  # fmt: skip
 # What a value is about, in the order of the table; the rest of results.json are figures.
 
 

@@ -132,7 +132,8 @@ def stepper(run: Run, stage: Stage, batches: list[Batch]) -> Callable[[], object
     stage = replace(stage, schedule=replace(stage.schedule, steps=10**6))
     folder = Path(tempfile.mkdtemp(dir=run.config.outputs))
     display = Display(Console(quiet=True), run.config.schedule.batch_size)
-    trainer = _Trainer(stage, folder, run.accelerator, lambda predict, step: {}, run.metric, 0, Limits(10**6), display)
+    score, tell = (lambda predict, step: {}), (lambda line: None)
+    trainer = _Trainer(stage, folder, run.accelerator, score, run.metric, 0, Limits(10**6), display, tell)
     state = {"step": 0}
 
     def step() -> None:

@@ -29,7 +29,7 @@ def main() -> None:
 
         shape = vars(config.student) | {"layers": config.teacher.layers}
         cases = {
-            f"{hardware.precision}, first token of the last layer": lambda: forward(students.logits, hardware.precision),
+            f"{hardware.precision}, no more than is read": lambda: forward(students.logits, hardware.precision),
             f"{hardware.precision}, transformers' forward": lambda: forward(students.forward, hardware.precision),
             "fp32, transformers' forward": lambda: forward(students.forward, "fp32"),
             "floor": harness.floor(batches, shape, hardware.precision, backward=False),

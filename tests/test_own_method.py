@@ -1,0 +1,210 @@
+"""A method, data set, teacher and preset from outside the package: the worked example, and what is refused."""
+
+import copy
+import json
+import re
+import runpy
+import shlex
+import shutil
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+import kdbench
+from kdbench import cli, evaluate, own_method
+from kdbench.check import faults
+from kdbench.command import judge
+from kdbench.errors import UserError
+from kdbench.keys import run_keys
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "own"
+
+
+@pytest.fixture
+def example(tmp_path, monkeypatch):
+    """A copy of the example, to which Python's path and the working folder lead; imported anew."""
+    folder = tmp_path / "own"
+    shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("outputs", "small-bert", "*.csv", "__pycache__"))
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    forget()
+    yield folder
+    forget()
+
+
+def forget(*modules):
+    """As a new process."""
+    for module in ("mine", "helpers", "pack", "pack.mine", "pack.inner", "pack.losses", *modules):
+        sys.modules.pop(module, None)
+    own_method.sources.cache_clear()
+    run_keys.cache_clear()
+
+
+def command(monkeypatch, *words):
+    """The one run of a command of the example, made quick."""
+    quick = ["schedule.epochs=1", "teacher.schedule.epochs=1", "cache_dir=cache"]
+    monkeypatch.setattr(evaluate, "latency", partial(evaluate.latency, rounds=2))
+    monkeypatch.setattr(sys, "argv", ["kdbench", "--config-dir", "my", "experiment=tickets", *quick, *words])
+    cli.main()
+    return sorted(Path("outputs/tickets").glob("mine/*/seed0/results.json"), key=lambda path: path.stat().st_mtime_ns)
+
+
+def change(values, **changes):
+    """The method's YAML with these keys; None takes one away."""
+    return {key: value for key, value in (values | changes).items() if value is not None}
+
+
+@pytest.fixture(scope="module")
+def composed():
+    """The preset, as `kdbench --config-dir my experiment=tickets` composes it."""
+    with cli.composing(str(EXAMPLE / "my")) as configs:
+        return configs.compose(("experiment=tickets",)).cfg
+
+
+def test_the_worked_example(example, monkeypatch):
+    runpy.run_path("prepare.py", run_name="__main__")
+    (first,) = command(monkeypatch)
+    result = json.loads(first.read_text())
+    assert result["identity"]["method"] == "mine" and result["identity"]["teacher"] == "small"
+    assert (
+        result["identity"]["choices"] | {"method": "mine", "dataset": "tickets", "experiment": "tickets"}
+        == (result["identity"]["choices"])
+    )
+    assert result["identity"]["parameters"]["module"] == "mine" and result["identity"]["parameters"]["alpha"] == 0.5
+    assert result["metrics"]["test"]["n"] == 40 and result["teacher"] is not None
+    assert set(result["stages"][0]["epochs"][0]["means"]) == {"regression", "hard"}
+    assert kdbench.load(first.parent / "model").config.num_hidden_layers == 1
+    assert "--config-dir" in result["baseline_command"] and "method=finetune" in result["baseline_command"]
+
+    source = Path("mine.py").read_text()
+    Path("mine.py").write_text(source.replace("p.alpha * mse_loss", "2 * p.alpha * mse_loss"))
+    forget()
+    before, after = command(monkeypatch)  # another run beside the first, by the same teacher
+    again = json.loads(after.read_text())
+    assert before == first and again["teacher"]["id"] == result["teacher"]["id"]
+    assert again["identity"]["parameters"].pop("source") != result["identity"]["parameters"].pop("source")
+    assert again["identity"]["parameters"] == result["identity"]["parameters"]
+
+
+def test_the_examples_commands_are_legal(example):
+    (block,) = re.findall(r"```\n(.*?)```", Path("README.md").read_text(), re.DOTALL)
+    lines = [line.partition("#")[0] for line in block.splitlines() if line.startswith("kdbench ")]
+    runpy.run_path("prepare.py", run_name="__main__")
+    assert len(lines) == 3
+    with cli.composing("my") as configs:  # once: composing is slow
+        for line in lines:
+            args = cli.get_args_parser().parse_args(shlex.split(line)[1:])
+            assert args.config_dir == "my" and judge(configs, [], args.overrides, args.multirun).faults == []
+
+
+PARAMS = "from dataclasses import dataclass\nfrom typing import ClassVar\n@dataclass\nclass Params:\n"
+NEEDS = "    needs: ClassVar[frozenset[str]] = frozenset()\n"
+STAGES = "def stages(run, p): ...\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (None, r"method\.module=mine: not on Python's path: install it, or .* PYTHONPATH="),
+        ("import none_such", r"mine: cannot be imported: ModuleNotFoundError: No module named 'none_such'"),
+        ("def stages(:", r"method\.module=mine: cannot be imported: SyntaxError"),
+        ("raise SystemExit('a script')", r"cannot be imported: SystemExit: a script"),
+        ("def stages(run, p): ...", r"method\.module=mine: has no Params: a @dataclass"),
+        ("class Params: ...", r"has no Params: a @dataclass"),
+        (PARAMS + NEEDS, r"method\.module=mine: has no stages\(run, p\)"),
+        (PARAMS + "    ...\n" + STAGES, r"Params\.needs must be .* out of bert_teacher, corpus, encoder"),
+        (PARAMS + NEEDS.replace("()", "(['gpu'])") + STAGES, r"Params\.needs must be"),
+        (PARAMS + NEEDS + "    a: int\n" + STAGES, r"'a' follows default argument"),
+        (PARAMS + NEEDS + "    a: complex = 1j\n" + STAGES, r"Params: .*complex"),
+    ],
+)  # fmt: skip
+def test_a_module_that_is_no_method(example, source, expected):
+    Path("mine.py").unlink()
+    if source is not None:
+        Path("mine.py").write_text(source)
+    fault = own_method.own_method_fault("mine", "mine")
+    assert re.search(expected, str(fault)), fault
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"name": None}, r"method\.name: must be set"),
+        ({"name": "theseus"}, r"method\.name=theseus: is kdbench's own"),
+        ({"name": "../up"}, r"method\.name=\.\./up: must be of letters"),
+        ({"name": ["a"]}, r"method\.name=\[a\]: must be of letters"),
+        ({"module": None}, r"method\.name=mine: no such method\..* one of your own needs method\.module as well"),
+        ({"module": 3}, r"method\.module=3: must be a module as Python imports it"),
+        ({"module": "my-package.mine"}, r"method\.module=my-package\.mine: must be a module"),
+        ({"alpha": None}, r"method\.alpha: must be set\. Legal: 0 to 1"),
+        ({"alpha": 2}, r"method\.alpha=2: must be 0 to 1"),
+        ({"alhpa": 1}, r"method\.alhpa=1: unknown key of method=mine\. Did you mean method\.alpha\?"),
+        ({"init": None}, r"method\.init=null: method=mine needs method\.init\.weights"),
+        ({"stages": None}, r"method\.stages(=\{\})?: must (be set|name the schedule of each stage)"),
+        ({"stages": {}}, r"method\.stages=\{\}: must name the schedule of each stage"),
+    ],
+)
+def test_a_yaml_that_does_not_fit(example, composed, teacher_folder, data_folder, changes, expected):
+    cfg = copy.deepcopy(composed)
+    cfg.method = change(OmegaConf.to_container(cfg.method), **changes)
+    cfg.teacher.source, cfg.dataset.source = str(teacher_folder), str(data_folder / "train.csv")
+    cfg.dataset.text, cfg.dataset.label = "text", "label"
+    (fault,) = faults(cfg)
+    assert re.search(expected, str(fault)), fault
+
+
+def test_what_does_not_fit_is_refused_by_the_command(example, monkeypatch, capsys):
+    path = Path("my/method/mine.yaml")
+    OmegaConf.save(change(OmegaConf.to_container(OmegaConf.load(path)), module="mime"), path)
+    with pytest.raises(SystemExit) as end:
+        command(monkeypatch)
+    assert end.value.code == 2 and "  method.module=mime: not on Python's path" in capsys.readouterr().err
+    assert not Path("outputs").exists()
+
+
+def test_a_stage_that_the_yaml_lacks_is_told_before_the_teacher_is_trained(configure, execute, tmp_path):
+    config = configure("method=logit_kd")
+    del config.method.stages["training"]
+    with pytest.raises(
+        UserError, match=r"method\.stages\.training: method=logit_kd asks for it, and its YAML has only $"
+    ):
+        execute(config)
+    assert not list((tmp_path / "outputs/topics/finetune").rglob("results.json"))
+
+
+def digest(module):
+    own_method.sources.cache_clear()
+    return own_method.sources(module)
+
+
+def test_the_source_of_a_method_is_all_of_it_that_is_ones_own(example, monkeypatch):
+    Path("pack/below").mkdir(parents=True)
+    for name, source in {
+        "pack/__init__.py": "",
+        "pack/mine.py": "from . import losses\nfrom .below import deep\nimport json, helpers, torch.nn\n",
+        "pack/losses.py": "from kdbench import losses\n",
+        "pack/below/deep.py": "def f():\n    from ..inner import x\n",
+        "pack/inner.py": "x = 1\n",
+        "pack/other.py": "",
+        "helpers.py": "import pack.losses\n",
+    }.items():
+        Path(name).write_text(source)
+    first = digest("pack.mine")
+    assert list(first) == ["helpers", "pack", "pack.below.deep", "pack.inner", "pack.losses", "pack.mine"]
+    Path("pack/other.py").write_text("y = 2\n")
+    assert digest("pack.mine") == first
+    Path("pack/inner.py").write_text("x = 2\n")
+    second = digest("pack.mine")
+    assert {name for name in first if first[name] != second[name]} == {"pack.inner"}
+
+    installed = Path("site-packages")
+    installed.mkdir()
+    shutil.move("pack", installed)
+    shutil.move("helpers.py", installed)  # there it is another package, not of this one
+    monkeypatch.syspath_prepend(installed)
+    forget()
+    assert list(digest("pack.mine")) == [name for name in second if name != "helpers"]
