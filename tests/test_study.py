@@ -176,6 +176,15 @@ def test_a_page_has_the_csv_and_a_missing_run_its_command(theseus: dict[str, Any
     assert "updates in which" in (tmp_path / "theseus_starvation.svg").read_text(encoding="utf8")
 
 
+def test_details_are_means_over_seeds(theseus: dict[str, Any], tmp_path: Path) -> None:
+    write.write_question(theseus, tmp_path)
+    text = page.fill("<!-- details theseus graft -->\n<!-- end -->", tmp_path, PLAN)
+    assert "| dataset | row | n | graft dev points | predecessor dev points | successor dev points |" in text
+    assert "| reuters_r52 | theseus | 3 | 95 | 97 | 50 |" in text
+    assert page.mean([[0.5, 0.2], [0.7, 0.4]]) == "0.600 0.300"
+    assert page.mean([None, 3.0]) == "3" and page.mean([None]) == ""
+
+
 def test_a_figure_in_a_sentence_comes_from_the_csv(theseus: dict[str, Any], tmp_path: Path) -> None:
     write.write_question(theseus, tmp_path)
     text = (

@@ -1,6 +1,7 @@
 """What the pages in docs/study/ have between their markers, from the CSV and JSON files beside them.
 
 <!-- table direct --> ... <!-- end -->      a question's rows, pictures, and what is not run
+<!-- details fastbert speeds --> ... <!-- end -->   what its runs report or log themselves, the mean over seeds
 <!-- claims --> ... <!-- end -->            the claims
 <!-- plan --> ... <!-- end -->              the plan
 <!-- figure theseus / theseus_blog / difference -->...<!-- end -->   a figure in a sentence: question, row, what of it
@@ -13,11 +14,12 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from scripts.study.plan import Plan
 
-MARKED = re.compile(r"(<!-- (table \w+|claims|plan) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- (table \w+|details \w+ \w+|claims|plan) -->\n).*?(<!-- end -->)", re.DOTALL)
 FIGURE = re.compile(r"(<!-- figure (.+?) -->).*?(<!-- end -->)")
 HEADS = (
     "row", "data", "n", "test accuracy, % (95 % interval)", "vs direct, points (interval)", "its p",
@@ -33,6 +35,7 @@ def fill(text: str, folder: Path, plan: Plan) -> str:
         kind, _, question = found[2].partition(" ")
         made = {
             "table": lambda: of_question(folder, question),
+            "details": lambda: details(folder, *question.split()),
             "claims": lambda: claims(folder),
             "plan": lambda: steps(plan),
         }
@@ -71,6 +74,32 @@ def of_question(folder: Path, question: str) -> str:
         ]
         parts.append(f"Not run: {runs} runs, about {hours:.1f} hours of one core (estimated).\n\n" + "\n".join(lines))
     return "\n\n".join(parts)
+
+
+def details(folder: Path, question: str, name: str) -> str:
+    """Of each row, and of each speed or layer of it, the mean over seeds."""
+    records = json.loads((folder / f"{question}.json").read_text(encoding="utf8"))["details"].get(name)
+    if not records:
+        return "Not run yet."
+    keys = [key for key in ("dataset", "row", "speed", "layer") if key in records[0]]
+    figures = [key for key in records[0] if key not in (*keys, "seed", "n")]
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for one in records:
+        groups.setdefault(tuple(str(one[key]) for key in keys), []).append(one)
+    lines = [
+        (*group, str(len(own)), *(mean([one[key] for one in own]) for key in figures)) for group, own in groups.items()
+    ]
+    return markdown([*keys, "n", *(key.replace("_", " ") for key in figures)], lines)
+
+
+def mean(values: list[Any]) -> str:
+    """Over seeds; of lists, place by place; of those that are null, nothing."""
+    known = [value for value in values if value is not None]
+    if known and isinstance(known[0], list):
+        return " ".join(f"{fmean(place):.3f}" for place in zip(*known, strict=True))
+    if not known:
+        return ""
+    return f"{fmean(known):,.0f}" if fmean(known) >= 1e4 else f"{fmean(known):.4g}"
 
 
 def pictures(folder: Path, question: str) -> list[Path]:
