@@ -130,7 +130,7 @@ def test_the_hardware_is_that_of_the_runs(outputs: Path) -> None:
     words = ("experiment=study_theseus", "dataset=reuters_r52")
     (place / "env.json").write_text('{"precision": "bf16", "attention": "sdpa", "compile": true}', encoding="utf8")
     both = Finished(outputs)
-    assert len(both.ids(words)) == 2 and THESEUS in both.ids(words)
+    assert both.ids(words) == {THESEUS, run_id(composed(words), Hardware("cuda", "bf16", "sdpa", 4, True))}
 
 
 def test_an_export_is_a_row_of_its_runs_configuration(outputs: Path) -> None:
