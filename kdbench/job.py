@@ -60,9 +60,8 @@ def _run(
     if trial is not None and (found := faults(cfg)):  # of a pair of values: a search is not judged pair by pair
         raise UserError("\n".join(map(str, found)))
     typed = shlex.join(["kdbench", *job.sweep.argv])
-    result = execute(
-        load(cfg), choices=choices, command=typed, baseline_command=baseline_command, watch=trial and trial.watch
-    )
+    watch = None if trial is None else trial.watch
+    result = execute(load(cfg), choices=choices, command=typed, baseline_command=baseline_command, watch=watch)
     if trial is not None:
         trial.done(result)
 

@@ -162,8 +162,7 @@ def train_stages(run: Run, watch: Callable[[int, float], None] | None = None) ->
         name, key = f"{len(records):02d}_{stage.name}", stage.key or stage.name
         given = config.method.stages[key]
         students.set_dropout(student, given.dropout)
-        before = sum(len(one["epochs"]) for one in records)
-        watch_stage = watch and (lambda epoch, accuracy, before=before: watch(before + epoch, accuracy))
+        watch_stage = _after(watch, sum(len(one["epochs"]) for one in records))
         if run.hardware.compile:
             students.compile_layers(student)
         record_ = train(
@@ -188,6 +187,11 @@ def prepared(run: Run, stage: Stage) -> Stage:
         table = students.word_table(stage.student)
         stage = replace(stage, words=None if table is None else Words(table, stage.data.used_ids()))
     return stage
+
+
+def _after(watch: Callable[[int, float], None] | None, epochs: int) -> Callable[[int, float], None] | None:
+    """`watch` for a stage before which the run has had `epochs`."""
+    return None if watch is None else lambda epoch, accuracy: watch(epochs + epoch, accuracy)
 
 
 def _logits_of(student: Any) -> Predict:

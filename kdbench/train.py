@@ -158,9 +158,9 @@ class _Trainer:
         for share, weights in shares(batch, self.accelerator, self.stage.schedule.accumulation):
             with self.accelerator.autocast():
                 terms = self.stage.objective(share, step)
-            losses = [value * weights[terms.over.get(name, "examples")] for name, value in terms.losses.items()]
-            loss = sum(losses, torch.zeros((), device=self.accelerator.device))
-            values = torch.stack([value.detach().float() for value in losses])
+            weighed = [value * weights[terms.over.get(name, "examples")] for name, value in terms.losses.items()]
+            loss = sum(weighed, torch.zeros((), device=self.accelerator.device))
+            values = torch.stack([value.detach().float() for value in weighed])
             self.state.passes.append(Pass(list(terms.losses), values, terms.logged))
             if loss.requires_grad:  # Theseus may have drawn no successor: nothing to learn from this batch
                 loss.backward()
@@ -172,8 +172,7 @@ class _Trainer:
         if not passes:
             return
         names = passes[0].names
-        values = torch.stack([values for _, values, _ in passes])
-        values = summed(values.sum(0), self.accelerator).tolist()
+        values = summed(torch.stack([values for _, values, _ in passes]).sum(0), self.accelerator).tolist()
         steps = len(passes) // self.stage.schedule.accumulation
         losses = {name: value / steps for name, value in zip(names, values, strict=True)}
         if not all(math.isfinite(value) for value in losses.values()):
