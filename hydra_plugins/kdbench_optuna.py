@@ -52,6 +52,8 @@ class OptunaSweeper(Sweeper):
         from kdbench.config import digest
         from kdbench.search import ENVIRONMENT, Search, announce
 
+        assert self.config is not None and self.launcher is not None  # Hydra has called setup
+
         typed = {text.partition("=")[0].lstrip("+") for text in arguments}
         given = [f"{key}={values}" for key, values in self.params.items() if key not in typed] + arguments
         overrides = OverridesParser.create().parse_overrides(given)
@@ -62,16 +64,16 @@ class OptunaSweeper(Sweeper):
         search = Search(file, space, self.rules)
         number = 0
         with search.working():
-            while trials := self._asked(search):
+            while trials := self._asked(search, self.config):
                 jobs = [(*fixed, *_values(trial), _set(ENVIRONMENT, search.environment(trial))) for trial in trials]
                 self.launcher.launch(jobs, initial_job_idx=number)
                 search.close(trials)
                 number += len(trials)
         announce(search.asked(), file)
 
-    def _asked(self, search: "Search") -> "list[optuna.Trial]":
+    def _asked(self, search: "Search", config: DictConfig) -> "list[optuna.Trial]":
         """The next trials; none where enough have been asked, by whichever command, or too many jobs have failed."""
-        if sweep.enough_failed(Path(self.config.hydra.job.env_set[sweep.ENVIRONMENT])):
+        if sweep.enough_failed(Path(config.hydra.job.env_set[sweep.ENVIRONMENT])):
             return []
         return [trial for _ in range(self.n_jobs) if (trial := search.ask(self.n_trials)) is not None]
 

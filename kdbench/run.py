@@ -165,8 +165,7 @@ def train_stages(run: Run, tracking: Tracking, watch: Watch | None) -> tuple[lis
         name, key = f"{len(records):02d}_{stage.name}", stage.key or stage.name
         given = run.stage(key)
         students.set_dropout(student, given.dropout)
-        before = sum(len(one["epochs"]) for one in records)
-        watch_stage = None if watch is None else after(watch, before)
+        watch_stage = _after(watch, sum(len(one["epochs"]) for one in records))
         if run.hardware.compile:
             students.compile_layers(student)
         record_ = train(
@@ -183,11 +182,6 @@ def train_stages(run: Run, tracking: Tracking, watch: Watch | None) -> tuple[lis
         records.append(record_ | {"folder": name, "key": key})
 
 
-def after(watch: Watch, before: int) -> Watch:
-    """`watch` of a stage that `before` epochs have gone before."""
-    return lambda epoch, score: watch(before + epoch, score)
-
-
 def prepared(run: Run, stage: Stage) -> Stage:
     """What a method leaves to the dispatcher: how the student is scored, and which of its words are trained."""
     if run.config.dry_run:
@@ -198,6 +192,11 @@ def prepared(run: Run, stage: Stage) -> Stage:
         table = students.word_table(stage.student)
         stage = replace(stage, words=None if table is None else Words(table, stage.data.used_ids()))
     return stage
+
+
+def _after(watch: Callable[[int, float], None] | None, epochs: int) -> Callable[[int, float], None] | None:
+    """`watch` for a stage before which the run has had `epochs`."""
+    return None if watch is None else lambda epoch, accuracy: watch(epochs + epoch, accuracy)
 
 
 def _logits_of(student: Any) -> Predict:

@@ -166,9 +166,9 @@ class _Trainer:
         for share, weights in shares(batch, self.accelerator, self.stage.schedule.accumulation):
             with self.accelerator.autocast():
                 terms = self.stage.objective(share, step)
-            parts = [value * weights[terms.over.get(name, "examples")] for name, value in terms.losses.items()]
-            loss = sum(parts, torch.zeros((), device=self.accelerator.device))
-            values = torch.stack([value.detach().float() for value in parts])
+            weighed = [value * weights[terms.over.get(name, "examples")] for name, value in terms.losses.items()]
+            loss = sum(weighed, torch.zeros((), device=self.accelerator.device))
+            values = torch.stack([value.detach().float() for value in weighed])
             self.state.passes.append(Pass(list(terms.losses), values, terms.logged))
             if loss.requires_grad:  # Theseus may have drawn no successor: nothing to learn from this batch
                 loss.backward()

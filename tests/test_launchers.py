@@ -95,6 +95,7 @@ def test_jobs_that_outlive_their_command_still_find_it(tmp_path, monkeypatch):
     told(folder, monkeypatch, "done")
 
 
+@pytest.mark.slow
 def test_fail_fast_begins_no_other_job(command_line, tmp_path):
     done = command(
         ["--fail-fast", *command_line("method=tfidf,finetune", "student.layers=2", "seed=1,0", "schedule.lr=1e30,1e-2")]
@@ -171,6 +172,7 @@ def test_a_trial_below_the_median_is_pruned_by_its_dev_scores(tmp_path, monkeypa
     assert [trial.state.name for trial in one.asked()] == ["COMPLETE", "COMPLETE", "PRUNED"]
 
 
+@pytest.mark.slow
 def test_a_search_by_the_command_is_of_ordinary_runs_and_reads_test_once(command_line, tmp_path):
     words = command_line(
         "hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "method=logit_kd", "method.alpha=interval(0.1,0.9)",
