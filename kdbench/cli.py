@@ -216,7 +216,8 @@ def main() -> None:
         print_faults(found)
         sys.exit(2)
     command.max_failures = max_failures
-    sys.exit(run(command))
+    if code := run(command):
+        sys.exit(code)
 
 
 def run(command: Command) -> int:
@@ -233,7 +234,11 @@ def run(command: Command) -> int:
         with sweep.shared(about, Path(command.outputs) if command.outputs else None) as folder, listening():
             # A key that the YAML leaves out but the schema knows is new to Hydra: `++` sets it all the same.
             words = [f"++{text}" if text in command.plain else text for text in command.argv]
-            sys.argv[1:] = [*words, f"++hydra.job.env_set.{sweep.ENVIRONMENT}={literal(str(folder))}"]
+            settings = get_args_parser().parse_args(command.argv).overrides
+            # Beside the other settings: argparse takes them in one piece.
+            at = command.argv.index(settings[0]) if settings else len(words)
+            words.insert(at, f"++hydra.job.env_set.{sweep.ENVIRONMENT}={literal(str(folder))}")
+            sys.argv[1:] = words
             try:
                 job()
             finally:

@@ -194,9 +194,9 @@ def prepared(run: Run, stage: Stage) -> Stage:
     return stage
 
 
-def _after(watch: Callable[[int, float], None] | None, epochs: int) -> Callable[[int, float], None] | None:
+def _after(watch: Watch | None, epochs: int) -> Watch | None:
     """`watch` for a stage before which the run has had `epochs`."""
-    return None if watch is None else lambda epoch, accuracy: watch(epochs + epoch, accuracy)
+    return None if watch is None else lambda epoch, score: watch(epochs + epoch, score)
 
 
 def _logits_of(student: Any) -> Predict:

@@ -22,7 +22,7 @@ from torch import nn
 
 from kdbench import checkpoint, stopping, store
 from kdbench.checkpoint import Pass, state_of
-from kdbench.errors import UserError
+from kdbench.finite import bad_loss, require_finite_weights
 from kdbench.metrics_log import MetricsLog, Tell, read_lines
 from kdbench.optim import Updates
 from kdbench.parallel import largest, shares, summed, wait
@@ -36,10 +36,6 @@ STAGE = "stage.json"  # a stage's record, written last: where it is and fits, th
 METRICS = "metrics.jsonl"
 FLUSH_EVERY = 10  # steps between two reads of the losses from the device
 Score = Callable[[Predict, int], dict[str, float]]  # dev metrics
-
-
-class NonFiniteLoss(UserError):
-    """A loss term or a weight became infinite or NaN; the message names the stage, the step and what it was."""
 
 
 def train(
@@ -184,31 +180,14 @@ class _Trainer:
         steps = len(passes) // self.stage.schedule.accumulation
         losses = {name: total / steps for name, total in zip(names, totals, strict=True)}
         if not all(math.isfinite(value) for value in losses.values()):
-            raise NonFiniteLoss(self._first_bad_step(passes, losses))
+            raise bad_loss(self.stage, self.folder, self.progress.step, passes, losses)
         logged = {name: sum(one.logged[name] for one in passes) / len(passes) for name in passes[0].logged}
         self.log.steps(self.progress.step, epoch, steps, losses, logged)
         self.display.advance(self.progress.step, losses)
 
-    def _first_bad_step(self, passes: list[Pass], mean: dict[str, float]) -> str:
-        """Where the loss went wrong: in this process's passes, or (`mean`) in another process's."""
-        after, terms = checkpoint.first_bad(passes) or (0, mean)
-        step = self.progress.step - after // self.stage.schedule.accumulation
-        shown = ", ".join(f"{name} {value:g}" for name, value in terms.items())
-        return (
-            f"stage {self.stage.name}, step {step}: the loss is not finite ({shown}). "
-            f"Lower schedule.lr, or try hardware.precision=fp32. {checkpoint.last(self.folder)}"
-        )
-
-    def _require_finite_weights(self) -> None:
-        """A gradient may overflow under a finite loss: what it leaves is neither kept nor saved."""
-        broken = [name for name, parameter in self.module.named_parameters() if not parameter.isfinite().all()]
-        if broken:
-            where = f"stage {self.stage.name}, step {self.progress.step}: {broken[0]} is not finite, but the loss is."
-            raise NonFiniteLoss(f"{where} Lower schedule.lr, or set schedule.clip. {checkpoint.last(self.folder)}")
-
     def _evaluate(self, epoch: int) -> None:
         """Score every `predict` on dev; keep the weights at the first one's best."""
-        self._require_finite_weights()
+        require_finite_weights(self.stage, self.folder, self.progress.step, self.module)
         self.updates.settle(self.progress.step)
         self.module.eval()
         assert self.stage.predict is not None  # the dispatcher fills in the student's own logits
@@ -230,7 +209,7 @@ class _Trainer:
         return patience is not None and self.progress.stale_epochs >= patience
 
     def _checkpoint(self) -> None:
-        self._require_finite_weights()
+        require_finite_weights(self.stage, self.folder, self.progress.step, self.module)
         self.updates.settle(self.progress.step)
         if self.accelerator.is_main_process:
             checkpoint.save(self.folder, self.module, self.updates.optimizer, self.state)

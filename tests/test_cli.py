@@ -158,7 +158,14 @@ REFUSALS = {
 }
 
 
-SOURCELESS = ("dataset=files", "teacher=local", "teacher=run", "corpus=files")  # these need a source
+# These need a source.
+SOURCELESS = ("dataset=files", "dataset=conll_files", "teacher=local", "teacher=run", "corpus=files")
+    "dataset=files",
+    "dataset=conll_files",
+    "teacher=local",
+    "teacher=run",
+    "corpus=files",
+)  # these need a source
 
 
 def option(group: str, path: Path) -> str:

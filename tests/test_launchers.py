@@ -164,7 +164,7 @@ def test_a_trial_below_the_median_is_pruned_by_its_dev_scores(tmp_path, monkeypa
             if scores[0] > 0.1:
                 for epoch, value in enumerate(scores):
                     this.watch(epoch, value)
-                this.done({"folder": "x", "metrics": {"dev": {"accuracy": scores[-1]}}})
+                this.done({"folder": "x", "identity": {}, "metrics": {"dev": {"accuracy": scores[-1]}}})
             else:
                 this.watch(0, scores[0])  # its first epoch is not judged
                 with pytest.raises(Pruned, match=r"after epoch 2: dev accuracy 20\.00"):

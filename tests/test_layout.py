@@ -35,8 +35,9 @@ ALLOWED = {
     ],
     "kdbench.train": [
         "kdbench.stage", "kdbench.store", "kdbench.stopping", "kdbench.checkpoint", "kdbench.metrics_log",
-        "kdbench.parallel", "kdbench.progress", "kdbench.seeds", "kdbench.optim", "kdbench.errors",
+        "kdbench.parallel", "kdbench.progress", "kdbench.seeds", "kdbench.optim", "kdbench.finite",
     ],
+    "kdbench.finite": ["kdbench.checkpoint", "kdbench.errors", "kdbench.stage"],
     "kdbench.optim": ["kdbench.stage", "kdbench.parallel", "kdbench.used_rows"],
     "kdbench.used_rows": ["kdbench.stage"],
     "kdbench.compare": [

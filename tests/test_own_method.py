@@ -116,7 +116,7 @@ STAGES = "def stages(run, p): ...\n"
         ("def stages(run, p): ...", r"method\.module=mine: has no Params: a @dataclass"),
         ("class Params: ...", r"has no Params: a @dataclass"),
         (PARAMS + NEEDS, r"method\.module=mine: has no stages\(run, p\)"),
-        (PARAMS + "    ...\n" + STAGES, r"Params\.needs must be .* out of bert_teacher, corpus, encoder"),
+        (PARAMS + "    ...\n" + STAGES, r"Params\.needs must be .* out of attention, corpus, "),
         (PARAMS + NEEDS.replace("()", "(['gpu'])") + STAGES, r"Params\.needs must be"),
         (PARAMS + NEEDS + "    a: int\n" + STAGES, r"'a' follows default argument"),
         (PARAMS + NEEDS + "    a: complex = 1j\n" + STAGES, r"Params: .*complex"),

@@ -6,20 +6,31 @@ from pathlib import Path
 
 import pytest
 
-from kdbench import losses
+from kdbench import losses, objectives
 from kdbench.data import batches as batches_module
 from tests import test_feature_losses, test_losses
 from tests.data import test_batches
 
 PACKAGE = Path(__file__).parents[1] / "kdbench"
 LOSS_FAULTS = {
-    "sign": ("return total / count", "return -total / count"),
+    "sign": ("return total / max", "return -total / max"),
     "argument order": ("F.kl_div(student, teacher,", "F.kl_div(teacher, student,"),
     "reduction": ('"batchmean": student.shape[0]', '"batchmean": student.numel()'),
     "other reduction": ('"elementmean": student.numel()', '"elementmean": student.shape[0]'),
     "temperature squared": ("(temperature**2 if", "(temperature if"),
     "temperature of the teacher": ("_wide(teacher_logits) / temperature", "_wide(teacher_logits)"),
     "probabilities for logarithms": ("log_target=True", "log_target=False"),
+}
+# Of the losses of tasks with other labels than one class a text.
+TASK_FAULTS = {
+    "binary_cross_entropy: sign": ("return F", "return -F"),
+    "binary_cross_entropy: labels": ("labels.to(_wide(logits).dtype)", "1 - labels.to(_wide(logits).dtype)"),
+    "squared_error: absolute": ("F.mse_loss", "F.l1_loss"),
+    "squared_error: spread out": ("[:, 0]", ""),
+    "soft_binary_kl: one outcome": ("(1.0, -1.0)", "(1.0, 1.0)"),
+    "soft_binary_kl: order": ("log_teacher.exp() *", "F.logsigmoid(sign * student).exp() *"),
+    "soft_binary_kl: reduction": ('"batchmean": student.shape[0]', '"batchmean": student.numel()'),
+    "soft_binary_kl: temperature squared": ("(temperature**2 if", "(temperature if"),
 }
 # "function: fault": old, new and, where the fault sits in what the function calls, that function
 FEATURE_FAULTS = {
@@ -160,10 +171,27 @@ def test_a_fault_in_a_feature_loss_is_noticed(monkeypatch, oracles, fault):
     assert red(feature_checks(function, oracles)) > 0
 
 
+def task_checks():
+    for squared in (True, False):
+        yield lambda squared=squared: test_losses.test_binary_kl_is_the_kl_of_two_classes_for_each_label(squared)
+    yield test_losses.test_hard_and_soft_losses_of_each_task
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size")  # torch's word on the one that is spread out
+@pytest.mark.parametrize("fault", TASK_FAULTS)
+def test_a_fault_in_a_loss_of_a_task_is_noticed(monkeypatch, fault):
+    function = fault.split(":")[0]
+    assert red(task_checks()) == 0
+    faulty = getattr(mutated("losses.py", *TASK_FAULTS[fault], function), function)
+    for module in (losses, objectives):
+        monkeypatch.setattr(module, function, faulty)
+    assert red(task_checks()) > 0
+
+
 def test_every_loss_has_two_faults():
     functions = [name for name, _ in inspect.getmembers(losses, inspect.isfunction) if not name.startswith("_")]
     ours = [name for name in functions if getattr(losses, name).__module__ == losses.__name__]
-    counts = {name: sum(fault.startswith(f"{name}:") for fault in FEATURE_FAULTS) for name in ours}
+    counts = {name: sum(fault.startswith(f"{name}:") for fault in (*FEATURE_FAULTS, *TASK_FAULTS)) for name in ours}
     assert {name for name, count in counts.items() if count < 2} == {"cross_entropy", "soft_kl"}  # others above
 
 

