@@ -56,11 +56,7 @@ def faults(cfg: DictConfig, stages: Iterable[str] | None = None) -> list[Fault]:
         return [Fault("method.name", shown(name), "no such method", nearest(str(name), method_names()), legal)]
     if module is not None and (fault := own_method_fault(name, module)):
         return [fault]
-    given = values["method"].get("stages")
-    own = (given if isinstance(given, dict) else ()) if stages is None else stages
-    corpus = values.get("corpus")
-    datasets = tuple(corpus.get("datasets", {})) if isinstance(corpus, dict) else ()
-    keys = run_keys(name, tuple(own), datasets, module)
+    keys = keys_of(values, stages)
     known, found = sort_out(keys, values)
     try:
         filled = fill(OmegaConf.create(known))
@@ -72,6 +68,15 @@ def faults(cfg: DictConfig, stages: Iterable[str] | None = None) -> list[Fault]:
     if any(key in keys.leaves or key in keys.groups for key in found):
         return list(found.values())  # without these values there is no run to look at
     return [*found.values(), *typed_faults(OmegaConf.create(known))]
+
+
+def keys_of(values: dict[str, Any], stages: Iterable[str] | None = None) -> Keys:
+    """The legal keys of a composed config."""
+    method, corpus = values["method"], values.get("corpus")
+    given = method.get("stages")
+    own = (given if isinstance(given, dict) else ()) if stages is None else stages
+    datasets = tuple(corpus.get("datasets", {})) if isinstance(corpus, dict) else ()
+    return run_keys(method["name"], tuple(own), datasets, method.get("module"))
 
 
 def sort_out(keys: Keys, values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Fault]]:

@@ -1,7 +1,7 @@
 """The `kdbench` command: the whole command line is judged, then Hydra runs its jobs.
 
-The only file that imports hydra. Hydra stops at the first fault, in its own words, and after it has made
-folders; so `read` composes and checks every job before Hydra's own entry is called.
+Hydra stops at the first fault, in its own words, and after it has made folders; so `read` composes and checks every
+job before Hydra's own entry is called.
 """
 
 import argparse
@@ -13,111 +13,27 @@ import shutil
 import string
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import hydra
-import yaml
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path, get_args_parser
-from hydra.core.config_loader import ConfigLoader
-from hydra.core.config_search_path import SearchPathQuery
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import OverrideType, Quote, QuotedString
-from hydra.errors import HydraException
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
 
-from kdbench import __version__, sweep
-from kdbench.command import Command, Composed, Override, differences, judge
-from kdbench.errors import Fault, UserError, print_failures, print_faults
-from kdbench.hydra_keys import closed, composed_problem
+from kdbench import __version__, answers, sweep
+from kdbench.command import Command, differences, judge
+from kdbench.composing import HydraConfigs, composing, conf_dir, group_choices
+from kdbench.errors import Fault, print_failures, print_faults
+from kdbench.hydra_keys import closed
 from kdbench.job import do, reason_of
 from kdbench.schema import GROUPS, RunConfig
 from kdbench.stopping import Stopped, listening
 
-HYDRA_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
 PLAIN = re.compile(r"(?!(?:null|true|false|nan|inf)$)[a-z_/][\w./-]*", re.ASCII | re.IGNORECASE)  # needs no quotes
-
-
-def conf_dir() -> Path:
-    """kdbench's YAMLs: in the package where it is installed, beside it in a checkout."""
-    inside = Path(__file__).parent / "conf"
-    return inside if inside.is_dir() else Path(__file__).parents[1] / "conf"
-
-
-class HydraConfigs:
-    """kdbench's YAMLs and the user's own, as hydra.main composes them, with Hydra's errors in one line."""
-
-    def __init__(self, loader: ConfigLoader) -> None:
-        self.parser = OverridesParser.create(loader)
-        self.options = cache(lambda group: sorted(loader.get_group_options(group)) if group else [])
-        self.parse = cache(self._parse)
-        self.compose = cache(self._compose)
-
-    def _parse(self, text: str) -> Override:
-        try:
-            (o,) = self.parser.parse_overrides([text])
-            key, sweep, problem = o.get_key_element(), [], ""
-            if o.is_interval_sweep():
-                ends: Any = o.value()
-                sweep = [f"{key}={ends.start}", f"{key}={ends.end}"]
-            elif o.is_sweep_override():
-                sweep = [f"{key}={value}" for value in o.sweep_string_iterator()]
-                problem = "" if sweep else "is a sweep over nothing"
-        except HYDRA_ERRORS as error:
-            raise UserError("cannot be read as key=value") from error
-        plain = o.type in (OverrideType.CHANGE, OverrideType.FORCE_ADD) and not o.is_hydra_override()
-        value = None if o.is_sweep_override() else o.value()
-        return Override(text, key.lstrip("+~"), o.key_or_group, value, plain, sweep, problem, o.is_interval_sweep())
-
-    def _compose(self, overrides: tuple[str, ...]) -> Composed:
-        try:
-            cfg = hydra.compose("config", list(overrides), return_hydra_config=True)
-        except HYDRA_ERRORS as error:
-            raise UserError(one_line(error)) from error
-        choices = group_choices(cfg.hydra.runtime.choices)
-        if problem := composed_problem(OmegaConf.to_container(cfg.hydra, resolve=False)):  # type: ignore[arg-type]
-            raise UserError(problem)
-        grid = {key: str(values) for key, values in (cfg.hydra.sweeper.get("params") or {}).items()}
-        launcher, trials = cfg.hydra.runtime.choices["hydra/launcher"], cfg.hydra.sweeper.get("n_trials")
-        with open_dict(cfg):
-            del cfg["hydra"]
-        return Composed(cfg, choices, grid, launcher, trials)
-
-
-def one_line(error: Exception) -> str:
-    """Hydra's message, without its list of folders."""
-    text = str(error) or str(error.__cause__)
-    lines = [line.strip() for line in text.split("\nConfig search path:")[0].splitlines()]
-    noise = ("full_key:", "object_type=", "See https", "To append")
-    return " ".join(line for line in lines if line and not line.startswith(noise))
-
-
-def group_choices(choices: Mapping[str, Any]) -> dict[str, str]:
-    """group -> option, of kdbench's own, in their order (schedule@teacher.schedule by teacher); none is null."""
-    ours = [key for key, value in choices.items() if key.split("@")[0] in GROUPS and value is not None]
-    return {key: choices[key] for key in sorted(ours, key=lambda key: GROUPS.index(key.split("@")[-1].split(".")[0]))}
-
-
-@contextmanager
-def composing(config_dir: str | None) -> Iterator[HydraConfigs]:
-    """Hydra over the same folders as hydra.main's."""
-    search_path = create_config_search_path(str(conf_dir()))
-    if config_dir is not None:
-        own = f"file://{Path(config_dir).absolute()}"
-        search_path.prepend("command-line", own, SearchPathQuery(provider="schema"))
-    Hydra.create_main_hydra2("kdbench", search_path)
-    try:
-        yield HydraConfigs(GlobalHydra.instance().config_loader())
-    finally:
-        GlobalHydra.instance().clear()
 
 
 def read(argv: list[str]) -> Command:
@@ -196,6 +112,21 @@ def own_flags(argv: list[str]) -> tuple[list[str], int | None, list[Fault]]:
     return rest, 1 if flags.fail_fast else given and int(given), []
 
 
+def yaml_folders(args: argparse.Namespace) -> list[Path]:
+    return [*([Path(args.config_dir)] if args.config_dir else []), conf_dir()]
+
+
+def answer(argv: list[str], args: argparse.Namespace) -> Command:
+    """Answer --info, --hydra-help and completion; the command, without jobs, has the faults that stand in the way."""
+    found = closed(args)
+    if not found and args.info == "all":
+        print(answers.info(yaml_folders(args)))
+    elif not found:
+        sys.argv[1:] = argv
+        job()  # Hydra answers
+    return Command(argv, found, jobs=0)
+
+
 def main() -> None:
     """The console script."""
     argv, max_failures, found = own_flags(sys.argv[1:])
@@ -206,15 +137,24 @@ def main() -> None:
     if args.help:
         print(help_text(args.config_dir))
         return
-    answered = args.hydra_help or args.cfg or args.info or args.shell_completion
-    if answered and not (found := found + closed(args)):
-        sys.argv[1:] = argv
-        job()  # Hydra answers
-        return
-    command = Command(argv, []) if answered else read(argv)
+    if args.hydra_help or args.info or args.shell_completion:
+        command = answer(argv, args)
+    elif any(text.endswith("=?") for text in args.overrides):
+        with composing(args.config_dir) as configs:
+            command = Command(argv, answers.asked(configs, args.overrides, yaml_folders(args)), jobs=0)
+    else:
+        command = read(argv)
+    if args.cfg:  # what is only missing may be looked for
+        typed = {text.partition("=")[0].lstrip("+~") for text in args.overrides}
+        command.faults = [fault for fault in command.faults if fault.value is not None or fault.key in typed]
     if found := found + command.faults:
         print_faults(found)
         sys.exit(2)
+    if args.cfg:
+        sys.argv[1:] = command.words
+        job()  # Hydra answers
+    if args.cfg or not command.jobs:
+        return
     command.max_failures = max_failures
     if code := run(command):
         sys.exit(code)
@@ -232,9 +172,7 @@ def run(command: Command) -> int:
     failures: list[tuple[str, str]] = []
     try:
         with sweep.shared(about, Path(command.outputs) if command.outputs else None) as folder, listening():
-            # A key that the YAML leaves out but the schema knows is new to Hydra: `++` sets it all the same.
-            words = [f"++{text}" if text in command.plain else text for text in command.argv]
-            settings = get_args_parser().parse_args(command.argv).overrides
+            words, settings = [*command.words], get_args_parser().parse_args(command.argv).overrides
             # Beside the other settings: argparse takes them in one piece.
             at = command.argv.index(settings[0]) if settings else len(words)
             words.insert(at, f"++hydra.job.env_set.{sweep.ENVIRONMENT}={literal(str(folder))}")

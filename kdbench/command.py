@@ -70,6 +70,11 @@ class Command:
     outputs: str | None = None  # of jobs that a launcher may run on other machines
     max_failures: int | None = None
 
+    @property
+    def words(self) -> list[str]:
+        """For Hydra: a key that the YAML leaves out but the schema knows is new to it; `++` sets it all the same."""
+        return [f"++{text}" if text in self.plain else text for text in self.argv]
+
 
 def judge(configs: Configs, argv: list[str], texts: list[str], multirun: bool) -> Command:
     """Read the overrides `texts`, expand the sweep, and collect the faults of all jobs."""

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import resource
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -204,17 +203,27 @@ def _cost(run: "Run", stages: list[dict[str, Any]], updates: int) -> dict[str, A
     examples = sum(
         stage["steps"] * given[stage["key"]].batch_size * given[stage["key"]].accumulation for stage in stages
     )
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
     teacher = run.teacher_result
     return {
         "seconds": seconds,
         "steps": updates,
         "student_updates": updates,
         "examples_per_second": examples / seconds if stages else None,
-        "peak_memory_mb": peak,
+        "peak_memory_mb": _peak_mb(),
         "teacher_seconds": teacher["cost"]["seconds"] if teacher else None,
         "general_seconds": _general_seconds(run),
     }
+
+
+def _peak_mb() -> float:
+    """The most memory that this process has had."""
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset / 2**20
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def _general_seconds(run: "Run") -> float | None:

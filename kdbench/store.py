@@ -213,7 +213,7 @@ def private(folder: Path) -> Path:
     with explained(folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         mode = folder.stat().st_mode
-    if mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if os.name != "nt" and mode & (stat.S_IWGRP | stat.S_IWOTH):  # Windows' bits say nothing of others
         raise StoreError(
             f"{folder}: others can write to it ({stat.filemode(mode)}), and kdbench believes what lies there."
             f" Give cache_dir=<a folder of your own>, or: chmod go-w {folder}"
@@ -243,7 +243,9 @@ def _rename(staged: Path, final: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    if os.name == "nt" and path.is_dir():
+        return  # cannot be opened there, and NTFS journals the rename
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)  # Windows flushes what may be written
     try:
         os.fsync(descriptor)
     finally:

@@ -167,7 +167,7 @@ def test_a_trial_below_the_median_is_pruned_by_its_dev_scores(tmp_path, monkeypa
                 this.done({"folder": "x", "identity": {}, "metrics": {"dev": {"accuracy": scores[-1]}}})
             else:
                 this.watch(0, scores[0])  # its first epoch is not judged
-                with pytest.raises(Pruned, match=r"after epoch 2: dev accuracy 20\.00"):
+                with pytest.raises(Pruned, match=r"after epoch 2: dev score 20\.00"):
                     this.watch(1, scores[1])
     assert [trial.state.name for trial in one.asked()] == ["COMPLETE", "COMPLETE", "PRUNED"]
 

@@ -108,6 +108,15 @@ def test_importing_a_method_loads_neither_transformers_nor_datasets():
     assert not loaded & {"transformers", "datasets", "accelerate", "sklearn"}
 
 
+def test_nothing_precludes_windows():
+    """Modules that only Unix has are imported within what asks for the platform first."""
+    unix = {"fcntl", "grp", "pwd", "resource", "termios", "tty", "pty", "syslog", "readline"}
+    for module in MODULES:
+        path = ROOT / (module.replace(".", "/") + ".py")
+        top = [node for node in ast.parse(path.read_text(encoding="utf8")).body if isinstance(node, ast.Import)]
+        assert not {alias.name for node in top for alias in node.names} & unix, module
+
+
 def test_files_stay_short():
     lengths = {module: len((ROOT / (module.replace(".", "/") + ".py")).read_text().splitlines()) for module in MODULES}
     assert {module: length for module, length in lengths.items() if length > 260} == {}

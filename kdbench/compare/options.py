@@ -1,9 +1,9 @@
 """The command line of compare-runs, and how rows are ordered."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from kdbench.compare.columns import METRICS
 from kdbench.compare.rows import ROLES, Row
@@ -73,6 +73,22 @@ def _condition(text: str) -> Condition:
         raise argparse.ArgumentTypeError(f"{text!r} {error}") from None
 
 
+def _one_of(names: Iterable[str]) -> dict[str, Any]:
+    """As argparse's `choices`, with the nearest one named in the refusal."""
+    known = list(names)
+
+    def read(text: str) -> str:
+        if text in known:
+            return text
+        from kdbench.errors import nearest
+
+        close = nearest(text, known)
+        meant = f"did you mean {close}? " if close else ""
+        raise argparse.ArgumentTypeError(f"there is no {text}; {meant}choose from {', '.join(known)}")
+
+    return {"type": read, "metavar": f"{{{','.join(known)}}}"}
+
+
 class Parser(argparse.ArgumentParser):
     """One line for what is wrong: argparse's own ten lines of usage before it hide it."""
 
@@ -114,9 +130,9 @@ def _selecting(add: Callable[..., object]) -> None:
 
 
 def _arranging(add: Callable[..., object]) -> None:
-    add("--metric", choices=METRICS, help="default: the one that chose on dev (dataset.metric), else accuracy")
-    add("--split", choices=("test", "dev"), default="test", help="default: test")
-    add("--sort", choices=SORT, help="best first; default: teacher, tfidf, direct baselines, methods by score")
+    add("--metric", **_one_of(METRICS), help="default: the one that chose on dev (dataset.metric), else accuracy")
+    add("--split", **_one_of(("test", "dev")), default="test", help="default: test")
+    add("--sort", **_one_of(SORT), help="best first; default: teacher, tfidf, direct baselines, methods by score")
     add(
         "--best-on-dev",
         nargs="?",
@@ -141,7 +157,7 @@ def _arranging(add: Callable[..., object]) -> None:
 
 
 def _showing(add: Callable[..., object]) -> None:
-    add("--format", choices=FORMATS, default="table", help="default: table")
+    add("--format", **_one_of(FORMATS), default="table", help="default: table")
     add("--plots", type=Path, metavar="DIR", help="draw the pictures there too, as PNG and SVG")
     add(
         "--watch",

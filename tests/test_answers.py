@@ -1,0 +1,87 @@
+"""What the command answers without running anything."""
+
+import re
+import shlex
+import sys
+
+import pytest
+
+from kdbench import answers, cli
+from kdbench.schema import GROUPS
+
+
+@pytest.fixture
+def ask(monkeypatch, tmp_path, capsys):
+    """`ask(line)` -> exit code, stdout, stderr; nothing may be written."""
+
+    def do(line):
+        monkeypatch.setattr(sys, "argv", ["kdbench", *shlex.split(line)])
+        monkeypatch.chdir(tmp_path)
+        before = sorted(tmp_path.rglob("*"))
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code
+        assert sorted(tmp_path.rglob("*")) == before
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return do
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_each_choice_has_a_line(group):
+    files = sorted((cli.conf_dir() / group).glob("*.yaml"))
+    options = [file.stem for file in files]
+    lines = list(answers.choices(group, options, [cli.conf_dir()]))
+    for option, line in zip(options, lines, strict=True):
+        name, _, words = line.partition(" ")
+        assert name == f"{group}={option}" and len(words.strip()) > 10, line
+        assert "kdbench " not in words and "@package" not in words and len(line) <= 100
+
+
+def test_the_first_sentence_of_a_comment():
+    assert answers.said("# Distilled BiLSTM (Tang et al. 2019). Needs a teacher.\nname: x\n# no") == (
+        "Distilled BiLSTM (Tang et al. 2019)"
+    )
+    assert answers.said("# @package _global_\n# kdbench -m experiment=x\n# A grid of 1.5 rows\n# and more.\nx: 1") == (
+        "A grid of 1.5 rows and more"
+    )
+    assert answers.said("name: x") == ""
+
+
+def test_choices_and_keys(ask, tmp_path):
+    (tmp_path / "my" / "method").mkdir(parents=True)
+    (tmp_path / "my" / "method" / "mine.yaml").write_text("# Of my own. More.\nname: mine\nmodule: mine\n")
+    code, out, _ = ask("--config-dir my 'method=?' 'schedule@teacher.schedule=?'")
+    assert code == 0 and re.search("^method=mine +Of my own$", out, re.MULTILINE) and "schedule=smoke  " in out
+    code, out, _ = ask("method=logit_kd 'method.alpha=?' 'method.stages=?' 'track=?' 'student.heads=?'")
+    assert code == 0
+    assert "method.alpha=0.5  (a number: 0 to 1)\n" in out
+    assert "method.stages.training: a group of epochs, steps, lr" in out
+    assert (
+        "track.mlflow=false  (true or false)\n" in out
+        and "student.heads=12  (a whole number: null, or 1 or more)" in out
+    )
+    code, _, err = ask("method=logit_kd 'method.alhpa=?'")
+    assert code == 2 and "method.alhpa=?: unknown key. Did you mean method.alpha?" in err
+
+
+def test_info(ask):
+    code, out, _ = ask("--info")
+    assert code == 0
+    for name in ("kdbench:", "versions: python 3.", "auto:", "trackers:", "configs:", "cache:", "outputs:"):
+        assert f"\n{name}" in f"\n{out}", name
+    assert ask("--info plugins")[1].startswith("Installed Hydra Plugins")
+
+
+def test_a_config_is_shown_where_it_only_lacks_something(ask):
+    assert "source: ???" in ask("dataset=files --cfg job")[1]
+    assert "threads: 2" in ask("hardware.threads=2 --cfg job --resolve --package hardware")[1]  # no YAML has it
+    code, out, err = ask("method=logit_kd method.alhpa=1 --cfg job")
+    assert (code, out) == (
+        2,
+        "",
+    ) and "method.alhpa=1: unknown key of method=logit_kd. Did you mean method.alpha?" in err
+    assert "Did you mean theseus?" in ask("method=thesues --cfg job")[2]
