@@ -64,8 +64,10 @@ def baseline_command(config: RunConfig) -> str:
     configs = HydraConfigs(GlobalHydra.instance().config_loader())
     runtime = HydraConfig.get().runtime
     choices = group_choices(runtime.choices) | {"method": config.method.name}
-    # A corpus brings data sets of its own; where the run reads none, it goes as well.
+    # A corpus brings data sets of its own, a student an encoder; where the run has none, they go as well.
     without = {"experiment"} | ({"corpus"} if config.corpus is None else set())
+    if config.student.encoder is None and (encoder := {group for group in choices if "@student." in group}):
+        without |= encoder | {"student"}
     choices = {group: choice for group, choice in choices.items() if group not in without and "@corpus" not in group}
     default = configs.compose(()).choices
     words = [f"{group}={choice}" for group, choice in choices.items() if choice != default.get(group, "default")]

@@ -455,6 +455,10 @@ def commands_of(main: Main, line: str, runs: Callable[[RunConfig], list[RunConfi
         ),
         ("dataset.epochs=4", "method=finetune dataset.epochs=4 seed=0"),
         ("student=full student.layers=2", "method=finetune student=full student.layers=2 seed=0"),
+        (
+            "method=logit_kd student=own teacher@student.encoder=electra_base teacher=roberta_base",
+            "method=finetune teacher=roberta_base student=own teacher@student.encoder=electra_base seed=0",
+        ),
         ("method=finetune method.init.layers=last outputs='\"a=b c\"'", "method=finetune 'outputs=\"a=b c\"' seed=0"),
     ],
 )
@@ -471,6 +475,8 @@ def test_the_command_of_the_baseline_is_the_shortest(main: Main, line: str, expe
         "student.hidden=64 student.heads=4 student.ffn=128 method=finetune method.init.weights=random",
         "method=mobilebert dataset=reuters_r52",
         "method=tinybert corpus.datasets.tweet_sentiment.max_train_samples=100",
+        "method=logit_kd teacher=roberta_base student=own teacher@student.encoder=electra_small student.layers=3",
+        "method=theseus teacher=modernbert_base student.layers=2",
     ],
 )
 def test_the_commands_do_the_runs(main: Main, line: str) -> None:

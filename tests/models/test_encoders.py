@@ -105,6 +105,9 @@ def test_a_student_starts_from_the_chosen_layers_and_shares_nothing(folders, kin
     for layer, index in zip(own.layers, [0, 3], strict=True):
         same = zip(layer.state_dict().values(), theirs.layers[index].state_dict().values(), strict=True)
         assert all(torch.equal(a, b) for a, b in same)
+    outside, stack = source.state_dict(), f"{own.stack}."
+    for name, value in students.base(student).state_dict().items():  # what is below and above the layers
+        assert name.startswith(stack) or torch.equal(value, outside[name]), name
     before = {name: value.clone() for name, value in source.state_dict().items()}
     with torch.no_grad():
         for parameter in student.parameters():
