@@ -148,7 +148,7 @@ def main() -> None:
         command = read(argv)
     if args.cfg:  # what is only missing may be looked for
         typed = {text.partition("=")[0].lstrip("+~") for text in args.overrides}
-        command.faults = [fault for fault in command.faults if fault.value is not None or fault.key in typed]
+        command.faults = [one for one in command.faults if one.value is not None or one.key.lstrip("~") in typed]
     if found := found + command.faults:
         print_faults(found)
         sys.exit(2)
