@@ -105,6 +105,8 @@ def test_a_student_starts_from_the_chosen_layers_and_shares_nothing(folders, kin
     for layer, index in zip(own.layers, [0, 3], strict=True):
         same = zip(layer.state_dict().values(), theirs.layers[index].state_dict().values(), strict=True)
         assert all(torch.equal(a, b) for a, b in same)
+    if kind == "modernbert":  # how far a layer sees comes along with it
+        assert [layer.attention_type for layer in own.layers] == ["full_attention"] * 2
     outside, stack = source.state_dict(), f"{own.stack}."
     for name, value in students.base(student).state_dict().items():  # what is below and above the layers
         assert name.startswith(stack) or torch.equal(value, outside[name]), name
@@ -136,6 +138,9 @@ def test_dropout_of_a_stage_reaches_every_part(folders, kind):
     x = parts.embed(inputs)
     (run, *_) = parts.whole_passes(x, inputs["attention_mask"])
     assert not torch.allclose(run(x), run(x))
+    assert all(getattr(model.config, name) == 0.5 for name in parts.dropouts)
+    if kind == "modernbert":  # its attention's are no modules
+        assert all(layer.attn.attention_dropout == layer.attn.out_drop.p == 0.5 for layer in parts.layers)
 
 
 @each
