@@ -62,7 +62,7 @@ def test_trained_teacher_equals_found_teacher_and_stays_untouched(configure, exe
 
 
 @pytest.mark.parametrize("method", NETWORKS)
-@pytest.mark.parametrize("broken_at", [3, 13])
+@pytest.mark.parametrize("broken_at", [3, pytest.param(13, marks=pytest.mark.slow)])
 def test_killed_and_resumed_equals_unbroken(configure, execute, tmp_path, monkeypatch, method, broken_at):
     whole = execute(configure(f"method={method}"))
     step = train._Trainer._step

@@ -129,7 +129,9 @@ def test_the_power_cuts_find_a_sync_that_is_missing(tmp_path, monkeypatch, what)
         cut_save(tmp_path, 1)
 
 
-@pytest.mark.parametrize("number", ["ENOSPC", "EIO", "EACCES", "EMFILE"])
+@pytest.mark.parametrize(
+    "number", ["ENOSPC", *(pytest.param(name, marks=pytest.mark.slow) for name in ("EIO", "EACCES", "EMFILE"))]
+)
 def test_a_save_that_the_system_refuses_leaves_the_old_one(tmp_path, capsys, number):
     old = 0
     for k in range(1, 1000):
