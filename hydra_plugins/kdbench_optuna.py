@@ -94,12 +94,15 @@ def distribution(o: Override) -> "BaseDistribution":
     value: Any = o.value()
     whole = isinstance(value, RangeSweep | IntervalSweep) and all(isinstance(end, int) for end in _ends(value))
     if isinstance(value, IntervalSweep):
+        start, end = _ends(value)
         kind = IntDistribution if whole else FloatDistribution
-        return kind(value.start, value.end, log="log" in value.tags)
+        return kind(start, end, log="log" in value.tags)
     if isinstance(value, RangeSweep) and not value.shuffle:
         values = [float(text) for text in o.sweep_string_iterator()]
         low, high, step = min(values), max(values), abs(value.step)
-        return IntDistribution(int(low), int(high), step=step) if whole else FloatDistribution(low, high, step=step)
+        if whole:
+            return IntDistribution(int(low), int(high), step=int(step))
+        return FloatDistribution(low, high, step=step)
     return CategoricalDistribution(list(o.sweep_string_iterator()))
 
 
