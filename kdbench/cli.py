@@ -27,6 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from kdbench import __version__, answers, sweep
 from kdbench.command import Command, differences, judge
 from kdbench.composing import HydraConfigs, composing, conf_dir, group_choices
+from kdbench.config import complete
 from kdbench.errors import Fault, print_failures, print_faults
 from kdbench.hydra_keys import closed
 from kdbench.job import do, reason_of
@@ -146,20 +147,33 @@ def main() -> None:
             command = Command(argv, answers.asked(configs, args.overrides, yaml_folders(args)), jobs=0)
     else:
         command = read(argv)
-    if args.cfg:  # what is only missing may be looked for
+    if args.cfg and not args.resolve:  # what is only missing may be looked for
         typed = {text.partition("=")[0].lstrip("+~") for text in args.overrides}
         command.faults = [one for one in command.faults if one.value is not None or one.key.lstrip("~") in typed]
+    if args.cfg and args.multirun:
+        found.append(Fault("--cfg", args.cfg, "shows the config of one run: leave out -m"))
     if found := found + command.faults:
         print_faults(found)
         sys.exit(2)
-    if args.cfg:
+    if args.cfg and command.jobs:
+        show(command, args)
+    elif command.jobs:
+        command.max_failures = max_failures
+        if code := run(command):
+            sys.exit(code)
+
+
+def show(command: Command, args: argparse.Namespace) -> None:
+    """`--cfg`; with --resolve as the run records it, for Hydra knows nothing of what `complete` fills in."""
+    if args.cfg != "job" or not args.resolve:
         sys.argv[1:] = command.words
         job()  # Hydra answers
-    if args.cfg or not command.jobs:
         return
-    command.max_failures = max_failures
-    if code := run(command):
-        sys.exit(code)
+    with composing(args.config_dir) as configs:
+        words = (f"++{text}" if text in command.plain else text for text in args.overrides)
+        cfg = complete(configs.compose(tuple(words)).cfg)
+    part = OmegaConf.select(cfg, args.package) if args.package else cfg
+    print(OmegaConf.to_yaml(part) if OmegaConf.is_config(part) else part)
 
 
 def run(command: Command) -> int:

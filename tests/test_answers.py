@@ -1,10 +1,12 @@
 """What the command answers without running anything."""
 
+import logging
 import re
 import shlex
 import sys
 
 import pytest
+from omegaconf import OmegaConf
 
 from kdbench import answers, cli
 from kdbench.schema import GROUPS
@@ -17,6 +19,7 @@ def ask(monkeypatch, tmp_path, capsys):
     def do(line):
         monkeypatch.setattr(sys, "argv", ["kdbench", *shlex.split(line)])
         monkeypatch.chdir(tmp_path)
+        logging.getLogger("hydra").setLevel(logging.NOTSET)  # as in a new process: a run silences it
         before = sorted(tmp_path.rglob("*"))
         code = 0
         try:
@@ -79,9 +82,15 @@ def test_info(ask):
 def test_a_config_is_shown_where_it_only_lacks_something(ask):
     assert "source: ???" in ask("dataset=files --cfg job")[1]
     assert "threads: 2" in ask("hardware.threads=2 --cfg job --resolve --package hardware")[1]  # no YAML has it
+    code, _, err = ask("dataset=files --cfg job --resolve")  # a whole one
+    assert code == 2 and "dataset.source: must be set" in err
+    whole = OmegaConf.create(ask("method=theseus student.layers=2 --cfg job --resolve")[1])
+    assert whole.method.stages.replacing.batch_size == whole.schedule.batch_size == 32
+    assert whole.student.architecture == "bert" and whole.student.name == "bert_2l"
     code, out, err = ask("method=logit_kd method.alhpa=1 --cfg job")
     assert (code, out) == (
         2,
         "",
     ) and "method.alhpa=1: unknown key of method=logit_kd. Did you mean method.alpha?" in err
+    assert "--cfg=job: shows the config of one run: leave out -m" in ask("-m seed=0,1 --cfg job")[2]
     assert "Did you mean theseus?" in ask("method=thesues --cfg job")[2]

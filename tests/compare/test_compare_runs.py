@@ -10,6 +10,7 @@ import pytest
 
 from kdbench.compare.cli import main
 from kdbench.compare.commands import join_seeds
+from kdbench.compare.options import parser
 
 SCORES = {"direct": (90.0, 91.0, 92.0), "longer": (91.0, 91.0, 92.0), "theseus": (93.0, 93.0, 96.0)}
 LATENCY = {"batch_1": {"median_ms": 3.0}, "batch_32": {"median_ms": 60.0}, "threads": 2, "length": 64}
@@ -251,3 +252,15 @@ def test_latencies_with_other_threads_are_no_speedup(tree: Path, capsys: pytest.
     found = document(capsys, tree)
     assert row(found, "ffff0001")["speedup"] is None and row(found, "ffff0001")["latency_batch_1_ms"] == 3.0
     assert row(found, "ffff0002")["speedup"] is None and row(found, "ffff0002")["parameters"] is None
+
+
+def test_a_mistyped_choice_names_the_nearest(capsys):
+    with pytest.raises(SystemExit) as end:
+        parser().read(["--format", "markdwon"])
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert "argument --format: there is no markdwon; did you mean markdown? choose from table, csv" in said
+    with pytest.raises(SystemExit):
+        parser().read(["--sort", "zzz"])
+    assert "there is no zzz; choose from score" in capsys.readouterr().err
+    assert parser().read(["--metric", "macro_f1"]).metric == "macro_f1"
