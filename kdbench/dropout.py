@@ -1,9 +1,10 @@
 """Dropout whose random numbers are cheap, for the CPU.
 
-torch draws a Bernoulli variable per number, which took a quarter of a training step (scripts/bench/NOTES.md). Here a
-number is kept where as many random bits as it has itself exceed a threshold, and NumPy makes 64 of them at a time.
+torch draws its Bernoulli variables one by one, which took a quarter of a training step (scripts/bench/NOTES.md). Here a
+number is kept where random bits, as many as it has itself, reach a threshold; NumPy makes 64 of them at a time.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from kdbench.hardware import Hardware
+
 _BITS = {2: (torch.int16, np.int16), 4: (torch.int32, np.int32)}  # by bytes of a number
+
+
+def cheap(hardware: Hardware, p: float) -> AbstractContextManager[object]:
+    """What a stage of dropout `p` is trained within: compiled layers and GPUs draw cheaply themselves."""
+    return CheapDropout() if p > 0 and hardware.device == "cpu" and not hardware.compile else nullcontext()
 
 
 class CheapDropout(TorchFunctionMode):

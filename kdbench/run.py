@@ -17,6 +17,7 @@ from kdbench import record
 from kdbench.console import quiet_libraries
 from kdbench.context import Run
 from kdbench.data.batches import TrainBatches
+from kdbench.dropout import cheap
 from kdbench.environment import About, write_start
 from kdbench.export import export_run, has_export
 from kdbench.hardware import Hardware, accelerator, settle
@@ -168,17 +169,18 @@ def train_stages(run: Run, tracking: Tracking, watch: Watch | None) -> tuple[lis
         watch_stage = _after(watch, sum(len(one["epochs"]) for one in records))
         if run.hardware.compile:
             students.compile_layers(student)
-        record_ = train(
-            stage,
-            run.folder / name,
-            run.accelerator,
-            run.score,
-            metric=run.metric,
-            seed=config.seed,
-            limits=Limits(config.checkpoint_every, config.stop_after, config.preempt_at, watch_stage),
-            display=Display(console, given.batch_size * given.accumulation),
-            tell=partial(tracking.line, stage.name, sum(one["steps"] for one in records)),
-        )
+        with cheap(run.hardware, given.dropout):
+            record_ = train(
+                stage,
+                run.folder / name,
+                run.accelerator,
+                run.score,
+                metric=run.metric,
+                seed=config.seed,
+                limits=Limits(config.checkpoint_every, config.stop_after, config.preempt_at, watch_stage),
+                display=Display(console, given.batch_size * given.accumulation),
+                tell=partial(tracking.line, stage.name, sum(one["steps"] for one in records)),
+            )
         records.append(record_ | {"folder": name, "key": key})
 
 

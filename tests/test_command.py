@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+BUSY = 600  # seconds for a command beside much other work
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def start(teacher_folder, data_folder, tmp_path):
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=BUSY)
     assert process.returncode == 0, output[-2000:]
     return output
 
@@ -65,7 +66,7 @@ def test_sigkill_at_any_moment_changes_nothing(start, tmp_path, method):
 )
 def test_a_limit_ends_the_command_with_its_own_exit_code(start, limit, code):
     process = start("limited", "method=finetune", limit)
-    output, _ = process.communicate(timeout=600)  # the machine may be busy
+    output, _ = process.communicate(timeout=BUSY)
     assert process.returncode == code
     assert "stopped and saved in stage training, step" in output and "the same command goes on" in output
     assert "Traceback" not in output
@@ -80,7 +81,7 @@ def test_a_signal_ends_the_command_with_its_own_exit_code(start, number, code):
         if "epoch 2" in line:
             process.send_signal(number)
             break
-    output, _ = process.communicate(timeout=600)  # the machine may be busy
+    output, _ = process.communicate(timeout=BUSY)
     assert process.returncode == code
     assert "stopped and saved in stage training, step" in output and "Traceback" not in output
 
@@ -101,7 +102,7 @@ def test_parallel_runs_share_one_teacher(start, tmp_path):
 def test_a_parallel_sweep_shares_the_cores_and_lists_every_failure(start, tmp_path):
     sweep = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "method=finetune", "seed=0,1", "-m"]
     process = start("both", "schedule.epochs=1", "method.stages.training.lr=1e-2,1e30", *sweep, threads="")
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=BUSY)
     assert process.returncode == 1, output[-2000:]
     assert "kdbench: 2 of 4 jobs failed" in output and "Traceback" not in output
     for seed in (0, 1):

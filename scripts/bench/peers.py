@@ -19,11 +19,14 @@ import torch
 import torch.nn.functional as F
 
 from kdbench.context import Run
+from kdbench.dropout import cheap
 from kdbench.models import bert
 from kdbench.stage import Batch
 
 STEPS = 12  # of a round; the first two warm up
 TEMPERATURE, HARD = 10.0, 0.2  # as conf/method/logit_kd.yaml has them
+DROPOUTS = (0.0, 0.1)
+COMPARED = {"no dropout": (0.0, 0.0), "dropout 0.1": (0.1, 0.1), "own defaults": (0.0, 0.1)}  # ours, the peers'
 Seconds = list[float]
 
 
@@ -35,9 +38,10 @@ def ours(run: Run, dropout: float) -> Callable[[], Seconds]:
 
     def train() -> Seconds:
         stamps = [time.perf_counter()]
-        for _ in range(STEPS):
-            step()
-            stamps.append(time.perf_counter())
+        with cheap(run.hardware, dropout):
+            for _ in range(STEPS):
+                step()
+                stamps.append(time.perf_counter())
         return _steps(stamps)
 
     return train
@@ -142,39 +146,35 @@ def _steps(stamps: list[float]) -> Seconds:
     return [after - before for before, after in pairwise(stamps[2:])]
 
 
+def measured(run: Run, bf16: bool, rounds: int) -> dict[str, dict[float, float]]:
+    """Median seconds of a step by who and dropout, all in turns."""
+    cases: dict[str, dict[float, Callable[[], Seconds]]] = {
+        "kdbench": {p: ours(run, p) for p in DROPOUTS},
+        "HF Trainer, own precision": {p: trainer(run, p, bf16) for p in DROPOUTS},
+        "HF Trainer, fp32": {p: trainer(run, p, bf16=False) for p in DROPOUTS},
+    }
+    if importlib.util.find_spec("textbrewer") is not None:
+        cases["TextBrewer, fp32"] = {p: textbrewer(run, p) for p in DROPOUTS}
+    times: dict[str, dict[float, Seconds]] = {who: {p: [] for p in DROPOUTS} for who in cases}
+    for _ in range(rounds):
+        for p in DROPOUTS:
+            for who, trains in cases.items():
+                times[who][p] += trains[p]()
+    return {who: {p: statistics.median(seconds) for p, seconds in of.items()} for who, of in times.items()}
+
+
 def main() -> None:
     given = harness.options(__doc__)
     threads = [f"hardware.threads={given.threads}"] if given.threads else []
-    rows = []
     with harness.scratch() as outputs:
         run, hardware = harness.make_run(harness.configure(outputs, "dataset=reuters_r52", "method=logit_kd", *threads))
-        bf16 = hardware.precision == "bf16"
-        has_textbrewer = importlib.util.find_spec("textbrewer") is not None
-        for title, dropouts in {
-            "no dropout": (0.0, 0.0),
-            "dropout 0.1": (0.1, 0.1),
-            "own defaults": (0.0, 0.1),
-        }.items():
-            own, theirs = dropouts
-            cases = {"kdbench": ours(run, own), "HF Trainer, own precision": trainer(run, theirs, bf16)}
-            cases["HF Trainer, fp32"] = trainer(run, theirs, bf16=False)
-            if has_textbrewer:
-                cases["TextBrewer, fp32"] = textbrewer(run, theirs)
-            times: dict[str, Seconds] = {name: [] for name in cases}
-            for _ in range(max(1, given.rounds // 10)):
-                for name, train in cases.items():
-                    times[name] += train()
-            step = {name: statistics.median(seconds) for name, seconds in times.items()}
-            rows += [
-                {
-                    "dropout": title,
-                    "who": name,
-                    "step ms": 1000 * seconds,
-                    "examples/s": 32 / seconds,
-                    "kdbench is faster by": seconds / step["kdbench"],
-                }
-                for name, seconds in step.items()
-            ]
+        step = measured(run, hardware.precision == "bf16", max(1, given.rounds // 10))
+    rows = []
+    for title, (own, theirs) in COMPARED.items():
+        for who, of in step.items():
+            seconds, here = of[own if who == "kdbench" else theirs], step["kdbench"][own]
+            rows.append({"dropout": title, "who": who, "step ms": 1000 * seconds, "examples/s": 32 / seconds})
+            rows[-1]["kdbench is faster by"] = seconds / here
     harness.report("logit KD, 6 to 3 layers, reuters_r52", harness.machine(hardware), rows, given.json)
 
 

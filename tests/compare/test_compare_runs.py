@@ -11,6 +11,7 @@ import pytest
 from kdbench.compare.cli import main
 from kdbench.compare.commands import join_seeds
 from kdbench.compare.options import parser
+from kdbench.store import write_record
 
 SCORES = {"direct": (90.0, 91.0, 92.0), "longer": (91.0, 91.0, 92.0), "theseus": (93.0, 93.0, 96.0)}
 LATENCY = {"batch_1": {"median_ms": 3.0}, "batch_32": {"median_ms": 60.0}, "threads": 2, "length": 64}
@@ -244,6 +245,32 @@ def test_a_teacher_below_the_baseline_leaves_no_gap(tree: Path, capsys: pytest.C
     found = document(capsys, tree)
     assert row(found, "ffff0001")["gap_closed"] is None
     assert "not 1 point above direct fine-tuning, so no share of that gap is shown: pkd (ffff0001)." in notes(found)
+
+
+def test_times_measured_together_are_against_the_teacher_that_is_shown(
+    tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = {"parameters": {"total": 9, "embeddings": 3}}
+    root = tree.with_name("measured")
+    write(root, "finetune", "cccc3333", 0, 97.0, **models)
+    write(root, "finetune", "aaaa1111", 0, 91.0, **models)
+    student(root, "theseus", "eeee5555", 0, 94.0, **models)
+    student(root, "theseus", "eeee6666", 0, 94.0, **models)
+    path = root / "r52" / "theseus" / "bert_3l-eeee6666" / "seed0" / "results.json"
+    path.write_text(path.read_text(encoding="utf8").replace("cccc3333", "cccc4444"), encoding="utf8")
+    write(root, "finetune", "cccc4444", 0, 96.0, **models)
+    times = {"cccc3333": 20.0, "cccc4444": 30.0, "aaaa1111": 10.0, "eeee5555": 5.0, "eeee6666": 5.0}
+    one = {
+        id_: {"batch_1": {"median_ms": ms, "iqr_ms": 1}, "batch_32": {"median_ms": ms, "iqr_ms": 1}}
+        for id_, ms in times.items()
+    }
+    rows = {id_: {"real": one[id_], "fixed": one[id_], "memory_mb": 1} for id_ in times}
+    about = {"when": "now", "machine": "m", "threads": 1, "rounds": 3, "fixed_length": 128, "versions": {}}
+    write_record(root / "latency-9f8e7d6c.json", {"schema": 1, "rows": rows} | about)
+    shown = document(capsys, root, "--where", "id in ['cccc3333', 'aaaa1111', 'eeee5555', 'eeee6666']")
+    faster = {id_: row(shown, id_)["speedup"] for id_ in ("cccc3333", "aaaa1111", "eeee5555", "eeee6666")}
+    assert faster == {"cccc3333": 1, "aaaa1111": 2, "eeee5555": 4, "eeee6666": 6}
+    assert row(document(capsys, root), "aaaa1111")["speedup"] is None  # of two teachers neither is its own
 
 
 def test_latencies_with_other_threads_are_no_speedup(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:

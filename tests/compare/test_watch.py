@@ -1,7 +1,6 @@
 """compare-runs --watch: what it reads from the files of a sweep."""
 
 import json
-import time
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -116,10 +115,8 @@ def test_a_run_that_was_stopped_has_not_failed(tmp_path: Path) -> None:
 def test_a_pipe_gets_the_states_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_tree(tmp_path)
     begun(tmp_path, 0, "2026-01-01 00:00:00,000 ERROR failed: RuntimeError: loss is nan")
-    started = time.monotonic()
     assert main([str(tmp_path), "--watch"]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith("1 failed, 11 done") and "RuntimeError: loss is nan" in shown and "40/100" in shown
-    assert time.monotonic() - started < 30
     assert main([str(tmp_path), "--watch", "--json"]) == 0
     assert [one["state"] for one in json.loads(capsys.readouterr().out)["runs"]].count("done") == 11

@@ -190,6 +190,6 @@ print(fetch.fetch_wheel("pypi:kd-tiny==1.0", {fetch.sha256_of(path)!r}, ["a"], P
 """
     command = [sys.executable, "-c", script]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    answers = {process.communicate(timeout=60)[0] for process in running}
+    answers = {process.communicate(timeout=600)[0] for process in running}
     assert [process.returncode for process in running] == [0, 0] and len(answers) == 1
     assert (tmp_path / "log").read_text() == "download "
