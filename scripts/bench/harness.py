@@ -82,11 +82,15 @@ def report(name: str, on: str, rows: list[Row], path: Path | None) -> None:
         path.write_text(json.dumps({"name": name, "machine": on, "rows": rows}, indent=2) + "\n")
 
 
+def hush() -> None:
+    logging.getLogger("kdbench").setLevel(logging.ERROR)
+    quiet_libraries()
+
+
 @contextmanager
 def scratch() -> Iterator[Path]:
     """Outputs of the runs that a benchmark needs; downloads and tokens stay in the user's cache."""
-    logging.getLogger("kdbench").setLevel(logging.ERROR)
-    quiet_libraries()
+    hush()
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder)
 
