@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from kdbench.compare.columns import METRICS, unit
-from kdbench.compare.details import Detail, detail
+from kdbench.compare.details import Curve, Detail, detail
 from kdbench.compare.draw import canvas, log_axis, looks, name_of, points
 from kdbench.compare.heat import grids
-from kdbench.compare.rows import Table
+from kdbench.compare.rows import Row, Table
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -38,7 +38,7 @@ def pareto(table: Table, metric: str, split: str, details: dict[str, Detail]) ->
         points(axes, row.latency_1 or 0.0, row, table, look[row.id], name_of(row, table.rows))
     for row in rows:
         for curve in details[row.id].curves:
-            timed = [(x, y) for x, y in zip(curve.latencies, curve.scores, strict=True) if x is not None]
+            timed = [(x, y) for x, y in zip(_in_turns(curve, row), curve.scores, strict=True) if x is not None]
             if len(timed) > 1:
                 axes.plot(*zip(*timed, strict=True), color=look[row.id]["color"], linestyle=look[row.id]["dash"], lw=1)
     log_axis(axes)
@@ -47,6 +47,12 @@ def pareto(table: Table, metric: str, split: str, details: dict[str, Detail]) ->
     axes.set_ylabel(f"{split} {METRICS[metric]}, {unit(metric)}\nwhiskers: {whiskers}; {table.examples:,} examples")
     figure.legend(loc="outside right upper", fontsize=8)
     return figure
+
+
+def _in_turns(curve: Curve, row: Row) -> list[float | None]:
+    """A curve's times, of when its run ended, in proportion to what the row shows: it may be measured again since."""
+    own = next(run.latency.batch_1 for run in row.runs if run.seed == curve.seed)
+    return [ms * row.latency_1 / own if ms and own and row.latency_1 else None for ms in curve.latencies]
 
 
 def seeds(table: Table, metric: str, split: str, details: dict[str, Detail]) -> Figure | None:

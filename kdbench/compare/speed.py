@@ -76,16 +76,16 @@ def _teachers(table: Table) -> list[Row]:
 
 
 def _timed(row: Row, table: Table, session: Session) -> Row:
-    """With the times of the session in place of those of its runs; without any where it was not measured."""
+    """With the times of the session in place of those of its runs; what keeps no model, as TF-IDF, keeps these."""
     teachers = {one.id: one for one in _teachers(table)}
     shown = [one for one in table.rows if one.role == "teacher"]  # a run without a teacher is held against this one
     sole = next((group[0] for group in (shown, list(teachers.values())) if len(group) == 1), None)
     own = row.runs[0].teacher
     teacher = teachers.get(own.id if own else row.id, sole)
-    ms, slow = session.ms(row, "real", 1), session.ms(teacher, "real", 1) if teacher else None
-    return replace(
-        row, latency_1=ms, latency_32=session.ms(row, "real", 32), speedup=slow / ms if slow and ms else None
-    )
+    slow = session.ms(teacher, "real", 1) if teacher else None
+    if row.id in session.rows:
+        row = replace(row, latency_1=session.ms(row, "real", 1), latency_32=session.ms(row, "real", 32))
+    return replace(row, speedup=slow / row.latency_1 if slow and row.latency_1 else None)
 
 
 def sheet(table: Table) -> Sheet:
@@ -108,7 +108,7 @@ def sheet(table: Table) -> Sheet:
     heading = f"{table.dataset}: speed on the CPU, {session.threads} thread{'s' * (session.threads > 1)}"
     about = f"Measured together, {session.rounds} rounds, {session.when}, on {session.machine}."
     left = ", ".join(f"{row.label} ({row.id})" for row in table.rows if row.id not in session.rows)
-    notes = [about] + ([f"Not measured, their runs keep no model: {left}."] if left else [])
+    notes = [about] + ([f"Not measured again, their runs keep no network: {left}."] if left else [])
     return Sheet(heading, columns, notes=notes, legend=LEGEND)
 
 

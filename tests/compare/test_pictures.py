@@ -15,7 +15,7 @@ from kdbench.compare.collect import read_runs
 from kdbench.compare.details import detail
 from kdbench.compare.draw import looks
 from kdbench.compare.keys import Wanted
-from kdbench.compare.pictures import front, pareto, save
+from kdbench.compare.pictures import _in_turns, front, pareto, save
 from kdbench.compare.rows import Table, build_tables
 from tests.compare.test_compare_runs import make_tree, student
 
@@ -104,6 +104,14 @@ def test_a_curve_has_its_measured_times(tree: Path) -> None:
     (row,) = [row for row in table(tree).rows if row.label == "fastbert"]
     (found,) = detail(row, "accuracy", "test").curves
     assert found.latencies == [9, 6.5, 4] and found.exits[1] == [0.5, 0.5] and found.scores == [93, 92, 80]
+
+
+def test_a_curve_lies_where_its_row_was_measured_again(tree: Path) -> None:
+    (row,) = (row for row in table(tree).rows if row.label == "fastbert")
+    (curve,) = detail(row, "accuracy", "test").curves
+    assert _in_turns(curve, row) == curve.latencies
+    slower = replace(row, latency_1=2 * row.latency_1)
+    assert _in_turns(curve, slower) == [2 * ms for ms in curve.latencies]
 
 
 def test_no_two_rows_look_alike(tree: Path) -> None:
