@@ -62,7 +62,12 @@ def stages(source: str, said: dict[str, str]) -> Iterator[str]:
     """A line for each stage, with what its YAML sets; the rest is `schedule`'s."""
     values = yaml.safe_load(source)
     for name, given in (values.get("method", values).get("stages") or {}).items():
-        yield row(f"stages.{name}", ", ".join(f"{key} {value}" for key, value in given.items()), "keys of a schedule", said.get(name, ""))
+        yield row(
+            f"stages.{name}",
+            ", ".join(f"{key} {value}" for key, value in given.items()),
+            "keys of a schedule",
+            said.get(name, ""),
+        )
 
 
 def row(name: str, value: str, legal: str, words: str) -> str:
