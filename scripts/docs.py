@@ -1,4 +1,4 @@
-"""Write what the pages in docs/ say of the code, between their markers: `python -m scripts.docs`; a test holds them to it.
+"""Write what the pages in docs/ say of the code: `python -m scripts.docs`; a test holds them to it.
 
 <!-- options theseus --> ... <!-- end -->   a method's keys, from its YAML and its Params
 a ```console block                          `$ kdbench ...` that is refused, and what it prints

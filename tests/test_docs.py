@@ -1,4 +1,4 @@
-"""The pages: each command on them is legal and does what stands there, tables and figures are the code's, the site builds."""
+"""The pages: each command on them is legal and does what stands there, tables are the code's, the site builds."""
 
 import importlib.util
 import json
@@ -8,15 +8,16 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import tomllib
 import yaml
 from hydra._internal.utils import get_args_parser
+from safetensors.torch import load_file, save_file
 
 from kdbench import answers, cli, export_command, predict
 from kdbench.command import judge
@@ -42,7 +43,6 @@ TRIED = {
     'eval "$(kdbench -sc install=bash)"': "completion: tests/test_command.py",
     "cd examples/own": "tests/test_own_method.py runs the example",
     "python prepare.py": "tests/test_own_method.py runs the example",
-    "python -m scripts.study.run --outputs outputs": "tests/test_study.py",
     "python -m scripts.docs": "test_tables_and_refusals_are_what_the_code_says",
     "export PYTHONPATH=.": "tests/test_own_method.py runs the example",
     ".venv/bin/python -m mkdocs build --strict": "test_the_site_builds_without_a_network",
@@ -68,7 +68,7 @@ def lines(*pages: Path) -> list[Line]:
         texts = [text for language, text in blocks(page) if language == ""]
         if "study" not in page.parts:  # its commands are the plan's: tests/test_study.py
             plain = FENCED.sub("", page.read_text(encoding="utf8"))
-            texts += [text for text in INLINE.findall(plain) if "<" not in text and "..." not in text]
+            texts += [" ".join(text.split()) for text in INLINE.findall(plain) if "<" not in text and "..." not in text]
         for text in "\n".join(texts).replace("\\\n", " ").splitlines():
             words = shlex.split(re.sub(r"\$([A-Z]+)", lambda name: names[name[1]], text), comments=True)
             text = shlex.join(words) if "$(" not in text else text.partition("  #")[0].strip()
@@ -86,7 +86,7 @@ def until(words: list[str], end: str) -> list[str]:
 
 def of(*programs: str) -> list[Line]:
     """Each different line of these programs, of all pages."""
-    return list({one.text: one for one in lines(*PAGES) if one.words[0] in programs}.values())
+    return list({one.text: one for one in reversed(lines(*PAGES)) if one.words[0] in programs}.values())[::-1]
 
 
 def kdbench_lines() -> list[Line]:
@@ -102,6 +102,11 @@ def pip(words: list[str]) -> bool:
     return words[1] == "install" and asked is not None and asked[1] in extras
 
 
+def module(words: list[str]) -> bool:
+    """Of scripts/: what it does is tried by its own tests."""
+    return words[1] == "-m" and (ROOT / f"{words[2].replace('.', '/')}.py").is_file()
+
+
 PROGRAMS: dict[str, Callable[[list[str]], bool]] = {  # True: the words may stand on a page
     "kdbench": lambda words: True,  # test_kdbench_lines_are_legal, and run by the slow test
     "torchrun": lambda words: True,  # the same, from -m kdbench on
@@ -110,6 +115,7 @@ PROGRAMS: dict[str, Callable[[list[str]], bool]] = {  # True: the words may stan
     "kdbench-export": lambda words: True,  # test_export_and_predict_lines
     "kdbench-predict": lambda words: True,
     "pip": pip,
+    "python": module,
 }
 
 
@@ -138,10 +144,13 @@ def place(tmp_path, monkeypatch, teacher_folder):
     }.items():
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_text(text)
+    positions = "embeddings.position_embeddings.weight"  # as many as the data sets' texts are long
+    weights = load_file(teacher_folder / "model.safetensors")
     for name in ("models/my-bert", "small-bert"):
         shutil.copytree(teacher_folder, name)
         config = Path(name, "config.json")
         config.write_text(json.dumps(json.loads(config.read_text()) | {"max_position_embeddings": 512}))
+        save_file(weights | {positions: weights[positions].repeat(16, 1)}, Path(name, "model.safetensors"))
     yield tmp_path
     sys.modules.pop("mine", None)
     run_keys.cache_clear()
@@ -161,14 +170,14 @@ def faults_of(configs, words):
 
 
 def faults_in(known):
-    """Line -> its faults, of those that have some."""
-    wrong = {}
+    """Each line that has faults, and these."""
+    wrong: list[str] = []
     for folder in (None, "my"):
         with composing(folder) as configs:  # once: composing is slow
             for one in known:
                 given = get_args_parser().parse_args(cli.own_flags(one.words[1:])[0]).config_dir
                 if (given and Path(given).name) == folder and (found := faults_of(configs, one.words[1:])):
-                    wrong[f"{one.page}: {one.text}"] = [str(fault) for fault in found]
+                    wrong += [f"{one.page}: {one.text}", *map(str, found)]
     return wrong
 
 
@@ -180,13 +189,14 @@ def is_grid(one):
 def test_the_readmes_kdbench_lines_are_legal(place):
     known = [one for one in kdbench_lines() if one.page == "README.md" and not is_grid(one)]
     assert len(known) > 20
-    assert faults_in([one._replace(words=[*map(first, one.words)]) for one in known]) == {}  # of a sweep one job
+    assert faults_in([one._replace(words=[*map(first, one.words)]) for one in known]) == []  # of a sweep one job
 
 
 @pytest.mark.slow
 def test_every_kdbench_line_is_legal(place):
     known = kdbench_lines()
-    assert len(known) > 80 and faults_in(known) == {}
+    assert len(known) > 80
+    assert faults_in(known) == []
 
 
 def first(word):
@@ -330,7 +340,7 @@ def test_the_keys_of_a_general_stage(configure, execute):
 
 
 def runnable():
-    """(method, words) of each line that asks for a run: what it says of the method, for the tests' tiny data and teacher."""
+    """Of each line that asks for a run what it says of the method, for the tests' tiny data and teacher."""
     found = {}
     for one in of("kdbench"):
         words = [
