@@ -14,7 +14,7 @@ from kdbench.errors import nearest
 from kdbench.options import MISSING, Rule
 from kdbench.schema import GROUPS, CorpusConfig, DatasetConfig, RunConfig, ScheduleConfig, method_schema
 
-NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Any: "a value"}
 
 
 class Leaf(NamedTuple):

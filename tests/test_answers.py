@@ -94,3 +94,9 @@ def test_a_config_is_shown_where_it_only_lacks_something(ask):
     ) and "method.alhpa=1: unknown key of method=logit_kd. Did you mean method.alpha?" in err
     assert "--cfg=job: shows the config of one run: leave out -m" in ask("-m seed=0,1 --cfg job")[2]
     assert "Did you mean theseus?" in ask("method=thesues --cfg job")[2]
+
+
+def test_keys_that_take_a_word_or_a_list(ask):
+    layers = "a value: first, last, every_other, or a list of layers counted from 0 such as [0,2,4]"
+    weights = "method.init.weights=finetuned  (text: pretrained, finetuned or random)"
+    assert ask("'method.init=?'")[:2] == (0, f"{weights}\nmethod.init.layers=first  ({layers})\n")

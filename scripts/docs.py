@@ -1,0 +1,102 @@
+"""Write what the pages in docs/ say of the code: `python -m scripts.docs`; a test holds them to it.
+
+<!-- options theseus --> ... <!-- end -->   a method's keys, from its YAML and its Params
+a ```console block                          `$ kdbench ...` that is refused, and what it prints
+"""
+
+import contextlib
+import io
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+from hydra._internal.utils import get_args_parser
+from omegaconf import OmegaConf
+
+from kdbench.answers import keys_text
+from kdbench.check import keys_of
+from kdbench.command import judge
+from kdbench.composing import HydraConfigs, composing, conf_dir
+from kdbench.config import fill
+from kdbench.errors import print_faults
+
+ROOT = Path(__file__).resolve().parents[1]
+OPTIONS = re.compile(r"(<!-- options (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+CONSOLE = re.compile(r"(?<=```console\n).*?(?=```$)", re.DOTALL | re.MULTILINE)
+LINE = re.compile(r"(?P<key>[\w.]+)=(?P<value>.*?)  \((?P<legal>.*)\)")
+COMMENT = re.compile(r"^\s*(\w+):.*?\s#\s(.*)$", re.MULTILINE)
+NOT_OPTIONS = ("name", "module", "init", "stages")  # what it is called; the groups come below the keys
+
+
+def pages() -> list[Path]:
+    return sorted(path for path in (ROOT / "docs").rglob("*.md") if path.parent.name != "study")
+
+
+def fill_page(text: str, configs: HydraConfigs) -> str:
+    """A page with everything between its markers made anew."""
+    text = OPTIONS.sub(lambda found: f"{found[1]}{options(found[2], configs)}\n{found[3]}", text)
+    return CONSOLE.sub(lambda found: refusals(found[0], configs), text)
+
+
+def options(method: str, configs: HydraConfigs) -> str:
+    """A line for each key: its default, what is legal, and the YAML's words on it."""
+    cfg = configs.compose((f"method={method}",)).cfg
+    keys, filled = keys_of(OmegaConf.to_container(cfg, resolve=False)), fill(cfg)  # type: ignore[arg-type]
+    source = (conf_dir() / "method" / f"{method}.yaml").read_text(encoding="utf8")
+    said = dict(COMMENT.findall(source))
+    lines = ["| `method.` | default | legal | |", "|---|---|---|---|"]
+    of_method = [name for name in keys.groups["method"] if name not in NOT_OPTIONS]
+    of_init = [f"init.{name}" for name in keys.groups.get("method.init", [])]
+    for name in [*of_method, *(of_init if cfg.method.init is not None else [])]:
+        (text,) = keys_text(f"method.{name}", keys, filled)
+        found = LINE.fullmatch(text)
+        assert found, text
+        if not (name == "general" and cfg.method.get("general") is None):  # the method has no such stage
+            lines.append(row(name, found["value"], found["legal"], said.get(name.rpartition(".")[2], "")))
+    return "\n".join([*lines, *stages(source, said)])
+
+
+def stages(source: str, said: dict[str, str]) -> Iterator[str]:
+    """A line for each stage, with what its YAML sets; the rest is `schedule`'s."""
+    values = yaml.safe_load(source)
+    for name, given in (values.get("method", values).get("stages") or {}).items():
+        yield row(
+            f"stages.{name}",
+            ", ".join(f"{key} {value}" for key, value in given.items()),
+            "keys of a schedule",
+            said.get(name, ""),
+        )
+
+
+def row(name: str, value: str, legal: str, words: str) -> str:
+    cells = [f"`{name}`", f"`{value}`", legal, words]
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |".replace("  |", " |")
+
+
+def refusals(block: str, configs: HydraConfigs) -> str:
+    """The commands of a block, each with what it prints."""
+    commands = [line for line in block.splitlines() if line.startswith("$ ")]
+    return "".join(f"{line}\n{refusal(line[2:], configs)}" for line in commands)
+
+
+def refusal(line: str, configs: HydraConfigs) -> str:
+    """What `kdbench ...` prints that is refused. Raises AssertionError where it is not."""
+    args = get_args_parser().parse_args(shlex.split(line)[1:])
+    faults = judge(configs, [], args.overrides, args.multirun).faults
+    assert faults, f"{line}: is not refused"
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        print_faults(faults)
+    return "".join(f"{text.rstrip()}\n" for text in said.getvalue().splitlines())
+
+
+def main() -> None:
+    with composing(None) as configs:
+        for page in pages():
+            text = page.read_text(encoding="utf8")
+            page.write_text(fill_page(text, configs), encoding="utf8")
+
+
+if __name__ == "__main__":
+    main()
