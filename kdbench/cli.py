@@ -28,6 +28,7 @@ from kdbench import __version__, answers, sweep
 from kdbench.command import Command, differences, judge
 from kdbench.composing import HydraConfigs, composing, conf_dir, group_choices
 from kdbench.config import complete
+from kdbench.console import guarded
 from kdbench.errors import Fault, print_failures, print_faults
 from kdbench.hydra_keys import closed
 from kdbench.job import do, reason_of
@@ -132,14 +133,20 @@ def answer(argv: list[str], args: argparse.Namespace) -> Command:
 
 def main() -> None:
     """The console script."""
+    if code := guarded("kdbench", entry):
+        sys.exit(code)
+
+
+def entry() -> int:
+    """What the words of the command line ask for; the exit code."""
     argv, max_failures, found = own_flags(sys.argv[1:])
     if "--version" in argv:
         print(f"kdbench {__version__} (Hydra {hydra.__version__})")
-        return
+        return 0
     args = get_args_parser().parse_args(argv)
     if args.help:
         print(help_text(args.config_dir))
-        return
+        return 0
     if args.hydra_help or args.info or args.shell_completion:
         command = answer(argv, args)
     elif any(text.endswith("=?") for text in args.overrides):
@@ -154,13 +161,13 @@ def main() -> None:
         found.append(Fault("--cfg", args.cfg, "shows the config of one run: leave out -m"))
     if found := found + command.faults:
         print_faults(found)
-        sys.exit(2)
+        return 2
     if args.cfg and command.jobs:
         show(command, args)
     elif command.jobs:
         command.max_failures = max_failures
-        if code := run(command):
-            sys.exit(code)
+        return run(command)
+    return 0
 
 
 def show(command: Command, args: argparse.Namespace) -> None:

@@ -11,13 +11,15 @@ from kdbench.store import Damaged, StoreError
 def guarded(name: str, do: Callable[[], int]) -> int:
     """The exit code of `do`: 1 where something stored is damaged or cannot be written, 2 where the command is wrong."""
     try:
-        return do()
+        code = do()
+        sys.stdout.flush()
+        return code
     except UserError as error:
         from rich.text import Text
 
         to_stderr().print(Text.assemble((f"{name}: ", "bold"), str(error)), soft_wrap=True)
         return 1 if isinstance(error, (Damaged, StoreError)) else 2
-    except BrokenPipeError:  # kdbench-predict ... | head
+    except BrokenPipeError:  # kdbench --help | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:

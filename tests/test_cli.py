@@ -322,6 +322,16 @@ def test_help_is_quick_and_complete(tmp_path: Path) -> None:
     assert max(map(len, done.stdout.splitlines())) <= 100
 
 
+def test_a_reader_that_leaves_is_no_fault(tmp_path: Path) -> None:
+    """kdbench --help | head"""
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w", encoding="utf8") as gone:
+        words = [sys.executable, "-m", "kdbench", "--help"]
+        done = subprocess.run(words, cwd=tmp_path, stdout=gone, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_completion_and_module(tmp_path: Path) -> None:
     line = "kdbench method="
     done, _ = python("-m", "kdbench", "-sc", "query=bash", cwd=tmp_path, COMP_LINE=line, COMP_POINT=str(len(line)))
