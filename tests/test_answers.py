@@ -71,6 +71,18 @@ def test_choices_and_keys(ask, tmp_path):
     assert code == 2 and "method.alhpa=?: unknown key. Did you mean method.alpha?" in err
 
 
+@pytest.fixture
+def root_logger():
+    """As it was: Hydra's own answers leave it a handler of a stdout that is closed when the test ends, and DEBUG."""
+    handlers, level = [*logging.root.handlers], logging.root.level
+    yield
+    logging.root.setLevel(level)
+    for handler in {*logging.root.handlers} - {*handlers}:
+        if type(handler) is logging.StreamHandler:
+            logging.root.removeHandler(handler)
+
+
+@pytest.mark.usefixtures("root_logger")
 def test_info(ask):
     code, out, _ = ask("--info")
     assert code == 0

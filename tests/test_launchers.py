@@ -40,7 +40,7 @@ def test_a_sweep_elsewhere_shares_one_teacher_and_one_cache_and_tells_every_fail
     assert done.returncode == 1, done.stderr[-3000:]
     assert "kdbench: 2 of 4 jobs failed" in done.stderr
     for method in ("finetune", "logit_kd"):
-        assert f"  method={method} schedule.lr=1e+30: stage training, step" in done.stderr
+        assert f"  schedule.lr=1e+30 method={method}: stage training, step" in done.stderr
     outputs = tmp_path / "outputs"
     assert len(list(outputs.rglob("results.json"))) == 3
     (teacher,) = outputs.glob("topics/finetune/bert_4l-*/seed0/run.log")

@@ -320,6 +320,7 @@ def test_the_baseline_is_the_same_student_fine_tuned_directly(configure, method,
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own, in tracing
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0")  # the same
 @pytest.mark.parametrize(
     "method", ["theseus", pytest.param("finetune", marks=SLOW), pytest.param("mobilebert", marks=SLOW)]
 )

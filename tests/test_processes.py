@@ -95,7 +95,8 @@ def test_two_processes_equal_one(start, tmp_path, method):
     answers = float(np.abs(logits(folders[0]) - logits(folders[1])).max())
     print(f"{method}: weights differ by {max(differences.values(), default=0):.1e}, logits by {answers:.1e}")
     for name, tensor in one.items():
-        torch.testing.assert_close(tensor, two[name], rtol=1e-4, atol=2e-6, msg=name)
+        if not name.endswith("key.bias"):  # no score depends on it: its gradient is rounding, which AdamW scales up
+            torch.testing.assert_close(tensor, two[name], rtol=1e-4, atol=2e-6, msg=name)
     np.testing.assert_allclose(logits(folders[0]), logits(folders[1]), rtol=1e-4, atol=1e-5)
     results = [read_result(folder) or {} for folder in folders]
     assert results[0]["metrics"] == results[1]["metrics"] and results[0]["id"] == results[1]["id"]
