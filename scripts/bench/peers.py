@@ -173,8 +173,7 @@ def work(who: str, dropout: float, words: list[str], outputs: Path, parent: Conn
 def measured(words: list[str], outputs: Path, rounds: int) -> tuple[Hardware, dict[str, dict[float, float]]]:
     """Median seconds of a step by who and dropout.
 
-    Each case has a process of its own and they take turns: in one process a case runs half as slow again on the heap
-    that the others have left behind.
+    Each case has a process of its own and they take turns: none runs on the heap that the others have left behind.
     """
     there = [who for who in CASES if who != "TextBrewer, fp32" or importlib.util.find_spec("textbrewer") is not None]
     spawn = multiprocessing.get_context("spawn")
