@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers.utils import logging
 
-from kdbench import train
+from kdbench import dropout, train
 from kdbench.context import Run
 from kdbench.data.teacher_cache import cached_outputs, compute_outputs
 from kdbench.derived import baseline, teacher_run, total_baseline
@@ -120,7 +120,7 @@ class TestTeacherAndBaselines:
 
 class TestLimits:
     def test_each_stage_has_its_own_dropout(self, configure, execute, monkeypatch):
-        seen = []
+        seen, keep = [], dropout.keep
         step = train._Trainer._step
 
         def watched(self, batch):
@@ -128,8 +128,11 @@ class TestLimits:
             seen.append((self.stage.name, probabilities))
             step(self, batch)
 
+        drawn = set()
         monkeypatch.setattr(train._Trainer, "_step", watched)
+        monkeypatch.setattr(dropout, "keep", lambda x, p: drawn.add(p) or keep(x, p))
         execute(configure("method=theseus", "schedule.dropout=0.1", "+method.stages.successor.dropout=0.3"))
+        assert drawn == {0.1, 0.3}  # by kdbench.dropout, the teacher's stage without any
         assert [p for name, p in seen if name == "replacing"] == [{0.1}] * 16
         assert [p for name, p in seen if name == "successor"] == [{0.3}] * 8
 
