@@ -6,6 +6,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterator
+from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,9 +19,7 @@ from kdbench.config import cache_at, fill
 from kdbench.errors import Fault, shown
 from kdbench.keys import Keys, Leaf
 from kdbench.options import MISSING
-from kdbench.schema import GROUPS, HardwareConfig
-
-TRACKERS = ("tensorboard", "mlflow", "trackio", "wandb")
+from kdbench.schema import GROUPS, HardwareConfig, TrackConfig
 
 
 def info(folders: list[Path]) -> str:
@@ -30,7 +29,9 @@ def info(folders: list[Path]) -> str:
 
     state, hardware = source_state(), settle(HardwareConfig("auto", "auto", "auto", None))
     commit = f", commit {state['commit'][:8]}{' with changes' if state['dirty'] else ''}" if state["commit"] else ""
-    there = {name: bool((spec := find_spec(name)) and spec.origin) for name in TRACKERS}
+    there = {
+        name: bool((spec := find_spec(name)) and spec.origin) for name in (field.name for field in fields(TrackConfig))
+    }
     lines = {
         "kdbench": f"{versions()['kdbench']} in {Path(__file__).parent}{commit}",
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items() if name != "kdbench"),
