@@ -113,7 +113,16 @@ def own_flags(argv: list[str]) -> tuple[list[str], int | None, list[Fault]]:
     given = flags.max_failures
     if given is not None and not (given.isdecimal() and int(given)):
         return rest, None, [Fault("--max-failures", given, "must be an integer (1 or more), e.g. --max-failures 3")]
+    rest = gathered(rest)
     return rest, 1 if flags.fail_fast else given and int(given), []
+
+
+def gathered(argv: list[str]) -> list[str]:
+    """The settings behind the flags: Hydra's parser takes them in one piece, people type them on both sides of -m."""
+    flags, settings = list(argv), get_args_parser().parse_intermixed_args(argv).overrides
+    for text in settings:
+        flags.remove(text)
+    return [*flags, *settings]
 
 
 def yaml_folders(args: argparse.Namespace) -> list[Path]:

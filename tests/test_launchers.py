@@ -60,6 +60,11 @@ def test_the_flags_are_taken_out_and_the_rest_is_hydras(flags, limit):
     assert cli.own_flags(["-m", *flags, "seed=0,1"]) == (["-m", "seed=0,1"], limit, [])
 
 
+def test_settings_may_stand_on_both_sides_of_a_flag():
+    assert cli.own_flags(["seed=0,1", "-m", "--fail-fast", "method=pkd"])[0] == ["-m", "seed=0,1", "method=pkd"]
+    assert cli.refuse(cli.own_flags(["method=tfidf", "-m", "seed=0,1"])[0]) == []
+
+
 @pytest.mark.parametrize("given", ["0", "many", "-1"])
 def test_a_wrong_limit_is_a_fault(given):
     _, _, (fault,) = cli.own_flags(["-m", f"--max-failures={given}", "seed=0,1"])
