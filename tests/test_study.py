@@ -33,14 +33,17 @@ PLAN = load_plan()
 STUDY = Plan(
     PLAN.questions,
     [
-        step
-        for step in PLAN.steps
-        if step.dataset == "reuters_r52"
-        and step.preset
-        in ("study_teacher", "study_direct", "study_direct_longer", "study_theseus", "study_theseus_bernoulli")
+        Step(question, "reuters_r52", (f"experiment=study_{preset}", *words.split()), seconds)
+        for question, preset, words, seconds in (
+            ("together", "teacher", "seed=0", 1430),
+            ("direct", "direct", "student.layers=3 seed=0,1,2", 470),
+            ("direct", "direct_longer", "seed=0,1,2", 720),
+            ("theseus", "theseus", "export.int8=true seed=0,1,2", 870),
+            ("theseus", "theseus_bernoulli", "seed=0,1,2", 900),
+        )
     ],
     1,
-)  # the whole plan takes seconds to compose
+)
 
 
 def id_of(*words: str) -> str:
@@ -179,7 +182,7 @@ def test_a_page_has_the_csv_and_a_missing_run_its_command(theseus: dict[str, Any
 def test_details_are_means_over_seeds(theseus: dict[str, Any], tmp_path: Path) -> None:
     write.write_question(theseus, tmp_path)
     text = page.fill("<!-- details theseus graft -->\n<!-- end -->", tmp_path, PLAN)
-    assert "| dataset | row | n | graft dev points | predecessor dev points | successor dev points |" in text
+    assert "| data | row | n | graft dev points | predecessor dev points | successor dev points |" in text
     assert "| reuters_r52 | theseus | 3 | 95 | 97 | 50 |" in text
     assert page.mean([[0.5, 0.2], [0.7, 0.4]]) == "0.600 0.300"
     assert page.mean([None, 3.0]) == "3" and page.mean([None]) == ""
@@ -194,6 +197,11 @@ def test_a_figure_in_a_sentence_comes_from_the_csv(theseus: dict[str, Any], tmp_
     filled = page.fill(text, tmp_path, PLAN)
     assert filled.split("-->")[1] == "+2.00<!-- end " and filled.split("-->")[3] == "3<!-- end "
     assert page.fill(filled, tmp_path, PLAN) == filled
+    write.write_question({"question": "pkd", "rows": [scored("a", 80.0, max_train_samples=8000)], "missing": [],
+                          "details": {}}, tmp_path)  # fmt: skip
+    assert page.figure(tmp_path, "pkd", "a", "score", "reuters_r52, 8,000 train texts") == "80.00"
+    with pytest.raises(LookupError, match="no row a of reuters_r52"):
+        page.figure(tmp_path, "pkd", "a", "score")
     with pytest.raises(LookupError, match=r"theseus\.csv has no row nobody of reuters_r52"):
         page.fill(text.replace("/ theseus /", "/ nobody /"), tmp_path, PLAN)
 
@@ -222,7 +230,7 @@ def scored(row: str, points: float, **more: Any) -> dict[str, Any]:
 def test_the_other_pictures_have_units_and_n(tmp_path: Path) -> None:
     cells = [scored(f"pkd_grid alpha {a} temperature {t} beta 10.0", 90 + a) for a in (0.2, 0.5) for t in (5.0, 10.0)]
     points = [
-        {"dataset": "reuters_r52", "seed": 0, "speed": s, "accuracy": 0.9, "latency_batch_1_ms": 9 - s} for s in (0, 1)
+        {"data": "reuters_r52", "seed": 0, "speed": s, "accuracy": 0.9, "latency_batch_1_ms": 9 - s} for s in (0, 1)
     ]
     rows = [
         scored("a", 92.0, method="pkd"),
@@ -265,13 +273,16 @@ def test_a_claim_is_judged_by_the_rows_or_not_at_all(tmp_path: Path) -> None:
     assert {verdict for verdict, _ in verdicts(tmp_path).values()} == {"not run yet"}
     teacher = scored("teacher", 95.0, latency_batch_1_ms=10.0, parameters=20, role="teacher")
     claim = "Theseus keeps 98 % and is 1.94 times as fast"
-    figures = "98.9 % of the score, 45.0 % of the parameters, 2.00 times as fast"
+    figures = "reuters_r52: 98.9 % of the score, 45.0 % of the parameters, 2.00 times as fast"
     assert verdicts(tmp_path, theseus=[teacher, scored("theseus", 94.0)])[claim] == ("held", figures)
     assert verdicts(tmp_path, theseus=[teacher, scored("theseus", 90.0)])[claim][0] == "not held"
     assert verdicts(tmp_path, theseus=[scored("theseus", 94.0)])[claim][0] == "not run yet"  # no teacher
     claim = "PKD's speed is linear in the number of layers"
     depth = [scored(f"direct layers {k}", 90.0, latency_batch_1_ms=2.0 * k) for k in (2, 3, 6)]
-    assert verdicts(tmp_path, direct=depth)[claim] == ("held", "2 and 3 of 6 layers take 0.33 and 0.50 of the time")
+    assert verdicts(tmp_path, direct=depth)[claim] == (
+        "held",
+        "reuters_r52: 2 and 3 of 6 layers take 0.33 and 0.50 of the time",
+    )
     depth[0]["latency_batch_1_ms"] = 9.0
     assert verdicts(tmp_path, direct=depth)[claim][0] == "not held"
     claim = "The constant mix is steadier than Bernoulli"
@@ -283,6 +294,15 @@ def test_a_claim_is_judged_by_the_rows_or_not_at_all(tmp_path: Path) -> None:
     for points, p, expected in ((1.0, 0.01, "not held"), (1.0, 0.4, "not told apart"), (-0.1, 0.9, "held")):
         row = scored("two_stage head inherit", 94.0, difference_points=points, difference_p_holm=p)
         assert verdicts(tmp_path, replacement=[row])[claim][0] == expected
+
+
+def test_a_claim_is_judged_on_each_data_set_that_has_its_rows(tmp_path: Path) -> None:
+    claim = "Theseus closes more than half of the gap between the direct 3 layers and the teacher"
+    first, cut = scored("theseus", 94.0, gap_closed=0.6), {"dataset": "tweets", "max_train_samples": 8000}
+    for gap, verdict in ((0.6, "held"), (0.4, "held (reuters_r52); not held (tweets, 8,000 train texts)")):
+        found = verdicts(tmp_path, theseus=[first, scored("theseus", 80.0, gap_closed=gap, **cut)])[claim]
+        figures = f"reuters_r52: 60 % of the gap closed; tweets, 8,000 train texts: {100 * gap:.0f} % of the gap closed"
+        assert found == (verdict, figures)
 
 
 def test_rows_whose_intervals_meet_are_not_told_apart(tmp_path: Path) -> None:
@@ -375,8 +395,10 @@ def test_the_plan_knows_its_presets_and_counts_no_run_twice() -> None:
     assert {step.question for step in PLAN.steps} == set(PLAN.questions)
     every = [str(one) for runs in PLAN.new_runs for one in runs]
     assert len(every) == len(set(every)) > 250
-    head = [step for step in PLAN.steps if step.preset == "study_two_stage"]
-    assert len(head[0].runs) == 3 and len(PLAN.new_runs[PLAN.steps.index(head[2])]) == 5  # 6 cells, one done before
+    cell = ["experiment=study_two_stage", "method.head=inherit", "method.head_lr_multiplier=5.0", "seed=0,1"]
+    whole = ["experiment=study_two_stage", "seed=0,1"]
+    steps = [Step("replacement", "reuters_r52", tuple(words), 60) for words in (cell, whole)]
+    assert list(map(len, Plan({}, steps, 1).new_runs)) == [2, 10]  # 6 cells of 2 seeds, one done before
 
 
 @pytest.mark.slow

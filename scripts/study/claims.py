@@ -1,12 +1,13 @@
 """The claims of the source posts and papers, each judged by the study's own rows: docs/study/claims.csv.
 
 Verdicts: held, not held, not told apart (the runs cannot say), can't be tested here, not run yet. `tested` says how;
-the thresholds are ours. Figures are of reuters_r52.
+the thresholds are ours. A claim is judged on each data set that has its rows.
 """
 
 import csv
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
@@ -14,21 +15,23 @@ from typing import Any
 
 import yaml
 
+from scripts.study.plan import data_of
+
 Record = dict[str, Any]
 Judged = tuple[str, str]  # verdict, figures
 FIELDS = ("claim", "source", "tested", "verdict", "figures")
 
 
 class Rows:
-    """The rows of all questions, on one data set, by name; LookupError where one is not run."""
+    """The rows of all questions, of one place, by name; LookupError where one is not run."""
 
-    def __init__(self, folder: Path, dataset: str = "reuters_r52") -> None:
-        self.documents = {path.stem: json.loads(path.read_text(encoding="utf8")) for path in folder.glob("*.json")}
-        self.dataset = dataset
+    def __init__(self, documents: dict[str, Any], data: str) -> None:
+        self.documents = documents
+        self.data = data
 
     def every(self, question: str, start: str) -> list[Record]:
         found = [row for row in self.documents[question]["rows"]
-                 if row["dataset"] == self.dataset and row["row"].startswith(start) and not row["form"]]  # fmt: skip
+                 if data_of(row) == self.data and row["row"].startswith(start) and not row["form"]]  # fmt: skip
         if not found:
             raise LookupError(start)
         return found
@@ -42,7 +45,7 @@ class Rows:
         return found[0] if found else self._none("teacher")
 
     def details(self, question: str, name: str) -> list[Record]:
-        found = [one for one in self.documents[question]["details"][name] if one["dataset"] == self.dataset]
+        found = [one for one in self.documents[question]["details"][name] if one["data"] == self.data]
         return found or self._none(name)
 
     def _none(self, name: str) -> Any:
@@ -207,14 +210,25 @@ CHECKS: dict[str, Callable[[Rows], Judged]] = {
 
 def judge(folder: Path) -> list[Record]:
     """The claims of claims.yaml with their verdicts, from the questions' JSON in `folder`."""
-    rows, found = Rows(folder), []
+    documents = {path.stem: json.loads(path.read_text(encoding="utf8")) for path in sorted(folder.glob("*.json"))}
+    places = sorted({data_of(row) for document in documents.values() for row in document["rows"]})
+    found = []
     for claim in yaml.safe_load(Path(__file__).with_name("claims.yaml").read_text(encoding="utf8")):
-        try:
-            verdict, figures = CHECKS[claim["check"]](rows)
-        except LookupError:
-            verdict, figures = "not run yet", ""
-        found.append({**{name: claim[name] for name in FIELDS[:3]}, "verdict": verdict, "figures": figures})
+        judged = {}
+        for data in places:
+            with suppress(LookupError):  # not run there
+                judged[data] = CHECKS[claim["check"]](Rows(documents, data))
+        found.append({name: claim[name] for name in FIELDS[:3]} | together(judged))
     return found
+
+
+def together(judged: dict[str, Judged]) -> dict[str, str]:
+    """One verdict where all places agree, else each with its own."""
+    verdicts = list(dict.fromkeys(verdict for verdict, _ in judged.values())) or ["not run yet"]
+    if len(verdicts) > 1:
+        verdicts = [f"{verdict} ({data})" for data, (verdict, _) in judged.items()]
+    figures = [f"{data}: {figures}" for data, (_, figures) in judged.items()]
+    return {"verdict": "; ".join(verdicts), "figures": "; ".join(figures)}
 
 
 def write(folder: Path) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 from kdbench.compare.collect import NULL, Run
 from kdbench.compare.rows import Row
 from kdbench.store import read_json
-from scripts.study.finished import Finished
-from scripts.study.plan import Plan
+from scripts.study.finished import CUT, Finished
+from scripts.study.plan import Plan, place
 from scripts.study.rows import label, tables
 
 Record = dict[str, Any]
@@ -19,11 +19,12 @@ def details(plan: Plan, question: str, finished: Finished) -> dict[str, list[Rec
         "theseus": {"starvation": starvation, "graft": graft, "successor_stage": successor_stage},
         "fastbert": {"speeds": speeds, "layers": layers},
     }.get(question, {})
-    rows = [(table, row) for table in tables(plan, question, finished) for row in table.rows] if makers else []
+    found = tables(plan, question, finished) if makers else []
+    rows = [(place(table.dataset, row.runs[0].values[CUT]), row) for table in found for row in table.rows]
     return {
         name: [
-            {"dataset": table.dataset, "row": label(plan, row, finished), "seed": run.seed, **record}
-            for table, row in rows
+            {"data": data, "row": label(plan, row, finished), "seed": run.seed, **record}
+            for data, row in rows
             if is_network(row)
             for run in row.runs
             for record in make(run, read_json(run.path))

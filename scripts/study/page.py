@@ -6,7 +6,7 @@
 <!-- plan --> ... <!-- end -->              the plan
 <!-- figure theseus / theseus_blog / difference -->...<!-- end -->   a figure in a sentence: question, row, what of it
     (score, difference and total_difference with their intervals, else a column of the CSV), and, if it is not
-    reuters_r52, / the data set
+    reuters_r52, / the data as the table names them
 """
 
 import csv
@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from scripts.study.plan import Plan
+from scripts.study.plan import Plan, data_of
 
 MARKED = re.compile(r"(<!-- (table \w+|details \w+ \w+|claims|plan) -->\n).*?(<!-- end -->)", re.DOTALL)
 FIGURE = re.compile(r"(<!-- figure (.+?) -->).*?(<!-- end -->)")
@@ -45,11 +45,11 @@ def fill(text: str, folder: Path, plan: Plan) -> str:
     return FIGURE.sub(lambda found: f"{found[1]}{figure(folder, *found[2].split(' / '))}{found[3]}", text)
 
 
-def figure(folder: Path, question: str, name: str, what: str, dataset: str = "reuters_r52") -> str:
+def figure(folder: Path, question: str, name: str, what: str, data: str = "reuters_r52") -> str:
     """One figure of a row. Raises LookupError where there is no such row or column."""
-    found = [row for row in csv_rows(folder, question) if (row["row"], row["dataset"]) == (name, dataset)]
+    found = [row for row in csv_rows(folder, question) if (row["row"], data_of(row)) == (name, data)]
     if not found:
-        raise LookupError(f"{question}.csv has no row {name} of {dataset}")
+        raise LookupError(f"{question}.csv has no row {name} of {data}")
     if what in ("score", "difference", "total_difference"):
         return interval(found[0], what, "" if what == "score" else "+")
     return number(found[0][what], "{:.4g}")
@@ -81,7 +81,7 @@ def details(folder: Path, question: str, name: str) -> str:
     records = json.loads((folder / f"{question}.json").read_text(encoding="utf8"))["details"].get(name)
     if not records:
         return "Not run yet."
-    keys = [key for key in ("dataset", "row", "speed", "layer") if key in records[0]]
+    keys = [key for key in ("data", "row", "speed", "layer") if key in records[0]]
     figures = [key for key in records[0] if key not in (*keys, "seed", "n")]
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for one in records:
@@ -108,9 +108,8 @@ def pictures(folder: Path, question: str) -> list[Path]:
 
 def cells(row: dict[str, str]) -> list[str]:
     """One line of a question's table, from a line of its CSV."""
-    cut = f", {row['max_train_samples']} train texts" if row["max_train_samples"] else ""
     return [
-        row["row"], row["dataset"] + cut, row["score_n"], interval(row, "score", ""),
+        row["row"], data_of(row), row["score_n"], interval(row, "score", ""),
         interval(row, "difference", "+"), number(row["difference_p_holm"], "{:.3f}"),
         interval(row, "total_difference", "+"), number(row["total_difference_p_holm"], "{:.3f}"),
         number(row["gap_closed"], "{:.0f}", 100), number(row["parameters"], "{:.1f}", 1e-6),

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from kdbench.compare.draw import COLOURS, MARKERS, canvas, log_axis
 from kdbench.compare.pictures import front
+from scripts.study.plan import place
 
 Record = dict[str, Any]
 KEYS = ("alpha", "temperature", "beta")  # of PKD's grid
@@ -35,7 +36,7 @@ def tables(records: list[Record]) -> Iterator[tuple[str, list[Record]]]:
     for (dataset, cut, _), group in groupby(
         records, lambda row: (row["dataset"], row["max_train_samples"], row["data_id"])
     ):
-        yield dataset + (f", {cut:,} train texts" if cut else ""), list(group)
+        yield place(dataset, cut), list(group)
 
 
 def rows(document: Record) -> Iterator[tuple[str, Figure]]:
@@ -68,8 +69,8 @@ def starvation(document: Record) -> Iterator[tuple[str, Figure]]:
         return
     figure, axes = canvas("The bare successor in the replacing stage, an epoch a mark", height=5.5)
     looks = zip(cycle(COLOURS), cycle(MARKERS), strict=False)
-    for name in dict.fromkeys((one["dataset"], one["row"]) for one in points):
-        own = [one for one in points if (one["dataset"], one["row"]) == name]
+    for name in dict.fromkeys((one["data"], one["row"]) for one in points):
+        own = [one for one in points if (one["data"], one["row"]) == name]
         colour, marker = next(looks)
         seeds = len({one["seed"] for one in own})
         axes.plot([one["least_drawn"] for one in own], [one["successor_dev_points"] for one in own], color=colour,
@@ -116,8 +117,8 @@ def speeds(document: Record) -> Iterator[tuple[str, Figure]]:
     if not points:
         return
     figure, axes = canvas("FastBERT: accuracy against measured time")
-    for colour, dataset in zip(COLOURS, dict.fromkeys(one["dataset"] for one in points), strict=False):
-        own = [one for one in points if one["dataset"] == dataset]
+    for colour, data in zip(COLOURS, dict.fromkeys(one["data"] for one in points), strict=False):
+        own = [one for one in points if one["data"] == data]
         found = []
         for speed in sorted({one["speed"] for one in own}):
             at = [one for one in own if one["speed"] == speed]
@@ -125,7 +126,7 @@ def speeds(document: Record) -> Iterator[tuple[str, Figure]]:
                 (fmean(one["latency_batch_1_ms"] for one in at), 100 * fmean(one["accuracy"] for one in at), speed)
             )
         axes.plot([x for x, _, _ in found], [y for _, y, _ in found], "o-", color=colour,
-                  label=f"{dataset} (n {len({one['seed'] for one in own})})")  # fmt: skip
+                  label=f"{data} (n {len({one['seed'] for one in own})})")  # fmt: skip
         for x, y, speed in found:
             axes.annotate(f"speed {speed:g}", (x, y), textcoords="offset points", xytext=(5, 4), fontsize=7)
     axes.set_xlabel("latency, batch 1, ms (median)")

@@ -1,6 +1,7 @@
 """The plan of the study: what is asked, by which commands, in which order, at what cost (plan.yaml)."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import product
@@ -80,6 +81,16 @@ class Plan:
     def of(self, question: str) -> list[Step]:
         """The steps whose rows a question shows: its own; where all is put together, all."""
         return [step for step in self.steps if question in (step.question, "together")]
+
+
+def place(dataset: str, max_train_samples: int | str | None) -> str:
+    """A data set with its limit, as tables and sentences name it: only rows of one place may be compared."""
+    return dataset + (f", {int(max_train_samples):,} train texts" if max_train_samples else "")
+
+
+def data_of(row: Mapping[str, Any]) -> str:
+    """The place of a row of the CSV or JSON."""
+    return place(row["dataset"], row["max_train_samples"])
 
 
 @cache

@@ -68,10 +68,10 @@ def label(plan: Plan, row: Row, finished: Finished) -> str:
 
 
 def name_of(words: Words) -> str:
-    """Of a configuration of a preset: `theseus_bernoulli replace_rate 0.3`."""
+    """Of a configuration of a preset, but for its data: `theseus_bernoulli replace_rate 0.3`."""
     settings = dict(word.split("=", 1) for word in words)
     preset = settings.pop("experiment").removeprefix("study_")
-    told = [(key, value) for key, value in settings.items() if key not in ("dataset", "teacher.path")]
+    told = [(key, value) for key, value in settings.items() if not key.startswith("dataset") and key != "teacher.path"]
     return " ".join([preset, *(f"{key.rpartition('.')[2]} {value}" for key, value in told)])
 
 
