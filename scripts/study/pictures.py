@@ -16,6 +16,7 @@ from scripts.study.plan import place
 Record = dict[str, Any]
 KEYS = ("alpha", "temperature", "beta")  # of PKD's grid
 LOWEST = 6  # points below the best
+FILLS = {None: "full", "onnx": "none", "int8": "left"}
 
 
 def draw(document: Record, folder: Path) -> list[Path]:
@@ -151,12 +152,16 @@ def pareto(document: Record) -> Iterator[tuple[str, Figure]]:
             if row["role"] == "tfidf":
                 label = f"TF-IDF + linear SVM, {row['latency_batch_1_ms']:.2g} ms"
                 axes.axhline(row["score_points"], color="#555555", linestyle=":", linewidth=1, label=label)
-        looks = zip(cycle(COLOURS), cycle(MARKERS), strict=False)
-        for (kind, own), (colour, marker) in zip(by_kind(shown).items(), looks, strict=False):
+        kinds = by_kind(shown)
+        names = dict.fromkeys(name for name, _ in kinds)
+        looks = dict(zip(names, zip(cycle(COLOURS), cycle(MARKERS), strict=False), strict=False))
+        for (name, form), own in kinds.items():
+            colour, marker = looks[name]
             low, high = zip(*map(reach, own), strict=True)
             axes.errorbar([row["latency_batch_1_ms"] for row in own], [row["score_points"] for row in own],
-                          yerr=[low, high], color=colour, marker=marker, capsize=2, linestyle="none", elinewidth=0.6,
-                          label=f"{kind} ({len(own)})")  # fmt: skip
+                          yerr=[low, high], color=colour, marker=marker, fillstyle=FILLS[form], capsize=2,
+                          linestyle="none", elinewidth=0.6,
+                          label=f"{name}{f' {form}' if form else ''} ({len(own)})")  # fmt: skip
         named = {(row["latency_batch_1_ms"], row["score_points"]): row for row in shown}
         best = front(list(named))
         axes.step(*zip(*best, strict=True), where="post", color="#999999", linewidth=1, label="front of the networks")
@@ -177,12 +182,13 @@ def worth_drawing(rows: list[Record]) -> tuple[list[Record], list[Record]]:
     return [row for row in rows if row["score_points"] >= floor], [row for row in rows if row["score_points"] < floor]
 
 
-def by_kind(rows: list[Record]) -> dict[str, list[Record]]:
+def by_kind(rows: list[Record]) -> dict[tuple[str, str | None], list[Record]]:
     """The rows of each method, its exports apart."""
-    found: dict[str, list[Record]] = {}
+    found: dict[tuple[str, str | None], list[Record]] = {}
     for row in rows:
-        name = "teacher" if row["role"] == "teacher" else "direct" if row["role"] == "baseline" else row["method"]
-        found.setdefault(f"{name} {row['form']}" if row["form"] else name, []).append(row)
+        first = row["row"].split()[0]  # a teacher's export is nobody's teacher
+        name = "teacher" if first == "teacher" else "direct" if row["role"] == "baseline" else row["method"]
+        found.setdefault((name, row["form"]), []).append(row)
     return found
 
 
