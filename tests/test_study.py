@@ -110,6 +110,14 @@ def test_rows_have_their_names_figures_and_origin(theseus: dict[str, Any]) -> No
     assert row["runs"].split()[0] == f"reuters_r52/theseus/bert_3l-{THESEUS}/seed0" and row["commits"] == "abc"
 
 
+def test_times_are_those_that_the_plans_command_measured(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`compare-runs outputs/reuters_r52 --latency` keeps them in its first folder."""
+    asked = []
+    monkeypatch.setattr("scripts.study.rows.with_speed", lambda table, root, *_: asked.append(root) or table)
+    write.document(STUDY, "direct", Finished(outputs))
+    assert set(asked) == {outputs / "reuters_r52"}
+
+
 def test_a_run_counts_by_its_settings_in_whatever_words(outputs: Path) -> None:
     finished = Finished(outputs)
     step = next(step for step in STUDY.steps if step.preset == "study_theseus_bernoulli")

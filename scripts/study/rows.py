@@ -36,7 +36,8 @@ def tables(plan: Plan, question: str, finished: Finished) -> list[Table]:
     }  # fmt: skip
     found = build_tables(finished.runs, lambda run: id(run) in shown)
     found = [
-        with_speed(replace(table, rows=ordered(table.rows, None)), finished.outputs, False, True) for table in found
+        with_speed(replace(table, rows=ordered(table.rows, None)), finished.outputs / table.dataset, False, True)
+        for table in found
     ]
     return [with_tests(table, "accuracy", "test", True) for table in found]
 
