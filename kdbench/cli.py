@@ -113,7 +113,6 @@ def own_flags(argv: list[str]) -> tuple[list[str], int | None, list[Fault]]:
     given = flags.max_failures
     if given is not None and not (given.isdecimal() and int(given)):
         return rest, None, [Fault("--max-failures", given, "must be an integer (1 or more), e.g. --max-failures 3")]
-    rest = gathered(rest)
     return rest, 1 if flags.fail_fast else given and int(given), []
 
 
@@ -152,6 +151,7 @@ def entry() -> int:
     if "--version" in argv:
         print(f"kdbench {__version__} (Hydra {hydra.__version__})")
         return 0
+    argv = gathered(argv)
     args = get_args_parser().parse_args(argv)
     if args.help:
         print(help_text(args.config_dir))

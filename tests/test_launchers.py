@@ -61,8 +61,9 @@ def test_the_flags_are_taken_out_and_the_rest_is_hydras(flags, limit):
 
 
 def test_settings_may_stand_on_both_sides_of_a_flag():
-    assert cli.own_flags(["seed=0,1", "-m", "--fail-fast", "method=pkd"])[0] == ["-m", "seed=0,1", "method=pkd"]
-    assert cli.refuse(cli.own_flags(["method=tfidf", "-m", "seed=0,1"])[0]) == []
+    words = ["method=tfidf", "-m", "seed=0,1"]
+    assert cli.gathered(words) == ["-m", "method=tfidf", "seed=0,1"]
+    assert cli.refuse(cli.gathered(words)) == []
 
 
 @pytest.mark.parametrize("given", ["0", "many", "-1"])

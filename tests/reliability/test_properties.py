@@ -147,7 +147,7 @@ def test_metrics_are_scikit_learns(pairs):
     assert inference.accuracy_scores(labels, predicted).mean() == pytest.approx(100 * found["accuracy"])
 
 
-@settings(max_examples=50)  # statsmodels is slow
+@settings(max_examples=15)  # statsmodels is slow
 @given(PS)
 def test_holm_keeps_order_and_bounds(ps):
     adjusted = inference.holm(ps)
