@@ -1,6 +1,7 @@
 """Go through the plan of the study, in its order: the same command goes on where it was stopped.
 
-    python -m scripts.study.run [--outputs outputs] [--cores 0,1] [--minutes 600] [--question theseus] [--dry]
+    python -m scripts.study.run [--outputs outputs] [--cores 0,1] [--minutes 600] [--question theseus]
+        [--dataset tweet_sentiment] [--dry]
 
 Each core has a worker that takes the next command of the plan; kdbench skips runs that are done and resumes what was
 stopped. A command's words go to logs/<number>.log below --outputs. Ctrl-C, SIGTERM and the end of --minutes let every
@@ -116,10 +117,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--cores", default="0,1", help="a worker each (default: 0,1)")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="then stop as if asked to")
     parser.add_argument("--question", help="only the steps of this one")
+    parser.add_argument("--dataset", help="only the steps on this one")
     parser.add_argument("--dry", action="store_true", help="print the commands and what they cost, and run none")
     options = parser.parse_args(argv)
     plan = load_plan()
-    steps = [(n, step) for n, step in enumerate(plan.steps, 1) if options.question in (None, step.question)]
+    steps = [
+        (n, step)
+        for n, step in enumerate(plan.steps, 1)
+        if options.question in (None, step.question) and options.dataset in (None, step.dataset)
+    ]
     if options.dry:
         for number, step in steps:
             runs = len(plan.new_runs[number - 1])
