@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import stat
 import threading
@@ -18,9 +19,9 @@ from kdbench import cli
 from kdbench.config import load
 from kdbench.hardware import Hardware
 from kdbench.identity import run_id
-from scripts.study import claims, page, run, write
+from scripts.study import claims, keep, page, run, write
 from scripts.study.finished import Finished, composed
-from scripts.study.plan import Plan, Step, load_plan
+from scripts.study.plan import Plan, Step, data_of, load_plan
 from scripts.study.rows import COLUMNS, name_of
 from tests.compare.test_compare_runs import student as add_student
 from tests.compare.test_compare_runs import write as add_run
@@ -163,6 +164,31 @@ def test_what_is_missing_is_listed_with_command_and_cost(theseus: dict[str, Any]
     assert sum(one["runs"] for one in theseus["missing"]) + 3 + 2 == sum(
         len(runs) for step, runs in zip(STUDY.steps, STUDY.new_runs, strict=True) if step.question == "theseus"
     )
+
+
+def test_a_table_stays_until_a_new_one_has_all_its_runs(theseus: dict[str, Any], tmp_path: Path) -> None:
+    def before(*runs: str, **more: Any) -> dict[str, Any]:
+        row = scored("old", 80.0, question="theseus", **more) | {"runs": " ".join(runs)}
+        graft = [{"data": data_of(row), "row": "old"}]
+        return {"question": "theseus", "rows": [row], "missing": [], "details": {"graft": graft, "gone": []}}
+
+    here, elsewhere = f"reuters_r52/theseus/bert_3l-{THESEUS}/seed", "reuters_r52/theseus/bert_3l-0a1b2c3d/seed0"
+    assert keep.with_kept(theseus, before(f"{here}0", f"{here}2")) == theseus
+    made = keep.with_kept(theseus, before(f"{here}0", elsewhere))
+    assert [row["row"] for row in made["rows"]] == ["old"] == [one["row"] for one in made["details"]["graft"]]
+    assert made["details"]["starvation"] == [] and made["missing"] == theseus["missing"]
+    both = keep.with_kept(theseus, before(elsewhere, dataset="tweet_sentiment", max_train_samples=8000))
+    assert both["rows"][:-1] == theseus["rows"] and both["rows"][-1]["row"] == "old"
+    (tmp_path / "theseus.json").write_text(json.dumps(before(elsewhere, f"{elsewhere}/export/int8")), encoding="utf8")
+    assert keep.done_before(keep.written(tmp_path)) == {("0a1b2c3d", 0)}
+
+
+def test_a_run_that_was_done_elsewhere_is_not_missing(outputs: Path) -> None:
+    direct = id_of("experiment=study_direct", "student.layers=3")
+    for folder in outputs.glob(f"*/*/*{direct}"):
+        shutil.rmtree(folder)
+    lacking = write.document(STUDY, "direct", Finished(outputs), {(direct, 0), (direct, 1)})["missing"]
+    assert [one["runs"] for one in lacking] == [1]
 
 
 def test_details_are_what_the_stages_logged(theseus: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 So a run counts whoever asked for it, in whatever words: one that another run needed, one that an older plan had.
 """
 
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,8 +50,9 @@ class Finished:
         return frozenset(run_id(config, Hardware("cpu", kind.precision, kind.attention, 1, kind.compile))
                          for kind in self.kinds)  # fmt: skip
 
-    def has(self, words: Words, seed: int) -> bool:
-        return any((id_, seed) in self.done for id_ in self.ids(words))
+    def has(self, words: Words, seed: int, before: Collection[tuple[str, int]] = ()) -> bool:
+        """Whether the run is done, here or among those `before`, by id and seed."""
+        return any((id_, seed) in self.done or (id_, seed) in before for id_ in self.ids(words))
 
     def filled(self, words: Words) -> Words:
         """With the folder of a run for each {key=value,..}, see `folder_of`."""

@@ -3,30 +3,33 @@
     python -m scripts.study.write [--outputs outputs] [--docs docs/study] [--question theseus]
 
 A question's rows go to <question>.csv and .json (there also what is missing, and what methods report themselves), its
-pictures to <question>*.svg; then the claims are judged and the pages filled in between their markers.
+pictures to <question>*.svg; then the claims are judged and the pages filled in between their markers. Tables with runs
+that --outputs has not stay as they are (keep.py).
 """
 
 import argparse
 import csv
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from scripts.study import claims
 from scripts.study.details import details
 from scripts.study.finished import Finished
+from scripts.study.keep import done_before, with_kept, written
 from scripts.study.page import fill
 from scripts.study.pictures import draw
 from scripts.study.plan import ROOT, Plan, load_plan
 from scripts.study.rows import COLUMNS, missing, rows_of
 
 
-def document(plan: Plan, question: str, finished: Finished) -> dict[str, Any]:
-    """All that is known of a question."""
+def document(plan: Plan, question: str, finished: Finished, before: Collection[tuple[str, int]] = ()) -> dict[str, Any]:
+    """All that is known of a question; the runs `before`, by id and seed, were done elsewhere and are not missing."""
     return {
         "question": question,
         "rows": rows_of(plan, question, finished),
-        "missing": missing(plan, question, finished),
+        "missing": missing(plan, question, finished, before),
         "details": details(plan, question, finished),
     }
 
@@ -51,10 +54,11 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     if not options.outputs.is_dir():
         parser.error(f"no such folder: {options.outputs}")
-    plan, finished = load_plan(), Finished(options.outputs)
+    plan, finished, before = load_plan(), Finished(options.outputs), written(options.docs)
     for question in plan.questions:
         if options.question in (None, question):
-            write_question(document(plan, question, finished), options.docs)
+            made = document(plan, question, finished, done_before(before))
+            write_question(with_kept(made, before[question]) if question in before else made, options.docs)
     claims.write(options.docs)
     for page in options.docs.glob("*.md"):
         text = page.read_text(encoding="utf8")
