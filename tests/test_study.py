@@ -459,6 +459,17 @@ def test_a_run_is_found_for_the_step_that_needs_it(outputs: Path) -> None:
         Finished(outputs).folder_of(word, "dataset=tweet_sentiment")
 
 
+def test_steps_are_chosen_by_number_in_the_order_given(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main(["--dry", "--steps", "11,9-10"]) == 0
+    printed = [line.split(": ", 1) for line in capsys.readouterr().out.splitlines()]
+    assert [int(words.split()[0]) for words, _ in printed] == [11, 9, 10]
+    assert [command for _, command in printed] == [PLAN.steps[at - 1].command for at in (11, 9, 10)]
+    for words, said in (("0", "0 is none of the plan's, which are 1 to"), ("x", "--steps: invalid")):
+        with pytest.raises(SystemExit, match="2"):
+            run.main(["--dry", "--steps", words])
+        assert said in capsys.readouterr().err
+
+
 @pytest.fixture
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """In the place of Python: notes its words, fails where they say so, waits where they say so until SIGTERM."""

@@ -1,7 +1,6 @@
 """Go through the plan of the study, in its order: the same command goes on where it was stopped.
 
-    python -m scripts.study.run [--outputs outputs] [--cores 0,1] [--minutes 600] [--question theseus]
-        [--dataset tweet_sentiment] [--dry]
+    python -m scripts.study.run [--outputs outputs] [--cores 0,1] [--minutes 600] [--steps 9-11,35] [--dry]
 
 Each core has a worker that takes the next command of the plan; kdbench skips runs that are done and resumes what was
 stopped. A command's words go to logs/<number>.log below --outputs. Ctrl-C, SIGTERM and the end of --minutes let every
@@ -111,21 +110,25 @@ def say(text: str) -> None:
     print(time.strftime("%H:%M:%S"), text, flush=True)
 
 
+def numbers(text: str) -> list[int]:
+    """9, 10, 11 and 35 of `9-11,35`."""
+    spans = [[int(end) for end in span.split("-")] for span in text.split(",")]
+    return [number for span in spans for number in range(span[0], span[-1] + 1)]
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--outputs", type=Path, default=ROOT / "outputs")
     parser.add_argument("--cores", default="0,1", help="a worker each (default: 0,1)")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="then stop as if asked to")
-    parser.add_argument("--question", help="only the steps of this one")
-    parser.add_argument("--dataset", help="only the steps on this one")
+    parser.add_argument("--steps", type=numbers, help="only these of the plan, in this order: 9-11,35")
     parser.add_argument("--dry", action="store_true", help="print the commands and what they cost, and run none")
     options = parser.parse_args(argv)
     plan = load_plan()
-    steps = [
-        (n, step)
-        for n, step in enumerate(plan.steps, 1)
-        if options.question in (None, step.question) and options.dataset in (None, step.dataset)
-    ]
+    every = range(1, len(plan.steps) + 1)
+    if unknown := set(options.steps or ()) - set(every):
+        parser.error(f"--steps: {min(unknown)} is none of the plan's, which are 1 to {len(every)}")
+    steps = [(number, plan.steps[number - 1]) for number in options.steps or every]
     if options.dry:
         for number, step in steps:
             runs = len(plan.new_runs[number - 1])
