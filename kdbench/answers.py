@@ -29,9 +29,7 @@ def info(folders: list[Path]) -> str:
 
     state, hardware = source_state(), settle(HardwareConfig("auto", "auto", "auto", None))
     commit = f", commit {state['commit'][:8]}{' with changes' if state['dirty'] else ''}" if state["commit"] else ""
-    there = {
-        name: bool((spec := find_spec(name)) and spec.origin) for name in (field.name for field in fields(TrackConfig))
-    }
+    trackers = {field.name: find_spec(field.name) for field in fields(TrackConfig)}
     lines = {
         "kdbench": f"{versions()['kdbench']} in {Path(__file__).parent}{commit}",
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items() if name != "kdbench"),
@@ -39,7 +37,10 @@ def info(folders: list[Path]) -> str:
         "system": platform.platform(),
         "machine": machine(),
         "auto": f"{hardware.device}, {hardware.precision}, {hardware.attention}, {hardware.threads} threads",
-        "trackers": ", ".join(name if installed else f"{name} (not installed)" for name, installed in there.items()),
+        # a bare folder of the name, as an uninstalled package leaves, has no origin
+        "trackers": ", ".join(
+            name if spec and spec.origin else f"{name} (not installed)" for name, spec in trackers.items()
+        ),
         "configs": ", ".join(map(str, folders)),
         "cache": str(cache_at(None)),
         "outputs": str(Path("outputs").absolute()),

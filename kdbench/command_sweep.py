@@ -10,15 +10,15 @@ if TYPE_CHECKING:
     from kdbench.command import Composed, Configs, Override
 
 
-def grid_of(configs: "Configs", texts: list[str]) -> list[str]:
-    """The sweep that the preset brings along, without the keys that are set on the command line."""
+def grid_of(configs: "Configs", texts: list[str]) -> list[str] | None:
+    """What is left of a preset's sweep without the keys that are set on the command line; None: there is no sweep."""
     preset = [text for text in texts if text.startswith("experiment=")]
     try:
         grid = configs.compose(tuple(preset)).grid if preset else {}
     except UserError:  # judged with the rest
-        return []
+        return None
     typed = {text.partition("=")[0].lstrip("+~") for text in texts}
-    return [f"{key}={values}" for key, values in grid.items() if key not in typed]
+    return [f"{key}={values}" for key, values in grid.items() if key not in typed] if grid else None
 
 
 def needs_multirun(o: "Override", choice: bool) -> Fault:

@@ -112,3 +112,17 @@ def test_a_parallel_sweep_shares_the_cores_and_lists_every_failure(start, tmp_pa
     records = [json.loads(path.read_text()) for path in (tmp_path / "both").rglob("env.json")]
     assert [record["threads"] for record in records] == [max(1, (os.cpu_count() or 1) // 2)] * 4
     assert len(list((tmp_path / "both").rglob("results.json"))) == 2
+
+
+def test_a_key_of_the_command_takes_the_place_of_the_presets_sweep_over_it(start, tmp_path):
+    """Hydra alone would sweep over both: four jobs, two of them the same."""
+    (tmp_path / "own/experiment").mkdir(parents=True)
+    grid = "# @package _global_\nhydra: {sweeper: {params: {method.c: '1.0,2.0', seed: '0,1'}}}\n"
+    (tmp_path / "own/experiment/grid.yaml").write_text(grid)
+    words = ["method=tfidf", "-m", "-cd", str(tmp_path / "own"), "experiment=grid", "seed=1"]
+    output = finish(start("grid", *words))
+    assert [line for line in output.splitlines() if line.startswith("[")] == [
+        "[1/2] method.c=1.0",
+        "[2/2] method.c=2.0",
+    ]
+    assert len(list((tmp_path / "grid").rglob("seed1/results.json"))) == 2

@@ -19,7 +19,7 @@ from kdbench import cli
 from kdbench.config import load
 from kdbench.hardware import Hardware
 from kdbench.identity import run_id
-from scripts.study import claims, keep, page, run, write
+from scripts.study import claims, keep, page, pictures, run, write
 from scripts.study.finished import Finished, composed
 from scripts.study.plan import Plan, Step, data_of, load_plan
 from scripts.study.rows import COLUMNS, name_of
@@ -289,6 +289,26 @@ def test_the_other_pictures_have_units_and_n(tmp_path: Path) -> None:
     }  # fmt: skip
     for name, words in shown.items():
         assert all(word in said[name] for word in words), name
+
+
+def test_each_method_has_a_look_and_each_of_its_forms_a_fill() -> None:
+    rows = [
+        scored("teacher", 95.0, role="teacher", method="finetune"),
+        scored("teacher int8", 94.0, method="finetune", form="int8"),
+        scored("direct layers 3", 93.0, role="baseline", method="finetune"),
+        scored("direct_longer", 93.0, role="baseline", method="finetune"),
+        scored("direct_random", 90.0, method="finetune"),
+        scored("theseus onnx", 94.0, method="theseus", form="onnx"),
+    ]
+    kinds = {kind: [row["row"] for row in own] for kind, own in pictures.by_kind(rows).items()}
+    assert kinds == {
+        ("teacher", None): ["teacher"],
+        ("teacher", "int8"): ["teacher int8"],
+        ("direct", None): ["direct layers 3", "direct_longer"],
+        ("finetune", None): ["direct_random"],
+        ("theseus", "onnx"): ["theseus onnx"],
+    }
+    assert {form for _, form in kinds} == set(pictures.FILLS)
 
 
 def verdicts(folder: Path, **rows: list[dict[str, Any]]) -> dict[str, tuple[str, str]]:
