@@ -194,7 +194,7 @@ def attention_over_hidden(rows: Rows) -> Judged:
 
 
 def transfer(rows: Rows) -> Judged:
-    names = ("mobilebert", "mobilebert strategy jkt", "mobilebert strategy akt steps 1500")
+    names = ("mobilebert", "mobilebert strategy jkt", "mobilebert strategy akt steps 450")
     found = [rows.one("insides", name) for name in names]
     scores = [row["score_points"] for row in found]
     order = [ahead(better, worse) for better, worse in pairwise(found)]
@@ -206,7 +206,7 @@ def transfer(rows: Rows) -> Judged:
 def minilm(rows: Rows) -> Judged:
     best = max(rows.every("insides", "minilm"), key=lambda row: row["dev_score_points"])
     figures = kept(rows, "insides", best)
-    return "can't be tested here", f"half the width too, and 1,000 steps of its general stage: {words(*figures)}"
+    return "can't be tested here", f"half the width too, and 300 steps of its general stage: {words(*figures)}"
 
 
 CHECKS: dict[str, Callable[[Rows], Judged]] = {
