@@ -479,6 +479,8 @@ def test_the_plan_knows_its_presets_and_counts_no_run_twice() -> None:
 def test_every_step_of_the_plan_is_a_legal_command() -> None:
     for step in PLAN.steps:
         words = [word for word in step.words if not word.startswith(("teacher=run", "teacher.path="))]
+        # In the place of the finished run a teacher of its depth.
+        words += [f"teacher.layers={depth}" for depth in re.findall(r"[{,]student\.layers=(\d)", step.command)]
         assert cli.refuse(["-m", *words, f"dataset={step.dataset}"]) == [], step.command
 
 
