@@ -168,17 +168,28 @@ def test_what_is_missing_is_listed_with_command_and_cost(theseus: dict[str, Any]
 
 def test_a_table_stays_until_a_new_one_has_all_its_runs(theseus: dict[str, Any], tmp_path: Path) -> None:
     def before(*runs: str, **more: Any) -> dict[str, Any]:
-        row = scored("old", 80.0, question="theseus", **more) | {"runs": " ".join(runs)}
+        row = scored("old", 80.0, question="theseus", machine="AMD EPYC, 2 cores", **more) | {"runs": " ".join(runs)}
         graft = [{"data": data_of(row), "row": "old"}]
         return {"question": "theseus", "rows": [row], "missing": [], "details": {"graft": graft, "gone": []}}
 
+    def places(made: dict[str, Any]) -> list[str]:
+        return list(dict.fromkeys(data_of(row) for row in made["rows"]))
+
     here, elsewhere = f"reuters_r52/theseus/bert_3l-{THESEUS}/seed", "reuters_r52/theseus/bert_3l-0a1b2c3d/seed0"
     assert keep.with_kept(theseus, before(f"{here}0", f"{here}2")) == theseus
-    made = keep.with_kept(theseus, before(f"{here}0", elsewhere))
-    assert [row["row"] for row in made["rows"]] == ["old"] == [one["row"] for one in made["details"]["graft"]]
-    assert made["details"]["starvation"] == [] and made["missing"] == theseus["missing"]
-    both = keep.with_kept(theseus, before(elsewhere, dataset="tweet_sentiment", max_train_samples=8000))
-    assert both["rows"][:-1] == theseus["rows"] and both["rows"][-1]["row"] == "old"
+    made = keep.with_kept(theseus, before(f"{here}0", elsewhere))  # side by side, never one table
+    assert places(made) == ["reuters_r52", "reuters_r52, AMD EPYC"] and made["missing"] == theseus["missing"]
+    assert made["rows"][:-1] == theseus["rows"] and made["rows"][-1]["row"] == "old"
+    assert made["details"]["graft"][-1] == {"data": "reuters_r52, AMD EPYC", "row": "old"}
+    assert made["details"]["starvation"] == theseus["details"]["starvation"]
+    assert keep.with_kept(theseus, made) == made  # written again
+    third = made["rows"][0] | {"runs": "x-1/seed0", "machine": "AMD EPYC, 8 cores"}
+    again = keep.with_kept(theseus, made | {"rows": [third, made["rows"][-1]]})
+    assert places(again) == ["reuters_r52", "reuters_r52, AMD EPYC", "reuters_r52, AMD EPYC 2"]
+    whole = " ".join(folder for row in theseus["rows"] for folder in row["runs"].split())
+    assert keep.with_kept(theseus, before(whole, elsewhere))["rows"][0]["row"] == "old"  # nothing new, so no table
+    other = keep.with_kept(theseus, before(elsewhere, dataset="tweet_sentiment", max_train_samples=8000))
+    assert places(other) == ["reuters_r52", "tweet_sentiment, 8,000 train texts"]
     (tmp_path / "theseus.json").write_text(json.dumps(before(elsewhere, f"{elsewhere}/export/int8")), encoding="utf8")
     assert keep.done_before(keep.written(tmp_path)) == {("0a1b2c3d", 0)}
 

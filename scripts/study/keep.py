@@ -1,14 +1,16 @@
 """What the study has from outputs that are gone, of another machine: a table stays until a new one has all its runs.
 
-Figures of one table are of one tree of outputs, whose rows were tested and timed together: tables are never mixed.
+Rows of one table are of one tree of outputs, tested and timed together: beside a new table of the same data the kept
+one has its machine's name, and no row goes from the one into the other.
 """
 
 import json
 import re
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-from scripts.study.plan import data_of
+from scripts.study.plan import data_of, place
 
 Record = dict[str, Any]
 RUN = re.compile(r"-(\w+)/seed(\d+)$")  # of a run's folder: its content id and its seed
@@ -28,20 +30,54 @@ def done_before(documents: dict[str, Record]) -> set[tuple[str, int]]:
 
 
 def with_kept(made: Record, before: Record) -> Record:
-    """`made`, but for the places of which `before` has a run that it lacks: of these, what `before` has."""
-    chosen = {place: made if runs(made, place) >= runs(before, place) else before for place in places(made, before)}
+    """`made` without the tables that bring nothing new, and of `before` those with runs that `made` lacks."""
+    new, old = tables(made), tables(before)
+    kept = {data: table for data, table in old.items() if not runs(table) <= runs(new.get(place_of(table)))}
+    chosen = {
+        data: table
+        for data, table in new.items()
+        if not any(runs(table) <= runs(one) for one in kept.values() if place_of(one) == data)
+    }
+    for data, table in kept.items():
+        named = data not in chosen  # by its machine already, or there is no other table of its data
+        one = table if named else renamed(table, {*old, *new})
+        chosen[data_of(one["rows"][0])] = one
+    every = [chosen[data] for data in sorted(chosen)]
     return made | {
-        "rows": [row for place, of in chosen.items() for row in of["rows"] if data_of(row) == place],
+        "rows": [row for table in every for row in table["rows"]],
         "details": {
-            name: [one for place, of in chosen.items() for one in of["details"].get(name, []) if one["data"] == place]
-            for name in made["details"]
+            name: [one for table in every for one in table["details"].get(name, [])] for name in made["details"]
         },
     }
 
 
-def places(*documents: Record) -> list[str]:
-    return sorted({data_of(row) for document in documents for row in document["rows"]})
+def tables(document: Record) -> dict[str, Record]:
+    """The rows and details of each table, by its name."""
+    found: dict[str, Record] = {}
+    for row in document["rows"]:
+        found.setdefault(data_of(row), {"rows": [], "details": {}})["rows"].append(row)
+    for name, records in document["details"].items():
+        for one in records:
+            found[one["data"]]["details"].setdefault(name, []).append(one)
+    return found
 
 
-def runs(document: Record, place: str) -> set[str]:
-    return {folder for row in document["rows"] if data_of(row) == place for folder in row["runs"].split()}
+def runs(table: Record | None) -> set[str]:
+    return {folder for row in table["rows"] for folder in row["runs"].split()} if table else set()
+
+
+def place_of(table: Record) -> str:
+    """What the table is called that has no other of its data beside it."""
+    return place(table["rows"][0]["dataset"], table["rows"][0]["max_train_samples"])
+
+
+def renamed(table: Record, taken: set[str]) -> Record:
+    """By its machine, numbered where there is another of that name."""
+    machine = table["rows"][0]["machine"].partition(",")[0]
+    names = (machine if at == 1 else f"{machine} {at}" for at in count(1))
+    name = next(name for name in names if f"{place_of(table)}, {name}" not in taken)
+    rows = [row | {"kept": name} for row in table["rows"]]
+    details = {
+        kind: [one | {"data": data_of(rows[0])} for one in records] for kind, records in table["details"].items()
+    }
+    return {"rows": rows, "details": details}

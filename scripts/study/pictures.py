@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from kdbench.compare.draw import COLOURS, MARKERS, canvas, log_axis
 from kdbench.compare.pictures import front
-from scripts.study.plan import place
+from scripts.study.plan import data_of
 
 Record = dict[str, Any]
 KEYS = ("alpha", "temperature", "beta")  # of PKD's grid
@@ -34,10 +34,8 @@ def draw(document: Record, folder: Path) -> list[Path]:
 
 def tables(records: list[Record]) -> Iterator[tuple[str, list[Record]]]:
     """The rows that may be compared, by data set and limits, with a heading."""
-    for (dataset, cut, _), group in groupby(
-        records, lambda row: (row["dataset"], row["max_train_samples"], row["data_id"])
-    ):
-        yield place(dataset, cut), list(group)
+    for (data, _), group in groupby(records, lambda row: (data_of(row), row["data_id"])):
+        yield data, list(group)
 
 
 def rows(document: Record) -> Iterator[tuple[str, Figure]]:
@@ -172,8 +170,8 @@ def pareto(document: Record) -> Iterator[tuple[str, Figure]]:
         axes.set_xlabel("latency, batch 1, ms (median, log scale)")
         axes.set_ylabel(f"test accuracy, %, 95 % interval; {group[0]['examples']:,} examples")
         figure.legend(loc="outside lower left", ncols=4, fontsize=7, title="rows of", alignment="left")
-        cut = group[0]["max_train_samples"]
-        yield f"_{group[0]['dataset']}" + (f"_{cut}" if cut else ""), figure
+        of = (group[0][name] for name in ("dataset", "max_train_samples", "kept"))
+        yield "".join(f"_{part}".replace(" ", "_") for part in of if part), figure
 
 
 def worth_drawing(rows: list[Record]) -> tuple[list[Record], list[Record]]:

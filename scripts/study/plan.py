@@ -83,14 +83,18 @@ class Plan:
         return [step for step in self.steps if question in (step.question, "together")]
 
 
-def place(dataset: str, max_train_samples: int | str | None) -> str:
-    """A data set with its limit, as tables and sentences name it: only rows of one place may be compared."""
-    return dataset + (f", {int(max_train_samples):,} train texts" if max_train_samples else "")
+def place(dataset: str, max_train_samples: int | str | None, kept: str | None = None) -> str:
+    """A data set with its limit, as tables and sentences name it; of a table that was `kept`, its machine too.
+
+    Only rows of one place may be compared.
+    """
+    limit = f", {int(max_train_samples):,} train texts" if max_train_samples else ""
+    return dataset + limit + (f", {kept}" if kept else "")
 
 
 def data_of(row: Mapping[str, Any]) -> str:
     """The place of a row of the CSV or JSON."""
-    return place(row["dataset"], row["max_train_samples"])
+    return place(row["dataset"], row["max_train_samples"], row["kept"])
 
 
 @cache

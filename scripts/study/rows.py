@@ -22,7 +22,7 @@ FIGURES = (  # of a row, from compare-runs
     "parameters", "bytes", "flops_per_example", "latency_batch_1_ms", "latency_batch_32_ms", "speedup",
     "training_seconds", "teacher_seconds", "general_seconds", "precision", "device", "threads", "machine", "dirty",
 )  # fmt: skip
-COLUMNS = ("question", "row", *FIGURES, "max_train_samples", "config_digest", "seeds", "runs", "commits")
+COLUMNS = ("question", "row", *FIGURES, "max_train_samples", "kept", "config_digest", "seeds", "runs", "commits")
 
 
 def tables(plan: Plan, question: str, finished: Finished) -> list[Table]:
@@ -52,7 +52,8 @@ def rows_of(plan: Plan, question: str, finished: Finished) -> list[dict[str, Any
                 {"question": question, "row": label(plan, row, finished)}
                 | {name: figures.get(name) for name in FIGURES}
                 | {"form": None if figures["form"] == NULL else figures["form"]}
-                | {"max_train_samples": row.runs[0].values[CUT], "config_digest": row.id, **origin(row, finished)}
+                | {"max_train_samples": row.runs[0].values[CUT], "kept": None}
+                | {"config_digest": row.id, **origin(row, finished)}
             )
     return found
 
