@@ -111,6 +111,15 @@ def test_rows_have_their_names_figures_and_origin(theseus: dict[str, Any]) -> No
     assert row["runs"].split()[0] == f"reuters_r52/theseus/bert_3l-{THESEUS}/seed0" and row["commits"] == "abc"
 
 
+def test_a_student_that_teaches_keeps_its_name_and_the_teacher_is_in_every_table(outputs: Path) -> None:
+    for path in outputs.glob(f"*/theseus/*{THESEUS}/seed*/results.json"):
+        made = json.loads(path.read_text(encoding="utf8"))
+        made["teacher"] |= {"id": DIRECT}
+        path.write_text(json.dumps(made), encoding="utf8")
+    roles = {row["row"]: row["role"] for row in write.document(STUDY, "theseus", Finished(outputs))["rows"]}
+    assert roles["direct layers 3"] == "teacher" and "teacher" in roles
+
+
 def test_times_are_those_that_the_plans_command_measured(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`compare-runs outputs/reuters_r52 --latency` keeps them in its first folder."""
     asked = []
@@ -307,7 +316,7 @@ def test_each_method_has_a_look_and_each_of_its_forms_a_fill() -> None:
         scored("teacher", 95.0, role="teacher", method="finetune"),
         scored("teacher int8", 94.0, method="finetune", form="int8"),
         scored("direct layers 3", 93.0, role="baseline", method="finetune"),
-        scored("direct_longer", 93.0, role="baseline", method="finetune"),
+        scored("direct_longer", 93.0, role="teacher", method="finetune"),
         scored("direct_random", 90.0, method="finetune"),
         scored("theseus onnx", 94.0, method="theseus", form="onnx"),
     ]
@@ -315,8 +324,7 @@ def test_each_method_has_a_look_and_each_of_its_forms_a_fill() -> None:
     assert kinds == {
         ("teacher", None): ["teacher"],
         ("teacher", "int8"): ["teacher int8"],
-        ("direct", None): ["direct layers 3", "direct_longer"],
-        ("finetune", None): ["direct_random"],
+        ("direct", None): ["direct layers 3", "direct_longer", "direct_random"],
         ("theseus", "onnx"): ["theseus onnx"],
     }
     assert {form for _, form in kinds} == set(pictures.FILLS)

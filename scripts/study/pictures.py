@@ -185,7 +185,8 @@ def by_kind(rows: list[Record]) -> dict[tuple[str, str | None], list[Record]]:
     found: dict[tuple[str, str | None], list[Record]] = {}
     for row in rows:
         first = row["row"].split()[0]  # a teacher's export is nobody's teacher
-        name = "teacher" if first == "teacher" else "direct" if row["role"] == "baseline" else row["method"]
+        direct = row["role"] == "baseline" or first.startswith("direct")  # which may teach another student
+        name = "teacher" if first == "teacher" else "direct" if direct else row["method"]
         found.setdefault((name, row["form"]), []).append(row)
     return found
 

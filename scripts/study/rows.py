@@ -30,6 +30,7 @@ def tables(plan: Plan, question: str, finished: Finished) -> list[Table]:
     wanted = {id_ for step in plan.of(question) for words in step.configurations for id_ in finished.ids(words)}
     own = [run for run in finished.runs if trained_id(run) in wanted]
     beside = {base[0] for run in own for base in run.baselines if base} | {run.teacher.id for run in own if run.teacher}
+    beside |= {id_ for words in plan.teachers for id_ in finished.ids(words)}  # not every method has it as its own
     places = {(run.data_id, run.data_split) for run in own}
     shown = {id(run) for run in own} | {
         id(run) for run in finished.runs
@@ -63,11 +64,11 @@ def label(plan: Plan, row: Row, finished: Finished) -> str:
     run = row.runs[0]
     form = run.settings["form"]
     suffix = "" if form == NULL else f" {form}"
-    if row.role in ("teacher", "tfidf"):
-        return row.role + suffix
     every = (words for step in plan.steps if step.preset for words in step.configurations)
     words = next((words for words in every if trained_id(run) in finished.ids(words)), None)
-    return (name_of(words) if words else f"{row.label} {run.student or ''} {row.settings}".strip()) + suffix
+    if words or row.role in ("teacher", "tfidf"):  # one student may be another one's teacher
+        return (name_of(words) if words else row.role) + suffix
+    return f"{row.label} {run.student or ''} {row.settings}".strip() + suffix
 
 
 def name_of(words: Words) -> str:
