@@ -506,6 +506,8 @@ def test_every_step_of_the_plan_is_a_legal_command() -> None:
 @pytest.mark.slow
 def test_no_run_of_the_plan_is_another_ones_in_other_words() -> None:
     every = {words for step in PLAN.steps for words in step.configurations if "{" not in " ".join(words)}
+    every.remove(("method.patient_layers=skip", "experiment=study_pkd_layers", "dataset.max_train_samples=8000",
+                  "dataset=tweet_sentiment"))  # also the cell of PKD's grid that has the defaults  # fmt: skip
     hardware = Hardware("cpu", "fp32", "eager", 1)
     assert len({run_id(composed(words), hardware) for words in every}) == len(every)
 

@@ -64,7 +64,7 @@ def label(plan: Plan, row: Row, finished: Finished) -> str:
     run = row.runs[0]
     form = run.settings["form"]
     suffix = "" if form == NULL else f" {form}"
-    every = (words for step in plan.steps if step.preset for words in step.configurations)
+    every = (words for step in plan.steps for words in step.configurations)
     words = next((words for words in every if trained_id(run) in finished.ids(words)), None)
     if words or row.role in ("teacher", "tfidf"):  # one student may be another one's teacher
         return (name_of(words) if words else row.role) + suffix
@@ -72,9 +72,9 @@ def label(plan: Plan, row: Row, finished: Finished) -> str:
 
 
 def name_of(words: Words) -> str:
-    """Of a configuration of a preset, but for its data: `theseus_bernoulli replace_rate 0.3`."""
-    settings = dict(word.split("=", 1) for word in words)
-    preset = settings.pop("experiment").removeprefix("study_")
+    """Of a configuration of a preset, or a method, but for its data: `theseus_bernoulli replace_rate 0.3`."""
+    settings = dict(word.split("=", 1) for word in words if not word.startswith("schedule="))
+    preset = settings.pop("experiment", "").removeprefix("study_") or settings.pop("method")
     told = [(key, value) for key, value in settings.items() if not key.startswith("dataset") and key != "teacher.path"]
     return " ".join([preset, *(f"{key.rpartition('.')[2]} {value}" for key, value in told)])
 
