@@ -197,6 +197,8 @@ def test_a_table_stays_until_a_new_one_has_all_its_runs(theseus: dict[str, Any],
     assert places(again) == ["reuters_r52", "reuters_r52, AMD EPYC", "reuters_r52, AMD EPYC 2"]
     whole = " ".join(folder for row in theseus["rows"] for folder in row["runs"].split())
     assert keep.with_kept(theseus, before(whole, elsewhere))["rows"][0]["row"] == "old"  # nothing new, so no table
+    students = " ".join(row["runs"] for row in theseus["rows"] if row["row"] != "teacher")
+    assert len(keep.with_kept(theseus, before(students, elsewhere))["rows"]) == 1
     other = keep.with_kept(theseus, before(elsewhere, dataset="tweet_sentiment", max_train_samples=8000))
     assert places(other) == ["reuters_r52", "tweet_sentiment, 8,000 train texts"]
     (tmp_path / "theseus.json").write_text(json.dumps(before(elsewhere, f"{elsewhere}/export/int8")), encoding="utf8")

@@ -36,7 +36,7 @@ def with_kept(made: Record, before: Record) -> Record:
     chosen = {
         data: table
         for data, table in new.items()
-        if not any(runs(table) <= runs(one) for one in kept.values() if place_of(one) == data)
+        if not any(own_runs(table) <= runs(one) for one in kept.values() if place_of(one) == data)
     }
     for data, table in kept.items():
         named = data not in chosen  # by its machine already, or there is no other table of its data
@@ -64,6 +64,11 @@ def tables(document: Record) -> dict[str, Record]:
 
 def runs(table: Record | None) -> set[str]:
     return {folder for row in table["rows"] for folder in row["runs"].split()} if table else set()
+
+
+def own_runs(table: Record) -> set[str]:
+    """But for what every table has."""
+    return runs({"rows": [row for row in table["rows"] if row["row"] not in ("teacher", "tfidf")]})
 
 
 def place_of(table: Record) -> str:
