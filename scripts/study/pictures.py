@@ -144,7 +144,7 @@ def pareto(document: Record) -> Iterator[tuple[str, Figure]]:
         if len(networks) < 2:
             continue
         shown, below = worth_drawing(networks)
-        left_out = f"; {len(below)} rows further down are in the table alone" if below else ""
+        left_out = f"\n{len(below)} rows further down are in the table alone" if below else ""
         figure, axes = canvas(f"{heading}: accuracy against latency{left_out}", height=6.5)
         for row in group:
             if row["role"] == "tfidf":
