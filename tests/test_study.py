@@ -186,6 +186,8 @@ def test_a_table_stays_until_a_new_one_has_all_its_runs(theseus: dict[str, Any],
 
     here, elsewhere = f"reuters_r52/theseus/bert_3l-{THESEUS}/seed", "reuters_r52/theseus/bert_3l-0a1b2c3d/seed0"
     assert keep.with_kept(theseus, before(f"{here}0", f"{here}2")) == theseus
+    stale = theseus | {"rows": [row | {"score_points": 0.0} for row in theseus["rows"]]}
+    assert keep.with_kept(theseus, stale) == theseus
     made = keep.with_kept(theseus, before(f"{here}0", elsewhere))  # side by side, never one table
     assert places(made) == ["reuters_r52", "reuters_r52, AMD EPYC"] and made["missing"] == theseus["missing"]
     assert made["rows"][:-1] == theseus["rows"] and made["rows"][-1]["row"] == "old"
