@@ -35,11 +35,11 @@ class OptunaSweeper(Sweeper):
         prune: bool,
         startup_trials: int,
         warmup_epochs: int,
-        params: dict[str, str] | None,
+        params: None,  # of a preset: kdbench.command has spelt it out
     ) -> None:
         from kdbench.search import Rules
 
-        self.n_trials, self.n_jobs, self.study, self.params = n_trials, n_jobs, study, params or {}
+        self.n_trials, self.n_jobs, self.study = n_trials, n_jobs, study
         self.rules = Rules(seed, prune, startup_trials, warmup_epochs)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -54,10 +54,8 @@ class OptunaSweeper(Sweeper):
 
         assert self.config is not None and self.launcher is not None  # Hydra has called setup
 
-        typed = {text.partition("=")[0].lstrip("+") for text in arguments}
-        given = [f"{key}={values}" for key, values in self.params.items() if key not in typed] + arguments
-        overrides = OverridesParser.create().parse_overrides(given)
-        fixed = [text for text, o in zip(given, overrides, strict=True) if not o.is_sweep_override()]
+        overrides = OverridesParser.create().parse_overrides(arguments)
+        fixed = [text for text, o in zip(arguments, overrides, strict=True) if not o.is_sweep_override()]
         space = {o.get_key_element(): distribution(o) for o in overrides if o.is_sweep_override()}
         about = {"fixed": sorted(fixed), "space": {key: str(value) for key, value in space.items()}}
         file = Path(self.config.hydra.sweep.dir, "searches", f"{self.study or digest(about)}.journal").absolute()

@@ -65,7 +65,6 @@ class Command:
     argv: list[str]
     faults: list[Fault]
     plain: set[str] = field(default_factory=set)  # the words that only set a value
-    grid: list[str] | None = None  # of a sweep by a preset: what is left of it
     swept: set[str] = field(default_factory=set)  # keys
     jobs: int = 1
     outputs: str | None = None  # of jobs that a launcher may run on other machines
@@ -73,12 +72,8 @@ class Command:
 
     @property
     def words(self) -> list[str]:
-        """For Hydra: a key that the YAML leaves out but the schema knows is new to it; `++` sets it all the same.
-
-        Of a key that both a preset and the words have values of, it would do the one sweep within the other.
-        """
-        spelt = [] if self.grid is None else ["hydra.sweeper.params=null", *self.grid]
-        return [f"++{text}" if text in self.plain else text for text in (*self.argv, *spelt)]
+        """For Hydra: a key that the YAML leaves out but the schema knows is new to it; `++` sets it all the same."""
+        return [f"++{text}" if text in self.plain else text for text in self.argv]
 
 
 def judge(configs: Configs, argv: list[str], texts: list[str], multirun: bool) -> Command:
@@ -89,7 +84,11 @@ def judge(configs: Configs, argv: list[str], texts: list[str], multirun: bool) -
     if grid and not multirun:
         preset = next(text for text in texts if text.startswith("experiment="))
         found.append(Fault("experiment", preset.partition("=")[2], "is a grid of runs: add -m"))
-    for text in [*texts, *((grid or ()) if multirun else ())]:
+    if grid is None or not multirun:
+        grid = []
+    else:  # spelt out, because of a key that it and the words have Hydra would do the one sweep within the other
+        argv = [*argv, "hydra.sweeper.params=null", *grid]
+    for text in [*texts, *grid]:
         try:
             o = configs.parse(text)
             found += [o.fault(o.problem)] if o.problem else []
@@ -110,9 +109,7 @@ def judge(configs: Configs, argv: list[str], texts: list[str], multirun: bool) -
     typed = [text.partition("=")[0].lstrip("+~") for text in texts]
     found.sort(key=lambda fault: typed.index(key) if (key := fault.key.lstrip("+~")) in typed else len(typed))
     plain = {o.text for o in overrides if is_setting(configs, o)}
-    command = Command(argv, list(dict.fromkeys(found)), plain)
-    command.swept, command.jobs = {o.key for o in swept}, first.trials or len(jobs)
-    command.grid = grid if multirun and first.trials is None else None  # a search takes the words' values itself
+    command = Command(argv, list(dict.fromkeys(found)), plain, {o.key for o in swept}, first.trials or len(jobs))
     if multirun and first.launcher != "basic":
         command.outputs = next((str(o.value) for o in overrides if o.key == "outputs"), first.cfg.outputs)
     return command
