@@ -208,10 +208,9 @@ def test_a_table_stays_until_a_new_one_has_all_its_runs(theseus: dict[str, Any],
 
 
 def test_a_run_that_was_done_elsewhere_is_not_missing(outputs: Path) -> None:
-    direct = id_of("experiment=study_direct", "student.layers=3")
-    for folder in outputs.glob(f"*/*/*{direct}"):
+    for folder in outputs.glob(f"*/*/*{DIRECT}"):
         shutil.rmtree(folder)
-    lacking = write.document(STUDY, "direct", Finished(outputs), {(direct, 0), (direct, 1)})["missing"]
+    lacking = write.document(STUDY, "direct", Finished(outputs, {(DIRECT, 0), (DIRECT, 1)}))["missing"]
     assert [one["runs"] for one in lacking] == [1]
 
 
@@ -303,9 +302,16 @@ def test_the_other_pictures_have_units_and_n(tmp_path: Path) -> None:
     ):
         write.write_question({"question": question, "rows": found, "missing": [], "details": details}, tmp_path)
     said = {path.stem: path.read_text(encoding="utf8") for path in tmp_path.glob("*.svg")}
-    assert said.keys() == {"pkd", "pkd_grid", "fastbert", "fastbert_speeds", "together", "together_reuters_r52"}
+    assert said.keys() == {
+        "pkd",
+        "pkd_grid_reuters_r52",
+        "fastbert",
+        "fastbert_speeds",
+        "together",
+        "together_reuters_r52",
+    }
     shown = {
-        "pkd_grid": ["90.20", "n 1", "temperature"],
+        "pkd_grid_reuters_r52": ["90.20", "n 1", "temperature"],
         "fastbert_speeds": ["ms", "(n 1)", "speed 1"],
         "together_reuters_r52": [
             "ms (median", "a (n 1)", "10 examples", "pkd (2)", "1 rows further down", "TF-IDF + linear SVM, 0.5 ms",
@@ -409,7 +415,11 @@ def test_steps_are_chosen_by_number_in_the_order_given(capsys: pytest.CaptureFix
     printed = [line.split(": ", 1) for line in capsys.readouterr().out.splitlines()]
     assert [int(words.split()[0]) for words, _ in printed] == [11, 9, 10]
     assert [command for _, command in printed] == [PLAN.steps[at - 1].command for at in (11, 9, 10)]
-    for words, said in (("0", "0 is none of the plan's, which are 1 to"), ("x", "--steps: invalid")):
+    for words, said in (
+        ("0", "0 is none of the plan's, which are 1 to"),
+        ("x", "--steps: invalid"),
+        ("9-8", "--steps: invalid"),
+    ):
         with pytest.raises(SystemExit, match="2"):
             run.main(["--dry", "--steps", words])
         assert said in capsys.readouterr().err

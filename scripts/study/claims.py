@@ -5,7 +5,6 @@ the thresholds are ours. A claim is judged on each data set that has its rows.
 """
 
 import csv
-import json
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import pairwise
@@ -15,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from scripts.study.keep import written
 from scripts.study.plan import data_of
 
 Record = dict[str, Any]
@@ -220,7 +220,7 @@ CHECKS: dict[str, Callable[[Rows], Judged]] = {
 
 def judge(folder: Path) -> list[Record]:
     """The claims of claims.yaml with their verdicts, from the questions' JSON in `folder`."""
-    documents = {path.stem: json.loads(path.read_text(encoding="utf8")) for path in sorted(folder.glob("*.json"))}
+    documents = written(folder)
     places = sorted({data_of(row) for document in documents.values() for row in document["rows"]})
     found = []
     for claim in yaml.safe_load(Path(__file__).with_name("claims.yaml").read_text(encoding="utf8")):

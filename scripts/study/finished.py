@@ -34,8 +34,8 @@ class Kind(NamedTuple):
 class Finished:
     """Read once: a run that is done later is found by another `Finished`."""
 
-    def __init__(self, outputs: Path) -> None:
-        self.outputs = outputs
+    def __init__(self, outputs: Path, before: Collection[tuple[str, int]] = ()) -> None:
+        self.outputs, self.before = outputs, before  # id and seed of what was done elsewhere
         self.runs: list[Run] = read_runs([outputs], "accuracy", "test", Wanted([CUT, EXPORTED]))[0]
         self.done = {(run.id, run.seed): run for run in self.runs}
         self.kinds = {kind for run in self.runs if (kind := kind_of(environment(run.path)))}
@@ -50,9 +50,9 @@ class Finished:
         return frozenset(run_id(config, Hardware("cpu", kind.precision, kind.attention, 1, kind.compile))
                          for kind in self.kinds)  # fmt: skip
 
-    def has(self, words: Words, seed: int, before: Collection[tuple[str, int]] = ()) -> bool:
-        """Whether the run is done, here or among those `before`, by id and seed."""
-        return any((id_, seed) in self.done or (id_, seed) in before for id_ in self.ids(words))
+    def has(self, words: Words, seed: int) -> bool:
+        """Whether the run is done, here or elsewhere."""
+        return any((id_, seed) in self.done or (id_, seed) in self.before for id_ in self.ids(words))
 
     def filled(self, words: Words) -> Words:
         """With the folder of a run for each {key=value,..}, see `folder_of`."""

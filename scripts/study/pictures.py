@@ -81,33 +81,38 @@ def starvation(document: Record) -> Iterator[tuple[str, Figure]]:
 
 
 def heat(document: Record) -> Iterator[tuple[str, Figure]]:
-    """PKD's grid: a panel a beta, temperature across, alpha down."""
-    cells: dict[tuple[float, ...], Record] = {}
-    for row in document["rows"]:
-        words = row["row"].split()
-        if words[0] == "pkd_grid":
-            cells[tuple(float(words[words.index(key) + 1]) for key in KEYS)] = row
-    if not cells:
-        return
+    """PKD's grid, a picture a table: a panel a beta, temperature across, alpha down."""
+    for _, group in tables(document["rows"]):
+        cells: dict[tuple[float, ...], Record] = {}
+        for row in group:
+            words = row["row"].split()
+            if words[0] == "pkd_grid":
+                cells[tuple(float(words[words.index(key) + 1]) for key in KEYS)] = row
+        if cells:
+            yield f"_grid{suffix(group[0])}", grid(cells)
+
+
+def grid(cells: dict[tuple[float, ...], Record]) -> Figure:
+    """Of the rows by alpha, temperature and beta."""
     alphas, temperatures, betas = (sorted({cell[at] for cell in cells}) for at in range(3))
     scores = [row["score_points"] for row in cells.values()]
     figure = Figure(figsize=(3.2 * len(betas), 3.4), layout="constrained")
     for axes, beta in zip(figure.subplots(1, len(betas), squeeze=False)[0], betas, strict=True):
-        grid = np.full((len(alphas), len(temperatures)), np.nan)
+        values = np.full((len(alphas), len(temperatures)), np.nan)
         for (alpha, temperature, at), row in cells.items():
             if at == beta:
                 place = (alphas.index(alpha), temperatures.index(temperature))
-                grid[place] = row["score_points"]
+                values[place] = row["score_points"]
                 ink = "white" if row["score_points"] < (min(scores) + max(scores)) / 2 else "black"
                 text = f"{row['score_points']:.2f}\nn {row['score_n']}"
                 axes.text(place[1], place[0], text, ha="center", va="center", color=ink, fontsize=8)
-        image = axes.imshow(grid, cmap="cividis", aspect="auto", vmin=min(scores), vmax=max(scores))
-        axes.set_xticks(range(len(temperatures)), [f"{value:g}" for value in temperatures])
-        axes.set_yticks(range(len(alphas)), [f"{value:g}" for value in alphas])
+        image = axes.imshow(values, cmap="cividis", aspect="auto", vmin=min(scores), vmax=max(scores))
+        axes.set_xticks(range(len(temperatures)), [f"{one:g}" for one in temperatures])
+        axes.set_yticks(range(len(alphas)), [f"{one:g}" for one in alphas])
         axes.set(title=f"beta {beta:g}", xlabel="temperature", ylabel="alpha")
         axes.grid(False)
     figure.colorbar(image, ax=figure.axes, label="mean test accuracy, %")
-    yield "_grid", figure
+    return figure
 
 
 def speeds(document: Record) -> Iterator[tuple[str, Figure]]:
@@ -170,8 +175,13 @@ def pareto(document: Record) -> Iterator[tuple[str, Figure]]:
         axes.set_xlabel("latency, batch 1, ms (median, log scale)")
         axes.set_ylabel(f"test accuracy, %, 95 % interval; {group[0]['examples']:,} examples")
         figure.legend(loc="outside lower left", ncols=4, fontsize=7, title="rows of", alignment="left")
-        of = (group[0][name] for name in ("dataset", "max_train_samples", "kept"))
-        yield "".join(f"_{part}".replace(" ", "_") for part in of if part), figure
+        yield suffix(group[0]), figure
+
+
+def suffix(row: Record) -> str:
+    """Of the file of a picture that shows one table: by a row of it."""
+    parts = (row[name] for name in ("dataset", "max_train_samples", "kept"))
+    return "".join(f"_{part}".replace(" ", "_") for part in parts if part)
 
 
 def worth_drawing(rows: list[Record]) -> tuple[list[Record], list[Record]]:

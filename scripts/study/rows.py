@@ -1,6 +1,5 @@
 """The rows of a question: what its finished runs say, and which of its runs are missing. Read as compare-runs reads."""
 
-from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -90,15 +89,11 @@ def origin(row: Row, finished: Finished) -> dict[str, str]:
     }
 
 
-def missing(
-    plan: Plan, question: str, finished: Finished, before: Collection[tuple[str, int]] = ()
-) -> list[dict[str, Any]]:
+def missing(plan: Plan, question: str, finished: Finished) -> list[dict[str, Any]]:
     """The steps of a question with runs that are not done: how many, the command that does them, what it costs."""
     found = []
     for step, wanted in zip(plan.steps, plan.new_runs, strict=True):
-        lacking = (
-            sum(not finished.has(words, seed, before) for words, seed in wanted) if step.question == question else 0
-        )
+        lacking = sum(not finished.has(words, seed) for words, seed in wanted) if step.question == question else 0
         if lacking:
             hours = lacking * step.seconds / 3600
             found.append({"runs": lacking, "of": len(wanted), "command": step.command, "core_hours": round(hours, 2)})

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+from kdbench.console import guarded
 from scripts.study.plan import ROOT, Step, load_plan
 
 TIME_IS_UP = 75  # as kdbench's stop_after
@@ -112,8 +113,14 @@ def say(text: str) -> None:
 
 def numbers(text: str) -> list[int]:
     """9, 10, 11 and 35 of `9-11,35`."""
-    spans = [[int(end) for end in span.split("-")] for span in text.split(",")]
-    return [number for span in spans for number in range(span[0], span[-1] + 1)]
+    found: list[int] = []
+    for span in text.split(","):
+        first, _, last = span.partition("-")
+        steps = range(int(first), int(last or first) + 1)
+        if not steps:
+            raise ValueError(span)
+        found += steps
+    return found
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -142,4 +149,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded("scripts.study.run", main))

@@ -10,7 +10,6 @@ that --outputs has not stay as they are (keep.py).
 import argparse
 import csv
 import json
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,12 @@ from scripts.study.plan import ROOT, Plan, load_plan
 from scripts.study.rows import COLUMNS, missing, rows_of
 
 
-def document(plan: Plan, question: str, finished: Finished, before: Collection[tuple[str, int]] = ()) -> dict[str, Any]:
-    """All that is known of a question; the runs `before`, by id and seed, were done elsewhere and are not missing."""
+def document(plan: Plan, question: str, finished: Finished) -> dict[str, Any]:
+    """All that --outputs has of a question."""
     return {
         "question": question,
         "rows": rows_of(plan, question, finished),
-        "missing": missing(plan, question, finished, before),
+        "missing": missing(plan, question, finished),
         "details": details(plan, question, finished),
     }
 
@@ -54,10 +53,11 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     if not options.outputs.is_dir():
         parser.error(f"no such folder: {options.outputs}")
-    plan, finished, before = load_plan(), Finished(options.outputs), written(options.docs)
+    plan, before = load_plan(), written(options.docs)
+    finished = Finished(options.outputs, done_before(before))
     for question in plan.questions:
         if options.question in (None, question):
-            made = document(plan, question, finished, done_before(before))
+            made = document(plan, question, finished)
             write_question(with_kept(made, before[question]) if question in before else made, options.docs)
     claims.write(options.docs)
     for page in options.docs.glob("*.md"):
