@@ -19,7 +19,9 @@ from kdbench.environment import machine, versions
 from kdbench.finished import FinishedRun, open_run
 from kdbench.models import students
 from kdbench.stage import Predict
-from kdbench.store import read_json
+from kdbench.store import MANIFEST, read_json
+
+Shape = tuple[object, ...]
 
 LENGTH = 128  # tokens of the fixed texts
 ROUNDS, SECONDS = 10, 0.05  # of each model, at each batch size
@@ -30,14 +32,21 @@ def measure(folders: dict[str, Path]) -> dict[str, Any]:
 
     `real`: texts of the test split, the same for all; `fixed`: LENGTH random tokens, null for a FastBERT, whose rows
     would not leave as real ones do. `memory_mb`: by how much a fresh process grows that loads the model and answers
-    32 fixed texts; null where the system does not tell. Raises UserError, Damaged.
+    32 fixed texts; null where the system does not tell. Models of one shape differ by noise alone: the first is
+    measured and stands for all. Raises UserError, Damaged.
     """
     quiet_libraries()
-    opened = {name: _open(folder) for name, folder in folders.items()}
+    first: dict[Shape, str] = {}
+    like = {name: first.setdefault(_shape(folder), name) for name, folder in folders.items()}
+    opened = {name: _open(folders[name]) for name in first.values()}
     real = {name: call for name, (call, _) in opened.items()}
     fixed = {name: call for name, (_, call) in opened.items() if call is not None}
     times = {"real": evaluate.latency(real, rounds=ROUNDS, seconds=SECONDS)}
     times["fixed"] = evaluate.latency(fixed, rounds=ROUNDS, seconds=SECONDS)
+    measured: dict[str, Any] = {
+        name: {kind: of.get(name) for kind, of in times.items()} | {"memory_mb": _fresh_memory(folders[name])}
+        for name in first.values()
+    }
     return {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(),
@@ -45,11 +54,17 @@ def measure(folders: dict[str, Path]) -> dict[str, Any]:
         "rounds": ROUNDS,
         "fixed_length": LENGTH,
         "versions": versions(),
-        "rows": {
-            name: {kind: of.get(name) for kind, of in times.items()} | {"memory_mb": _fresh_memory(folder)}
-            for name, folder in folders.items()
-        },
+        "rows": {name: measured[like[name]] for name in folders},
     }
+
+
+def _shape(folder: Path) -> Shape:
+    """What a model's time depends on: its form, the length of its texts, its configuration and tokenizer; of a FastBERT
+    the weights too, by which rows leave (the manifest has their digest)."""
+    run, graph = _run(folder)
+    whole = students.model_type(run.model) == "kdbench_fastbert"
+    files = [path for path in sorted(run.model.glob("*.json")) if whole or path.name != MANIFEST]
+    return folder.name if graph else None, run.dataset.max_length, *(path.read_bytes() for path in files)
 
 
 def _open(folder: Path) -> tuple[evaluate.Call, evaluate.Call | None]:
@@ -58,13 +73,15 @@ def _open(folder: Path) -> tuple[evaluate.Call, evaluate.Call | None]:
     return _real(run, predict), _fixed(run, predict)
 
 
+def _run(folder: Path) -> tuple[FinishedRun, bool]:
+    """That `folder` is of, and whether it is the graph of an exported form (RUN/export/<form>)."""
+    graph = (folder / GRAPH).is_file()
+    return open_run(folder.parents[1] if graph else folder), graph
+
+
 def _model(folder: Path) -> tuple[FinishedRun, Predict]:
-    """A run's model, or the graph of an exported form (RUN/export/<form>)."""
-    if (folder / GRAPH).is_file():
-        run = open_run(folder.parents[1])
-        return run, graph_predict(folder / GRAPH, speed_of(run.model))
-    run = open_run(folder)
-    return run, model_predict(run.model)
+    run, graph = _run(folder)
+    return run, graph_predict(folder / GRAPH, speed_of(run.model)) if graph else model_predict(run.model)
 
 
 def _real(run: FinishedRun, predict: Predict) -> evaluate.Call:

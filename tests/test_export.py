@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import kdbench
-from kdbench import export_command, predict, store
+from kdbench import export_command, latency, predict, store
 from kdbench.check import cross_faults
 from kdbench.compare import cli as compare_runs
 from kdbench.errors import UserError
@@ -56,6 +56,9 @@ def test_a_run_exports_itself(configure, run_of, capsys):
         assert all(sum(answer.probabilities.values()) == pytest.approx(1) for answer in answers)
         assert classifier([]) == []
     assert len(kdbench.load_classifier(exported / "int8")(TEXTS)) == 4
+
+    forms = [folder, exported / "onnx", exported / "int8"]
+    assert len({latency._shape(form) for form in forms}) == 3  # and each has a time of its own
 
     # the card is filled in
     card = (exported / "README.md").read_text()
@@ -169,26 +172,33 @@ def test_texts_must_be_a_list(configure, run_of):
 
 
 def test_times_are_measured_together_and_kept(configure, run_of, capsys, monkeypatch):
-    from kdbench import latency
-
     monkeypatch.setattr(latency, "ROUNDS", 2)
     monkeypatch.setattr(latency, "SECONDS", 1e-6)
     root = run_of(configure("method=logit_kd")).parents[2]
+    other = run_of(configure("method=logit_kd", "method.alpha=0.9"))
     run_of(configure("method=tfidf"))
     compare = [str(root), "--no-tests"]
     assert compare_runs.main([*compare, "--json", "--latency"]) == 0
     out, err = capsys.readouterr()
-    assert "measuring 2 models in turns" in err
-    rows = {row["method"]: row for row in json.loads(out)["tables"][0]["rows"]}
+    assert "measuring 3 models, of a shape one" in err
+    found = json.loads(out)["tables"][0]["rows"]
+    rows = {row["method"]: row for row in found}
     student, teacher = rows["logit_kd"], rows["finetune"]
     for name in ("real_batch_1", "real_batch_32", "fixed_batch_1", "fixed_batch_32"):
         assert student[f"{name}_ms"] > 0 and student[f"{name}_iqr_ms"] >= 0
     assert student["latency_batch_1_ms"] == student["real_batch_1_ms"] and student["memory_mb"] > 0
     assert student["speedup"] == pytest.approx(teacher["real_batch_1_ms"] / student["real_batch_1_ms"])
+    times = {row["id"]: (row["real_batch_1_ms"], row["memory_mb"]) for row in found if row["method"] == "logit_kd"}
+    assert len(times) == 2 and len(set(times.values())) == 1  # of one shape, measured once
+    assert student["real_batch_1_ms"] != teacher["real_batch_1_ms"]
+    (other / "model" / "config.json").write_text("{}")  # each is found whole all the same
+    with pytest.raises(SystemExit, match="2"):
+        compare_runs.main([*compare, "--latency"])
+    assert "is damaged: expected" in capsys.readouterr().err
     floor = rows["tfidf"]  # keeps the time of when its run ended
     assert floor["real_batch_1_ms"] is None
     assert floor["speedup"] == pytest.approx(teacher["real_batch_1_ms"] / floor["latency_batch_1_ms"])
-    assert compare_runs.main(compare) == 0
+    assert compare_runs.main(compare) == 0  # what was measured before is kept
     out = capsys.readouterr().out
     assert "speed on the CPU" in out and "2 rounds" in out and "keep no network: tfidf" in out
     (kept,) = root.glob("latency-*.json")
@@ -196,3 +206,10 @@ def test_times_are_measured_together_and_kept(configure, run_of, capsys, monkeyp
     assert compare_runs.main([*compare, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["tables"][0]["rows"]
     assert all(row["real_batch_1_ms"] is None and row["latency_batch_1_ms"] > 0 for row in rows)
+
+
+def test_one_fastbert_is_not_like_another(configure, run_of):
+    """Its rows leave by its weights; others take the same time whatever theirs are."""
+    for method, shapes in (("fastbert", 2), ("finetune", 1)):
+        folders = [run_of(configure(f"method={method}", f"seed={seed}")) for seed in (0, 1)]
+        assert len({latency._shape(folder) for folder in folders}) == shapes

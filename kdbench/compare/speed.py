@@ -15,8 +15,9 @@ from kdbench.store import Damaged, read_record, write_record
 SCHEMA = 1  # of the kept file
 LEGEND = (
     "Median ± half the interquartile range of the rounds, in which the models took turns: real test texts, the same "
-    "for all, and random texts of a fixed length, both without the tokenizer. memory: by how much a fresh process "
-    "grows that loads the model and answers 32 texts of the fixed length."
+    "for all, and random texts of a fixed length, both without the tokenizer. Of models of one shape (configuration, "
+    "tokenizer, form) the first was measured for all. memory: by how much a fresh process grows that loads the model "
+    "and answers 32 texts of the fixed length."
 )
 
 
@@ -44,7 +45,7 @@ def with_speed(table: Table, root: Path, again: bool, quiet: bool) -> Table:
     path = root / f"latency-{table.data_id}.json"
     timed = {row.id: row.runs[0].path.parent for row in [*table.rows, *_teachers(table)] if row.runs[0].has_model}
     if again and not quiet:
-        print(f"compare-runs: measuring {len(timed)} models in turns, this takes minutes", file=sys.stderr)
+        print(f"compare-runs: measuring {len(timed)} models, of a shape one: this takes minutes", file=sys.stderr)
     session = _measured(path, timed) if again else _kept(path)
     if session is None or not timed.keys() <= session.rows.keys():
         return table
