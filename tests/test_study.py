@@ -284,8 +284,32 @@ def scored(row: str, points: float, **more: Any) -> dict[str, Any]:
     )
 
 
+def test_pkds_grid_has_the_cell_that_another_step_names(outputs: Path, tmp_path: Path) -> None:
+    cut = "dataset.max_train_samples=8000"
+    steps = [
+        Step("pkd", "reuters_r52", (f"experiment=study_pkd_{one}", cut, "seed=0"), 1) for one in ("layers", "grid")
+    ]
+    given = {"method.alpha": 0.2, "method.temperature": 20.0, "method.beta": 10.0}
+    other = id_of("experiment=study_pkd_grid", *(f"{key}={value}" for key, value in given.items()))
+    skip = id_of("experiment=study_pkd_layers", "method.patient_layers=skip", cut)
+    for id_, points in ((skip, 92.5), (other, 93.5)):
+        recorded(outputs, add_student, "pkd", id_, 0, points, baseline_id=DIRECT)
+    made = write.document(Plan(STUDY.questions, steps, 1), "pkd", Finished(outputs))
+    cells = {one["row"]: (one["alpha"], one["temperature"], one["beta"]) for one in made["details"]["grid"]}
+    assert cells == {
+        "pkd_layers patient_layers skip": (0.5, 5.0, 100.0),
+        "pkd_grid alpha 0.2 temperature 20.0 beta 10.0": (0.2, 20.0, 10.0),
+    }
+    write.write_question(made, tmp_path)
+    assert {"92.50", "93.50"} <= set(re.findall(r"\d\d\.\d\d", (tmp_path / "pkd_grid_reuters_r52.svg").read_text()))
+
+
 def test_the_other_pictures_have_units_and_n(tmp_path: Path) -> None:
-    cells = [scored(f"pkd_grid alpha {a} temperature {t} beta 10.0", 90 + a) for a in (0.2, 0.5) for t in (5.0, 10.0)]
+    cells = [
+        {"data": "reuters_r52", "row": f"{a} {t}", "alpha": a, "temperature": t, "beta": 10.0}
+        for a in (0.2, 0.5)
+        for t in (5.0, 10.0)
+    ]
     points = [
         {"data": "reuters_r52", "seed": 0, "speed": s, "accuracy": 0.9, "latency_batch_1_ms": 9 - s} for s in (0, 1)
     ]
@@ -296,7 +320,7 @@ def test_the_other_pictures_have_units_and_n(tmp_path: Path) -> None:
         scored("tfidf", 94.0, role="tfidf", latency_batch_1_ms=0.5),
     ]
     for question, found, details in (
-        ("pkd", cells, {}),
+        ("pkd", [scored(one["row"], 90 + one["alpha"]) for one in cells], {"grid": cells}),
         ("fastbert", rows, {"speeds": points}),
         ("together", rows, {}),
     ):

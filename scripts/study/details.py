@@ -14,14 +14,14 @@ Record = dict[str, Any]
 
 
 def details(plan: Plan, question: str, finished: Finished) -> dict[str, list[Record]]:
-    """Name -> records, one a run or a point of it; empty for most questions."""
+    """Name -> records, one a run, a point of it or a row; empty for most questions."""
     makers: dict[str, Callable[[Run, Any], list[Record]]] = {
         "theseus": {"starvation": starvation, "graft": graft, "successor_stage": successor_stage},
         "fastbert": {"speeds": speeds, "layers": layers},
     }.get(question, {})
-    found = tables(plan, question, finished) if makers else []
+    found = tables(plan, question, finished) if makers or question == "pkd" else []
     rows = [(place(table.dataset, row.runs[0].values[CUT]), row) for table in found for row in table.rows]
-    return {
+    made = {
         name: [
             {"data": data, "row": label(plan, row, finished), "seed": run.seed, **record}
             for data, row in rows
@@ -31,6 +31,19 @@ def details(plan: Plan, question: str, finished: Finished) -> dict[str, list[Rec
         ]
         for name, make in makers.items()
     }
+    return made | {"grid": grid(plan, finished, rows)} if question == "pkd" else made
+
+
+def grid(plan: Plan, finished: Finished, rows: list[tuple[str, Row]]) -> list[Record]:
+    """The cells of PKD's grid with the names of their rows: the default one has its name from another step."""
+    cells = {
+        id_: {key.removeprefix("method."): float(value) for key, _, value in (word.partition("=") for word in words)
+              if key.startswith("method.")}
+        for step in plan.steps if step.preset == "study_pkd_grid"
+        for words in step.configurations
+        for id_ in finished.ids(words)
+    }  # fmt: skip
+    return [{"data": data, "row": label(plan, row, finished), **cells[row.id]} for data, row in rows if row.id in cells]
 
 
 def is_network(row: Row) -> bool:

@@ -82,14 +82,11 @@ def starvation(document: Record) -> Iterator[tuple[str, Figure]]:
 
 def heat(document: Record) -> Iterator[tuple[str, Figure]]:
     """PKD's grid, a picture a table: a panel a beta, temperature across, alpha down."""
-    for _, group in tables(document["rows"]):
-        cells: dict[tuple[float, ...], Record] = {}
-        for row in group:
-            words = row["row"].split()
-            if words[0] == "pkd_grid":
-                cells[tuple(float(words[words.index(key) + 1]) for key in KEYS)] = row
-        if cells:
-            yield f"_grid{suffix(group[0])}", grid(cells)
+    rows = {(data_of(row), row["row"]): row for row in document["rows"]}
+    found = document["details"]["grid"]
+    for data in dict.fromkeys(one["data"] for one in found):
+        cells = {tuple(one[key] for key in KEYS): rows[data, one["row"]] for one in found if one["data"] == data}
+        yield f"_grid{suffix(next(iter(cells.values())))}", grid(cells)
 
 
 def grid(cells: dict[tuple[float, ...], Record]) -> Figure:
