@@ -22,7 +22,7 @@ from kdbench.identity import run_id
 from scripts.study import keep, page, pictures, run, write
 from scripts.study.finished import Finished, composed
 from scripts.study.plan import Plan, Step, data_of, load_plan
-from scripts.study.rows import COLUMNS, name_of
+from scripts.study.rows import COLUMNS, name_of, rows_of
 from tests.compare.test_compare_runs import student as add_student
 from tests.compare.test_compare_runs import write as add_run
 
@@ -165,6 +165,29 @@ def test_an_export_is_a_row_of_its_runs_configuration(outputs: Path) -> None:
     assert rows["theseus"]["score_n"] == 3
 
 
+def test_all_together_has_a_row_a_preset_the_best_on_dev(outputs: Path) -> None:
+    """Of those with most seeds: a lone seed is lucky more easily."""
+    preset = "experiment=study_theseus_bernoulli"
+    for rate, seeds, dev in ((0.3, (0, 1), 0.6), (0.7, (0,), 0.7)):  # the other rate has 0.5
+        id_ = id_of(preset, f"method.replace_rate={rate}")
+        for seed in seeds:
+            more = {"baseline_id": DIRECT, "metrics__dev__accuracy": dev}
+            recorded(outputs, add_student, "theseus", id_, seed, 90.0, **more)
+    finished = Finished(outputs)
+    made = write.document(STUDY, "together", finished)
+    tried = {row["row"]: row["best_on_dev_of"] for row in made["rows"]}
+    assert tried == {
+        "teacher": 1, "direct layers 3": 1, "direct_longer": 1, "theseus": 1, "theseus_bernoulli replace_rate 0.3": 3,
+    }  # fmt: skip
+    every = rows_of(STUDY, "theseus", finished)
+    assert len(every) == 7
+    assert keep.with_kept(made, made | {"rows": every}, finished.folders) == made  # none of them is gone
+    row = next(row for row in made["rows"] if row["best_on_dev_of"] == 3)
+    assert page.cells({key: str(value) if value is not None else "" for key, value in row.items()})[0] == (
+        "theseus_bernoulli replace_rate 0.3 (best of 3 on dev)"
+    )
+
+
 def test_what_is_missing_is_listed_with_command_and_cost(theseus: dict[str, Any]) -> None:
     lacking = {one["command"]: one for one in theseus["missing"]}
     assert not any("study_theseus export" in command for command in lacking)  # all three seeds are there
@@ -181,27 +204,30 @@ def test_a_table_stays_until_a_new_one_has_all_its_runs(theseus: dict[str, Any],
         graft = [{"data": data_of(row), "row": "old"}]
         return {"question": "theseus", "rows": [row], "missing": [], "details": {"graft": graft, "gone": []}}
 
+    def kept(made: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+        return keep.with_kept(made, before, keep.runs(theseus))
+
     def places(made: dict[str, Any]) -> list[str]:
         return list(dict.fromkeys(data_of(row) for row in made["rows"]))
 
     here, elsewhere = f"reuters_r52/theseus/bert_3l-{THESEUS}/seed", "reuters_r52/theseus/bert_3l-0a1b2c3d/seed0"
-    assert keep.with_kept(theseus, before(f"{here}0", f"{here}2")) == theseus
+    assert kept(theseus, before(f"{here}0", f"{here}2")) == theseus
     stale = theseus | {"rows": [row | {"score_points": 0.0} for row in theseus["rows"]]}
-    assert keep.with_kept(theseus, stale) == theseus
-    made = keep.with_kept(theseus, before(f"{here}0", elsewhere))  # side by side, never one table
+    assert kept(theseus, stale) == theseus
+    made = kept(theseus, before(f"{here}0", elsewhere))  # side by side, never one table
     assert places(made) == ["reuters_r52", "reuters_r52, AMD EPYC"] and made["missing"] == theseus["missing"]
     assert made["rows"][:-1] == theseus["rows"] and made["rows"][-1]["row"] == "old"
     assert made["details"]["graft"][-1] == {"data": "reuters_r52, AMD EPYC", "row": "old"}
     assert made["details"]["starvation"] == theseus["details"]["starvation"]
-    assert keep.with_kept(theseus, made) == made  # written again
+    assert kept(theseus, made) == made  # written again
     third = made["rows"][0] | {"runs": "x-1/seed0", "machine": "AMD EPYC, 8 cores"}
-    again = keep.with_kept(theseus, made | {"rows": [third, made["rows"][-1]]})
+    again = kept(theseus, made | {"rows": [third, made["rows"][-1]]})
     assert places(again) == ["reuters_r52", "reuters_r52, AMD EPYC", "reuters_r52, AMD EPYC 2"]
     whole = " ".join(folder for row in theseus["rows"] for folder in row["runs"].split())
-    assert keep.with_kept(theseus, before(whole, elsewhere))["rows"][0]["row"] == "old"  # nothing new, so no table
+    assert kept(theseus, before(whole, elsewhere))["rows"][0]["row"] == "old"  # nothing new, so no table
     students = " ".join(row["runs"] for row in theseus["rows"] if row["row"] != "teacher")
-    assert len(keep.with_kept(theseus, before(students, elsewhere))["rows"]) == 1
-    other = keep.with_kept(theseus, before(elsewhere, dataset="tweet_sentiment", max_train_samples=8000))
+    assert len(kept(theseus, before(students, elsewhere))["rows"]) == 1
+    other = kept(theseus, before(elsewhere, dataset="tweet_sentiment", max_train_samples=8000))
     assert places(other) == ["reuters_r52", "tweet_sentiment, 8,000 train texts"]
     (tmp_path / "theseus.json").write_text(json.dumps(before(elsewhere, f"{elsewhere}/export/int8")), encoding="utf8")
     assert keep.done_before(keep.written(tmp_path)) == {("0a1b2c3d", 0)}
@@ -229,11 +255,11 @@ def test_a_page_has_the_csv_and_a_missing_run_its_command(theseus: dict[str, Any
     assert "old" not in text and text.startswith("x\n") and text.endswith("\ny")
     assert "| theseus | reuters_r52 | 3 | 94.00 | +2.00 |" in text
     assert "`kdbench -m experiment=study_theseus_bernoulli seed=0,1,2 dataset=reuters_r52`" in text
-    assert "![theseus_starvation](theseus_starvation.svg)" in text
+    assert "![theseus_starvation_reuters_r52](theseus_starvation_reuters_r52.svg)" in text
     assert page.fill(text, tmp_path, PLAN) == text
     picture = (tmp_path / "theseus.svg").read_text(encoding="utf8")
     assert "theseus (n 3)" in picture and "test accuracy, %" in picture
-    assert "updates in which" in (tmp_path / "theseus_starvation.svg").read_text(encoding="utf8")
+    assert "updates in which" in (tmp_path / "theseus_starvation_reuters_r52.svg").read_text(encoding="utf8")
 
 
 def test_details_are_means_over_seeds(theseus: dict[str, Any], tmp_path: Path) -> None:

@@ -50,6 +50,14 @@ class Finished:
         return frozenset(run_id(config, Hardware("cpu", kind.precision, kind.attention, 1, kind.compile))
                          for kind in self.kinds)  # fmt: skip
 
+    @property
+    def folders(self) -> set[str]:
+        return {self.folder(run) for run in self.runs}
+
+    def folder(self, run: Run) -> str:
+        """Of a run or an export, below the outputs."""
+        return run.path.parent.relative_to(self.outputs).as_posix()
+
     def has(self, words: Words, seed: int) -> bool:
         """Whether the run is done, here or elsewhere."""
         return any((id_, seed) in self.done or (id_, seed) in self.before for id_ in self.ids(words))

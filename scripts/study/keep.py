@@ -6,6 +6,7 @@ one has its machine's name, and no row goes from the one into the other.
 
 import json
 import re
+from collections.abc import Set
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,13 @@ def done_before(documents: dict[str, Record]) -> set[tuple[str, int]]:
     return {(match[1], int(match[2])) for match in found if match}  # an export's run has a row of its own
 
 
-def with_kept(made: Record, before: Record) -> Record:
-    """`made` without the tables that bring nothing new, and of `before` those with runs that `made` lacks."""
+def with_kept(made: Record, before: Record, done: Set[str]) -> Record:
+    """`made` without the tables that bring nothing new, and of `before` those with runs that are not `done`.
+
+    `done`: the folders of runs that the outputs have. `made` may leave some of them out.
+    """
     new, old = tables(made), tables(before)
-    kept = {data: table for data, table in old.items() if not runs(table) <= runs(new.get(place_of(table)))}
+    kept = {data: table for data, table in old.items() if not runs(table) <= done}
     chosen = {
         data: table
         for data, table in new.items()
@@ -62,8 +66,8 @@ def tables(document: Record) -> dict[str, Record]:
     return found
 
 
-def runs(table: Record | None) -> set[str]:
-    return {folder for row in table["rows"] for folder in row["runs"].split()} if table else set()
+def runs(table: Record) -> set[str]:
+    return {folder for row in table["rows"] for folder in row["runs"].split()}
 
 
 def own_runs(table: Record) -> set[str]:

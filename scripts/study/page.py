@@ -108,8 +108,10 @@ def pictures(folder: Path, question: str) -> list[Path]:
 
 def cells(row: dict[str, str]) -> list[str]:
     """One line of a question's table, from a line of its CSV."""
+    tried = int(row["best_on_dev_of"])
     return [
-        row["row"], data_of(row), row["score_n"], interval(row, "score", ""),
+        row["row"] + (f" (best of {tried} on dev)" if tried > 1 else ""), data_of(row),
+        row["score_n"], interval(row, "score", ""),
         interval(row, "difference", "+"), number(row["difference_p_holm"], "{:.3f}"),
         interval(row, "total_difference", "+"), number(row["total_difference_p_holm"], "{:.3f}"),
         number(row["gap_closed"], "{:.0f}", 100), number(row["parameters"], "{:.1f}", 1e-6),

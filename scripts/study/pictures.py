@@ -62,22 +62,23 @@ def rows(document: Record) -> Iterator[tuple[str, Figure]]:
 
 
 def starvation(document: Record) -> Iterator[tuple[str, Figure]]:
-    """The bare successor's dev score against how often its least drawn module was drawn."""
-    points = document["details"]["starvation"]
-    if not points:
-        return
-    figure, axes = canvas("The bare successor in the replacing stage, an epoch a mark", height=5.5)
-    looks = zip(cycle(COLOURS), cycle(MARKERS), strict=False)
-    for name in dict.fromkeys((one["data"], one["row"]) for one in points):
-        own = [one for one in points if (one["data"], one["row"]) == name]
-        colour, marker = next(looks)
-        seeds = len({one["seed"] for one in own})
-        axes.plot([one["least_drawn"] for one in own], [one["successor_dev_points"] for one in own], color=colour,
-                  marker=marker, markersize=4, linestyle="none", label=f"{', '.join(name)} (n {seeds})")  # fmt: skip
-    axes.set_xlabel("updates in which the least drawn module was drawn")
-    axes.set_ylabel("dev accuracy of the successor alone, %")
-    figure.legend(loc="outside lower left", ncols=2, fontsize=7)
-    yield "_starvation", figure
+    """The bare successor's dev score against how often its least drawn module was drawn, a picture a table."""
+    for data, group in tables(document["rows"]):
+        points = [one for one in document["details"]["starvation"] if one["data"] == data]
+        if not points:
+            continue
+        figure, axes = canvas(f"{data}: the bare successor in the replacing stage, an epoch a mark", height=5.5)
+        looks = zip(cycle(COLOURS), cycle(MARKERS), strict=False)
+        for name in dict.fromkeys(one["row"] for one in points):
+            own = [one for one in points if one["row"] == name]
+            colour, marker = next(looks)
+            label = f"{name} (n {len({one['seed'] for one in own})})"
+            axes.plot([one["least_drawn"] for one in own], [one["successor_dev_points"] for one in own], color=colour,
+                      marker=marker, markersize=4, linestyle="none", label=label)  # fmt: skip
+        axes.set_xlabel("updates in which the least drawn module was drawn")
+        axes.set_ylabel("dev accuracy of the successor alone, %")
+        figure.legend(loc="outside lower left", ncols=2, fontsize=7)
+        yield f"_starvation{suffix(group[0])}", figure
 
 
 def heat(document: Record) -> Iterator[tuple[str, Figure]]:

@@ -13,8 +13,9 @@ from scripts.study.finished import CUT, Finished, environment, trained_id
 from scripts.study.plan import Plan, Words
 
 FIGURES = (  # of a row, from compare-runs
-    "dataset", "data_id", "examples", "role", "method", "student", "form", "score_n", "score_points", "score_sd_points",
-    "score_low_points", "score_high_points", "rank_low", "rank_high", "tied_with_best",
+    "dataset", "data_id", "examples", "role", "method", "student", "form", "best_on_dev_of",
+    "score_n", "score_points", "score_sd_points", "score_low_points", "score_high_points",
+    "rank_low", "rank_high", "tied_with_best",
     "difference_n", "difference_points", "difference_low_points", "difference_high_points", "difference_p",
     "difference_p_holm", "total_difference_n", "total_difference_points", "total_difference_low_points",
     "total_difference_high_points", "total_difference_p", "total_difference_p_holm", "gap_closed", "dev_score_points",
@@ -25,7 +26,10 @@ COLUMNS = ("question", "row", *FIGURES, "max_train_samples", "kept", "config_dig
 
 
 def tables(plan: Plan, question: str, finished: Finished) -> list[Table]:
-    """The question's rows with their tests, a table each data set, beside teacher, TF-IDF and baselines."""
+    """The question's rows with their tests, a table each data set, beside teacher, TF-IDF and baselines.
+
+    Where all is put together, a row a preset.
+    """
     wanted = {id_ for step in plan.of(question) for words in step.configurations for id_ in finished.ids(words)}
     own = [run for run in finished.runs if trained_id(run) in wanted]
     beside = {base[0] for run in own for base in run.baselines if base} | {run.teacher.id for run in own if run.teacher}
@@ -36,11 +40,23 @@ def tables(plan: Plan, question: str, finished: Finished) -> list[Table]:
         if (run.data_id, run.data_split) in places and (run.id in beside or run.method == "tfidf")
     }  # fmt: skip
     found = build_tables(finished.runs, lambda run: id(run) in shown)
+    if question == "together":
+        found = [replace(table, rows=best_of_presets(plan, table.rows, finished)) for table in found]
     found = [
         with_speed(replace(table, rows=ordered(table.rows, None)), finished.outputs / table.dataset, False, True)
         for table in found
     ]
     return [with_tests(table, "accuracy", "test", True) for table in found]
+
+
+def best_of_presets(plan: Plan, rows: list[Row], finished: Finished) -> list[Row]:
+    """Of each preset's rows of one method, student and form those with most seeds, and of these the best on dev."""
+    grids: dict[tuple[str | None, ...], list[Row]] = {}
+    for row in rows:
+        run = row.runs[0]
+        preset = label(plan, row, finished).split()[0]
+        grids.setdefault((preset, run.method, run.student, run.settings["form"]), []).append(row)
+    return [replace(max(own, key=lambda row: (len(row.runs), row.dev_score)), tried=len(own)) for own in grids.values()]
 
 
 def rows_of(plan: Plan, question: str, finished: Finished) -> list[dict[str, Any]]:
@@ -81,7 +97,7 @@ def name_of(words: Words) -> str:
 def origin(row: Row, finished: Finished) -> dict[str, str]:
     """The folders of a row's runs, their seeds, and the commits that they ran from."""
     commits = {str(environment(run.path).get("commit")) for run in row.runs}
-    folders = [run.path.parent.relative_to(finished.outputs).as_posix() for run in row.runs]
+    folders = [finished.folder(run) for run in row.runs]
     return {
         "seeds": " ".join(str(run.seed) for run in row.runs),
         "runs": " ".join(folders),

@@ -58,7 +58,9 @@ def main(argv: list[str] | None = None) -> None:
     for question in plan.questions:
         if options.question in (None, question):
             made = document(plan, question, finished)
-            write_question(with_kept(made, before[question]) if question in before else made, options.docs)
+            write_question(
+                with_kept(made, before[question], finished.folders) if question in before else made, options.docs
+            )
     claims.write(options.docs)
     for page in options.docs.glob("*.md"):
         text = page.read_text(encoding="utf8")
