@@ -220,6 +220,9 @@ def test_a_table_stays_until_a_new_one_has_all_its_runs(theseus: dict[str, Any],
     assert made["details"]["graft"][-1] == {"data": "reuters_r52, AMD EPYC", "row": "old"}
     assert made["details"]["starvation"] == theseus["details"]["starvation"]
     assert kept(theseus, made) == made  # written again
+    old = before(elsewhere)["rows"][0]
+    nameless = {"rows": [old | {"machine": "unknown"}, old], "details": {}}  # runs of long ago do not tell theirs
+    assert places(kept(theseus, nameless)) == places(made)
     third = made["rows"][0] | {"runs": "x-1/seed0", "machine": "AMD EPYC, 8 cores"}
     again = kept(theseus, made | {"rows": [third, made["rows"][-1]]})
     assert places(again) == ["reuters_r52", "reuters_r52, AMD EPYC", "reuters_r52, AMD EPYC 2"]

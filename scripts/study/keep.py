@@ -81,8 +81,9 @@ def place_of(table: Record) -> str:
 
 
 def renamed(table: Record, taken: set[str]) -> Record:
-    """By its machine, numbered where there is another of that name."""
-    machine = table["rows"][0]["machine"].partition(",")[0]
+    """By its machine, numbered where there is another of that name; runs of long ago do not tell theirs."""
+    known = [row["machine"] for row in table["rows"] if row["machine"] != "unknown"]
+    machine = (known or ["unknown"])[0].partition(",")[0]
     names = (machine if at == 1 else f"{machine} {at}" for at in count(1))
     name = next(name for name in names if f"{place_of(table)}, {name}" not in taken)
     rows = [row | {"kept": name} for row in table["rows"]]
