@@ -284,7 +284,7 @@ def test_a_figure_in_a_sentence_comes_from_the_csv(theseus: dict[str, Any], tmp_
     assert filled.split("-->")[1] == "+2.00<!-- end " and filled.split("-->")[3] == "3<!-- end "
     assert page.fill(filled, tmp_path, PLAN) == filled
     write.write_question({"question": "pkd", "rows": [scored("a", 80.0, max_train_samples=8000)], "missing": [],
-                          "details": {}}, tmp_path)  # fmt: skip
+                          "details": {"grid": []}}, tmp_path)  # fmt: skip
     assert page.figure(tmp_path, "pkd", "a", "score", "reuters_r52, 8,000 train texts") == "80.00"
     with pytest.raises(LookupError, match="no row a of reuters_r52"):
         page.figure(tmp_path, "pkd", "a", "score")
@@ -348,6 +348,7 @@ def test_the_other_pictures_have_units_and_n(tmp_path: Path) -> None:
         scored("c", 70.0, method="mobilebert"),
         scored("tfidf", 94.0, role="tfidf", latency_batch_1_ms=0.5),
     ]
+    (tmp_path / "pkd_of_before.svg").write_text("old", encoding="utf8")
     for question, found, details in (
         ("pkd", [scored(one["row"], 90 + one["alpha"]) for one in cells], {"grid": cells}),
         ("fastbert", rows, {"speeds": points}),

@@ -17,7 +17,7 @@ from scripts.study import claims
 from scripts.study.details import details
 from scripts.study.finished import Finished
 from scripts.study.keep import done_before, with_kept, written
-from scripts.study.page import fill
+from scripts.study.page import fill, pictures
 from scripts.study.pictures import draw
 from scripts.study.plan import ROOT, Plan, load_plan
 from scripts.study.rows import COLUMNS, missing, rows_of
@@ -42,6 +42,8 @@ def write_question(made: dict[str, Any], folder: Path) -> None:
         writer.writerows(made["rows"])
     text = json.dumps(made, indent=1, ensure_ascii=False, allow_nan=False)
     (folder / f"{name}.json").write_text(text + "\n", encoding="utf8")
+    for path in pictures(folder, name):
+        path.unlink()
     draw(made, folder)
 
 
