@@ -84,11 +84,9 @@ def judge(configs: Configs, argv: list[str], texts: list[str], multirun: bool) -
     if grid and not multirun:
         preset = next(text for text in texts if text.startswith("experiment="))
         found.append(Fault("experiment", preset.partition("=")[2], "is a grid of runs: add -m"))
-    if grid is None or not multirun:
-        grid = []
-    else:  # spelt out, because of a key that it and the words have Hydra would do the one sweep within the other
-        argv = [*argv, "hydra.sweeper.params=null", *grid]
-    for text in [*texts, *grid]:
+    if multirun and grid is not None:  # spelt out, or a key set in both would be swept twice, nested
+        argv, texts = [*argv, "hydra.sweeper.params=null", *grid], [*texts, *grid]
+    for text in texts:
         try:
             o = configs.parse(text)
             found += [o.fault(o.problem)] if o.problem else []

@@ -22,7 +22,7 @@ from kdbench.identity import run_id
 from scripts.study import keep, page, pictures, run, write
 from scripts.study.finished import Finished, composed
 from scripts.study.plan import Plan, Step, data_of, load_plan
-from scripts.study.rows import COLUMNS, name_of, rows_of
+from scripts.study.rows import COLUMNS, name_of, rows_of, tables
 from tests.compare.test_compare_runs import student as add_student
 from tests.compare.test_compare_runs import write as add_run
 
@@ -179,7 +179,7 @@ def test_all_together_has_a_row_a_preset_the_best_on_dev(outputs: Path) -> None:
     assert tried == {
         "teacher": 1, "direct layers 3": 1, "direct_longer": 1, "theseus": 1, "theseus_bernoulli replace_rate 0.3": 3,
     }  # fmt: skip
-    every = rows_of(STUDY, "theseus", finished)
+    every = rows_of(STUDY, "theseus", tables(STUDY, "theseus", finished), finished)
     assert len(every) == 7
     assert keep.with_kept(made, made | {"rows": every}, finished.folders) == made  # none of them is gone
     row = next(row for row in made["rows"] if row["best_on_dev_of"] == 3)

@@ -4,22 +4,21 @@ from collections.abc import Callable
 from typing import Any
 
 from kdbench.compare.collect import NULL, Run
-from kdbench.compare.rows import Row
+from kdbench.compare.rows import Row, Table
 from kdbench.store import read_json
 from scripts.study.finished import CUT, Finished
 from scripts.study.plan import Plan, place
-from scripts.study.rows import label, tables
+from scripts.study.rows import label
 
 Record = dict[str, Any]
 
 
-def details(plan: Plan, question: str, finished: Finished) -> dict[str, list[Record]]:
+def details(plan: Plan, question: str, found: list[Table], finished: Finished) -> dict[str, list[Record]]:
     """Name -> records, one a run, a point of it or a row; empty for most questions."""
     makers: dict[str, Callable[[Run, Any], list[Record]]] = {
         "theseus": {"starvation": starvation, "graft": graft, "successor_stage": successor_stage},
         "fastbert": {"speeds": speeds, "layers": layers},
     }.get(question, {})
-    found = tables(plan, question, finished) if makers or question == "pkd" else []
     rows = [(place(table.dataset, row.runs[0].values[CUT]), row) for table in found for row in table.rows]
     made = {
         name: [
@@ -36,13 +35,11 @@ def details(plan: Plan, question: str, finished: Finished) -> dict[str, list[Rec
 
 def grid(plan: Plan, finished: Finished, rows: list[tuple[str, Row]]) -> list[Record]:
     """The cells of PKD's grid with the names of their rows: the default one has its name from another step."""
-    cells = {
-        id_: {key.removeprefix("method."): float(value) for key, _, value in (word.partition("=") for word in words)
-              if key.startswith("method.")}
-        for step in plan.steps if step.preset == "study_pkd_grid"
-        for words in step.configurations
-        for id_ in finished.ids(words)
-    }  # fmt: skip
+    cells: dict[str, dict[str, float]] = {}
+    for words in (words for step in plan.steps if step.preset == "study_pkd_grid" for words in step.configurations):
+        given = dict(word.split("=", 1) for word in words)
+        cell = {key: float(given[f"method.{key}"]) for key in ("alpha", "temperature", "beta")}
+        cells |= dict.fromkeys(finished.ids(words), cell)
     return [{"data": data, "row": label(plan, row, finished), **cells[row.id]} for data, row in rows if row.id in cells]
 
 

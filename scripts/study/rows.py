@@ -59,19 +59,19 @@ def best_of_presets(plan: Plan, rows: list[Row], finished: Finished) -> list[Row
     return [replace(max(own, key=lambda row: (len(row.runs), row.dev_score)), tried=len(own)) for own in grids.values()]
 
 
-def rows_of(plan: Plan, question: str, finished: Finished) -> list[dict[str, Any]]:
+def rows_of(plan: Plan, question: str, found: list[Table], finished: Finished) -> list[dict[str, Any]]:
     """A flat record a row: what it is, its figures, and where they come from."""
-    found = []
-    for table in tables(plan, question, finished):
+    made = []
+    for table in found:
         for row, figures in zip(table.rows, records([table], "test"), strict=True):
-            found.append(
+            made.append(
                 {"question": question, "row": label(plan, row, finished)}
                 | {name: figures.get(name) for name in FIGURES}
                 | {"form": None if figures["form"] == NULL else figures["form"]}
                 | {"max_train_samples": row.runs[0].values[CUT], "kept": None}
                 | {"config_digest": row.id, **origin(row, finished)}
             )
-    return found
+    return made
 
 
 def label(plan: Plan, row: Row, finished: Finished) -> str:

@@ -20,16 +20,17 @@ from scripts.study.keep import done_before, with_kept, written
 from scripts.study.page import fill, pictures
 from scripts.study.pictures import draw
 from scripts.study.plan import ROOT, Plan, load_plan
-from scripts.study.rows import COLUMNS, missing, rows_of
+from scripts.study.rows import COLUMNS, missing, rows_of, tables
 
 
 def document(plan: Plan, question: str, finished: Finished) -> dict[str, Any]:
     """All that --outputs has of a question."""
+    found = tables(plan, question, finished)
     return {
         "question": question,
-        "rows": rows_of(plan, question, finished),
+        "rows": rows_of(plan, question, found, finished),
         "missing": missing(plan, question, finished),
-        "details": details(plan, question, finished),
+        "details": details(plan, question, found, finished),
     }
 
 
