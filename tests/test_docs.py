@@ -190,7 +190,7 @@ def is_grid(one):
 
 def test_the_readmes_kdbench_lines_are_legal(place):
     known = [one for one in kdbench_lines() if one.page == "README.md" and not is_grid(one)]
-    assert len(known) > 20
+    assert len(known) >= 20
     assert faults_in([one._replace(words=[*map(first, one.words)]) for one in known]) == []  # of a sweep one job
 
 
@@ -270,9 +270,8 @@ def test_each_method_has_a_whole_page():
 
 
 def test_measured_figures_are_those_of_the_tables():
-    tables = (ROOT / "README.md").read_text(encoding="utf8")
     index = (ROOT / "docs/methods/index.md").read_text(encoding="utf8")
-    tables += index[index.index("## The other methods, one seed") :]
+    tables = index[index.index("## Three layers, three seeds") :]
     for name in method_names():
         measured = (ROOT / "docs/methods" / f"{name}.md").read_text(encoding="utf8").partition("## Measured")[2]
         for figure in re.findall(r"\d[\d,]*\.\d+|\d,\d{3}", measured):

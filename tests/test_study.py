@@ -404,14 +404,37 @@ def test_the_study_s_schedule_is_the_students_alone(dataset: str, epochs: int, b
     assert config.teacher == plain.teacher
 
 
-@pytest.mark.parametrize("name", ["README", "plan"])
-def test_the_pages_are_what_the_files_say(name: str) -> None:
-    text = (DOCS / f"{name}.md").read_text(encoding="utf8")
+@pytest.mark.parametrize(("name", "kind", "of"), [
+    ("docs/study/README", "table", set(PLAN.questions)),
+    ("docs/study/plan", "plan", {""}),
+    ("README", "headline", {"tweet_sentiment, 8,000 train texts", "reuters_r52, AMD EPYC"}),
+])  # fmt: skip
+def test_the_pages_are_what_the_files_say(name: str, kind: str, of: set[str]) -> None:
+    text = (ROOT / f"{name}.md").read_text(encoding="utf8")
     assert page.fill(text, DOCS, PLAN) == text, "python -m scripts.study.write"
-    assert (
-        set(PLAN.questions) == {kind.split()[1] for _, kind, _ in page.MARKED.findall(text) if "table" in kind}
-        or name == "plan"
-    )
+    found = [block.partition(" ") for _, block, _ in page.MARKED.findall(text)]
+    assert {what for start, _, what in found if start == kind} == of
+
+
+def test_a_headline_row_is_named_in_short(theseus: dict[str, Any], tmp_path: Path) -> None:
+    write.write_question(theseus | {"question": "together"}, tmp_path)
+    rows = [line.strip("| ").split(" | ") for line in page.headline(tmp_path, "reuters_r52").splitlines()[2:]]
+    assert [row[0] for row in rows] == [
+        "teacher, 6 layers", "direct fine-tune of its first 3 layers", "the same, half as many updates again",
+        "BERT-of-Theseus, 3 layers",
+    ]  # fmt: skip
+    told = next(row for row in theseus["rows"] if row["row"] == "theseus")
+    figures = [cell.split()[0] for cell in rows[3][1:5]]  # without their intervals
+    forms = {"score_n": "", "score_points": ".2f", "difference_points": "+.2f", "total_difference_points": "+.2f"}
+    assert figures == [format(told[key], form) for key, form in forms.items()]
+    with pytest.raises(LookupError, match="no rows of newsgroups20"):
+        page.headline(tmp_path, "newsgroups20")
+
+
+def test_every_headline_row_is_in_the_readme() -> None:
+    """A row that is called otherwise would be left out without a word."""
+    text = (ROOT / "README.md").read_text(encoding="utf8")
+    assert [name for name in page.HEADLINE.values() if f"| {name} " not in text] == []
 
 
 @pytest.mark.parametrize("question", PLAN.questions)

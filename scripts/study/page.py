@@ -1,7 +1,8 @@
-"""What the pages in docs/study/ have between their markers, from the CSV and JSON files beside them.
+"""What the pages in docs/study/ and the README have between their markers, from the CSV and JSON files.
 
 <!-- table direct --> ... <!-- end -->      a question's rows, pictures, and what is not run
 <!-- details fastbert speeds --> ... <!-- end -->   what its runs report or log themselves, the mean over seeds
+<!-- headline newsgroups20 --> ... <!-- end -->   of question 9's rows of this data the HEADLINE, in short
 <!-- claims --> ... <!-- end -->            the claims
 <!-- plan --> ... <!-- end -->              the plan
 <!-- figure theseus / theseus_blog / difference -->...<!-- end -->   a figure in a sentence: question, row, what of it
@@ -19,12 +20,35 @@ from typing import Any
 
 from scripts.study.plan import Plan, data_of
 
-MARKED = re.compile(r"(<!-- (table \w+|details \w+ \w+|claims|plan) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- (table \w+|details \w+ \w+|headline [^>]+|claims|plan) -->\n).*?(<!-- end -->)", re.DOTALL)
 FIGURE = re.compile(r"(<!-- figure (.+?) -->).*?(<!-- end -->)")
 HEADS = (
     "row", "data", "n", "test accuracy, % (95 % interval)", "vs direct, points (interval)", "its p",
     "vs same total, points (interval)", "its p", "gap closed, %", "parameters, M", "ms, batch 1", "times as fast",
     "training, s",
+)  # fmt: skip
+HEADLINE = {  # rows of question 9, as a regular expression -> what they are called
+    "tfidf": "TF-IDF + linear SVM",
+    "teacher": "teacher, 6 layers",
+    "teacher int8": "teacher, quantised to int8",
+    "direct layers 3": "direct fine-tune of its first 3 layers",
+    "direct_longer": "the same, half as many updates again",
+    "logit_kd": "logit KD, 3 layers",
+    "logit_kd int8": "logit KD, 3 layers, int8",
+    "pkd_layers .*": "BERT-PKD, 3 layers",
+    "distilbert.*": "DistilBERT, 3 layers",
+    "theseus": "BERT-of-Theseus, 3 layers",
+    "theseus int8": "BERT-of-Theseus, 3 layers, int8",
+    "two_stage .*": "two-stage, 3 layers",
+    "fastbert": "FastBERT, speed 0.5",
+    "tinybert.*": "TinyBERT, 3 layers, 312 wide",
+    "minilm .*": "MiniLM, 3 layers, 192 wide",
+    "mobilebert.*": "MobileBERT, 6 narrow layers",
+    "bilstm .*": "Distilled BiLSTM",
+}
+SHORT = (
+    "how it was made", "seeds", "test accuracy, % (95 % interval)", "vs direct, points (interval)",
+    "vs as many updates", "parameters, M", "ms, batch 1",
 )  # fmt: skip
 
 
@@ -36,6 +60,7 @@ def fill(text: str, folder: Path, plan: Plan) -> str:
         made = {
             "table": lambda: of_question(folder, question),
             "details": lambda: details(folder, *question.split()),
+            "headline": lambda: headline(folder, question),
             "claims": lambda: claims(folder),
             "plan": lambda: steps(plan),
         }
@@ -76,6 +101,21 @@ def of_question(folder: Path, question: str) -> str:
     return "\n\n".join(parts)
 
 
+def headline(folder: Path, data: str) -> str:
+    """The rows that HEADLINE names, in its order. Raises LookupError where `data` has none."""
+    rows = [row for row in csv_rows(folder, "together") if data_of(row) == data]
+    named = [(name, row) for form, name in HEADLINE.items() for row in rows if re.fullmatch(form, row["row"])]
+    lines = [
+        [name + best_of(row), row["score_n"], interval(row, "score", ""), interval(row, "difference", "+"),
+         interval(row, "total_difference", "+"), number(row["parameters"], "{:.1f}", 1e-6),
+         number(row["latency_batch_1_ms"], "{:.1f}")]
+        for name, row in named
+    ]  # fmt: skip
+    if not lines:
+        raise LookupError(f"together.csv has no rows of {data}")
+    return markdown(SHORT, lines)
+
+
 def details(folder: Path, question: str, name: str) -> str:
     """Of each row, and of each speed or layer of it, the mean over seeds."""
     records = json.loads((folder / f"{question}.json").read_text(encoding="utf8"))["details"].get(name)
@@ -108,9 +148,8 @@ def pictures(folder: Path, question: str) -> list[Path]:
 
 def cells(row: dict[str, str]) -> list[str]:
     """One line of a question's table, from a line of its CSV."""
-    tried = int(row["best_on_dev_of"])
     return [
-        row["row"] + (f" (best of {tried} on dev)" if tried > 1 else ""), data_of(row),
+        row["row"] + best_of(row), data_of(row),
         row["score_n"], interval(row, "score", ""),
         interval(row, "difference", "+"), number(row["difference_p_holm"], "{:.3f}"),
         interval(row, "total_difference", "+"), number(row["total_difference_p_holm"], "{:.3f}"),
@@ -118,6 +157,11 @@ def cells(row: dict[str, str]) -> list[str]:
         number(row["latency_batch_1_ms"], "{:.1f}"), number(row["speedup"], "{:.2f}"),
         number(row["training_seconds"], "{:.0f}"),
     ]  # fmt: skip
+
+
+def best_of(row: dict[str, str]) -> str:
+    tried = int(row["best_on_dev_of"])
+    return f" (best of {tried} on dev)" if tried > 1 else ""
 
 
 def interval(row: dict[str, str], name: str, sign: str) -> str:

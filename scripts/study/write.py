@@ -1,6 +1,6 @@
 """Write the study's tables, pictures and pages from the runs that are finished.
 
-    python -m scripts.study.write [--outputs outputs] [--docs docs/study] [--question theseus]
+    python -m scripts.study.write [--outputs outputs] [--root .] [--question theseus]
 
 A question's rows go to <question>.csv and .json (there also what is missing, and what methods report themselves), its
 pictures to <question>*.svg; then the claims are judged and the pages filled in between their markers. Tables with runs
@@ -51,23 +51,21 @@ def write_question(made: dict[str, Any], folder: Path) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--outputs", type=Path, default=ROOT / "outputs")
-    parser.add_argument("--docs", type=Path, default=ROOT / "docs/study")
+    parser.add_argument("--root", type=Path, default=ROOT, help="with docs/study/ and README.md")
     parser.add_argument("--question", help="only this one")
     options = parser.parse_args(argv)
     if not options.outputs.is_dir():
         parser.error(f"no such folder: {options.outputs}")
-    plan, before = load_plan(), written(options.docs)
+    docs = options.root / "docs/study"
+    plan, before = load_plan(), written(docs)
     finished = Finished(options.outputs, done_before(before))
     for question in plan.questions:
         if options.question in (None, question):
             made = document(plan, question, finished)
-            write_question(
-                with_kept(made, before[question], finished.folders) if question in before else made, options.docs
-            )
-    claims.write(options.docs)
-    for page in options.docs.glob("*.md"):
-        text = page.read_text(encoding="utf8")
-        page.write_text(fill(text, options.docs, plan), encoding="utf8")
+            write_question(with_kept(made, before[question], finished.folders) if question in before else made, docs)
+    claims.write(docs)
+    for page in [*docs.glob("*.md"), options.root / "README.md"]:
+        page.write_text(fill(page.read_text(encoding="utf8"), docs, plan), encoding="utf8")
 
 
 if __name__ == "__main__":
