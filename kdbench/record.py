@@ -120,7 +120,7 @@ def _network(run: "Run", student: Any) -> tuple[dict[str, Any], dict[str, Logits
         "parameters": evaluate.parameters(model),
         "flops_per_example": students.flops(shape, length, len(run.data.label_names), run.task),
         "bytes": (run.folder / "model" / "model.safetensors").stat().st_size,
-        "latency": evaluate.latency({"run": call})["run"] | _conditions(run, length),
+        "latency": run.times(call) | _conditions(run, length),
     }, logits
 
 
@@ -135,7 +135,7 @@ def _handed_in(run: "Run", given: "Predictions") -> tuple[dict[str, Any], dict[s
         "parameters": {"total": given.parameters, "embeddings": 0, "without_embeddings": given.parameters},
         "flops_per_example": None,
         "bytes": None,
-        "latency": evaluate.latency({"run": call})["run"] | _conditions(run, None),
+        "latency": run.times(call) | _conditions(run, None),
     }, {name: given.logits(getattr(run.data, name)) for name in ("dev", "test")}
 
 

@@ -61,15 +61,24 @@ def _execute(config: RunConfig, about: About) -> dict[str, Any]:
         show_log()
     if config.dry_run:
         with tempfile.TemporaryDirectory() as scratch:
-            config = replace(config, outputs=scratch, track=TrackConfig())
-            result, _ = ensure(config, hardware, processes, about)
-            log.info("dry run: every stage took one step; nothing was kept")
+            result, _ = ensure(_small(config, scratch), hardware, processes, about)
+            log.info("dry run: every stage took one step; nothing was kept, and its scores say nothing")
             return result
     result, folder = ensure(config, hardware, processes, about)
     wanted = config.export
     if (wanted.onnx or wanted.int8) and processes.is_main_process and not has_export(folder, wanted.int8):
         log.info("exported: %s", export_run(folder, wanted.onnx, wanted.int8))
     return result
+
+
+def _small(config: RunConfig, outputs: str) -> RunConfig:
+    """With a batch of each split: all data are read and checked, but models are asked about no more."""
+    stages = config.method.stages
+    rows = max(stage.batch_size for stage in (config.schedule, config.teacher.schedule, *stages.values()))
+    splits = ("train", "dev", "test") if stages else ("dev", "test")  # TF-IDF needs its classes, and is quick
+    given = {key: getattr(config.dataset, key) for key in (f"max_{split}_samples" for split in splits)}
+    limits = {key: min(limit or rows, rows) for key, limit in given.items()}
+    return replace(config, dataset=replace(config.dataset, **limits), outputs=outputs, track=TrackConfig())
 
 
 def ensure(
