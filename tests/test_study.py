@@ -299,6 +299,19 @@ def bare_figures(text: str) -> list[str]:
     return [found for one in plain for found in re.findall(r"\d+\.\d+", one)]
 
 
+def test_a_sentence_about_a_row_that_is_gone_is_told(
+    outputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    docs = tmp_path / "docs/study"
+    docs.mkdir(parents=True)
+    (docs / "README.md").write_text("<!-- figure theseus / theseus_gone / score -->1.00<!-- end -->")
+    (tmp_path / "README.md").write_text("<!-- headline reuters_r52 -->\n<!-- end -->")
+    with pytest.raises(SystemExit, match="2"):
+        write.main(["--outputs", str(outputs), "--root", str(tmp_path)])
+    assert "docs/study/README.md: theseus.csv has no row theseus_gone of reuters_r52" in capsys.readouterr().err
+    assert "teacher, 6 layers" in (tmp_path / "README.md").read_text()  # the other pages are written
+
+
 def test_readings_have_no_figures_of_their_own() -> None:
     text = (DOCS / "README.md").read_text(encoding="utf8")
     assert text.count("\nReading: ") == len(PLAN.questions) and bare_figures(text) == []

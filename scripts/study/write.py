@@ -64,8 +64,14 @@ def main(argv: list[str] | None = None) -> None:
             made = document(plan, question, finished)
             write_question(with_kept(made, before[question], finished.folders) if question in before else made, docs)
     claims.write(docs)
+    lost = []
     for page in [*docs.glob("*.md"), options.root / "README.md"]:
-        page.write_text(fill(page.read_text(encoding="utf8"), docs, plan), encoding="utf8")
+        try:
+            page.write_text(fill(page.read_text(encoding="utf8"), docs, plan), encoding="utf8")
+        except LookupError as error:  # a sentence is about a row that has gone, or has another name
+            lost.append(f"{page}: {error.args[0]}")
+    if lost:
+        parser.error("the tables are written, but not these pages:\n" + "\n".join(lost))
 
 
 if __name__ == "__main__":
