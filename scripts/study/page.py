@@ -33,6 +33,7 @@ HEADLINE = {  # rows of question 9, as a regular expression -> what they are cal
     "teacher int8": "teacher, quantised to int8",
     "direct layers 3": "direct fine-tune of its first 3 layers",
     "direct_longer": "the same, half as many updates again",
+    "direct_layers .*": "direct fine-tune of other 3 layers",
     "logit_kd": "logit KD, 3 layers",
     "logit_kd int8": "logit KD, 3 layers, int8",
     "pkd_layers .*": "BERT-PKD, 3 layers",
