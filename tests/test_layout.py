@@ -115,8 +115,3 @@ def test_nothing_precludes_windows():
         path = ROOT / (module.replace(".", "/") + ".py")
         top = [node for node in ast.parse(path.read_text(encoding="utf8")).body if isinstance(node, ast.Import)]
         assert not {alias.name for node in top for alias in node.names} & unix, module
-
-
-def test_files_stay_short():
-    lengths = {module: len((ROOT / (module.replace(".", "/") + ".py")).read_text().splitlines()) for module in MODULES}
-    assert {module: length for module, length in lengths.items() if length > 260} == {}

