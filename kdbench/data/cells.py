@@ -2,17 +2,27 @@
 
 import math
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from kdbench.data.fetch import SourceError
+from kdbench.data.reading import Reading
 
 Class = str | int
 Label = Class | float | list[Class] | None  # None: the row has no label
 BETWEEN = "|"  # labels in a cell of plain text: sport|politics
 
 
-def text_of(value: Any, key: str, where: Path | str, words: bool) -> str:
+class Place(NamedTuple):
+    """Where a cell stands; put into words for an error alone."""
+
+    reading: Reading
+    line: int  # from 1
+
+    def __str__(self) -> str:
+        return f"{self.reading.file}, {self.reading.unit} {self.line},"
+
+
+def text_of(value: Any, key: str, where: Place, words: bool) -> str:
     """A text as it stands; a list of words joined by spaces. `words`: each of these has a label of its own."""
     if value is None:
         return ""
@@ -31,7 +41,7 @@ def text_of(value: Any, key: str, where: Path | str, words: bool) -> str:
     return value
 
 
-def label_reader(task: str) -> Callable[[Any, Path | str], Label]:
+def label_reader(task: str) -> Callable[[Any, Place], Label]:
     """What reads a label cell of this task: (cell, where it stands) -> label."""
     return {
         "classification": _class,
@@ -41,7 +51,7 @@ def label_reader(task: str) -> Callable[[Any, Path | str], Label]:
     }[task]
 
 
-def _class(value: Any, where: Path | str) -> Class | None:
+def _class(value: Any, where: Place) -> Class | None:
     if isinstance(value, str):
         return value.strip() or None
     if value is None or isinstance(value, int):
@@ -52,7 +62,7 @@ def _class(value: Any, where: Path | str) -> Class | None:
     )
 
 
-def _several(value: Any, where: Path | str) -> list[Class] | None:
+def _several(value: Any, where: Place) -> list[Class] | None:
     """Of a list, or of text with | between; an empty one means that no label holds."""
     if isinstance(value, str):
         return [part.strip() for part in value.split(BETWEEN) if part.strip()]
@@ -66,7 +76,7 @@ def _several(value: Any, where: Path | str) -> list[Class] | None:
     return [one for part in value if (one := _class(part, where)) is not None]
 
 
-def _number(value: Any, where: Path | str) -> float | None:
+def _number(value: Any, where: Place) -> float | None:
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     try:
@@ -78,7 +88,7 @@ def _number(value: Any, where: Path | str) -> float | None:
     return number
 
 
-def _tags(value: Any, where: Path | str) -> list[Class] | None:
+def _tags(value: Any, where: Place) -> list[Class] | None:
     if value is None:
         return None
     if not isinstance(value, list) or any((one := _class(part, where)) is None for part in value):

@@ -114,8 +114,9 @@ def _labelled(rows: dict[str, Rows], names: list[str], config: DatasetConfig, no
             )
         where = f"dataset.splits.{part}={official[part]}"
         labels = encoded([read.labels[row] for row in kept], texts, names, config, where)
-        if read.ragged:
-            notes.append(f"{part}: {read.ragged} rows without the header's columns dropped")
+        for dropped in read.reading.dropped:
+            first = f"{read.reading.unit} {dropped.first}"
+            notes.append(f"{part}: {dropped.rows} rows dropped ({dropped.reason}; the first is {first})")
         if len(kept) < len(read.labels):
             notes.append(f"{part}: {len(read.labels) - len(kept)} rows without a label dropped")
         pairs = None if read.pairs is None else [read.pairs[row] for row in kept]

@@ -3,16 +3,16 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from kdbench.data.cache import cached
-from kdbench.data.cells import Label, label_reader, text_of
+from kdbench.data.cells import Label, Place, label_reader, text_of
 from kdbench.data.columns import require_columns
 from kdbench.data.fetch import Source, SourceError, ask_hub, fetch_wheel, hub_commit, parse
-from kdbench.data.reading import Reading
+from kdbench.data.reading import Dropped, Reading
 from kdbench.data.sources import TAGGED, check_source, existing, table_files
 from kdbench.schema import DatasetConfig
 
@@ -24,9 +24,9 @@ class Rows:
     texts: list[str]
     pairs: list[str] | None  # the second sentences; None: single sentences
     labels: list[Label]
+    lines: Sequence[int]  # where each row begins in its file, from 1; its row's number where a format has no lines
+    reading: Reading  # of the split's file
     names: list[str] | None = None  # of the classes, in the order that the source declares
-    ragged: int = 0  # rows left out because they do not have the header's columns
-    reading: Reading | None = None  # of the split's file
 
 
 def read_splits(config: DatasetConfig, cache: Path) -> dict[str, Rows]:
@@ -75,25 +75,35 @@ def _read_delimited(path: Path, content: str, config: DatasetConfig, delimiter: 
     """`header_rows`: the first names the columns; Orange's .tab has two more, types and flags."""
     csv.field_size_limit(1 << 30)  # characters; the module's own limit is 131,072, less than a long document
     end = "\0end of file"
-    rows = list(csv.reader(io.StringIO(f"{content}\n{end}", newline=""), delimiter=delimiter))
+    rows, lines, next_line = [], [], 1
+    reader = csv.reader(io.StringIO(f"{content}\n{end}", newline=""), delimiter=delimiter)
+    for row in reader:
+        rows.append(row)
+        lines.append(next_line)
+        next_line = reader.line_num + 1
     if rows[-1] != [end]:
         raise SourceError(f"{path}: a quote that opens in row {len(rows)} is never closed; double it if it is text.")
     if len(rows) == 1 or not rows[0]:
         raise SourceError(f"{path} is empty.")
     header = [name.strip() for name in rows[0]]
     require_columns(path, header, config)
-    body = [row for row in rows[header_rows:-1] if row]  # blank lines say nothing
-    whole = [row for row in body if len(row) == len(header)]
+    body = [at for at in range(header_rows, len(rows) - 1) if rows[at]]  # blank lines say nothing
+    whole = [at for at in body if len(rows[at]) == len(header)]
+    other = [lines[at] for at in body if len(rows[at]) != len(header)]
+    dropped = (Dropped("another number of columns than the header", len(other), other[0]),) if other else ()
 
     def column(name: str) -> list[str]:
         index = header.index(name)
-        return [row[index] for row in whole]
+        return [rows[at][index] for at in whole]
 
-    return replace(_rows(path, column, config), ragged=len(body) - len(whole))
+    kind = "orange tab" if header_rows > 1 else path.suffix.lower().removeprefix(".")
+    reading = Reading(str(path), kind, delimiter, config.encoding, dropped)
+    return _rows(column, [lines[at] for at in whole], reading, config)
 
 
 def _read_jsonl(path: Path, content: str, config: DatasetConfig) -> Rows:
     rows: list[dict[str, Any]] = []
+    lines = []
     for number, line in enumerate(content.split("\n"), start=1):
         if not line.strip():
             continue
@@ -105,7 +115,9 @@ def _read_jsonl(path: Path, content: str, config: DatasetConfig) -> Rows:
             raise SourceError(f'{path}, line {number}: every line must be an object, {{"text": ..., "label": ...}}.')
         require_columns(f"{path}, line {number},", row, config)
         rows.append(row)
-    return _rows(path, lambda name: [row[name] for row in rows], config)
+        lines.append(number)
+    reading = Reading(str(path), "jsonl", encoding=config.encoding)
+    return _rows(lambda name: [row[name] for row in rows], lines, reading, config)
 
 
 def _read_tagged(path: Path, content: str, config: DatasetConfig) -> Rows:
@@ -113,11 +125,14 @@ def _read_tagged(path: Path, content: str, config: DatasetConfig) -> Rows:
     if config.task != "token_classification":
         raise SourceError(f"{path} has a tag for each word: it is read with dataset.task=token_classification.")
     sentences: list[list[list[str]]] = [[]]
+    lines = []
     for number, line in enumerate(content.split("\n"), start=1):
         cells = line.split()
         if cells and not line.startswith("-DOCSTART-"):
             if len(cells) == 1:
                 raise SourceError(f"{path}, line {number}, has one column: a word and, last, its tag are needed.")
+            if not sentences[-1]:
+                lines.append(number)
             sentences[-1].append([cells[0], cells[-1]])
         elif sentences[-1]:
             sentences.append([])
@@ -125,7 +140,8 @@ def _read_tagged(path: Path, content: str, config: DatasetConfig) -> Rows:
     table = dict(zip((config.text, config.label), zip(*kept, strict=True), strict=True)) if kept else {}
     if not table:
         raise SourceError(f"{path} is empty.")
-    return _rows(path, table.__getitem__, config)
+    reading = Reading(str(path), "conll", " ", config.encoding)
+    return _rows(table.__getitem__, lines, reading, config)
 
 
 def _read_parquet(path: Path, config: DatasetConfig) -> Rows:
@@ -137,7 +153,8 @@ def _read_parquet(path: Path, config: DatasetConfig) -> Rows:
         table = pyarrow.parquet.read_table(path, columns=columns)
     except ArrowInvalid as error:
         raise SourceError(f"{path} cannot be read as parquet: {str(error).splitlines()[0]}") from error
-    return _rows(path, lambda name: table[name].to_pylist(), config)
+    lines = range(1, table.num_rows + 1)
+    return _rows(lambda name: table[name].to_pylist(), lines, Reading(str(path), "parquet"), config)
 
 
 def _read_hub(config: DatasetConfig, cache: Path) -> dict[str, Rows]:
@@ -200,7 +217,7 @@ def _hub_rows(table: Any, where: str, config: DatasetConfig) -> Rows:
     import datasets
 
     require_columns(where, table.column_names, config)
-    rows = _rows(where, lambda name: table[name], config)
+    rows = _rows(lambda name: table[name], range(1, len(table) + 1), Reading(where, "hub"), config)
     feature = table.features[config.label]
     if isinstance(feature, datasets.List):  # of multi_label and token_classification
         feature = feature.feature
@@ -218,11 +235,17 @@ def _named(label: Any, names: list[str]) -> Label:
     return named if isinstance(label, list) else named[0]
 
 
-def _rows(where: Path | str, column: Callable[[str], Iterable[Any]], config: DatasetConfig) -> Rows:
+def _rows(
+    column: Callable[[str], Iterable[Any]], lines: Sequence[int], reading: Reading, config: DatasetConfig
+) -> Rows:
     """The rows of a table that gives its columns by name."""
     words, read = config.task == "token_classification", label_reader(config.task)
-    texts = [text_of(value, "text", where, words) for value in column(config.text)]
+
+    def cells(name: str) -> Iterator[tuple[Any, Place]]:
+        return ((value, Place(reading, line)) for value, line in zip(column(name), lines, strict=True))
+
+    texts = [text_of(value, "text", where, words) for value, where in cells(config.text)]
     pairs = None
     if config.text_pair is not None:
-        pairs = [text_of(value, "text_pair", where, False) for value in column(config.text_pair)]
-    return Rows(texts, pairs, [read(value, where) for value in column(config.label)])
+        pairs = [text_of(value, "text_pair", where, False) for value, where in cells(config.text_pair)]
+    return Rows(texts, pairs, [read(value, where) for value, where in cells(config.label)], lines, reading)

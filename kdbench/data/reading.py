@@ -9,7 +9,7 @@ class Dropped:
 
     reason: str  # "another number of columns than the header"
     rows: int
-    first: int  # the first one's line in the file, from 1
+    first: int  # the first one's line or row in the file, from 1: see Reading.unit
 
 
 @dataclass(frozen=True)
@@ -22,3 +22,8 @@ class Reading:
     encoding: str | None = None  # None: the format says it itself
     dropped: tuple[Dropped, ...] = ()
     notes: tuple[str, ...] = ()  # what was guessed or merged, each a sentence
+
+    @property
+    def unit(self) -> str:
+        """What its rows are counted by: an encoding makes lines, Parquet and the hub have rows."""
+        return "row" if self.encoding is None else "line"

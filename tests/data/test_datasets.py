@@ -190,7 +190,7 @@ def test_latin_1_ends_a_line_at_nel_and_ragged_rows_are_counted(tmp_path: Path) 
     (tmp_path / "x.csv").write_bytes(f"text,label,more\n{rows}cut,a,one\x85two\nshort,a\n\n".encode("latin-1"))
     data = load_dataset(config(tmp_path, "x.csv", test="x.csv", encoding="latin-1"), tmp_path)
     assert data.test.texts[-1] == "cut" and len(data.test) == 11
-    assert "test: 2 rows without the header's columns dropped" in data.notes
+    assert any(note.startswith("test: 2 rows dropped (another number of columns") for note in data.notes)
     windows = load_dataset(config(tmp_path, "x.csv", test="x.csv", text="more", encoding="cp1252"), tmp_path)
     assert windows.test.texts[-1] == "one\u2026two"
 

@@ -165,7 +165,7 @@ def test_a_row_without_a_second_sentence(tmp_path: Path) -> None:
     made = table(tmp_path / "null", "jsonl", [*ROWS, ("apple", None, "yes")])
     assert load_dataset(made, tmp_path).test.inputs[-1] == ("apple", "")
     made = table(tmp_path / "number", "jsonl", [*ROWS, ("apple", 3, "yes")])
-    with pytest.raises(SourceError, match=r"dataset.text_pair: .*train.jsonl has 3 where a text should be"):
+    with pytest.raises(SourceError, match=r"dataset.text_pair: .*train.jsonl, line 6, has 3 where a text should be"):
         load_dataset(made, tmp_path)
     path = tmp_path / "number" / "train.jsonl"
     path.write_text(f'{path.read_text()}\n{{"premise": "x", "label": "no"}}', encoding="utf8")
