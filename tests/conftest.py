@@ -1,7 +1,11 @@
 """A tiny teacher and data set in a local folder, and runs composed from the real conf/: no network."""
 
 import json
+import locale
+import os
 import random
+import tempfile
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,7 +25,25 @@ settings.register_profile("fast", max_examples=20, derandomize=True, deadline=No
 settings.register_profile("slow", max_examples=2000, deadline=None, database=None, print_blob=True)
 
 
+def one_environment(home: str) -> None:
+    """Give every test the same terminal, locale, time zone and home folder; a test of one of them sets its own."""
+    matplotlib_fonts = os.environ.get("MPLCONFIGDIR") or str(Path.home() / ".cache" / "matplotlib")
+    for name in list(os.environ):
+        if name in FROM_THE_USER or name.startswith(("LC_", "XDG_", "KDBENCH_", "HF_", "HYDRA_")):
+            del os.environ[name]
+    os.environ |= {"COLUMNS": "80", "LINES": "24", "LC_ALL": "C.UTF-8", "TZ": "UTC", "HOME": home}
+    os.environ |= {"MPLCONFIGDIR": matplotlib_fonts}  # else each process lists the fonts again, which takes seconds
+    locale.setlocale(locale.LC_ALL, "")
+    time.tzset()
+
+
+FROM_THE_USER = {
+    "LANG", "LANGUAGE", "TERM", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "PAGER",
+}  # fmt: skip
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    one_environment(tempfile.mkdtemp(prefix="kdbench-home-"))
     settings.load_profile("slow" if config.option.markexpr.startswith("slow") else "fast")
 
 

@@ -33,15 +33,18 @@ def ask(monkeypatch, tmp_path, capsys):
     return do
 
 
+@pytest.mark.parametrize("width", [60, 100, 140, 220])
 @pytest.mark.parametrize("group", GROUPS)
-def test_each_choice_has_a_line(group):
+def test_each_choice_has_a_line(group, width, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
     files = sorted((cli.conf_dir() / group).glob("*.yaml"))
     options = [file.stem for file in files]
     lines = list(answers.choices(group, options, [cli.conf_dir()]))
     for option, line in zip(options, lines, strict=True):
         name, _, words = line.partition(" ")
         assert name == f"{group}={option}" and len(words.strip()) > 10, line
-        assert "kdbench " not in words and "@package" not in words and len(line) <= 100
+        assert "kdbench " not in words and "@package" not in words
+        assert len(line) <= max(width, len(name) + 40), "a terminal of 60 columns still shows 20 characters of it"
 
 
 def test_the_first_sentence_of_a_comment():
