@@ -1,7 +1,10 @@
 """Losses: pure functions of tensors. No module, no configuration, no model inside.
 
 Teacher tensors carry no gradient by contract of the callers; the functions do not detach. Half precision is
-computed in float32. An example has at least one token; what stands at padding counts only where it is said.
+computed in float32. What stands at padding counts only where it is said.
+
+Every mean is `_mean`: the mean over nothing is 0 and its gradient is zero. A batch of tagged words may have no
+labelled word, and a masked batch no masked token: such a batch teaches nothing and must not turn weights into NaN.
 """
 
 import math
@@ -17,17 +20,19 @@ IGNORED = -100  # the label of a token that is not to be predicted
 
 def cross_entropy(logits: Float[Tensor, "B C"], labels: Int[Tensor, " B"]) -> Float[Tensor, ""]:
     """Cross-entropy against hard labels in nats, mean over the batch; computed in float32 or wider."""
-    return F.cross_entropy(_wide(logits), labels)
+    return _mean(F.cross_entropy(_wide(logits), labels, reduction="sum"), len(labels))
 
 
 def binary_cross_entropy(logits: Float[Tensor, "B C"], labels: Int[Tensor, "B C"]) -> Float[Tensor, ""]:
     """Several labels: cross-entropy of each label on its own, in nats, mean over batch and labels."""
-    return F.binary_cross_entropy_with_logits(_wide(logits), labels.to(_wide(logits).dtype))
+    logits = _wide(logits)
+    total = F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="sum")
+    return _mean(total, logits.numel())
 
 
 def squared_error(values: Float[Tensor, "B 1"], labels: Float[Tensor, " B"]) -> Float[Tensor, ""]:
     """Regression: squared difference, mean over the batch."""
-    return F.mse_loss(_wide(values)[:, 0], _wide(labels))
+    return _reduce(_squared_difference(values[:, 0], labels), "elementmean")
 
 
 def soft_kl(
@@ -43,14 +48,13 @@ def soft_kl(
     TinyBERT): published weights are tied to one of them. With `scale_by_temperature_squared` the result is
     multiplied by T^2, so that its gradient keeps its size when T changes (Hinton et al. 2015, section 2).
     The paper has the soft cross-entropy, which differs by the teacher's entropy: same gradient, but KL is
-    zero at the optimum. Zero for B = 0, as `masked_cross_entropy`.
+    zero at the optimum.
     """
     # kl_div takes the approximating (student) log-probabilities first: the paper's order reversed.
     student = F.log_softmax(_wide(student_logits) / temperature, dim=-1)
     teacher = F.log_softmax(_wide(teacher_logits) / temperature, dim=-1)
-    total = F.kl_div(student, teacher, reduction="sum", log_target=True)
-    count = {"batchmean": student.shape[0], "elementmean": student.numel()}[reduction]
-    return total / max(count, 1) * (temperature**2 if scale_by_temperature_squared else 1.0)
+    divergence = F.kl_div(student, teacher, reduction="none", log_target=True)
+    return _reduce(divergence, reduction) * (temperature**2 if scale_by_temperature_squared else 1.0)
 
 
 def soft_binary_kl(
@@ -65,12 +69,11 @@ def soft_binary_kl(
     Reductions and scale are `soft_kl`'s, the sum going over the labels.
     """
     student, teacher = _wide(student_logits) / temperature, _wide(teacher_logits) / temperature
-    total = torch.zeros((), device=student.device)
+    divergence = torch.zeros_like(student)
     for sign in (1.0, -1.0):  # log sigmoid(-x) = log(1 - sigmoid(x)), without cancellation
         log_teacher = F.logsigmoid(sign * teacher)
-        total = total + (log_teacher.exp() * (log_teacher - F.logsigmoid(sign * student))).sum()
-    count = {"batchmean": student.shape[0], "elementmean": student.numel()}[reduction]
-    return total / count * (temperature**2 if scale_by_temperature_squared else 1.0)
+        divergence = divergence + log_teacher.exp() * (log_teacher - F.logsigmoid(sign * student))
+    return _reduce(divergence, reduction) * (temperature**2 if scale_by_temperature_squared else 1.0)
 
 
 def logit_mse(student: Float[Tensor, "B C"], teacher: Float[Tensor, "B C"], reduction: str) -> Float[Tensor, ""]:
@@ -94,17 +97,14 @@ def soft_cross_entropy(
 
 
 def masked_cross_entropy(logits: Float[Tensor, "N V"], labels: Int[Tensor, " N"]) -> Float[Tensor, ""]:
-    """Masked language modelling: cross-entropy in nats, mean over the tokens whose label is not IGNORED.
-
-    Zero where there is none: PyTorch's own mean is NaN there, which a short batch would bring about.
-    """
+    """Masked language modelling: cross-entropy in nats, mean over the tokens whose label is not IGNORED."""
     total = F.cross_entropy(_wide(logits), labels, ignore_index=IGNORED, reduction="sum")
-    return total / (labels != IGNORED).sum().clamp(min=1)
+    return _mean(total, (labels != IGNORED).sum())
 
 
 def cosine_distance(student: Float[Tensor, "N H"], teacher: Float[Tensor, "N H"]) -> Float[Tensor, ""]:
     """Mean over tokens of 1 - cos(student, teacher): DistilBERT, Sanh et al. 2019, L_cos."""
-    return (1 - F.cosine_similarity(_wide(student), _wide(teacher), dim=-1)).mean()
+    return _reduce(1 - F.cosine_similarity(_wide(student), _wide(teacher), dim=-1), "elementmean")
 
 
 def patience(
@@ -131,7 +131,7 @@ def hidden_mse(
     al. 2020, L_FMT. `mask` None averages over padding too, as TinyBERT's code does.
     """
     squared = _squared_difference(student, teacher).mean(-1)
-    return squared.mean() if mask is None else _token_mean(squared, mask)
+    return _reduce(squared, "elementmean") if mask is None else _token_mean(squared, mask)
 
 
 def normalised_feature_mse(
@@ -172,7 +172,8 @@ def attention_score_mse(
     """
     counted = {"valid": _token_pairs(mask), "all": mask.bool()[:, None, None, :]}[over]
     squared = _squared_difference(student, teacher).masked_fill(~counted, 0)
-    return squared.mean() if over == "all" else squared.sum() / (student.shape[1] * counted.sum())
+    count = squared.numel() if over == "all" else student.shape[1] * counted.sum()
+    return _mean(squared.sum(), count)
 
 
 def attention_kl(
@@ -190,7 +191,7 @@ def attention_kl(
     scores = [_wide(x) for x in (student_scores, teacher_scores)]
     log_student, log_teacher = (F.log_softmax(x.masked_fill(hidden, torch.finfo(x.dtype).min), dim=-1) for x in scores)
     divergence = (log_teacher.exp() * (log_teacher - log_student)).sum((1, 2, 3))
-    return (divergence / (student_scores.shape[1] * mask.sum(-1))).mean()
+    return _reduce(_mean(divergence, student_scores.shape[1] * mask.sum(-1)), "batchmean")
 
 
 def relation(x: Float[Tensor, "B A T d"], y: Float[Tensor, "B A T d"]) -> Float[Tensor, "B A T T"]:
@@ -223,8 +224,8 @@ def distillation_targets(
 
 
 def target_cross_entropy(logits: Float[Tensor, "N V"], targets: Float[Tensor, "N V"]) -> Float[Tensor, ""]:
-    """Cross-entropy against distributions in nats, mean over N; zero for N = 0, as `masked_cross_entropy`."""
-    return -(targets * F.log_softmax(_wide(logits), dim=-1)).sum() / max(len(logits), 1)
+    """Cross-entropy against distributions in nats, mean over N."""
+    return _reduce(-targets * F.log_softmax(_wide(logits), dim=-1), "batchmean")
 
 
 def normalised_entropy(logits: Float[Tensor, "B C"]) -> Float[Tensor, " B"]:
@@ -241,12 +242,17 @@ def _squared_difference(student: Tensor, teacher: Tensor) -> Tensor:
 
 def _reduce(values: Tensor, reduction: str) -> Tensor:
     """`batchmean`: sum over all but the first dimension, mean over the first; `elementmean`: mean over all."""
-    return values.sum() / {"batchmean": len(values), "elementmean": values.numel()}[reduction]
+    return _mean(values.sum(), {"batchmean": len(values), "elementmean": values.numel()}[reduction])
+
+
+def _mean(total: Tensor, count: int | Tensor) -> Tensor:
+    """Divide `total` by `count`; where nothing was counted, `total` is 0 and stays 0."""
+    return total / (count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1))
 
 
 def _token_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean of values (B, T) over the batch's tokens."""
-    return values.masked_fill(~mask.bool(), 0).sum() / mask.sum()
+    return _mean(values.masked_fill(~mask.bool(), 0).sum(), mask.sum())
 
 
 def _token_pairs(mask: Tensor) -> Tensor:

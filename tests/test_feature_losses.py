@@ -3,7 +3,9 @@
 test_seeded_faults.py runs every `test_<function>...` against faulty versions of <function>.
 """
 
+import inspect
 import math
+from typing import get_type_hints
 
 import pytest
 import torch
@@ -108,10 +110,7 @@ def test_target_cross_entropy(oracles):
 
 
 def test_target_cross_entropy_of_no_token_is_zero():
-    logits = torch.zeros(0, 3).requires_grad_()
-    value = target_cross_entropy(logits, torch.zeros(0, 3))
-    value.backward()
-    assert value.item() == 0
+    assert target_cross_entropy(torch.zeros(0, 3), torch.zeros(0, 3)).item() == 0
 
 
 def test_normalised_entropy(oracles):
@@ -444,6 +443,52 @@ def test_gradients_are_finite(name, full):
     assert student.grad.isfinite().all()
     assert (student.grad[0] != 0).all()
     assert all((student.grad[1].select(dim - 1, 2) != 0).any().item() is full for dim in dims)
+
+
+# Each loss over nothing: no example, no class that counts, or padding only.
+NOTHING = torch.zeros(2, 3, dtype=torch.long)
+EMPTY = {
+    "cross_entropy": (lambda s, t: losses.cross_entropy(s, torch.zeros(0, dtype=torch.long)), (0, 3)),
+    "binary_cross_entropy": (lambda s, t: losses.binary_cross_entropy(s, torch.zeros(0, 3).long()), (0, 3)),
+    "squared_error": (lambda s, t: losses.squared_error(s, t[:, 0]), (0, 1)),
+    "soft_kl": (lambda s, t: soft_kl(s, t, 2.0, "elementmean", True), (0, 3)),
+    "soft_kl batchmean": (lambda s, t: soft_kl(s, t, 2.0, "batchmean", True), (0, 3)),
+    "soft_binary_kl": (lambda s, t: losses.soft_binary_kl(s, t, 2.0, "elementmean", True), (0, 3)),
+    "soft_binary_kl batchmean": (lambda s, t: losses.soft_binary_kl(s, t, 2.0, "batchmean", True), (0, 3)),
+    "logit_mse": (lambda s, t: logit_mse(s, t, "elementmean"), (0, 3)),
+    "logit_mse batchmean": (lambda s, t: logit_mse(s, t, "batchmean"), (0, 3)),
+    "soft_cross_entropy": (lambda s, t: soft_cross_entropy(s, t, 2.0, "elementmean"), (0, 3)),
+    "soft_cross_entropy batchmean": (lambda s, t: soft_cross_entropy(s, t, 2.0, "batchmean"), (0, 3)),
+    "masked_cross_entropy": (lambda s, t: masked_cross_entropy(s, torch.zeros(0, dtype=torch.long)), (0, 3)),
+    "masked_cross_entropy ignored": (lambda s, t: masked_cross_entropy(s, torch.full((3,), -100)), (3, 3)),
+    "cosine_distance": (cosine_distance, (0, 3)),
+    "patience": (lambda s, t: patience(s, t, True, "elementmean"), (0, 2, 3)),
+    "patience batchmean": (lambda s, t: patience(s, t, True, "batchmean"), (0, 2, 3)),
+    "hidden_mse over padding": (lambda s, t: hidden_mse(s, t, None), (0, 3, 4)),
+    "attention_score_mse all": (lambda s, t: attention_score_mse(s, t, NOTHING[:0], "all"), (0, 2, 3, 3)),
+    "target_cross_entropy": (target_cross_entropy, (0, 3)),
+} | {name: (lambda s, t, loss=loss: loss(s, t, NOTHING), shape) for name, (loss, shape, _) in MASKED.items()}
+
+
+def is_number(function) -> bool:
+    kind = get_type_hints(function)["return"]
+    return kind.dims == ()
+
+
+def test_each_mean_is_tried_over_nothing():
+    functions = {name: f for name, f in vars(losses).items() if inspect.isfunction(f) and name[0] != "_"}
+    means = {name for name, f in functions.items() if f.__module__ == losses.__name__ and is_number(f)}
+    assert means == {name.split()[0] for name in EMPTY}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_a_mean_over_nothing_is_zero_and_teaches_nothing(name):
+    loss, shape = EMPTY[name]
+    student = noise(*shape, seed=0).requires_grad_()
+    value = loss(student, noise(*shape, seed=1))
+    value.backward()
+    assert value.item() == 0
+    assert torch.equal(student.grad, torch.zeros(shape, dtype=student.dtype))
 
 
 @pytest.mark.parametrize("name", FEATURES | OTHERS)

@@ -13,23 +13,23 @@ from tests.data import test_batches
 
 PACKAGE = Path(__file__).parents[1] / "kdbench"
 LOSS_FAULTS = {
-    "sign": ("return total / max", "return -total / max"),
+    "sign": ("return _reduce", "return -_reduce"),
     "argument order": ("F.kl_div(student, teacher,", "F.kl_div(teacher, student,"),
-    "reduction": ('"batchmean": student.shape[0]', '"batchmean": student.numel()'),
-    "other reduction": ('"elementmean": student.numel()', '"elementmean": student.shape[0]'),
+    "reduction": ('"batchmean": len(values)', '"batchmean": values.numel()', "_reduce"),
+    "other reduction": ('"elementmean": values.numel()', '"elementmean": len(values)', "_reduce"),
     "temperature squared": ("(temperature**2 if", "(temperature if"),
     "temperature of the teacher": ("_wide(teacher_logits) / temperature", "_wide(teacher_logits)"),
     "probabilities for logarithms": ("log_target=True", "log_target=False"),
 }
 # Of the losses of tasks with other labels than one class a text.
 TASK_FAULTS = {
-    "binary_cross_entropy: sign": ("return F", "return -F"),
-    "binary_cross_entropy: labels": ("labels.to(_wide(logits).dtype)", "1 - labels.to(_wide(logits).dtype)"),
-    "squared_error: absolute": ("F.mse_loss", "F.l1_loss"),
+    "binary_cross_entropy: sign": ("return _mean", "return -_mean"),
+    "binary_cross_entropy: labels": ("labels.to(logits.dtype)", "1 - labels.to(logits.dtype)"),
+    "squared_error: absolute": ("** 2", "** 1", "_squared_difference"),
     "squared_error: spread out": ("[:, 0]", ""),
     "soft_binary_kl: one outcome": ("(1.0, -1.0)", "(1.0, 1.0)"),
     "soft_binary_kl: order": ("log_teacher.exp() *", "F.logsigmoid(sign * student).exp() *"),
-    "soft_binary_kl: reduction": ('"batchmean": student.shape[0]', '"batchmean": student.numel()'),
+    "soft_binary_kl: reduction": ("divergence, reduction)", 'divergence, "elementmean")'),
     "soft_binary_kl: temperature squared": ("(temperature**2 if", "(temperature if"),
 }
 # "function: fault": old, new and, where the fault sits in what the function calls, that function
@@ -46,13 +46,13 @@ FEATURE_FAULTS = {
     "masked_cross_entropy: sum": ('reduction="sum"', 'reduction="mean"'),
     "masked_cross_entropy: over all tokens": ("(labels != IGNORED).sum()", "labels.new_tensor(len(labels))"),
     "masked_cross_entropy: over the others": ("labels != IGNORED", "labels == IGNORED"),
-    "masked_cross_entropy: nothing masked": (".clamp(min=1)", ""),
+    "masked_cross_entropy: nothing masked": (".clamp(min=1)", "", "_mean"),
     "distillation_targets: soft share": ("(1 - alpha) * F", "alpha * F"),
     "distillation_targets: hard share": ("1), alpha)", "1), 1 - alpha)"),
     "distillation_targets: logits": ("F.softmax(_wide(teacher_logits), dim=-1)", "_wide(teacher_logits)"),
-    "target_cross_entropy: sign": ("return -(", "return ("),
-    "target_cross_entropy: reduction": ("len(logits)", "logits.numel()"),
-    "target_cross_entropy: no token": ("max(len(logits), 1)", "len(logits)"),
+    "target_cross_entropy: sign": ("-targets", "targets"),
+    "target_cross_entropy: reduction": ('"batchmean"', '"elementmean"'),
+    "target_cross_entropy: no token": ("max(count, 1)", "count", "_mean"),
     "normalised_entropy: sign": ("return torch", "return -torch"),
     "normalised_entropy: scale": ("logits.shape[-1]", "2"),
     "normalised_entropy: reduction": (".sum(-1)", ".mean(-1)"),
@@ -62,7 +62,7 @@ FEATURE_FAULTS = {
     ),
     "cosine_distance: sign": ("(1 - F", "(1 + F"),
     "cosine_distance: dimension": ("dim=-1", "dim=0"),
-    "cosine_distance: reduction": (".mean()", ".sum()"),
+    "cosine_distance: reduction": ("return _reduce(", "return len(student) * _reduce("),
     "patience: normalise": ("if normalise:", "if not normalise:"),
     "patience: dimension of the norm": ("F.normalize(student, dim=-1)", "F.normalize(student, dim=1)"),
     "patience: teacher as it comes": ("F.normalize(teacher, dim=-1)", "teacher"),
@@ -70,12 +70,8 @@ FEATURE_FAULTS = {
     "hidden_mse: mask": ("_token_mean(squared, mask)", "squared.mean()"),
     "hidden_mse: scale": (".mean(-1)", ".sum(-1)"),
     "hidden_mse: padding counted": ("~mask", "mask", "_token_mean"),
-    "hidden_mse: denominator": ("/ mask.sum()", "/ mask.numel()", "_token_mean"),
-    "hidden_mse: each example first": (
-        ".sum() / mask.sum()",
-        ".sum(-1).div(mask.sum(-1)).mean()",
-        "_token_mean",
-    ),
+    "hidden_mse: denominator": ("mask.sum()", "mask.numel()", "_token_mean"),
+    "hidden_mse: each example first": (".sum(), mask.sum())", ".sum(-1), mask.sum(-1)).mean()", "_token_mean"),
     "normalised_feature_mse: order": ("in (student, teacher)", "in (student, student)"),
     "normalised_feature_mse: not normalised": ("F.layer_norm(_wide(x), x.shape[-1:], eps=1e-12)", "_wide(x)"),
     "normalised_feature_mse: scale": ("eps=1e-12", "eps=1e-2"),
@@ -93,13 +89,13 @@ FEATURE_FAULTS = {
     "attention_score_mse: queries for keys": ("[:, None, None, :]", "[:, None, :, None]"),
     "attention_score_mse: mask": ("~counted", "counted"),
     "attention_score_mse: no zeroing": (".masked_fill(~counted, 0)", ""),
-    "attention_score_mse: heads": ("(student.shape[1] * counted.sum())", "counted.sum()"),
-    "attention_score_mse: denominator": ("squared.mean() if", "squared.sum() / counted.sum() if"),
+    "attention_score_mse: heads": ("student.shape[1] * counted.sum()", "counted.sum()"),
+    "attention_score_mse: denominator": ("squared.numel()", "counted.sum()"),
     "attention_kl: sign": ("(log_teacher - log_student)", "(log_student - log_teacher)"),
     "attention_kl: order": ("in (student_scores, teacher_scores)", "in (teacher_scores, student_scores)"),
     "attention_kl: heads": ("student_scores.shape[1] * ", ""),
     "attention_kl: padded queries": ("mask.sum(-1)", "mask.shape[-1]"),
-    "attention_kl: over the batch": (".mean()", ".sum()"),
+    "attention_kl: over the batch": ("return _reduce(", "return len(mask) * _reduce("),
     "attention_kl: each example first": (".sum((1, 2, 3))", ".sum((1, 2, 3)).mean()"),
     "attention_kl: mask": ("torch.finfo(x.dtype).min", "0"),
     "attention_kl: no number": ("torch.finfo(x.dtype).min", "-math.inf"),
@@ -157,7 +153,9 @@ def red(checks) -> int:
 @pytest.mark.parametrize("fault", LOSS_FAULTS)
 def test_a_fault_in_the_loss_is_noticed(monkeypatch, oracles, fault):
     assert red(checks(oracles)) == 0
-    monkeypatch.setattr(test_losses, "soft_kl", mutated("losses.py", *LOSS_FAULTS[fault], "soft_kl").soft_kl)
+    old, new, *place = LOSS_FAULTS[fault]
+    faulty = mutated("losses.py", old, new, *(place or ["soft_kl"]))
+    monkeypatch.setattr(test_losses, "soft_kl", faulty.soft_kl)
     assert red(checks(oracles)) > 0
 
 
@@ -182,7 +180,8 @@ def task_checks():
 def test_a_fault_in_a_loss_of_a_task_is_noticed(monkeypatch, fault):
     function = fault.split(":")[0]
     assert red(task_checks()) == 0
-    faulty = getattr(mutated("losses.py", *TASK_FAULTS[fault], function), function)
+    old, new, *place = TASK_FAULTS[fault]
+    faulty = getattr(mutated("losses.py", old, new, *(place or [function])), function)
     for module in (losses, objectives):
         monkeypatch.setattr(module, function, faulty)
     assert red(task_checks()) > 0

@@ -19,9 +19,11 @@ from kdbench.data.stored import stored_dataset
 from kdbench.export import export_run
 from kdbench.hardware import settle
 from kdbench.identity import data_id, run_id
+from kdbench.keys import method_names
 from kdbench.metrics import answers, metrics, plain
 from kdbench.predict import main as predict
 from kdbench.results import read_result
+from kdbench.schema import method_schema
 from tests.conftest import FILLER, TOPICS
 
 TOPIC = {word: topic for topic, words in TOPICS.items() for word in words.split()}
@@ -38,6 +40,7 @@ METHODS = {  # beside logit_kd, which is tried on all of them
     "regression": ["two_stage", "tinybert", "distilbert", "tfidf", "pkd"],
     "token_classification": ["finetune", "theseus", "two_stage", "tinybert", "distilbert", "minilm"],
 }
+TAG_WORDS = [name for name in method_names() if "token_classification" in method_schema(name).tasks]
 QUICK = {("regression", "tfidf"), ("token_classification", "theseus")}
 
 
@@ -106,6 +109,24 @@ def test_other_methods_serve_it(of_task, execute, task, method):
     config = of_task(task, f"method={method}", *(["method.augment=false"] if whole else []))
     assert cross_faults(config) == []
     checked(config, execute(config))
+
+
+@pytest.mark.parametrize("method", TAG_WORDS)
+def test_a_batch_without_a_labelled_word_teaches_nothing(of_task, execute, tmp_path, method):
+    """A zero-width space is a word to the file and no token to the model: at batch 1 it is a batch without a label."""
+    nothing = {"words": ["\u200b"], "tags": ["O"]}
+    for name, rows in {"train": 9, "dev": 3, "test": 3}.items():
+        draw = random.Random(name)
+        lines = [json.dumps(row(draw, "token_classification") if at % 3 else nothing) for at in range(rows)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf8")
+    own = ["method.augment=false"] if method == "tinybert" else []
+    config = of_task(
+        "token_classification", f"method={method}", *own, f"dataset.source={tmp_path}", "dataset.splits.dev=dev.jsonl",
+        "schedule.batch_size=1", "teacher.schedule.batch_size=1", "schedule.epochs=1",
+    )  # fmt: skip
+    assert cross_faults(config) == []
+    folder = Path(execute(config)["folder"])  # a loss or a weight that is not finite ends a run
+    assert all(value.isfinite().all() for value in load_file(folder / "model" / "model.safetensors").values())
 
 
 @pytest.mark.parametrize("task", METRIC)
