@@ -34,7 +34,9 @@ from kdbench.stopping import Limits
 log = logging.getLogger("kdbench")
 STAGE = "stage.json"  # a stage's record, written last: where it is and fits, the stage is done
 METRICS = "metrics.jsonl"
-FLUSH_EVERY = 10  # steps between two reads of the losses from the device
+# Steps between two reads of the losses from the device. Not by time: metrics.jsonl is equal for a resumed run, and all
+# processes of a run read together. The bar moves by time (`Display.taken`).
+FLUSH_EVERY = 10
 Score = Callable[[Predict, int], dict[str, float]]  # dev metrics
 
 
@@ -130,6 +132,7 @@ class _Trainer:
 
     def _after_step(self, epoch: int) -> None:
         step, every = self.progress.step, self.limits.checkpoint_every
+        self.display.taken(step)
         if step % len(self.stage.data) == 0 or step == self.stage.schedule.steps:
             self._flush(epoch)
             self._evaluate(epoch)
