@@ -1,4 +1,4 @@
-"""`hydra/sweeper=optuna`: Hydra's side of kdbench.search. Hydra finds sweepers in the package `hydra_plugins` alone.
+"""`hydra/sweeper=optuna`: Hydra's side of kdbench.cli.search. Hydra finds sweepers in the package `hydra_plugins` alone.
 
 Instead of hydra-optuna-sweeper, which needs optuna below 3.
 """
@@ -14,13 +14,13 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from kdbench import sweep
+from kdbench.cli import sweep
 
 if TYPE_CHECKING:
     import optuna
     from optuna.distributions import BaseDistribution
 
-    from kdbench.search import Search
+    from kdbench.cli.search import Search
 
 
 class OptunaSweeper(Sweeper):
@@ -35,9 +35,9 @@ class OptunaSweeper(Sweeper):
         prune: bool,
         startup_trials: int,
         warmup_epochs: int,
-        params: None,  # of a preset: kdbench.command has spelt it out
+        params: None,  # of a preset: kdbench.cli.command has spelt it out
     ) -> None:
-        from kdbench.search import Rules
+        from kdbench.cli.search import Rules
 
         self.n_trials, self.n_jobs, self.study = n_trials, n_jobs, study
         self.rules = Rules(seed, prune, startup_trials, warmup_epochs)
@@ -49,8 +49,8 @@ class OptunaSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        from kdbench.config import digest
-        from kdbench.search import ENVIRONMENT, Search, announce
+        from kdbench.cli.search import ENVIRONMENT, Search, announce
+        from kdbench.validation.load import digest
 
         assert self.config is not None and self.launcher is not None  # Hydra has called setup
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas
 
-    from kdbench.classifier import Classifier
+    from kdbench.inference.classifier import Classifier
 
 __version__ = "0.1.0"
 
@@ -28,7 +28,7 @@ def load_classifier(folder: str | Path) -> "Classifier":
     `load_classifier(run)(["a text", "another"])` is an answer a text: its `label`, and the `probabilities` of all.
     Texts are cut to the length of training. Raises kdbench.errors.UserError where the folder holds no such model.
     """
-    from kdbench.classifier import load_classifier as load_  # torch: not for --help
+    from kdbench.inference.classifier import load_classifier as load_  # torch: not for --help
 
     return load_(Path(folder))
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 
 from kdbench.errors import UserError, to_stderr
-from kdbench.store import Damaged, StoreError
+from kdbench.storage.files import Damaged, StoreError
 
 
 def guarded(name: str, do: Callable[[], int]) -> int:

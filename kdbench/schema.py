@@ -166,7 +166,7 @@ class CorpusConfig:
 
 @dataclass
 class HardwareConfig:
-    """`auto` is settled by kdbench.hardware before the identity is taken."""
+    """`auto` is settled by kdbench.training.hardware before the identity is taken."""
 
     device: str = option(one_of("auto", "cpu", "cuda", "mps"))
     precision: str = option(one_of("auto", "fp32", "bf16"))

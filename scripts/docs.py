@@ -15,12 +15,12 @@ import yaml
 from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf
 
-from kdbench.answers import keys_text
-from kdbench.check import keys_of
-from kdbench.command import judge
-from kdbench.composing import HydraConfigs, composing, conf_dir
-from kdbench.config import fill
+from kdbench.cli.command import judge
+from kdbench.cli.compose import HydraConfigs, composing, conf_dir
+from kdbench.cli.help import keys_text
 from kdbench.errors import print_faults
+from kdbench.validation.load import fill
+from kdbench.validation.values import keys_of
 
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = re.compile(r"(<!-- options (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -15,10 +15,12 @@ import torch
 from hydra import compose, initialize_config_dir
 from hypothesis import settings
 
-from kdbench.config import load
 from kdbench.schema import RunConfig
+from kdbench.validation.load import load
 
-torch.set_num_threads(1)  # before kdbench.hardware takes it as torch's choice; tiny matrices gain nothing by two
+torch.set_num_threads(
+    1
+)  # before kdbench.training.hardware takes it as torch's choice; tiny matrices gain nothing by two
 
 # Hypothesis: the same few examples each time; many, and others each time, with scripts/test --slow.
 settings.register_profile("fast", max_examples=20, derandomize=True, deadline=None, database=None)
@@ -160,7 +162,8 @@ def oracles() -> dict:  # type: ignore[type-arg]
 @pytest.fixture
 def execute(monkeypatch: pytest.MonkeyPatch) -> Callable[[RunConfig], dict]:  # type: ignore[type-arg]
     """Do a run as the command does, but for the time spent on measuring the time of a tiny model."""
-    from kdbench import evaluate, run
+    from kdbench.inference import measure as evaluate
+    from kdbench.runs import execute as run
 
     monkeypatch.setattr(evaluate, "latency", partial(evaluate.latency, rounds=2))
 

@@ -8,7 +8,8 @@ import sys
 import pytest
 from omegaconf import OmegaConf
 
-from kdbench import answers, cli
+from kdbench.cli import help as answers
+from kdbench.cli import main as cli
 from kdbench.schema import GROUPS
 
 

@@ -10,11 +10,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from kdbench import cli, train
-from kdbench.derived import baseline
-from kdbench.hardware import settle
-from kdbench.identity import run_id
-from kdbench.pairing import kind_faults
+from kdbench.cli import main as cli
+from kdbench.runs.identity import run_id
+from kdbench.runs.related import baseline
+from kdbench.training import loop as train
+from kdbench.training.hardware import settle
+from kdbench.validation.architectures import kind_faults
 from tests.encoders import KINDS, write_encoder
 from tests.test_methods import data_lines, same, weights
 
@@ -119,8 +120,8 @@ class TestAnEncoderOfTheStudentsOwn:
 
     @pytest.fixture
     def bare_run(self, configure, execute, tmp_path):
-        from kdbench.context import Run
-        from kdbench.hardware import accelerator
+        from kdbench.runs.context import Run
+        from kdbench.training.hardware import accelerator
 
         def make(given):
             config = configure(*given)

@@ -11,13 +11,13 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from kdbench import keys
-from kdbench.check import cross_faults, faults
-from kdbench.config import load
-from kdbench.crosscheck import NEEDS
 from kdbench.errors import Fault, nearest, print_faults, shown
 from kdbench.options import above, option, or_none
 from kdbench.schema import InitConfig, RunConfig, method_schema
+from kdbench.validation import keys
+from kdbench.validation.fit import NEEDS
+from kdbench.validation.load import load
+from kdbench.validation.values import cross_faults, faults
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -141,7 +141,7 @@ def test_a_methods_own_parameters(
     cfg: DictConfig, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], expected: list[str]
 ) -> None:
     monkeypatch.setattr("kdbench.schema.method_module", lambda *which: SimpleNamespace(Params=Params))
-    monkeypatch.setattr("kdbench.check.run_keys", keys.run_keys.__wrapped__)  # without its cache
+    monkeypatch.setattr("kdbench.validation.values.run_keys", keys.run_keys.__wrapped__)  # without its cache
     cfg.method = {"name": "tfidf", **values}
     found = [str(fault) for fault in faults(cfg)]
     assert len(found) == len(expected) and all(map(str.startswith, found, expected)), found

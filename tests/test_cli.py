@@ -19,11 +19,11 @@ import pandas
 import pytest
 from hydra import compose, initialize_config_dir
 
-from kdbench import cli
-from kdbench.config import load
-from kdbench.derived import baseline, teacher_run, total_baseline
+from kdbench.cli import main as cli
 from kdbench.errors import Fault, UserError
+from kdbench.runs.related import baseline, teacher_run, total_baseline
 from kdbench.schema import GROUPS, RunConfig
+from kdbench.validation.load import load
 
 CONF = cli.conf_dir()
 
@@ -338,7 +338,7 @@ def test_completion_and_module(tmp_path: Path) -> None:
     assert {"method=theseus", "method=finetune"} <= set(done.stdout.split())
 
 
-# The jobs, with a stand-in for kdbench.run
+# The jobs, with a stand-in for kdbench.runs.execute
 
 Main = Callable[..., list[Any]]
 Execute = Callable[[RunConfig, Callable[[RunConfig], str]], None]
@@ -356,7 +356,7 @@ def main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Main:
             execute(config, keywords["baseline_command"])
             return {"metrics": {"dev": {"accuracy": 0.5}}}
 
-        monkeypatch.setitem(sys.modules, "kdbench.run", SimpleNamespace(execute=stand_in))
+        monkeypatch.setitem(sys.modules, "kdbench.runs.execute", SimpleNamespace(execute=stand_in))
         monkeypatch.setattr(sys, "argv", ["kdbench", *shlex.split(line)])
         monkeypatch.chdir(tmp_path)
         try:

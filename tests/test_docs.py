@@ -19,14 +19,17 @@ import yaml
 from hydra._internal.utils import get_args_parser
 from safetensors.torch import load_file, save_file
 
-from kdbench import answers, cli, export_command, predict
-from kdbench.command import judge
+from kdbench.cli import export as export_command
+from kdbench.cli import help as answers
+from kdbench.cli import main as cli
+from kdbench.cli import predict
+from kdbench.cli.command import judge
+from kdbench.cli.compose import composing
+from kdbench.cli.hydra_keys import closed
 from kdbench.compare import cli as compare_runs
 from kdbench.compare import options as compare_options
-from kdbench.composing import composing
-from kdbench.hydra_keys import closed
-from kdbench.keys import method_names, run_keys
-from kdbench.results import RESULTS
+from kdbench.storage.results import RESULTS
+from kdbench.validation.keys import method_names, run_keys
 from scripts import docs as written
 from tests.compare.test_compare_runs import write as write_run
 

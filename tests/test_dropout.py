@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from kdbench.dropout import CheapDropout, cheap, dropout
-from kdbench.hardware import Hardware
+from kdbench.training.dropout import CheapDropout, cheap, dropout
+from kdbench.training.hardware import Hardware
 
 CPU = Hardware("cpu", "bf16", "eager", 1)
 
@@ -44,7 +44,7 @@ def test_draws_follow_torchs_generator():
 
 def test_every_dropout_within_is_cheap_and_none_without(monkeypatch):
     calls = []
-    monkeypatch.setattr("kdbench.dropout.keep", lambda x, p: calls.append(p) or torch.zeros_like(x))
+    monkeypatch.setattr("kdbench.training.dropout.keep", lambda x, p: calls.append(p) or torch.zeros_like(x))
     module, x = nn.Dropout(0.2), torch.ones(3)
     with cheap(CPU, 0.2):
         assert module(x).sum() == 0 and F.dropout(x, p=0.4, training=True).sum() == 0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdbench.early_exit import break_even_share, cascade_curve, curve, exits
+from kdbench.methods._early_exit import break_even_share, cascade_curve, curve, exits
 from kdbench.models import fastbert
 
 UNCERTAINTY = np.array([[0.9, 0.6, 0.3, 0.1], [0.2, 0.1, 0.05, 0.01], [0.95, 0.9, 0.85, 0.8]]).T  # (L, n)

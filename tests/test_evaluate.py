@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from kdbench import evaluate
+from kdbench.inference import measure as evaluate
 from kdbench.models import bert
 
 BASE = {"vocab_size": 30522, "hidden": 768, "heads": 12, "ffn": 3072, "max_positions": 512, "pad_token_id": 0}

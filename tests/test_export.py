@@ -9,11 +9,14 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import kdbench
-from kdbench import export_command, latency, predict, store
-from kdbench.check import cross_faults
+from kdbench.cli import export as export_command
+from kdbench.cli import predict
 from kdbench.compare import cli as compare_runs
 from kdbench.errors import UserError
-from kdbench.models import graph
+from kdbench.inference import latency
+from kdbench.inference import onnx as graph
+from kdbench.storage import files as store
+from kdbench.validation.values import cross_faults
 
 TEXTS = ["apple near the old pear", "a big lead", "river of gold is one lake", ""]
 

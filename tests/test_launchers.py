@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from kdbench import cli, search, sweep
-from kdbench.search import OfThisJob, Rules, Search
-from kdbench.stopping import Pruned
+from kdbench.cli import main as cli
+from kdbench.cli import search, sweep
+from kdbench.cli.search import OfThisJob, Rules, Search
+from kdbench.training.interrupts import Pruned
 
 ROOT = Path(__file__).parents[1]
 GRID = ["method=finetune,logit_kd", "schedule.lr=1e-2,1e30", "schedule.epochs=1"]
@@ -50,7 +51,7 @@ def test_a_sweep_elsewhere_shares_one_teacher_and_one_cache_and_tells_every_fail
 
 
 def test_a_launcher_that_is_not_installed_is_refused_with_its_extra(monkeypatch):
-    monkeypatch.setattr("kdbench.hydra_keys.find_spec", lambda package: None)
+    monkeypatch.setattr("kdbench.cli.hydra_keys.find_spec", lambda package: None)
     (fault,) = cli.refuse(["-m", "hydra/launcher=slurm", "seed=0,1"])
     assert "is not installed: pip install 'kdbench[slurm]'" in str(fault)
 

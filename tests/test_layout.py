@@ -18,38 +18,38 @@ ALLOWED = {
     "kdbench.schema": ["kdbench.options", "kdbench.tasks"],
     "kdbench.tasks": [],
     "kdbench.metrics": ["kdbench.tasks"],
-    "kdbench.derived": ["kdbench.schema"],
-    "kdbench.early_exit": ["kdbench.losses", "kdbench.stage"],
-    "kdbench.seeds": [],
+    "kdbench.runs.related": ["kdbench.schema"],
+    "kdbench.methods._early_exit": ["kdbench.losses", "kdbench.stage"],
+    "kdbench.storage.seeds": [],
     "kdbench.stage": [],
-    "kdbench.store": ["kdbench.errors"],
-    "kdbench.results": ["kdbench.store"],
-    "kdbench.stopping": [],
-    "kdbench.parallel": ["kdbench.stage", "kdbench.errors"],
-    "kdbench.checkpoint": ["kdbench.store"],
-    "kdbench.models": ["kdbench.stage", "kdbench.models", "kdbench.errors", "kdbench.store", "kdbench.foreign"],
+    "kdbench.storage.files": ["kdbench.errors"],
+    "kdbench.storage.results": ["kdbench.storage.files"],
+    "kdbench.training.interrupts": [],
+    "kdbench.training.processes": ["kdbench.stage", "kdbench.errors"],
+    "kdbench.training.checkpoint": ["kdbench.storage.files"],
+    "kdbench.models": ["kdbench.stage", "kdbench.models", "kdbench.errors", "kdbench.storage.files", "kdbench.sources.foreign"],
     "kdbench.objectives": ["kdbench.stage", "kdbench.losses", "kdbench.models"],
     "kdbench.methods": [
-        "kdbench.stage", "kdbench.losses", "kdbench.objectives", "kdbench.models", "kdbench.options", "kdbench.context",
-        "kdbench.early_exit", "kdbench.schema", "kdbench.data.datasets", "kdbench.tasks",
+        "kdbench.stage", "kdbench.losses", "kdbench.objectives", "kdbench.models", "kdbench.options", "kdbench.runs.context",
+        "kdbench.methods._early_exit", "kdbench.schema", "kdbench.data.datasets", "kdbench.tasks",
     ],
-    "kdbench.train": [
-        "kdbench.stage", "kdbench.store", "kdbench.stopping", "kdbench.checkpoint", "kdbench.metrics_log",
-        "kdbench.parallel", "kdbench.progress", "kdbench.seeds", "kdbench.optim", "kdbench.finite",
+    "kdbench.training.loop": [
+        "kdbench.stage", "kdbench.storage.files", "kdbench.training.interrupts", "kdbench.training.checkpoint", "kdbench.training.metrics_log",
+        "kdbench.training.processes", "kdbench.training.progress", "kdbench.storage.seeds", "kdbench.training.updates", "kdbench.training.finite",
     ],
-    "kdbench.finite": ["kdbench.checkpoint", "kdbench.errors", "kdbench.stage"],
-    "kdbench.optim": ["kdbench.stage", "kdbench.parallel", "kdbench.used_rows"],
-    "kdbench.used_rows": ["kdbench.stage"],
+    "kdbench.training.finite": ["kdbench.training.checkpoint", "kdbench.errors", "kdbench.stage"],
+    "kdbench.training.updates": ["kdbench.stage", "kdbench.training.processes", "kdbench.training.used_rows"],
+    "kdbench.training.used_rows": ["kdbench.stage"],
     "kdbench.compare": [
-        "kdbench.compare", "kdbench.console", "kdbench.results", "kdbench.store", "kdbench.errors", "kdbench.tasks",
-        "kdbench.metrics", "kdbench.latency",  # by --latency alone
-        "kdbench.config", "kdbench.data.stored", "kdbench.data.datasets",  # by texts.py, for a page alone
+        "kdbench.compare", "kdbench.console", "kdbench.storage.results", "kdbench.storage.files", "kdbench.errors", "kdbench.tasks",
+        "kdbench.metrics", "kdbench.inference.latency",  # by --latency alone
+        "kdbench.validation.load", "kdbench.data.stored", "kdbench.data.datasets",  # by texts.py, for a page alone
     ],
-    "kdbench.console": ["kdbench.errors", "kdbench.store"],
+    "kdbench.console": ["kdbench.errors", "kdbench.storage.files"],
     "kdbench.errors": [],
-    "kdbench.foreign": ["kdbench.errors"],
+    "kdbench.sources.foreign": ["kdbench.errors"],
     "kdbench.data": [
-        "kdbench.data", "kdbench.schema", "kdbench.errors", "kdbench.stage", "kdbench.store", "kdbench.foreign",
+        "kdbench.data", "kdbench.schema", "kdbench.errors", "kdbench.stage", "kdbench.storage.files", "kdbench.sources.foreign",
         "kdbench.tasks", "kdbench.metrics",
     ],
 }  # fmt: skip
@@ -87,7 +87,7 @@ def test_methods_do_not_know_each_other_or_hydra():
         names = imported(module)
         if module.startswith("kdbench.methods."):
             assert not any(name.startswith("kdbench.methods") for name in names), module
-        if not module.startswith("kdbench.c") or module.startswith(("kdbench.compare", "kdbench.context")):
+        if not module.startswith("kdbench.c") or module.startswith(("kdbench.compare", "kdbench.runs.context")):
             assert not any(name.split(".")[0] == "hydra" for name in names), module
 
 

@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from kdbench.cli import conf_dir
-from kdbench.config import _fill_from_run
-from kdbench.derived import baseline
-from kdbench.hardware import settle
-from kdbench.identity import run_id
+from kdbench.cli.main import conf_dir
 from kdbench.methods import minilm, pkd, tinybert
 from kdbench.models import bert, features, students
 from kdbench.models.encoders import view
+from kdbench.runs.identity import run_id
+from kdbench.runs.related import baseline
+from kdbench.training.hardware import settle
+from kdbench.validation.load import _fill_from_run
 
 SLOW = pytest.mark.slow
 SHAPE = {"architecture": "bert", "vocab_size": 30, "hidden": 8, "layers": 3, "heads": 2, "ffn": 12, "max_positions": 16}
@@ -198,7 +198,7 @@ def test_stages_before_the_task_are_a_run_that_seeds_share(configure, execute, t
 
 
 def test_the_general_run_does_not_depend_on_the_task(configure):
-    from kdbench.derived import general_run
+    from kdbench.runs.related import general_run
 
     a, b = (
         general_run(configure("method=tinybert", *more)) for more in ([], ["schedule.lr=1e-3", "method.augment=false"])

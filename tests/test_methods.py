@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import kdbench
-from kdbench import train
-from kdbench.derived import uses_teacher
+from kdbench.runs.related import uses_teacher
+from kdbench.training import loop as train
 
 ROOT = Path(__file__).parents[1]
 METHODS = sorted(path.stem for path in (ROOT / "kdbench/methods").glob("*.py") if path.stem != "__init__")

@@ -14,11 +14,13 @@ import pytest
 from omegaconf import OmegaConf
 
 import kdbench
-from kdbench import cli, evaluate, own_method
-from kdbench.check import faults
-from kdbench.command import judge
+from kdbench.cli import main as cli
+from kdbench.cli.command import judge
 from kdbench.errors import UserError
-from kdbench.keys import run_keys
+from kdbench.inference import measure as evaluate
+from kdbench.validation import own_method
+from kdbench.validation.keys import run_keys
+from kdbench.validation.values import faults
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "own"
 

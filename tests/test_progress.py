@@ -6,7 +6,7 @@ import logging
 import pytest
 from rich.console import Console
 
-from kdbench.progress import Display, in_words
+from kdbench.training.progress import Display, in_words
 
 
 class Clock:

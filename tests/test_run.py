@@ -9,16 +9,20 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers.utils import logging
 
-from kdbench import context_data, dropout, evaluate, run, train
-from kdbench.context import Run
 from kdbench.data.teacher_cache import cached_outputs, compute_outputs
-from kdbench.derived import baseline, teacher_run, total_baseline
 from kdbench.errors import UserError
-from kdbench.hardware import accelerator, settle
-from kdbench.identity import run_id
+from kdbench.inference import measure as evaluate
 from kdbench.models import students
 from kdbench.models.encoders import view
-from kdbench.run import run_folder
+from kdbench.runs import execute as run
+from kdbench.runs import texts as context_data
+from kdbench.runs.context import Run
+from kdbench.runs.execute import run_folder
+from kdbench.runs.identity import run_id
+from kdbench.runs.related import baseline, teacher_run, total_baseline
+from kdbench.training import dropout
+from kdbench.training import loop as train
+from kdbench.training.hardware import accelerator, settle
 
 
 def identity(config):
@@ -132,7 +136,7 @@ class TestLimits:
         monkeypatch.setattr(train._Trainer, "_step", watched)
         monkeypatch.setattr(dropout, "keep", lambda x, p: drawn.add(p) or keep(x, p))
         execute(configure("method=theseus", "schedule.dropout=0.1", "+method.stages.successor.dropout=0.3"))
-        assert drawn == {0.1, 0.3}  # by kdbench.dropout, the teacher's stage without any
+        assert drawn == {0.1, 0.3}  # by kdbench.training.dropout, the teacher's stage without any
         assert [p for name, p in seen if name == "replacing"] == [{0.1}] * 16
         assert [p for name, p in seen if name == "successor"] == [{0.3}] * 8
 
@@ -322,7 +326,7 @@ def test_stages_share_no_order(bare_run):
 
 
 def test_a_killed_run_has_no_results(configure, execute, monkeypatch, tmp_path):
-    monkeypatch.setattr("kdbench.record.finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("kdbench.runs.record.finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         execute(configure("method=finetune"))
     assert not list((tmp_path / "outputs").rglob("results.json"))

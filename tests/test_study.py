@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-from kdbench import cli
-from kdbench.config import load
-from kdbench.hardware import Hardware
-from kdbench.identity import run_id
+from kdbench.cli import main as cli
+from kdbench.runs.identity import run_id
+from kdbench.training.hardware import Hardware
+from kdbench.validation.load import load
 from scripts.study import keep, page, pictures, run, write
 from scripts.study.finished import Finished, composed
 from scripts.study.plan import Plan, Step, data_of, load_plan

@@ -12,18 +12,18 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
-from kdbench.classifier import load_classifier
+from kdbench.cli.predict import main as predict
 from kdbench.compare.cli import main as compare
-from kdbench.crosscheck import cross_faults
 from kdbench.data.stored import stored_dataset
-from kdbench.export import export_run
-from kdbench.hardware import settle
-from kdbench.identity import data_id, run_id
-from kdbench.keys import method_names
+from kdbench.inference.classifier import load_classifier
 from kdbench.metrics import answers, metrics, plain
-from kdbench.predict import main as predict
-from kdbench.results import read_result
+from kdbench.runs.identity import data_id, run_id
 from kdbench.schema import method_schema
+from kdbench.shipping.export import export_run
+from kdbench.storage.results import read_result
+from kdbench.training.hardware import settle
+from kdbench.validation.fit import cross_faults
+from kdbench.validation.keys import method_names
 from tests.conftest import FILLER, TOPICS
 
 TOPIC = {word: topic for topic, words in TOPICS.items() for word in words.split()}

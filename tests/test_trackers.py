@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from accelerate.tracking import TensorBoardTracker
 
-from kdbench import cli
-from kdbench.hardware import settle
-from kdbench.identity import run_id
-from kdbench.train import _Trainer
+from kdbench.cli import main as cli
+from kdbench.runs.identity import run_id
+from kdbench.training.hardware import settle
+from kdbench.training.loop import _Trainer
 
 pytestmark = pytest.mark.filterwarnings("default")  # theirs
 
@@ -116,7 +116,7 @@ def test_a_tracker_that_is_not_there_is_refused(monkeypatch, tmp_path):
 @pytest.mark.slow
 def test_nothing_is_imported_that_was_not_asked_for():
     names = "{'tensorboard', 'mlflow', 'trackio', 'wandb', 'torch.utils.tensorboard'}"
-    code = f"import sys, kdbench.run; print({names} & set(sys.modules))"
+    code = f"import sys, kdbench.runs.execute; print({names} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 

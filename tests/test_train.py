@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from kdbench.data.batches import Examples, TrainBatches
 from kdbench.data.tokenize import Tokens
-from kdbench.finite import NonFiniteLoss
-from kdbench.progress import Display
 from kdbench.stage import Batch, ParamGroup, Schedule, Stage, Terms
-from kdbench.stopping import Limits
-from kdbench.train import train
+from kdbench.training.finite import NonFiniteLoss
+from kdbench.training.interrupts import Limits
+from kdbench.training.loop import train
+from kdbench.training.progress import Display
 
 SCHEDULE = Schedule(
     steps=12, lr=1e-2, accumulation=1, warmup=0.1, decay="linear", weight_decay=0.01, clip=1.0, patience=None

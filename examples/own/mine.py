@@ -15,7 +15,7 @@ from kdbench.options import MISSING, between, option
 from kdbench.stage import Batch, Stage, Terms
 
 if TYPE_CHECKING:
-    from kdbench.context import Run
+    from kdbench.runs.context import Run
 
 
 @dataclass

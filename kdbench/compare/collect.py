@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kdbench.compare.keys import Source, Wanted
-from kdbench.results import EXPORT, RESULTS, SCHEMA, read_result
-from kdbench.store import Damaged
+from kdbench.storage.files import Damaged
+from kdbench.storage.results import EXPORT, RESULTS, SCHEMA, read_result
 from kdbench.tasks import METRICS
 
 T = TypeVar("T")

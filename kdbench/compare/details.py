@@ -7,7 +7,7 @@ from typing import Any
 from kdbench.compare.collect import Run
 from kdbench.compare.keys import inner
 from kdbench.compare.rows import Row
-from kdbench.store import read_json
+from kdbench.storage.files import read_json
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any
 from kdbench.compare.collect import Run
 from kdbench.compare.columns import NOTHING, Column, Sheet
 from kdbench.compare.keys import Source, flat, inner
-from kdbench.results import RESULTS
-from kdbench.store import read_json
+from kdbench.storage.files import read_json
+from kdbench.storage.results import RESULTS
 
 GROUPED = ("teacher", "student", "method", "schedule", "dataset", "corpus", "hardware")
 RECORDED = (

@@ -10,7 +10,7 @@ from kdbench.compare.keys import Wanted
 from kdbench.compare.options import TESTED, ordered
 from kdbench.compare.rows import Table, build_tables
 from kdbench.compare.where import condition
-from kdbench.results import PREDICTIONS
+from kdbench.storage.results import PREDICTIONS
 
 if TYPE_CHECKING:
     import pandas

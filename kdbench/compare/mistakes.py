@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kdbench.compare.predictions import NoPredictionsError, Predictions, read
 from kdbench.compare.rows import Row
+from kdbench.storage.predictions import NoPredictionsError, Predictions, read
 
 CLASSES = 12  # shown of a confusion matrix: those with most errors
 EXAMPLES = 20  # shown each way

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdbench.compare.inference import accuracy_scores, macro_f1_scores
-from kdbench.compare.predictions import Predictions
+from kdbench.storage.predictions import Predictions
 from kdbench.tasks import tags
 
 Points = NDArray[np.float64]

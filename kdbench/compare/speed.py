@@ -10,7 +10,7 @@ from typing import Any
 
 from kdbench.compare.columns import NOTHING, Column, Sheet, number
 from kdbench.compare.rows import Row, Table
-from kdbench.store import Damaged, read_record, write_record
+from kdbench.storage.files import Damaged, read_record, write_record
 
 SCHEMA = 1  # of the kept file
 LEGEND = (
@@ -40,7 +40,7 @@ class Session:
 def with_speed(table: Table, root: Path, again: bool, quiet: bool) -> Table:
     """The table with times measured together: now, or as kept in `root` where that covers its rows.
 
-    Raises what `kdbench.latency.measure` does, StoreError.
+    Raises what `kdbench.inference.latency.measure` does, StoreError.
     """
     path = root / f"latency-{table.data_id}.json"
     timed = {row.id: row.runs[0].path.parent for row in [*table.rows, *_teachers(table)] if row.runs[0].has_model}
@@ -53,7 +53,7 @@ def with_speed(table: Table, root: Path, again: bool, quiet: bool) -> Table:
 
 
 def _measured(path: Path, timed: dict[str, Path]) -> Session:
-    from kdbench.latency import measure  # torch: only for who asks for a measurement
+    from kdbench.inference.latency import measure  # torch: only for who asks for a measurement
 
     write_record(path, {"schema": SCHEMA} | measure(timed))
     session = _kept(path)

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from kdbench.compare import inference
 from kdbench.compare.collect import Run
 from kdbench.compare.inference import LEVEL, Estimate
-from kdbench.compare.predictions import NoPredictionsError, Predictions, read
 from kdbench.compare.rows import Row, Table
 from kdbench.compare.scores import scores
+from kdbench.storage.predictions import NoPredictionsError, Predictions, read
 
 AGAINST = ("difference", "total_difference")  # to direct fine-tuning: same schedule, same total of updates
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from kdbench.compare.collect import Run
 from kdbench.compare.keys import Source
-from kdbench.compare.predictions import NoPredictionsError, read
 from kdbench.compare.rows import Table
-from kdbench.store import Damaged
+from kdbench.storage.files import Damaged
+from kdbench.storage.predictions import NoPredictionsError, read
 
 if TYPE_CHECKING:
     from kdbench.data.datasets import Split
@@ -54,9 +54,9 @@ def texts(table: Table, split: str) -> Texts:
 
 
 def _of_run(run: Run, split: str) -> Texts:
-    from kdbench.config import cache_path, recorded_dataset
     from kdbench.data.stored import kept_split
-    from kdbench.store import private
+    from kdbench.storage.files import private
+    from kdbench.validation.load import cache_path, recorded_dataset
 
     config = Source(run.path, {}).config
     cache, dataset = cache_path(config["cache_dir"]), recorded_dataset(config)

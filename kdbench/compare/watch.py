@@ -13,8 +13,8 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from kdbench.compare.columns import NOTHING, Column
-from kdbench.results import RESULTS, metric_of, read_result
-from kdbench.store import Damaged
+from kdbench.storage.files import Damaged
+from kdbench.storage.results import RESULTS, metric_of, read_result
 
 if TYPE_CHECKING:
     from rich.console import Console, Group

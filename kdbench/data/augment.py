@@ -14,9 +14,9 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from kdbench.data.cache import cached
 from kdbench.data.word_classes import MaskedLm, Pieces, likely_pieces, nearest_pieces, replaceable, whole_words
-from kdbench.store import fitting
+from kdbench.storage.cache import cached
+from kdbench.storage.files import fitting
 
 Ids = NDArray[np.int32]
 Words = list[str]

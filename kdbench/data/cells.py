@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from kdbench.data.fetch import SourceError
 from kdbench.data.reading import Reading
+from kdbench.sources.fetch import SourceError
 
 Class = str | int
 Label = Class | float | list[Class] | None  # None: the row has no label

@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from kdbench.data.fetch import SourceError
-from kdbench.data.sources import TAGGED
 from kdbench.schema import DatasetConfig
+from kdbench.sources.fetch import SourceError
+from kdbench.sources.sources import TAGGED
 
 
 def require_columns(where: Path | str, there: Iterable[str], config: DatasetConfig) -> list[str]:

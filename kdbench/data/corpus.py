@@ -12,9 +12,9 @@ from torch import Tensor
 from kdbench.data.batches import Examples, TrainBatches
 from kdbench.data.datasets import load_dataset
 from kdbench.data.readers import read_table
-from kdbench.data.sources import TABLES, text_files
 from kdbench.data.tokenize import AT_A_TIME, Rows, cached_tokens, load_tokenizer, tokenizer_files
 from kdbench.schema import CorpusConfig, DatasetConfig, RunningText
+from kdbench.sources.sources import TABLES, text_files
 from kdbench.stage import IGNORED, Batch
 
 _MASKED, _RANDOM = 0.8, 0.1  # of the chosen tokens; the rest is kept (Devlin et al. 2019, 3.1)

@@ -12,10 +12,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from kdbench.data.fetch import SourceError
 from kdbench.data.labels import encoded, hidden, label_names
 from kdbench.data.readers import Rows, read_splits
 from kdbench.schema import DatasetConfig
+from kdbench.sources.fetch import SourceError
 
 _TEST_CUT, _DEV_CUT = 0, 1
 _LIMIT = {"train": 2, "dev": 3, "test": 4}

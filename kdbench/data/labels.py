@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdbench.data.cells import Label
-from kdbench.data.fetch import SourceError
 from kdbench.metrics import ragged
 from kdbench.schema import DatasetConfig
+from kdbench.sources.fetch import SourceError
 from kdbench.tasks import OUTSIDE, is_bio
 
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kdbench.data.cache import cached
 from kdbench.data.cells import Label, Place, label_reader, text_of
 from kdbench.data.columns import require_columns
-from kdbench.data.fetch import Source, SourceError, ask_hub, fetch_wheel, hub_commit, parse
 from kdbench.data.reading import Dropped, Reading
-from kdbench.data.sources import TAGGED, check_source, existing, table_files
 from kdbench.schema import DatasetConfig
+from kdbench.sources.fetch import Source, SourceError, ask_hub, fetch_wheel, hub_commit, parse
+from kdbench.sources.sources import TAGGED, check_source, existing, table_files
+from kdbench.storage.cache import cached
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from kdbench.data.cache import cached
 from kdbench.data.datasets import Split, TextData, load_dataset
-from kdbench.data.fetch import kept_commit, parse
-from kdbench.data.sources import dataset_identity
 from kdbench.metrics import plain, ragged
 from kdbench.schema import DatasetConfig
-from kdbench.store import MANIFEST, fitting, read_json, verify, write_json
+from kdbench.sources.fetch import kept_commit, parse
+from kdbench.sources.sources import dataset_identity
+from kdbench.storage.cache import cached
+from kdbench.storage.files import MANIFEST, fitting, read_json, verify, write_json
 
 _ROWS = 1000  # of a record batch: what is in memory at a time
 _SPLITS = ("train", "dev", "test")

@@ -7,12 +7,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from kdbench import store
 from kdbench.data.batches import Examples
-from kdbench.data.cache import cached
 from kdbench.errors import UserError
 from kdbench.stage import IGNORED, Predict
-from kdbench.store import sha256_of
+from kdbench.storage import files as store
+from kdbench.storage.cache import cached
+from kdbench.storage.files import sha256_of
 
 
 def cached_outputs(what: str, examples: Examples, predict: Predict, weights: Path, compute: str, cache: Path) -> Tensor:

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
-from kdbench.data.cache import cached
 from kdbench.data.datasets import Split
 from kdbench.errors import SourceError
-from kdbench.store import fitting
+from kdbench.storage.cache import cached
+from kdbench.storage.files import fitting
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ and split as BERT does before its word pieces, so that a Chinese character is a 
 import hashlib
 from pathlib import Path
 
-from kdbench.data.cache import cached
+from kdbench.storage.cache import cached
 
 PAD, UNK, MASK = SPECIAL = ("[PAD]", "[UNK]", "[MASK]")  # ids 0, 1, 2
 

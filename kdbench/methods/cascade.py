@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from kdbench.early_exit import cascade_curve
 from kdbench.losses import normalised_entropy
+from kdbench.methods._early_exit import cascade_curve
 from kdbench.options import Rule, between, option
 from kdbench.schema import ARCHITECTURES
 from kdbench.stage import Stage
 
 if TYPE_CHECKING:
-    from kdbench.context import Run
     from kdbench.data.datasets import Split
+    from kdbench.runs.context import Run
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Params:
 
 
 def stages(run: "Run", p: Params) -> Iterator[Stage]:
-    from kdbench.context import Predictions
+    from kdbench.runs.context import Predictions
 
     small, large = run.finished(p.small, "small"), run.finished_teacher
     for name, split in {"dev": run.data.dev, "test": run.data.test}.items():

@@ -19,7 +19,7 @@ from kdbench.stage import IGNORED, Batch, Stage, Terms, Unit
 from kdbench.tasks import TASKS
 
 if TYPE_CHECKING:
-    from kdbench.context import Run
+    from kdbench.runs.context import Run
 
 
 @dataclass

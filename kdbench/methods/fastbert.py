@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
-from kdbench.early_exit import break_even_share, curve
 from kdbench.losses import soft_kl
+from kdbench.methods._early_exit import break_even_share, curve
 from kdbench.models.fastbert import flops, full_flops
 from kdbench.objectives import supervised
 from kdbench.options import Rule, between, option
 from kdbench.stage import Batch, ParamGroup, Stage, Terms
 
 if TYPE_CHECKING:
-    from kdbench.context import Run
+    from kdbench.runs.context import Run
     from kdbench.schema import RunConfig
 
 log = logging.getLogger("kdbench")

@@ -10,7 +10,7 @@ from kdbench.stage import Stage
 from kdbench.tasks import TASKS
 
 if TYPE_CHECKING:
-    from kdbench.context import Run
+    from kdbench.runs.context import Run
 
 
 @dataclass

@@ -21,7 +21,7 @@ from kdbench.stage import Batch, Objective, Stage, Terms
 from kdbench.tasks import TASKS
 
 if TYPE_CHECKING:
-    from kdbench.context import Run
+    from kdbench.runs.context import Run
     from kdbench.schema import RunConfig
 
 

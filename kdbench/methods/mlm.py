@@ -14,7 +14,7 @@ from kdbench.stage import Batch, Stage, Terms
 from kdbench.tasks import TASKS
 
 if TYPE_CHECKING:
-    from kdbench.context import Run
+    from kdbench.runs.context import Run
 
 
 @dataclass

@@ -22,7 +22,7 @@ from kdbench.options import at_least, between, one_of, option
 from kdbench.stage import IGNORED, Batch, Objective, ParamGroup, Stage, Terms
 
 if TYPE_CHECKING:
-    from kdbench.context import MaskedLm, Run
+    from kdbench.runs.context import MaskedLm, Run
     from kdbench.schema import RunConfig
 
 Losses = Callable[[Batch], dict[str, Tensor]]

@@ -19,7 +19,7 @@ from kdbench.schema import ENCODERS
 from kdbench.stage import Batch, Stage, Terms
 
 if TYPE_CHECKING:
-    from kdbench.context import Run
+    from kdbench.runs.context import Run
     from kdbench.schema import RunConfig
 
 

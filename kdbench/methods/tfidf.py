@@ -12,8 +12,8 @@ from kdbench.options import MISSING, Rule, above, option
 from kdbench.stage import Stage
 
 if TYPE_CHECKING:
-    from kdbench.context import Run
     from kdbench.data.datasets import Split
+    from kdbench.runs.context import Run
 
 
 @dataclass
@@ -31,7 +31,7 @@ def stages(run: "Run", p: Params) -> Iterator[Stage]:
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.pipeline import make_pipeline
 
-    from kdbench.context import Predictions
+    from kdbench.runs.context import Predictions
 
     data = run.data
     started = time.perf_counter()

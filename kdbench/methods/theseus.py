@@ -23,7 +23,7 @@ from kdbench.stage import Batch, ParamGroup, Predict, Schedule, Stage, Terms
 from kdbench.tasks import TASKS
 
 if TYPE_CHECKING:
-    from kdbench.context import Run
+    from kdbench.runs.context import Run
 
 
 @dataclass

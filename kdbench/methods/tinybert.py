@@ -25,7 +25,7 @@ from kdbench.stage import IGNORED, Batch, Objective, Stage, Terms, Unit
 from kdbench.tasks import TASKS
 
 if TYPE_CHECKING:
-    from kdbench.context import Run
+    from kdbench.runs.context import Run
     from kdbench.schema import RunConfig
 
 WORD_PIECES = ("bert", "electra", "distilbert")  # encoders whose tokens are BERT's word pieces

@@ -18,7 +18,7 @@ from kdbench.stage import ParamGroup, Stage
 from kdbench.tasks import TASKS
 
 if TYPE_CHECKING:
-    from kdbench.context import Run
+    from kdbench.runs.context import Run
 
 
 @dataclass

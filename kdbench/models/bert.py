@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.errors import UserError
-from kdbench.foreign import read_config
+from kdbench.sources.foreign import read_config
 
 
 def build(shape: dict[str, int], label_names: list[str], attention: str, seed: int, words: bool = False) -> Any:

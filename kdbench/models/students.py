@@ -5,11 +5,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kdbench import store
-from kdbench.foreign import read_config, require_weights
 from kdbench.models import bert, bilstm, distilbert, fastbert, mobilebert, relu_head, stock
 from kdbench.models.encoders import view
+from kdbench.sources.foreign import read_config, require_weights
 from kdbench.stage import Batch
+from kdbench.storage import files as store
 
 # transformers' words for what a head's outputs are; of classes they are its default.
 _PROBLEMS = {"multi_label": "multi_label_classification", "regression": "regression"}

@@ -24,18 +24,18 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from kdbench.cli import conf_dir
-from kdbench.config import load
+from kdbench.cli.main import conf_dir
 from kdbench.console import quiet_libraries
-from kdbench.context import Run
-from kdbench.environment import About
-from kdbench.hardware import Hardware, accelerator, settle
-from kdbench.progress import Display
-from kdbench.run import ensure, prepared, run_folder
+from kdbench.runs.context import Run
+from kdbench.runs.execute import ensure, prepared, run_folder
 from kdbench.schema import RunConfig, method_module
 from kdbench.stage import Batch, Stage
-from kdbench.stopping import Limits
-from kdbench.train import _Trainer
+from kdbench.storage.provenance import About
+from kdbench.training.hardware import Hardware, accelerator, settle
+from kdbench.training.interrupts import Limits
+from kdbench.training.loop import _Trainer
+from kdbench.training.progress import Display
+from kdbench.validation.load import load
 
 Row = dict[str, Any]
 SYNTHETIC = 2000  # examples

@@ -11,8 +11,8 @@ import harness
 import torch
 from torch import Tensor, nn
 
-from kdbench.context import Run
 from kdbench.models import fastbert, students
+from kdbench.runs.context import Run
 from kdbench.stage import Batch
 
 PLANS = {  # batch size: name: the share of the rows still inside that leaves after each layer

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import harness
 
-from kdbench.config import cache_folder
 from kdbench.data.datasets import Split
 from kdbench.data.stored import stored_dataset
-from kdbench.hardware import settle
+from kdbench.training.hardware import settle
+from kdbench.validation.load import cache_folder
 
 TIMES = (1, 4, 16)
 MIB = 1 << 20

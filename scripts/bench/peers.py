@@ -22,11 +22,11 @@ import harness
 import torch
 import torch.nn.functional as F
 
-from kdbench.context import Run
-from kdbench.dropout import cheap
-from kdbench.hardware import Hardware
 from kdbench.models import bert
+from kdbench.runs.context import Run
 from kdbench.stage import Batch
+from kdbench.training.dropout import cheap
+from kdbench.training.hardware import Hardware
 
 STEPS = 12  # of a round; the first two warm up
 TEMPERATURE, HARD = 10.0, 0.2  # as conf/method/logit_kd.yaml has them

@@ -5,7 +5,7 @@ from typing import Any
 
 from kdbench.compare.collect import NULL, Run
 from kdbench.compare.rows import Row, Table
-from kdbench.store import read_json
+from kdbench.storage.files import read_json
 from scripts.study.finished import CUT, Finished
 from scripts.study.plan import Plan, place
 from scripts.study.rows import label

@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from kdbench.cli import composing
+from kdbench.cli.main import composing
 from kdbench.compare.collect import Run, read_runs
 from kdbench.compare.keys import Wanted
-from kdbench.config import load
-from kdbench.hardware import Hardware
-from kdbench.identity import run_id
+from kdbench.runs.identity import run_id
 from kdbench.schema import GROUPS, RunConfig
-from kdbench.store import read_json
+from kdbench.storage.files import read_json
+from kdbench.training.hardware import Hardware
+from kdbench.validation.load import load
 from scripts.study.plan import Words
 
 CUT, EXPORTED = "dataset.max_train_samples", "exported_from"

@@ -11,7 +11,7 @@ import pytest
 from kdbench.compare.cli import main
 from kdbench.compare.commands import join_seeds
 from kdbench.compare.options import parser
-from kdbench.store import write_record
+from kdbench.storage.files import write_record
 
 SCORES = {"direct": (90.0, 91.0, 92.0), "longer": (91.0, 91.0, 92.0), "theseus": (93.0, 93.0, 96.0)}
 LATENCY = {"batch_1": {"median_ms": 3.0}, "batch_32": {"median_ms": 60.0}, "threads": 2, "length": 64}

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from kdbench.compare.inference import crossed
-from kdbench.compare.predictions import Predictions
 from kdbench.compare.scores import scores
 from kdbench.metrics import metrics, ragged
+from kdbench.storage.predictions import Predictions
 from kdbench.tasks import METRICS
 
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]

@@ -10,8 +10,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from kdbench.compare import predictions
 from kdbench.compare.cli import main
+from kdbench.storage import predictions
 from tests.compare.test_compare_runs import SCORES, document, make_tree, notes, row, student
 
 N = 400

@@ -110,6 +110,6 @@ def test_why_there_are_no_texts(runs: Path, tmp_path: Path, dataset: DatasetConf
 
 
 def test_the_hub_is_not_asked(tmp_path: Path, dataset: DatasetConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdbench.data.fetch.ask_hub", lambda *_: pytest.fail("asked"))
+    monkeypatch.setattr("kdbench.sources.fetch.ask_hub", lambda *_: pytest.fail("asked"))
     elsewhere = dataclasses.replace(dataset, source="hub:somebody/texts")
     assert kept_split(elsewhere, tmp_path, "test") is None

@@ -9,8 +9,8 @@ from filelock import FileLock
 
 from kdbench.compare.cli import main
 from kdbench.compare.watch import states
-from kdbench.progress import log, logged_to
-from kdbench.stopping import Stopped
+from kdbench.training.interrupts import Stopped
+from kdbench.training.progress import log, logged_to
 from tests.compare.test_compare_runs import make_tree
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from kdbench.data.sources import SourceError, dataset_identity
 from kdbench.schema import DatasetConfig, DatasetSplits
+from kdbench.sources.sources import SourceError, dataset_identity
 
 
 def table(source: str | Path, train: str = ".", **splits: str) -> DatasetConfig:

@@ -10,11 +10,11 @@ from transformers import BertTokenizerFast
 
 from kdbench.data.batches import Examples
 from kdbench.data.datasets import load_dataset
-from kdbench.data.sources import SourceError
 from kdbench.data.stored import stored_dataset
 from kdbench.data.tokenize import tokenize
 from kdbench.metrics import plain
 from kdbench.schema import DatasetConfig, DatasetSplits
+from kdbench.sources.sources import SourceError
 from kdbench.stage import IGNORED
 
 CONLL = """-DOCSTART- -X- -X- O

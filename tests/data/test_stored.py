@@ -9,9 +9,9 @@ from numpy.testing import assert_array_equal
 
 from kdbench.data import stored
 from kdbench.data.datasets import Split, load_dataset
-from kdbench.data.sources import SourceError
 from kdbench.data.stored import Column, stored_dataset
 from kdbench.data.tokenize import tokenize
+from kdbench.sources.sources import SourceError
 from tests.data.test_datasets import TEN, config, write
 
 MANY = [(f"text {row} é\u2028x \0 {'y' * (row % 7)}", "ab"[row % 2]) for row in range(2500)]  # three record batches

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from kdbench.data import archive, fetch
-from kdbench.data.fetch import Source, SourceError, fetch_wheel
+from kdbench.sources import archive, fetch
+from kdbench.sources.fetch import Source, SourceError, fetch_wheel
 from tests.reliability.forks import forked
 
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from kdbench.data.model_folder import shape_of, verify
 from kdbench.models import students
 from kdbench.models.encoders import view
 from kdbench.models.stock import load_pretrained
-from kdbench.store import read_json
+from kdbench.sources.model_folder import shape_of, verify
+from kdbench.storage.files import read_json
 from tests.encoders import KINDS, write_encoder
 
 each = pytest.mark.parametrize("kind", KINDS)

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from kdbench.errors import UserError
-from kdbench.models import graph, students
+from kdbench.inference import onnx as graph
+from kdbench.models import students
 
 SHAPE = {"vocab_size": 40, "max_positions": 64, "pad_token_id": 0, "layers": 2, "hidden": 16, "heads": 2, "ffn": 24}
 NARROW = {"embedding": 8, "bottleneck": 8, "ffn_blocks": 2}

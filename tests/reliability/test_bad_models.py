@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import kdbench
-from kdbench.data.model_folder import verify
 from kdbench.data.tokenize import load_tokenizer
-from kdbench.derived import teacher_run
 from kdbench.errors import SourceError, UserError
 from kdbench.models.stock import load_pretrained
+from kdbench.runs.related import teacher_run
+from kdbench.sources.model_folder import verify
 
 QUERY = "encoder.layer.3.attention.self.query.weight"
 
@@ -178,7 +178,7 @@ def test_a_tokenizer_that_cannot_be_read_is_refused(folder):
 
 @pytest.mark.parametrize("name", ["fewer layers than the config has", "a pickle alone", "another tokenizer"])
 def test_a_local_teacher_is_refused_before_anything_is_written(folder, data_folder, tmp_path, name):
-    from kdbench import cli
+    from kdbench.cli import main as cli
 
     change, message = REFUSED[name]
     change(folder)

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from kdbench import cli, train
-from kdbench.results import RESULTS, verify_run
+from kdbench.cli import main as cli
+from kdbench.storage.results import RESULTS, verify_run
+from kdbench.training import loop as train
 from tests.reliability.forks import forked
 from tests.reliability.test_forged import FORGED, seal
 

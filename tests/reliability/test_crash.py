@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from kdbench import checkpoint, store
-from kdbench.checkpoint import Pass, Progress, State
-from kdbench.results import verify_run, write_result
+from kdbench.storage import files as store
+from kdbench.storage.results import verify_run, write_result
+from kdbench.training import checkpoint
+from kdbench.training.checkpoint import Pass, Progress, State
 from tests.reliability.faults import Death, Disk, failing
 from tests.reliability.power import power_cuts, put
 

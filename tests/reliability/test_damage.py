@@ -12,13 +12,15 @@ import torch
 from safetensors.torch import load_file
 
 import kdbench
-from kdbench import run, store, train
 from kdbench.compare.collect import read_runs
 from kdbench.compare.keys import Wanted
-from kdbench.data.cache import cached
 from kdbench.errors import UserError
-from kdbench.results import RESULTS, read_result, verify_run
-from kdbench.store import MANIFEST
+from kdbench.runs import execute as run
+from kdbench.storage import files as store
+from kdbench.storage.cache import cached
+from kdbench.storage.files import MANIFEST
+from kdbench.storage.results import RESULTS, read_result, verify_run
+from kdbench.training import loop as train
 
 UNREAD = {"run.log"}  # for people; locks, too, are never read
 
@@ -104,7 +106,7 @@ def test_every_damage_to_a_run_and_the_cache_is_noticed_and_named(finished, tmp_
 
 @pytest.mark.parametrize("tries", [100, pytest.param(2000, marks=pytest.mark.slow)])
 def test_a_damaged_checkpoint_is_skipped_for_the_one_before(tmp_path, caplog, capsys, tries):
-    from kdbench import checkpoint
+    from kdbench.training import checkpoint
     from tests.reliability.test_crash import read_back, saved
 
     stage = saved(tmp_path)

@@ -7,14 +7,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from kdbench import store
 from kdbench.data.augment import cached_augmentation
 from kdbench.data.stored import stored_dataset
 from kdbench.data.teacher_cache import cached_outputs
 from kdbench.data.tokenize import tokenize
 from kdbench.errors import UserError
-from kdbench.store import MANIFEST, Misfit, write_record
-from kdbench.train import STAGE
+from kdbench.storage import files as store
+from kdbench.storage.files import MANIFEST, Misfit, write_record
+from kdbench.training.loop import STAGE
 from tests.test_train import examples, run, supervised, toy
 
 

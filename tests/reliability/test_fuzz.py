@@ -12,16 +12,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from kdbench import cli, store
-from kdbench.check import faults
+from kdbench.cli import main as cli
 from kdbench.compare.collect import read_runs
 from kdbench.compare.keys import Wanted
 from kdbench.compare.where import ConditionError, condition
-from kdbench.data.archive import extract
-from kdbench.data.model_folder import verify
 from kdbench.data.readers import read_table
 from kdbench.errors import SourceError, UserError
-from kdbench.results import RESULTS, read_result, verify_run
+from kdbench.sources.archive import extract
+from kdbench.sources.model_folder import verify
+from kdbench.storage import files as store
+from kdbench.storage.results import RESULTS, read_result, verify_run
+from kdbench.validation.values import faults
 from tests.compare.test_compare_runs import student
 from tests.data.test_datasets import config as dataset
 from tests.test_check import composed
@@ -205,7 +206,7 @@ def test_conditions(text):
 @with_folder
 @given(content=st.binary(max_size=200))
 def test_configs_of_finished_runs(tmp_path, content):
-    from kdbench.config import _fill_teacher
+    from kdbench.validation.load import _fill_teacher
 
     logging.getLogger("kdbench").setLevel(logging.ERROR)
     (tmp_path / "model").mkdir(exist_ok=True)

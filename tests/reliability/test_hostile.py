@@ -20,17 +20,19 @@ from omegaconf import OmegaConf
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from kdbench import checkpoint, cli, store
-from kdbench.check import faults
-from kdbench.compare.predictions import NoPredictionsError, read
-from kdbench.config import _fill_teacher
-from kdbench.data.archive import extract
-from kdbench.data.model_folder import verify
+from kdbench.cli import main as cli
 from kdbench.data.readers import read_table
 from kdbench.data.tokenize import cached_tokens
 from kdbench.errors import SourceError, UserError
 from kdbench.models import students
-from kdbench.results import read_result
+from kdbench.sources.archive import extract
+from kdbench.sources.model_folder import verify
+from kdbench.storage import files as store
+from kdbench.storage.predictions import NoPredictionsError, read
+from kdbench.storage.results import read_result
+from kdbench.training import checkpoint
+from kdbench.validation.load import _fill_teacher
+from kdbench.validation.values import faults
 from tests.data.test_datasets import config as dataset
 from tests.test_check import composed
 

@@ -17,10 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from kdbench import evaluate, store, train
-from kdbench.data import fetch
-from kdbench.results import RESULTS, verify_run
+from kdbench.inference import measure as evaluate
 from kdbench.schema import RunConfig
+from kdbench.sources import fetch
+from kdbench.storage import files as store
+from kdbench.storage.results import RESULTS, verify_run
+from kdbench.training import loop as train
 from tests.data.test_wheels import wheel
 from tests.reliability.forks import forked, kill_after
 from tests.test_methods import METHODS

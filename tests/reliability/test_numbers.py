@@ -12,10 +12,10 @@ import transformers
 from safetensors.torch import load_file
 from torch import nn
 
-from kdbench import record
-from kdbench.checkpoint import restore
-from kdbench.finite import NonFiniteLoss
 from kdbench.models import students
+from kdbench.runs import record
+from kdbench.training.checkpoint import restore
+from kdbench.training.finite import NonFiniteLoss
 from tests.test_methods import METHODS
 from tests.test_train import run, supervised, toy
 

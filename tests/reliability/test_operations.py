@@ -16,14 +16,14 @@ from typing import Any, NamedTuple
 import pytest
 from transformers import BertModel
 
-from kdbench.data import fetch
 from kdbench.data.augment import cached_augmentation
 from kdbench.data.datasets import load_dataset
 from kdbench.data.stored import stored_dataset
 from kdbench.data.teacher_cache import cached_outputs
 from kdbench.data.tokenize import tokenize
 from kdbench.models import students
-from kdbench.store import StoreError, filling, remove_leftovers
+from kdbench.sources import fetch
+from kdbench.storage.files import StoreError, filling, remove_leftovers
 from tests import test_train
 from tests.data.test_wheels import wheel
 from tests.reliability.faults import Death, Disk, failing

@@ -13,15 +13,15 @@ from omegaconf import OmegaConf
 from scipy import stats
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 
-from kdbench.cli import literal
+from kdbench.cli.main import literal
 from kdbench.compare import inference, statistics
-from kdbench.config import digest
 from kdbench.data.batches import Examples, TrainBatches
 from kdbench.data.tokenize import Tokens
 from kdbench.methods import pkd, tinybert
 from kdbench.metrics import metrics
 from kdbench.models.bert import choose_layers
 from kdbench.models.theseus import blocks
+from kdbench.validation.load import digest
 
 # Bucketing
 
@@ -109,8 +109,8 @@ def test_an_id_does_not_depend_on_the_order_of_keys(values, draw):
 
 @given(st.data())
 def test_a_runs_config_is_read_back_from_its_yaml(tmp_path_factory, data):
-    from kdbench.config import load
     from kdbench.schema import RunConfig
+    from kdbench.validation.load import load
     from tests.test_check import composed
 
     if not READ:

@@ -15,10 +15,12 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from kdbench import evaluate, export, store
-from kdbench.export import export_run
-from kdbench.results import EXPORT, PREDICTIONS, RESULTS, read_result, verify_run
-from kdbench.train import STAGE
+from kdbench.inference import measure as evaluate
+from kdbench.shipping import export
+from kdbench.shipping.export import export_run
+from kdbench.storage import files as store
+from kdbench.storage.results import EXPORT, PREDICTIONS, RESULTS, read_result, verify_run
+from kdbench.training.loop import STAGE
 from tests.reliability.faults import Death, Disk, failing
 
 ERRORS = ("ENOSPC", "EIO", "EACCES", "EMFILE")

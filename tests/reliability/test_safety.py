@@ -10,9 +10,9 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from kdbench.config import cache_folder
-from kdbench.data.sources import check_source
-from kdbench.store import StoreError
+from kdbench.sources.sources import check_source
+from kdbench.storage.files import StoreError
+from kdbench.validation.load import cache_folder
 from tests.test_layout import MODULES, ROOT, imported
 
 UNPICKLERS = {"pickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "tarfile", "diskcache"}

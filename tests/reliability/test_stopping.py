@@ -4,9 +4,10 @@ import signal
 
 import pytest
 
-from kdbench import stopping, store
-from kdbench.finite import NonFiniteLoss
-from kdbench.stopping import Limits, Stopped
+from kdbench.storage import files as store
+from kdbench.training import interrupts as stopping
+from kdbench.training.finite import NonFiniteLoss
+from kdbench.training.interrupts import Limits, Stopped
 from tests import test_train
 from tests.test_train import equal, run, supervised, toy
 

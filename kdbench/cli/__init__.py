@@ -1,0 +1,1 @@
+"""From words on a command line to jobs, and what a command answers."""

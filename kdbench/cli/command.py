@@ -1,0 +1,249 @@
+"""What is wrong with a command line: every job of it is composed and judged before one runs.
+
+Knows nothing of Hydra's own classes: `kdbench.cli.main` hands in what it needs of them as `Configs`.
+"""
+
+import copy
+import shlex
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, NamedTuple, Protocol
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from kdbench.cli.command_sweep import combinations, grid_of, needs_multirun, search_faults
+from kdbench.errors import Fault, UserError, nearest
+from kdbench.options import MISSING
+from kdbench.schema import GROUPS, RunConfig, TrackConfig
+from kdbench.validation.keys import run_keys
+from kdbench.validation.load import fill, load
+from kdbench.validation.values import faults, references
+
+# Keys of this command alone: the command that makes another run has none of them.
+OF_THE_COMMAND = {"rerun", "dry_run", "stop_after", "preempt_at", "export.onnx", "export.int8"}
+OF_THE_COMMAND |= {f"track.{field.name}" for field in fields(TrackConfig)}
+
+
+class Override(NamedTuple):
+    """One `key=value` of a command line."""
+
+    text: str
+    key: str  # a group's with its package: schedule@teacher.schedule
+    group: str  # the key without the package
+    value: Any
+    plain: bool  # sets a value, and is not +add, ~delete or Hydra's own
+    sweep: list[str]  # one override for each value; empty where this is no sweep
+    problem: str  # of a sweep that has no values
+    interval: bool = False  # `sweep` has its ends
+
+    def fault(self, problem: str, close: str = "", legal: str = "") -> Fault:
+        key, equals, value = self.text.partition("=")
+        return Fault(key, value if equals else None, problem, close, legal)
+
+
+class Composed(NamedTuple):
+    cfg: DictConfig
+    choices: dict[str, str]  # group -> option
+    grid: dict[str, str] = {}  # key -> values, of a preset that is a sweep  # noqa: RUF012
+    launcher: str = "basic"  # hydra/launcher
+    trials: Any = None  # of a search, how many; None: a sweep runs each value of a grid
+
+
+class Configs(Protocol):
+    """All that a command can be composed of. `parse` and `compose` raise UserError."""
+
+    def options(self, group: str) -> list[str]: ...
+    def parse(self, text: str) -> Override: ...
+    def compose(self, overrides: tuple[str, ...]) -> Composed: ...
+
+
+@dataclass
+class Command:
+    """A command line, read and judged."""
+
+    argv: list[str]
+    faults: list[Fault]
+    plain: set[str] = field(default_factory=set)  # the words that only set a value
+    swept: set[str] = field(default_factory=set)  # keys
+    jobs: int = 1
+    outputs: str | None = None  # of jobs that a launcher may run on other machines
+    max_failures: int | None = None
+
+    @property
+    def words(self) -> list[str]:
+        """For Hydra: a key that the YAML leaves out but the schema knows is new to it; `++` sets it all the same."""
+        return [f"++{text}" if text in self.plain else text for text in self.argv]
+
+
+def judge(configs: Configs, argv: list[str], texts: list[str], multirun: bool) -> Command:
+    """Read the overrides `texts`, expand the sweep, and collect the faults of all jobs."""
+    overrides: list[Override] = []
+    found: list[Fault] = []
+    grid = grid_of(configs, texts)
+    if grid and not multirun:
+        preset = next(text for text in texts if text.startswith("experiment="))
+        found.append(Fault("experiment", preset.partition("=")[2], "is a grid of runs: add -m"))
+    if multirun and grid is not None:  # spelt out, or a key set in both would be swept twice, nested
+        argv, texts = [*argv, "hydra.sweeper.params=null", *grid], [*texts, *grid]
+    for text in texts:
+        try:
+            o = configs.parse(text)
+            found += [o.fault(o.problem)] if o.problem else []
+            overrides += [] if o.problem else [o]
+        except UserError as error:
+            found.append(unreadable(configs, text, str(error)))
+    swept = [o for o in overrides if o.sweep]
+    if not multirun:
+        # Their values are left unjudged: 0,2 may have been meant as a list.
+        found += [needs_multirun(o, is_choice(configs, o)) for o in swept]
+        overrides = [o for o in overrides if not o.sweep or is_choice(configs, o)]
+    first, _ = compose_rest(configs, [(o.sweep or [o.text])[0] for o in overrides if not is_setting(configs, o)])
+    found += search_faults(first, swept) if multirun else []
+    jobs = combinations([*{o.key: o.sweep or [o.text] for o in overrides}.values()], first.trials is not None)
+    judged = judge_jobs(configs, jobs)
+    unjudged = {fault.key for fault in found}
+    found += [fault for fault in judged if fault.key not in unjudged]
+    typed = [text.partition("=")[0].lstrip("+~") for text in texts]
+    found.sort(key=lambda fault: typed.index(key) if (key := fault.key.lstrip("+~")) in typed else len(typed))
+    plain = {o.text for o in overrides if is_setting(configs, o)}
+    command = Command(argv, list(dict.fromkeys(found)), plain, {o.key for o in swept}, first.trials or len(jobs))
+    if multirun and first.launcher != "basic":
+        command.outputs = next((str(o.value) for o in overrides if o.key == "outputs"), first.cfg.outputs)
+    return command
+
+
+def is_setting(configs: Configs, o: Override) -> bool:
+    """Whether it only gives a key of kdbench's a value."""
+    return o.plain and not is_choice(configs, o)
+
+
+def judge_jobs(configs: Configs, jobs: list[tuple[str, ...]]) -> list[Fault]:
+    """The faults of a sweep's jobs; where values are wrong by themselves, not those of pairs of values too."""
+    judged: list[Fault] = []
+    seen: set[Any] = set()
+
+    def changed(job: tuple[str, ...]) -> int:
+        """0 for the first job, 1 where it differs in one key: what is wrong by itself is found among these."""
+        return min(2, sum(text != first for text, first in zip(job, jobs[0], strict=True)))
+
+    for job in sorted(jobs, key=changed):
+        if judged and changed(job) == 2:
+            break  # a large grid with a fault is refused as quickly as a small one
+        parts = {frozenset(text for text in job if text.startswith("seed=") is seed) for seed in (True, False)}
+        if not parts <= seen:  # nothing depends on the seed: each is judged once, and so is all else
+            judged += judge_job(configs, [configs.parse(text) for text in job])
+        seen |= parts
+    return judged
+
+
+def unreadable(configs: Configs, text: str, problem: str) -> Fault:
+    """The fault of what is no override."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        close = next((f"{group}={text}" for group in GROUPS if text in configs.options(group)), "")
+        return Fault(text, None, "must be of the form key=value", close)
+    if value[:1] in ("[", "{", "'", '"'):
+        return Fault(key, value, "has a bracket or a quote that is not closed")
+    try:
+        configs.parse(quoted := f'{key}="{value}"')
+    except UserError:
+        return Fault(key, value, problem)
+    return Fault(key, value, "must be in quotes of its own", shlex.quote(quoted))
+
+
+def is_choice(configs: Configs, o: Override) -> bool:
+    """Whether it chooses from a group, or was meant to."""
+    return o.key != o.group or "/" in o.key or (bool(configs.options(o.group)) and not isinstance(o.value, dict))
+
+
+def judge_job(configs: Configs, overrides: list[Override]) -> list[Fault]:
+    """The faults of one job. What cannot be composed is guessed or left out, so that the rest is judged too."""
+    found: list[Fault] = []
+    structure: list[str] = []
+    unsure: set[str] = set()  # groups whose choice could not be guessed
+    for o in overrides:
+        if is_choice(configs, o):
+            choice, fault = chosen(configs, o)
+            found += [fault] if fault else []
+            structure += [choice] if choice else []
+            unsure |= set() if choice else {o.group}
+        elif not o.plain:
+            structure.append(o.text)
+    composed, refused = compose_rest(configs, structure)
+    method = composed.cfg.method  # before the words that only set a value
+    if "experiment" in composed.choices or any(text[0] in "+~" for text in structure):  # may have misnamed a stage
+        method = configs.compose((f"method={composed.choices['method']}",)).cfg.method
+    cfg = copy.deepcopy(composed.cfg)
+    for o in overrides:
+        if o.plain and not is_choice(configs, o):
+            try:
+                OmegaConf.update(cfg, o.key, o.value, force_add=True)
+            except OmegaConfBaseException:  # half a reference
+                found.append(o.fault("cannot be read"))
+    typed = {o.key: o.text.partition("=")[2] for o in overrides if o.plain}
+    for fault in faults(cfg, method.get("stages", {})):
+        if fault.key.split(".")[0] not in unsure:
+            value = None if fault.value is None else typed.get(fault.key, fault.value)
+            found.append(fault._replace(value=value))
+    return [*found, *refused]
+
+
+def chosen(configs: Configs, o: Override) -> tuple[str | None, Fault | None]:
+    """The override of a group, with the nearest choice where the one given does not exist; and its fault."""
+    options = configs.options(o.group)
+    legal = f"Choices: {', '.join(options)}"
+    if not options:
+        return None, o.fault("no such group", nearest(o.group, GROUPS), f"Groups: {', '.join(GROUPS)}")
+    if not isinstance(o.value, str):
+        return None, o.fault("must be one choice; left out, it is the default", legal=legal)
+    if o.text.startswith("+") and o.key in GROUPS:
+        return o.text[1:], o.fault("is chosen from the defaults, so without the +", o.text[1:])
+    if o.value in options:
+        return o.text, None
+    close = nearest(o.value, options)
+    prefix = o.text.partition("=")[0]
+    return f"{prefix}={close}" if close else None, o.fault("no such choice", close, legal)
+
+
+def compose_rest(configs: Configs, structure: list[str]) -> tuple[Composed, list[Fault]]:
+    """Compose what can be composed, and a fault for each override that cannot."""
+    try:
+        return configs.compose(tuple(structure)), []
+    except UserError:
+        good: list[str] = []
+        found: list[Fault] = []
+        for text in structure:
+            try:
+                configs.compose((*good, text))
+                good.append(text)
+            except UserError as error:
+                found.append(configs.parse(text).fault(str(error)))
+        return configs.compose(tuple(good)), found
+
+
+def differences(cfg: DictConfig, target: RunConfig) -> Iterator[tuple[str, Any]]:
+    """(key, value) of the fewest settings that turn `cfg` into `target`; the command's own are left alone."""
+    datasets = tuple(target.corpus.datasets) if target.corpus else ()
+    keys = run_keys(target.method.name, tuple(target.method.stages), datasets, target.method.module)
+    wanted, cfg = dict(keys.flat(asdict(target))), copy.deepcopy(cfg)
+
+    def written() -> dict[str, Any]:
+        return dict(keys.flat(OmegaConf.to_container(fill(cfg), resolve=False)))  # type: ignore[arg-type]
+
+    # A local teacher's source brings its shape along, so the keys that are not set are set one at a time.
+    while unset := next((key for key, value in written().items() if value == MISSING), None):
+        OmegaConf.update(cfg, unset, wanted[unset])
+        yield unset, wanted[unset]
+    raw = written()
+
+    def depth(key: str) -> int:
+        """How many keys hand a value on before it is in `key`."""
+        return max((1 + depth(source) for source in references(key, raw.get(key))), default=0)
+
+    depths = {key: depth(key) for key in wanted if key not in {"seed", *OF_THE_COMMAND}}
+    for level in sorted(set(depths.values())):
+        now = dict(keys.flat(asdict(load(cfg))))
+        for key in (key for key, deep in depths.items() if deep == level and now[key] != wanted[key]):
+            OmegaConf.update(cfg, key, wanted[key], force_add=True, merge=False)
+            yield key, wanted[key]

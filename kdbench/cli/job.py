@@ -1,0 +1,75 @@
+"""One job of a command: do its run, and tell the command how it ended."""
+
+import os
+import shlex
+import traceback
+from collections.abc import Callable
+
+from omegaconf import DictConfig
+
+from kdbench.cli import search, sweep
+from kdbench.errors import UserError
+from kdbench.schema import RunConfig
+from kdbench.training import interrupts as stopping
+from kdbench.training.interrupts import Pruned, Stopped
+from kdbench.validation.load import load
+from kdbench.validation.values import faults
+
+
+def do(
+    cfg: DictConfig,
+    number: int | None,
+    overrides: list[str],
+    choices: dict[str, str],
+    baseline_command: Callable[[RunConfig], str],
+) -> None:
+    """The run of `cfg`, the job `number` of a sweep (None: the only one).
+
+    A failure is kept for the end, so that the other jobs go on. Raises Stopped where the command itself was stopped.
+    """
+    keys = [text.partition("=")[0] for text in overrides]
+    job = sweep.Job(number or 0, "")
+    job.label = " ".join(text for text, key in zip(overrides, keys, strict=True) if key in job.sweep.swept)
+    if job.sweep.elsewhere:
+        os.environ["TTY_COMPATIBLE"] = "0"  # to rich: lines, not bars, where several write to one terminal
+    if not job.begin():
+        return
+    if number is not None:
+        print(f"[{number + 1}/{job.sweep.jobs}] {job.label}", flush=True)
+    try:
+        _run(cfg, job, choices, baseline_command)
+    except Pruned as pruned:
+        job.tell("pruned", str(pruned))
+    except Stopped as stopped:
+        job.tell("stopped", str(stopped), stopped.exit_code)
+        if not job.sweep.elsewhere:
+            raise
+    except Exception as error:
+        job.tell("failed", reason_of(error))
+    else:
+        job.tell("done")
+
+
+def _run(
+    cfg: DictConfig, job: sweep.Job, choices: dict[str, str], baseline_command: Callable[[RunConfig], str]
+) -> None:
+    from kdbench.runs.execute import execute  # loads torch
+
+    if job.sweep.elsewhere:
+        stopping.refuse_late(cfg.get("stop_after"))
+    trial = search.of_this_job()
+    if trial is not None and (found := faults(cfg)):  # of a pair of values: a search is not judged pair by pair
+        raise UserError("\n".join(map(str, found)))
+    typed = shlex.join(["kdbench", *job.sweep.argv])
+    watch = None if trial is None else trial.watch
+    result = execute(load(cfg), choices=choices, command=typed, baseline_command=baseline_command, watch=watch)
+    if trial is not None:
+        trial.done(result)
+
+
+def reason_of(error: Exception) -> str:
+    """What is told of a failed job at the end; what nobody expected also has its traceback, now."""
+    if isinstance(error, UserError):
+        return str(error)
+    traceback.print_exception(error)
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"

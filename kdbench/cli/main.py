@@ -1,0 +1,233 @@
+"""The `kdbench` command: the whole command line is judged, then Hydra runs its jobs.
+
+Hydra stops at the first fault, in its own words, and after it has made folders; so `read` composes and checks every
+job before Hydra's own entry is called.
+"""
+
+import argparse
+import logging
+import os
+import re
+import shlex
+import shutil
+import string
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from kdbench import __version__
+from kdbench.cli import help as answers
+from kdbench.cli import sweep
+from kdbench.cli.command import Command, differences, judge
+from kdbench.cli.compose import HydraConfigs, composing, conf_dir, group_choices
+from kdbench.cli.hydra_keys import closed
+from kdbench.cli.job import do, reason_of
+from kdbench.console import guarded
+from kdbench.errors import Fault, print_failures, print_faults
+from kdbench.schema import GROUPS, RunConfig
+from kdbench.training.interrupts import Stopped, listening
+from kdbench.validation.load import complete
+
+PLAIN = re.compile(r"(?!(?:null|true|false|nan|inf)$)[a-z_/][\w./-]*", re.ASCII | re.IGNORECASE)  # needs no quotes
+
+
+def read(argv: list[str]) -> Command:
+    """Read and judge a command line; nothing runs and nothing is written."""
+    args = get_args_parser().parse_args(argv)
+    if found := closed(args):
+        return Command(argv, found)
+    with composing(args.config_dir) as configs:
+        return judge(configs, argv, args.overrides, args.multirun)
+
+
+def refuse(argv: list[str]) -> list[Fault]:
+    """All faults of a command line."""
+    return read(argv).faults
+
+
+@hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
+def job(cfg: DictConfig) -> None:
+    """One run, in whichever process a launcher does it."""
+    hydra_cfg = HydraConfig.get()
+    number = hydra_cfg.job.num if hydra_cfg.mode == RunMode.MULTIRUN else None
+    overrides = [text.lstrip("+") for text in hydra_cfg.overrides.task]
+    do(cfg, number, overrides, group_choices(hydra_cfg.runtime.choices), baseline_command)
+
+
+def baseline_command(config: RunConfig) -> str:
+    """The shortest command that does the run `config`, in the terms of the job that is running."""
+    configs = HydraConfigs(GlobalHydra.instance().config_loader())
+    runtime = HydraConfig.get().runtime
+    choices = group_choices(runtime.choices) | {"method": config.method.name}
+    # A corpus brings data sets of its own, a student an encoder; where the run has none, they go as well.
+    without = {"experiment"} | ({"corpus"} if config.corpus is None else set())
+    if config.student.encoder is None and (encoder := {group for group in choices if "@student." in group}):
+        without |= encoder | {"student"}
+    choices = {group: choice for group, choice in choices.items() if group not in without and "@corpus" not in group}
+    default = configs.compose(()).choices
+    words = [f"{group}={choice}" for group, choice in choices.items() if choice != default.get(group, "default")]
+    settings = differences(configs.compose(tuple(words)).cfg, config)
+    own = [source.path for source in runtime.config_sources if source.provider == "command-line"]
+    words = [word for word in words if not word.startswith("method=")]
+    words += [f"{key}={literal(value)}" for key, value in settings]
+    folder = ["--config-dir", own[0]] if own else []
+    return shlex.join(["kdbench", *folder, f"method={config.method.name}", *words, f"seed={config.seed}"])
+
+
+def literal(value: Any) -> str:
+    """`value` as Hydra's grammar reads it."""
+    if isinstance(value, list):
+        return f"[{','.join(map(literal, value))}]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{literal(item)}" for key, item in value.items()) + "}"
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, str) and not PLAIN.fullmatch(value):
+        return QuotedString(value, Quote.double).with_quotes()
+    return str(value)
+
+
+def help_text(config_dir: str | None) -> str:
+    """hydra.help.template with the groups in columns; Hydra's own way to it takes half a second."""
+    template = OmegaConf.load(conf_dir() / "config.yaml").hydra.help.template
+    with composing(config_dir) as configs:
+        lines = [f"  {group:12}{', '.join(options)}" for group in GROUPS if (options := configs.options(group))]
+    width = shutil.get_terminal_size().columns
+    groups = "\n".join(textwrap.fill(line, width, subsequent_indent=" " * 14) for line in lines)
+    return string.Template(template).substitute(APP_CONFIG_GROUPS=f"{groups}\n")
+
+
+def own_flags(argv: list[str]) -> tuple[list[str], int | None, list[Fault]]:
+    """The words for Hydra, after how many failed jobs no other begins, and what is wrong with these flags."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--fail-fast", action="store_true")
+    parser.add_argument("--max-failures", nargs="?", const="")
+    flags, rest = parser.parse_known_args(argv)
+    given = flags.max_failures
+    if given is not None and not (given.isdecimal() and int(given)):
+        return rest, None, [Fault("--max-failures", given, "must be an integer (1 or more), e.g. --max-failures 3")]
+    return rest, 1 if flags.fail_fast else given and int(given), []
+
+
+def gathered(argv: list[str]) -> list[str]:
+    """The settings behind the flags: Hydra's parser takes them in one piece, people type them on both sides of -m."""
+    flags, settings = list(argv), get_args_parser().parse_intermixed_args(argv).overrides
+    for text in settings:
+        flags.remove(text)
+    return [*flags, *settings]
+
+
+def yaml_folders(args: argparse.Namespace) -> list[Path]:
+    return [*([Path(args.config_dir)] if args.config_dir else []), conf_dir()]
+
+
+def answer(argv: list[str], args: argparse.Namespace) -> Command:
+    """Answer --info, --hydra-help and completion; the command, without jobs, has the faults that stand in the way."""
+    found = closed(args)
+    if not found and args.info == "all":
+        print(answers.info(yaml_folders(args)))
+    elif not found:
+        sys.argv[1:] = argv
+        job()  # Hydra answers
+    return Command(argv, found, jobs=0)
+
+
+def main() -> None:
+    """The console script."""
+    if code := guarded("kdbench", entry):
+        sys.exit(code)
+
+
+def entry() -> int:
+    """What the words of the command line ask for; the exit code."""
+    argv, max_failures, found = own_flags(sys.argv[1:])
+    if "--version" in argv:
+        print(f"kdbench {__version__} (Hydra {hydra.__version__})")
+        return 0
+    argv = gathered(argv)
+    args = get_args_parser().parse_args(argv)
+    if args.help:
+        print(help_text(args.config_dir))
+        return 0
+    if args.hydra_help or args.info or args.shell_completion:
+        command = answer(argv, args)
+    elif any(text.endswith("=?") for text in args.overrides):
+        with composing(args.config_dir) as configs:
+            command = Command(argv, answers.asked(configs, args.overrides, yaml_folders(args)), jobs=0)
+    else:
+        command = read(argv)
+    if args.cfg and not args.resolve:  # what is only missing may be looked for
+        typed = {text.partition("=")[0].lstrip("+~") for text in args.overrides}
+        command.faults = [one for one in command.faults if one.value is not None or one.key.lstrip("~") in typed]
+    if args.cfg and args.multirun:
+        found.append(Fault("--cfg", args.cfg, "shows the config of one run: leave out -m"))
+    if found := found + command.faults:
+        print_faults(found)
+        return 2
+    if args.cfg and command.jobs:
+        show(command, args)
+    elif command.jobs:
+        command.max_failures = max_failures
+        return run(command)
+    return 0
+
+
+def show(command: Command, args: argparse.Namespace) -> None:
+    """`--cfg`; with --resolve as the run records it, for Hydra knows nothing of what `complete` fills in."""
+    if args.cfg != "job" or not args.resolve:
+        sys.argv[1:] = command.words
+        job()  # Hydra answers
+        return
+    with composing(args.config_dir) as configs:
+        words = (f"++{text}" if text in command.plain else text for text in args.overrides)
+        cfg = complete(configs.compose(tuple(words)).cfg)
+    part = OmegaConf.select(cfg, args.package) if args.package else cfg
+    print(OmegaConf.to_yaml(part) if OmegaConf.is_config(part) else part)
+
+
+def run(command: Command) -> int:
+    """Let Hydra run the jobs; 1 where one failed, 130, 143 or 75 where they were stopped, else 0."""
+    logging.getLogger("hydra").setLevel(logging.WARNING)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # to Hydra: what a launcher raises is told here
+    # torchrun's processes must do the same jobs: where one of them fails, it begins no other.
+    limit = 1 if "WORLD_SIZE" in os.environ else command.max_failures
+    about = sweep.Sweep(command.argv, sorted(command.swept), command.jobs, sweep.here(), limit)
+    told: list[sweep.Told] = []
+    stopped: Stopped | None = None
+    failures: list[tuple[str, str]] = []
+    try:
+        with sweep.shared(about, Path(command.outputs) if command.outputs else None) as folder, listening():
+            words, settings = [*command.words], get_args_parser().parse_args(command.argv).overrides
+            # Beside the other settings: argparse takes them in one piece.
+            at = command.argv.index(settings[0]) if settings else len(words)
+            words.insert(at, f"++hydra.job.env_set.{sweep.ENVIRONMENT}={literal(str(folder))}")
+            sys.argv[1:] = words
+            try:
+                job()
+            finally:
+                told = sweep.told(folder, command.jobs)
+    except Stopped as asked:
+        stopped = asked
+        print(stopped, file=sys.stderr)
+    except Exception as error:  # of a launcher, whose process died
+        failures.append(("the launcher", reason_of(error)))
+    failures += sweep.failures(told, stopped is not None)
+    print_failures(failures, command.jobs)
+    left = command.jobs - len(told)
+    if limit and left and len(failures) >= limit:
+        print(f"{left} of {command.jobs} jobs were not begun; the same command does them", file=sys.stderr)
+    codes = [one.exit_code for one in told if one.state == "stopped"]
+    if codes and not stopped:
+        print(f"{len(codes)} of {command.jobs} jobs were stopped; the same command goes on", file=sys.stderr)
+    if stopped:
+        return stopped.exit_code
+    return 1 if failures else next(iter(codes), 0)

@@ -1,0 +1,124 @@
+"""kdbench-predict: ask a finished model. Answers go to stdout, words about them to stderr."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdbench.console import guarded, quiet_libraries
+from kdbench.errors import UserError
+
+if TYPE_CHECKING:
+    from kdbench.inference.classifier import AnyAnswer
+
+SCHEMA = 1  # of --json
+EPILOG = """\
+MODEL is a finished run (outputs/<...>/seed0), what kdbench-export made of it (.../seed0/export), or a form of that
+(.../export/onnx, .../export/int8). A file has a text a line; for a model of pairs, two with a tab between them.
+Without --json a line an answer: label, its probability, the text, with tabs between. Of several labels: those above one
+half, with commas between, and the text. Of a number: it and the text. Of labels of words, which are what has spaces
+between: the tags, the text, the entities.
+
+examples:
+  kdbench-predict outputs/reuters_r8/theseus/bert_3l-1a2b3c4d/seed0 --text "Oil prices rose again."
+  kdbench-predict outputs/.../seed0/export/int8 --file texts.txt > answers.tsv
+  cat texts.txt | kdbench-predict outputs/.../seed0 --file - --json
+
+exit codes: 0 answered; 1 a stored file is damaged; 2 the command line is wrong, or there is no such model or file;
+130 interrupted
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="kdbench-predict",
+        description="Labels and probabilities of texts, by the model of a finished run.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    made.add_argument("model", type=Path, metavar="MODEL", help="a finished run, or what was exported of it")
+    texts = made.add_mutually_exclusive_group(required=True)
+    texts.add_argument("--text", action="append", help="a text; may be given again")
+    texts.add_argument("--file", type=Path, help="a UTF-8 file with a text a line; - is stdin")
+    made.add_argument("--pair", action="append", help="the second text of each --text, for a model of pairs")
+    made.add_argument("--json", action="store_true", help="one document, with the probabilities of all labels")
+    made.add_argument("--quiet", action="store_true", help="no words, only the answers")
+    return made
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the answers; returns the exit code."""
+    options = parser().parse_args(argv)
+    return guarded("kdbench-predict", lambda: _answer(options))
+
+
+def _answer(options: argparse.Namespace) -> int:
+    if options.pair and options.file:
+        raise UserError("--pair goes with --text: in a --file, the second text stands behind a tab")
+    if options.pair and len(options.pair) != len(options.text):
+        raise UserError(f"--pair must be given as often as --text: {len(options.text)} times, not {len(options.pair)}")
+    if not options.model.is_dir():
+        raise UserError(f"{options.model}: no such folder")
+    from kdbench.inference.classifier import load_classifier  # loads torch: not for --help
+
+    quiet_libraries()
+    classifier = load_classifier(options.model)
+    if options.file:
+        rows = _read(options.file, classifier.pairs)
+    else:
+        rows = list(zip(options.text, *([options.pair] if options.pair else []), strict=True))
+    columns = list(zip(*rows, strict=True))
+    if not rows and not options.quiet:
+        print(f"kdbench-predict: there is no text in {options.file}", file=sys.stderr)
+    answers = classifier(columns[0], columns[1] if len(columns) > 1 else None) if rows else []
+    if options.json:
+        _print_json(options.model, rows, answers)
+    else:
+        for row, answer in zip(rows, answers, strict=True):
+            print(*_cells(answer, row), sep="\t")
+    sys.stdout.flush()
+    return 0
+
+
+def _cells(answer: "AnyAnswer", row: tuple[str, ...]) -> tuple[str, ...]:
+    """Of a plain line."""
+    from kdbench.inference.classifier import Answer, Labels, Value
+
+    match answer:
+        case Answer(label, probabilities):
+            return label, f"{probabilities[label]:.4f}", *row
+        case Labels(labels, _):
+            return ",".join(labels), *row
+        case Value(value):
+            return f"{value:.4f}", *row
+        case _:
+            return " ".join(answer.tags), *row, "; ".join(f"{kind}: {words}" for kind, words in answer.entities)
+
+
+def _read(path: Path, pairs: bool) -> list[tuple[str, ...]]:
+    """The rows of a file: its lines that are not blank, of pairs in two parts."""
+    try:
+        text = (sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"is no UTF-8 text: {error}"
+        raise UserError(f"--file {path}: {reason}") from error
+    rows = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not (line := line.rstrip("\r")).strip():
+            continue
+        row = tuple(line.split("\t")) if pairs else (line,)
+        if len(row) != 1 + pairs:
+            raise UserError(f"--file {path}, line {number}: this model reads two texts with a tab between them")
+        rows.append(row)
+    return rows
+
+
+def _print_json(model: Path, rows: Sequence[tuple[str, ...]], answers: Sequence["AnyAnswer"]) -> None:
+    found = [
+        dict(zip(("text", "pair"), row, strict=False)) | answer._asdict()
+        for row, answer in zip(rows, answers, strict=True)
+    ]
+    print(json.dumps({"schema": SCHEMA, "model": str(model), "answers": found}, indent=2, ensure_ascii=False))

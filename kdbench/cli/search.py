@@ -1,0 +1,200 @@
+"""A search on optuna's ask and tell: what is asked next, what a trial tells, and what came out.
+
+A study is one journal file that several commands, on several machines, may share. A trial is an ordinary run with a
+content id: a settings asked twice is found done, and a trial that was killed goes on where it was. Only dev scores are
+told; the test score is read once, of the best trial, when all have been told.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from filelock import FileLock, Timeout
+
+from kdbench.storage.results import metric_of, read_result
+from kdbench.storage.seeds import derive
+from kdbench.training.interrupts import Pruned
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.distributions import BaseDistribution
+
+ENVIRONMENT = "KDBENCH_TRIAL"  # of a job: the trial's number, the rules and the study's file
+_NAME = "kdbench"  # of the one study in a file
+_LOST = "lost"  # user attribute of a trial whose command died, and which is asked again
+_WORKER = "worker"  # user attribute: which command asked for it
+
+
+class Rules(NamedTuple):
+    """How a study searches; as conf/hydra/sweeper/optuna.yaml has it."""
+
+    seed: int
+    prune: bool
+    startup_trials: int
+    warmup_epochs: int
+
+
+def open_study(file: Path, rules: Rules | None = None) -> "optuna.Study":
+    """The study in `file`, made where there is none; `rules` are of the process that asks and prunes."""
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return optuna.create_study(
+        storage=optuna.storages.JournalStorage(JournalFileBackend(str(file))),
+        study_name=_NAME,
+        direction="maximize",
+        load_if_exists=True,
+        pruner=pruner(rules) if rules else None,
+    )
+
+
+def pruner(rules: Rules) -> "optuna.pruners.BasePruner":
+    import optuna
+
+    if not rules.prune:
+        return optuna.pruners.NopPruner()
+    return optuna.pruners.MedianPruner(rules.startup_trials, rules.warmup_epochs)
+
+
+class Search:
+    """One command's part in a study."""
+
+    def __init__(self, file: Path, space: "dict[str, BaseDistribution]", rules: Rules) -> None:
+        self.file, self.space, self.rules = file, space, rules
+        self.study = open_study(file, rules)
+        self.worker = os.urandom(4).hex()
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Within, what this command has asked for is taken for alive; at first, what dead ones left is asked again."""
+        with FileLock(self._lock(self.worker)):
+            for trial in self.study.get_trials(deepcopy=False):
+                if not trial.state.is_finished() and _WORKER in trial.user_attrs:
+                    self._ask_again_if_dead(trial)
+            yield
+        Path(self._lock(self.worker)).unlink(missing_ok=True)
+
+    def ask(self, limit: int) -> "optuna.Trial | None":
+        """The next trial, its values chosen; None where `limit` have been asked, by whichever command.
+
+        The draw is a function of the seed, how many trials were asked before, and what they have told: a search that
+        was killed and goes on asks what it would have asked.
+        """
+        import optuna
+
+        with FileLock(self._lock("asking")):
+            before = len(self.asked())
+            if before >= limit:
+                return None
+            seed = derive(self.rules.seed, "trial", before) % 2**32  # numpy takes no more
+            self.study.sampler = optuna.samplers.TPESampler(seed=seed)
+            trial = self.study.ask(self.space)
+            trial.set_user_attr(_WORKER, self.worker)
+            return trial
+
+    def asked(self) -> "list[optuna.trial.FrozenTrial]":
+        """All trials of the study so far, without those that are asked again."""
+        waiting = _states().WAITING
+        return [t for t in self.study.get_trials(deepcopy=False) if t.state != waiting and not lost(t)]
+
+    def close(self, trials: "list[optuna.Trial]") -> None:
+        """Mark those that have not told anything as failed."""
+        running = {t.number for t in self.study.get_trials(deepcopy=False, states=(_states().RUNNING,))}
+        for trial in trials:
+            if trial.number in running:
+                self.study.tell(trial.number, state=_states().FAIL)
+
+    def environment(self, trial: "optuna.Trial") -> str:
+        """What `of_this_job` reads."""
+        return ":".join([str(trial.number), *(str(int(value)) for value in self.rules), str(self.file)])
+
+    def _ask_again_if_dead(self, trial: "optuna.trial.FrozenTrial") -> None:
+        lock = FileLock(self._lock(trial.user_attrs[_WORKER]))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return
+        live = _trial(self.study, trial.number)
+        live.set_user_attr(_LOST, True)
+        self.study.tell(trial.number, state=_states().FAIL)
+        if trial.params.keys() == self.space.keys():
+            self.study.enqueue_trial(trial.params)
+        lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)
+
+    def _lock(self, worker: str) -> str:
+        return f"{self.file}.{worker}.lock"
+
+
+def lost(trial: "optuna.trial.FrozenTrial") -> bool:
+    return bool(trial.user_attrs.get(_LOST))
+
+
+def _states() -> "type[optuna.trial.TrialState]":
+    import optuna
+
+    return optuna.trial.TrialState
+
+
+def _trial(study: "optuna.Study", number: int) -> "optuna.Trial":
+    import optuna
+
+    return optuna.Trial(study, number)  # one study a file: optuna's id is its number
+
+
+class OfThisJob:
+    """The trial that this process does."""
+
+    def __init__(self, number: int, file: Path, rules: Rules) -> None:
+        self.study = open_study(file, rules)
+        self.trial = _trial(self.study, number)
+
+    def watch(self, epoch: int, score: float) -> None:
+        """Tell a dev score. Raises Pruned where it is below the median of the other trials at that epoch."""
+        self.trial.report(score, epoch)
+        if self.trial.should_prune():
+            self.study.tell(self.trial.number, state=_states().PRUNED)
+            raise Pruned(
+                f"stopped by the search after epoch {epoch + 1}: dev score {100 * score:.2f}, and its best is"
+                " below the median of the trials before it"
+            )
+
+    def done(self, result: dict[str, Any]) -> None:
+        """Tell the dev score of a finished run, by the metric that chooses."""
+        self.trial.set_user_attr("folder", result["folder"])
+        self.study.tell(self.trial.number, result["metrics"]["dev"][metric_of(result)])
+
+
+def of_this_job() -> OfThisJob | None:
+    """The trial that this job is, where it is one of a search."""
+    given = os.environ.get(ENVIRONMENT)
+    if given is None:
+        return None
+    number, seed, prune, startup, warmup, file = given.split(":", 5)
+    return OfThisJob(int(number), Path(file), Rules(int(seed), bool(int(prune)), int(startup), int(warmup)))
+
+
+def announce(trials: "list[optuna.trial.FrozenTrial]", file: Path) -> None:
+    """Print what came out: the best by dev, of how many, and its test score, which chose nothing."""
+    states = _states()
+    counts = {state: sum(trial.state == state for trial in trials) for state in states}
+    print(
+        f"search: {len(trials)} trials ({counts[states.COMPLETE]} finished, {counts[states.PRUNED]} pruned,"
+        f" {counts[states.FAIL]} failed), kept in {file}"
+    )
+    finished = [trial for trial in trials if trial.state == states.COMPLETE]
+    if not finished:
+        return
+    best = max(finished, key=lambda trial: (trial.value, -trial.number))
+    result = read_result(Path(best.user_attrs["folder"])) or {}
+    dev, test, metric = result["metrics"]["dev"], result["metrics"]["test"], metric_of(result)
+    values = " ".join(f"{key.lstrip('+')}={value}" for key, value in best.params.items())
+    print(
+        f"best on dev of {len(trials)}: {values}\n"
+        f"  dev {metric} {100 * dev[metric]:.2f} (n {dev['n']}), the highest of {len(trials)} and so too high;"
+        f" test {100 * test[metric]:.2f} (n {test['n']})\n  {best.user_attrs['folder']}"
+    )

@@ -1,0 +1,173 @@
+"""Ask a finished model: texts in, labels and probabilities out; of other tasks numbers, or tags of words."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from kdbench.console import quiet_libraries
+from kdbench.data.batches import Examples
+from kdbench.data.datasets import Split
+from kdbench.data.teacher_cache import compute_outputs
+from kdbench.data.tokenize import tokenize_here
+from kdbench.errors import UserError
+from kdbench.inference.finished_run import open_run
+from kdbench.inference.onnx import Graph
+from kdbench.metrics import Logits, answers, ragged
+from kdbench.models import students
+from kdbench.runs.texts import pad_id
+from kdbench.stage import Predict
+from kdbench.storage import files as store
+from kdbench.storage.results import RESULTS
+from kdbench.tasks import is_bio, tags
+
+GRAPH = "model.onnx"  # in an exported form's folder, below the exported model's
+
+
+class Answer(NamedTuple):
+    """Of one class a text."""
+
+    label: str
+    probabilities: dict[str, float]  # of all labels, in the model's order; they sum to 1
+
+
+class Labels(NamedTuple):
+    """Of several labels: those whose probability is above one half."""
+
+    labels: list[str]
+    probabilities: dict[str, float]  # of all labels, each on its own
+
+
+class Value(NamedTuple):
+    """Of a number."""
+
+    value: float
+
+
+class Tagged(NamedTuple):
+    """Of labels of words."""
+
+    words: list[str]
+    tags: list[str]  # O where a word was behind the model's length
+    entities: list[tuple[str, str]]  # (kind, its words), where the tags are BIO
+
+
+AnyAnswer = Answer | Labels | Value | Tagged
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A model with its tokenizer and its labels; texts are cut as they were in training."""
+
+    task: str  # see kdbench.tasks
+    labels: list[str]
+    pairs: bool  # whether it reads two texts
+    max_length: int  # tokens
+    tokenizer: Path
+    predict: Predict
+
+    def __call__(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[AnyAnswer]:
+        """An answer a text. Raises UserError where second texts are missing, too many or not asked for.
+
+        Words that are to be labelled are what has spaces between.
+        """
+        if isinstance(texts, str):
+            raise UserError("texts must be a list of texts: [text]")
+        if not len(texts):
+            return []
+        match self.task:
+            case "multi_label":
+                shares = self._named(self.logits(texts, pairs).sigmoid())
+                return [Labels([label for label, share in one.items() if share > 0.5], one) for one in shares]
+            case "regression":
+                return [Value(value) for (value,) in self.logits(texts, pairs).tolist()]
+            case "token_classification":
+                return self._tagged([text.split() for text in texts])
+            case _:
+                shares = self._named(self.logits(texts, pairs).softmax(-1))
+                return [Answer(max(one, key=one.__getitem__), one) for one in shares]
+
+    def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Tensor:
+        """(n, C) of n >= 1 texts whose words have no labels of their own."""
+        return torch.from_numpy(np.asarray(self._logits(texts, pairs)))
+
+    def _named(self, rows: Tensor) -> list[dict[str, float]]:
+        return [dict(zip(self.labels, row, strict=True)) for row in rows.tolist()]
+
+    def _tagged(self, sentences: list[list[str]]) -> list[AnyAnswer]:
+        found = tags(answers(self.task, self._logits([" ".join(words) for words in sentences])), self.labels)
+        # A text without words has one tag all the same.
+        pairs = [(words, given[: len(words)]) for words, given in zip(sentences, found, strict=True)]
+        if not is_bio(self.labels):
+            return [Tagged(words, given, []) for words, given in pairs]
+        from seqeval.metrics.sequence_labeling import get_entities
+
+        return [
+            Tagged(words, given, [(kind, " ".join(words[a : b + 1])) for kind, a, b in get_entities(given)])
+            for words, given in pairs
+        ]
+
+    def _logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Logits:
+        """Of n >= 1 texts, as `kdbench.tasks` says."""
+        if self.pairs != (pairs is not None) or (pairs is not None and len(pairs) != len(texts)):
+            needed = f"{len(texts)} second texts" if self.pairs else "single texts"
+            raise UserError(f"this model reads {needed}, given were {'none' if pairs is None else len(pairs)}")
+        rows = np.arange(len(texts))
+        nothing = np.zeros_like(rows)
+        if self.task == "token_classification":
+            nothing = ragged([np.zeros(len(text.split(" ")), np.int64) for text in texts])
+        split = Split(rows, list(texts), nothing, None if pairs is None else list(pairs))
+        tokens = tokenize_here(split, self.tokenizer, self.max_length)
+        examples = Examples(tokens, split.ids, split.labels, pad_id(self.tokenizer))
+        return examples.by_example(compute_outputs(examples, self.predict, 32))
+
+
+def load_classifier(folder: Path) -> Classifier:
+    """Of a finished run (its seed's folder), or of an exported folder, or of a form below that (onnx, int8).
+
+    Raises UserError where the folder is none of these, Damaged where a file is not what was written.
+    """
+    quiet_libraries()
+    folder = folder.expanduser()
+    if (folder / GRAPH).is_file():
+        store.verify(folder.parent / store.MANIFEST)
+        return _classifier(folder.parent, folder.parent, graph_predict(folder / GRAPH, speed_of(folder.parent)))
+    if (folder / "config.json").is_file() and (folder / "config.yaml").is_file():
+        return _classifier(folder, folder, model_predict(folder))
+    if not (folder / RESULTS).is_file():
+        raise UserError(f"{folder} is no model: name a finished run (outputs/<...>/seed0) or what was exported of one")
+    model = open_run(folder).model
+    return _classifier(folder, model, model_predict(model))
+
+
+def _classifier(recipe: Path, model: Path, predict: Predict) -> Classifier:
+    dataset: Any = OmegaConf.load(recipe / "config.yaml").dataset
+    task, pairs = dataset.get("task", "classification"), dataset.get("text_pair") is not None
+    return Classifier(task, label_names(model), pairs, dataset.max_length, model, predict)
+
+
+def label_names(model: Path) -> list[str]:
+    """Of a model's folder, in the order of its logits."""
+    names = store.read_json(model / "config.json")["id2label"]
+    return [names[str(index)] for index in range(len(names))]
+
+
+def model_predict(folder: Path) -> Predict:
+    model = students.load(folder)
+    return lambda batch, step: students.forward(model, batch)
+
+
+def graph_predict(path: Path, speed: float, threads: int | None = None) -> Predict:
+    graph = Graph(path, threads)
+    graph.speed = speed
+    return lambda batch, step: graph.logits(batch)
+
+
+def speed_of(folder: Path) -> float:
+    """Of a FastBERT; other models have none and ignore it."""
+    return float(store.read_json(folder / "config.json").get("speed", 0.0))

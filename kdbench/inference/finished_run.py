@@ -1,0 +1,78 @@
+"""A finished run, opened again: its record, its data, its model's folder."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+from omegaconf import OmegaConf
+
+from kdbench.data.batches import Examples
+from kdbench.data.datasets import Split, TextData
+from kdbench.data.stored import stored_dataset
+from kdbench.data.tokenize import tokenize
+from kdbench.errors import UserError
+from kdbench.metrics import plain
+from kdbench.runs.texts import pad_id
+from kdbench.schema import DatasetConfig
+from kdbench.storage.results import PREDICTIONS, verify_run
+from kdbench.validation.fit import KEEPS_NONE
+from kdbench.validation.load import cache_at, recorded_dataset
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """All its files have been read and found whole."""
+
+    folder: Path
+    result: dict[str, Any]  # results.json
+    config: dict[str, Any]  # config.yaml
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model"
+
+    @property
+    def dataset(self) -> DatasetConfig:
+        return recorded_dataset(self.config)
+
+    @property
+    def pairs(self) -> bool:
+        return self.dataset.text_pair is not None
+
+    @property
+    def cache(self) -> Path:
+        return cache_at(self.config["cache_dir"])
+
+    @cached_property
+    def data(self) -> TextData:
+        """The texts that the run had; raises UserError where its source has others now."""
+        data = stored_dataset(self.dataset, self.cache)
+        rows = pyarrow.parquet.read_table(self.folder / PREDICTIONS, columns=["split", "id", "label"]).to_pylist()
+        for name, split in (("dev", data.dev), ("test", data.test)):
+            own = [(row["id"], row["label"]) for row in rows if row["split"] == name]
+            if own != list(zip(split.ids.tolist(), plain(split.labels), strict=True)):
+                raise UserError(
+                    f"{self.dataset.source} has other {name} examples than when {self.folder} read it: bring back the"
+                    " data, or do the run again"
+                )
+        return data
+
+    def examples(self, split: Split) -> Examples:
+        tokens = tokenize(split, self.model, self.dataset.max_length, self.cache)
+        return Examples(tokens, split.ids, split.labels, pad_id(self.model))
+
+
+def open_run(folder: Path) -> FinishedRun:
+    """The finished run in `folder`. Raises UserError where there is none or it has no model, Damaged."""
+    folder = folder.expanduser()
+    result = verify_run(folder) if folder.is_dir() else None
+    if result is None:
+        raise UserError(f"{folder} is no finished run: name the folder of a seed, such as outputs/<...>/seed0")
+    if result.get("phase") == "general":
+        raise UserError(f"{folder} holds stages before a task: it has no classifier. Name a run of a task")
+    if not (folder / "model").is_dir():
+        missing = "its model folder is missing: give the run's command again"
+        raise UserError(f"{folder}: {KEEPS_NONE.get(result['identity']['method'], missing)}")
+    return FinishedRun(folder, result, OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""One config to one results.json."""

@@ -1,0 +1,178 @@
+"""What a method may ask of its run: `Run`, which adds training data, schedules and reports to data and models."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kdbench.data.batches import Examples, TrainBatches
+from kdbench.data.datasets import Split
+from kdbench.data.teacher_cache import cached_outputs, compute_outputs
+from kdbench.inference import measure as evaluate
+from kdbench.metrics import Labels, Logits, answers, metrics
+from kdbench.models import students
+from kdbench.models.encoders import view
+from kdbench.runs import augmentation as augmented
+from kdbench.runs.models import Ensure, MaskedLm, RunModels
+from kdbench.runs.related import finetune
+from kdbench.schema import RunConfig
+from kdbench.stage import Data, Predict, Schedule
+from kdbench.storage.results import verify_run
+from kdbench.training.hardware import Hardware
+
+__all__ = ["Finished", "MaskedLm", "Predictions", "Run"]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Handed in by a method that trains no network."""
+
+    logits: Callable[[Split], NDArray[np.float32]]  # (n, C) for n examples
+    parameters: int
+    seconds: float
+    precision: str
+
+
+class Finished(NamedTuple):
+    """A finished model of the task, ready to be asked."""
+
+    logits: Callable[[Split], Tensor]  # (n, C)
+    parameters: int
+    flops: float  # of one example
+    seconds: float  # of its training
+
+
+class Run(RunModels):
+    """Everything is made when first asked for."""
+
+    def __init__(
+        self, config: RunConfig, hardware: Hardware, accelerator: Accelerator, folder: Path, ensure: Ensure
+    ) -> None:
+        super().__init__(config, hardware, accelerator, ensure)
+        self.folder = folder
+        self.reported: dict[str, Any] = {}
+        self.predictions: Predictions | None = None
+
+    def batches(self, stage: str, *teacher: str, split: Split | None = None) -> TrainBatches:
+        """Train, or another split, for `method.stages.<stage>`, with the teacher's cached `logits` or `cls`."""
+        self.stage(stage)  # before the teacher is trained for it
+        split = split or self.data.train
+        outputs = {f"teacher_{what}": self.teacher_outputs(what, split) for what in teacher}
+        return self._in_batches(replace(self.examples(split), teacher=outputs), stage)
+
+    def teacher_outputs(self, what: str, split: Split) -> Tensor:
+        """The teacher's `logits` (n, C), or `cls` (n, L, H): [CLS] after each layer, before the pooler."""
+        teacher = self.teacher
+        assert self.teacher_result is not None
+        weights = Path(self.teacher_result["folder"]) / "model" / "model.safetensors"
+        function = {"logits": students.logits, "cls": _first_tokens}[what]
+        predict = self._autocast(lambda batch, step: function(teacher, batch))
+        compute = f"{self.hardware.precision} {self.hardware.attention}"
+        return cached_outputs(what, self.examples(split, self.encoder_folder), predict, weights, compute, self.cache)
+
+    def augmented_words(
+        self, tagger: str, mask: float, same_tag: float, ngram: float, max_ngram: int, rounds: int
+    ) -> Split:
+        """Train and its augmentation by Tang et al. 2019, labelled by the teacher."""
+        return augmented.words(self, tagger, mask, same_tag, ngram, max_ngram, rounds)
+
+    def augmented_tokens(self, copies: int, replace: float, candidates: int, max_words: int | None) -> Split:
+        """Train and its augmentation by Jiao et al. 2020, labelled by the teacher."""
+        return augmented.tokens(self, copies, replace, candidates, max_words)
+
+    def finished(self, path: str | None, stage: str) -> Finished:
+        """A finished run of the task; None: the direct fine-tune of the student by `method.stages.<stage>`."""
+        config = self.config
+        if path is None:
+            result, folder = self.ensure(finetune(config, config.student, config.method.stages[stage], config.seed))
+        else:
+            result, folder = verify_run(Path(path)) or {}, Path(path)
+        model = students.load(folder / "model", self.hardware.attention).to(self.accelerator.device)
+        return self._finished(model, result, self.tokenizer_folder)
+
+    @property
+    def finished_teacher(self) -> Finished:
+        model = self.teacher
+        assert self.teacher_result is not None
+        return self._finished(model, self.teacher_result, self.encoder_folder)
+
+    def _finished(self, model: Any, result: dict[str, Any], tokenizer_folder: Path) -> Finished:
+        predict = self._autocast(lambda batch, step: students.logits(model, batch))
+        return Finished(
+            logits=lambda split: compute_outputs(self.examples(split, tokenizer_folder), predict),
+            parameters=result["parameters"]["total"],
+            flops=result["flops_per_example"],
+            seconds=result["cost"]["seconds"],
+        )
+
+    def outputs(self, split: Split, predict: Predict) -> Tensor:
+        """`predict`'s outputs (n, ...) for a split, in float32."""
+        return compute_outputs(self.examples(split), self._autocast(predict))
+
+    def latency(self, model: Any) -> dict[str, dict[str, float]]:
+        """Milliseconds at batch 1 and 32 over examples of the test split, in float32."""
+
+        def logits(batch: Any) -> Tensor:
+            moved = {name: value.to(self.accelerator.device) for name, value in batch.items()}
+            return students.forward(model, moved)  # type: ignore[arg-type]
+
+        return self.times(evaluate.examples_call(logits, self.examples(self.data.test)))
+
+    def times(self, call: evaluate.Call) -> dict[str, dict[str, float]]:
+        """Milliseconds of `call` at batch 1 and 32: a quick figure, and in a dry run none to trust."""
+        measured = partial(evaluate.latency, rounds=1) if self.config.dry_run else evaluate.latency
+        return measured({"run": call})["run"]
+
+    def schedule(self, stage: str, data: Data | None = None, share: int = 1) -> Schedule:
+        """`method.stages.<stage>` with its number of steps settled; `data`: what it runs over, if not train.
+
+        `share`: among how many stages its steps are divided.
+        """
+        given = self.stage(stage)
+        per_epoch = -(-len(self.data.train) // (given.batch_size * given.accumulation)) if data is None else len(data)
+        keys = ("lr", "accumulation", "warmup", "decay", "weight_decay", "clip", "patience", "optimizer")
+        steps = max(1, (given.steps or given.epochs * per_epoch) // share)
+        return Schedule(steps=steps, **{key: getattr(given, key) for key in keys})
+
+    def score(self, predict: Predict, step: int = 0) -> dict[str, float]:
+        """Metrics of `predict` on dev, in the run's precision."""
+        examples = self.dev_examples
+        outputs = compute_outputs(examples, self._autocast(lambda batch, _: predict(batch, step)))
+        return self.metrics(examples.labels, examples.by_example(outputs))
+
+    def metrics(self, labels: Labels, logits: Logits) -> dict[str, float]:
+        """What the task is judged by; labels and logits of n examples."""
+        return metrics(self.task, labels, answers(self.task, logits), self.data.label_names)
+
+    @cached_property
+    def dev_examples(self) -> Examples:
+        return self.examples(self.data.dev)
+
+    def report(self, name: str, value: Any) -> None:
+        """A figure of the method's own, under `reported` in results.json."""
+        self.reported[name] = value
+
+    def hand_in(self, predictions: Predictions) -> None:
+        """For a method that trains no network."""
+        self.predictions = predictions
+
+    def _autocast(self, predict: Predict) -> Predict:
+        def on_device(batch: Any, step: int) -> torch.Tensor:
+            moved = {name: value.to(self.accelerator.device) for name, value in batch.items()}
+            with self.accelerator.autocast():
+                return predict(moved, step)  # type: ignore[arg-type]
+
+        return on_device
+
+
+def _first_tokens(teacher: Any, batch: Any) -> Tensor:
+    """[CLS] after each layer (B, L, H)."""
+    below, last = view(teacher).first_tokens(batch)
+    return torch.cat([*below, last[:, :1]], 1)

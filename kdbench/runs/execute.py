@@ -1,0 +1,214 @@
+"""The dispatcher: one RunConfig in, one finished run folder out."""
+
+import logging
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from filelock import FileLock
+
+from kdbench.console import quiet_libraries
+from kdbench.data.batches import TrainBatches
+from kdbench.models import students
+from kdbench.runs import record
+from kdbench.runs.context import Run
+from kdbench.runs.identity import run_id
+from kdbench.runs.trackers import Tracking, tracked
+from kdbench.schema import RunConfig, TrackConfig, method_module
+from kdbench.shipping.export import export_run, has_export
+from kdbench.stage import Predict, Stage, Words
+from kdbench.storage.files import Damaged, explained, remove, remove_leftovers
+from kdbench.storage.provenance import About, write_start
+from kdbench.storage.results import EXPORT, RESULTS, verify_run, write_result
+from kdbench.storage.seeds import derive
+from kdbench.training.dropout import cheap
+from kdbench.training.hardware import Hardware, accelerator, settle
+from kdbench.training.interrupts import Limits, Watch
+from kdbench.training.loop import train
+from kdbench.training.processes import wait
+from kdbench.training.progress import Display, console, logged_to, show_log
+
+log = logging.getLogger("kdbench")
+
+
+def execute(
+    config: RunConfig,
+    *,
+    choices: dict[str, Any],
+    command: str,
+    baseline_command: Callable[[RunConfig], str],
+    watch: Watch | None = None,
+) -> dict[str, Any]:
+    """Do the run, or find it done; returns the content of its results.json.
+
+    `watch` is told each epoch of this run (of none that it needs) and its dev score.
+    Raises UserError, StoreError among them, Stopped, and Pruned where `watch` does.
+    """
+    with explained(Path(config.outputs)):
+        return _execute(config, About(choices, command, baseline_command, watch))
+
+
+def _execute(config: RunConfig, about: About) -> dict[str, Any]:
+    hardware = settle(config.hardware)
+    processes = accelerator(hardware)
+    if processes.is_main_process:
+        show_log()
+    if config.dry_run:
+        with tempfile.TemporaryDirectory() as scratch:
+            result, _ = ensure(_small(config, scratch), hardware, processes, about)
+            log.info("dry run: every stage took one step; nothing was kept, and its scores say nothing")
+            return result
+    result, folder = ensure(config, hardware, processes, about)
+    wanted = config.export
+    if (wanted.onnx or wanted.int8) and processes.is_main_process and not has_export(folder, wanted.int8):
+        log.info("exported: %s", export_run(folder, wanted.onnx, wanted.int8))
+    return result
+
+
+def _small(config: RunConfig, outputs: str) -> RunConfig:
+    """With a batch of each split: all data are read and checked, but models are asked about no more."""
+    stages = config.method.stages
+    rows = max(stage.batch_size for stage in (config.schedule, config.teacher.schedule, *stages.values()))
+    splits = ("train", "dev", "test") if stages else ("dev", "test")  # TF-IDF needs its classes, and is quick
+    given = {key: getattr(config.dataset, key) for key in (f"max_{split}_samples" for split in splits)}
+    limits = {key: min(limit or rows, rows) for key, limit in given.items()}
+    return replace(config, dataset=replace(config.dataset, **limits), outputs=outputs, track=TrackConfig())
+
+
+def ensure(
+    config: RunConfig, hardware: Hardware, accelerator: Accelerator, about: About
+) -> tuple[dict[str, Any], Path]:
+    """The finished run of `config` and its folder: found, or done now, by one process at a time."""
+    folder = run_folder(config, hardware)
+    with torch.random.fork_rng(devices=[]), _locked(folder, accelerator):
+        result = None if config.rerun else _finished(folder)
+        if result is not None:
+            log.info("found: %s", folder)
+        else:
+            wait(accelerator)
+            if accelerator.is_main_process:
+                _make_ready(folder, config.rerun)
+            wait(accelerator)
+            with logged_to(folder / "run.log", accelerator.is_main_process):
+
+                def finished(other: RunConfig) -> tuple[dict[str, Any], Path]:
+                    return ensure(other, hardware, accelerator, about.of_needed(other))
+
+                result = _do(Run(config, hardware, accelerator, folder, finished), about)
+    return result | {"folder": str(folder)}, folder
+
+
+def _finished(folder: Path) -> dict[str, Any] | None:
+    """The result of a run that is done and whole."""
+    try:
+        return verify_run(folder)
+    except Damaged as damage:
+        log.warning("%s; what depends on it is made again", damage)
+        return None
+
+
+def _make_ready(folder: Path, rerun: bool) -> None:
+    """Leave of an earlier attempt only what this one may go on from."""
+    if rerun:
+        remove(folder)
+    (folder / RESULTS).unlink(missing_ok=True)  # of a damaged run: from here on it is not done
+    remove(folder / EXPORT)  # of the damaged model
+    remove_leftovers(folder)
+
+
+def run_folder(config: RunConfig, hardware: Hardware) -> Path:
+    """outputs/<dataset>/<method>/<student>-<id>/seed<k>; general stages: outputs/<corpus>/..."""
+    student = config.student.name if "encoder" in config.method.needs else "no_network"
+    name = f"{student}-{run_id(config, hardware)}"
+    place = config.corpus.name if config.phase == "general" and config.corpus else config.dataset.name
+    return Path(config.outputs) / place / config.method.name / name / f"seed{config.seed}"
+
+
+@contextmanager
+def _locked(folder: Path, accelerator: Accelerator) -> Iterator[None]:
+    """One run at a time in a folder; of several processes of one run the main one holds the lock."""
+    if accelerator.is_main_process:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.parent / f".{folder.name}.lock")
+    with lock if accelerator.is_main_process else nullcontext():
+        wait(accelerator)
+        yield
+        wait(accelerator)
+
+
+def _do(run: Run, about: About) -> dict[str, Any]:
+    log.info("run: %s", run.folder)
+    if "encoder" in run.config.method.needs:  # else transformers may not even be needed
+        quiet_libraries()
+    if run.accelerator.is_main_process:
+        write_start(run, about)
+    with tracked(run) as tracking:
+        stages, student = train_stages(run, tracking, about.watch)
+        result = record.finish(run, about, stages, student)
+        if run.accelerator.is_main_process:
+            result = write_result(run.folder, result)
+        record.announce(run, result)
+        tracking.finished(result)
+    return result
+
+
+def train_stages(run: Run, tracking: Tracking, watch: Watch | None) -> tuple[list[dict[str, Any]], Any]:
+    """Train each stage as the method yields it; returns their records and the last stage's student."""
+    config = run.config
+    method = method_module(config.method.name, config.method.module)
+    of_phase = method.general if config.phase == "general" else method.stages
+    stages: Iterator[Stage] = iter(of_phase(run, config.method))
+    records: list[dict[str, Any]] = []
+    student = None
+    while True:
+        torch.manual_seed(derive(config.seed, "stage", len(records)))
+        stage = next(stages, None)
+        if stage is None:
+            return records, student
+        stage, student = prepared(run, stage), stage.student
+        name, key = f"{len(records):02d}_{stage.name}", stage.key or stage.name
+        given = run.stage(key)
+        students.set_dropout(student, given.dropout)
+        watch_stage = _after(watch, sum(len(one["epochs"]) for one in records))
+        if run.hardware.compile:
+            students.compile_layers(student)
+        with cheap(run.hardware, given.dropout):
+            record_ = train(
+                stage,
+                run.folder / name,
+                run.accelerator,
+                run.score,
+                metric=run.metric,
+                seed=config.seed,
+                limits=Limits(config.checkpoint_every, config.stop_after, config.preempt_at, watch_stage),
+                display=Display(console, given.batch_size * given.accumulation),
+                tell=partial(tracking.line, stage.name, sum(one["steps"] for one in records)),
+            )
+        records.append(record_ | {"folder": name, "key": key})
+
+
+def prepared(run: Run, stage: Stage) -> Stage:
+    """What a method leaves to the dispatcher: how the student is scored, and which of its words are trained."""
+    if run.config.dry_run:
+        stage = replace(stage, schedule=replace(stage.schedule, steps=1))
+    if stage.predict is None:
+        stage = replace(stage, predict={} if run.config.phase == "general" else {"student": _logits_of(stage.student)})
+    if isinstance(stage.data, TrainBatches):  # a corpus' masked-LM head reads the whole table
+        table = students.word_table(stage.student)
+        stage = replace(stage, words=None if table is None else Words(table, stage.data.used_ids()))
+    return stage
+
+
+def _after(watch: Watch | None, epochs: int) -> Watch | None:
+    """`watch` for a stage before which the run has had `epochs`."""
+    return None if watch is None else lambda epoch, score: watch(epochs + epoch, score)
+
+
+def _logits_of(student: Any) -> Predict:
+    return lambda batch, step: students.logits(student, batch)

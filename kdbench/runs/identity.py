@@ -1,0 +1,128 @@
+"""A run's content id: what was computed, and nothing of where, when or how often."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from kdbench.runs.related import general_run, teacher_run, uses_general, uses_teacher
+from kdbench.schema import CorpusConfig, DatasetConfig, RunConfig
+from kdbench.sources.sources import dataset_identity, model_identity, text_identity
+from kdbench.storage.results import read_result
+from kdbench.tasks import chosen_metric
+from kdbench.training.hardware import Hardware
+from kdbench.validation.load import cache_folder, digest
+from kdbench.validation.own_method import sources
+
+SCHEMA = 1  # raised when the same keys come to mean another computation
+# Of a data set: its identity, the schedule or the run has them.
+_NOT_CONTENT = ("name", "source", "sha256", "epochs", "metric")
+# Keys that came later and the value that means what was done before they came: left out, so that old ids stay.
+_LATER = {
+    "optimizer": "adamw",
+    "general": None,
+    "text_pair": None,
+    "task": "classification",
+    "compile": False,
+    "draw": "batch",
+    "replacing_share": None,
+    "intermediate": True,
+    "module": None,
+}
+
+
+def data_identity(config: RunConfig) -> dict[str, Any]:
+    """Which examples with which labels in which split."""
+    return _dataset(config.dataset, cache_folder(config))
+
+
+def _dataset(dataset: DatasetConfig, cache: Path) -> dict[str, Any]:
+    choices = {key: value for key, value in asdict(dataset).items() if key not in _NOT_CONTENT}
+    del choices["max_length"]
+    return _without_later(choices) | {"content": dataset_identity(dataset, cache)}
+
+
+def corpus_identity(corpus: CorpusConfig, cache: Path) -> dict[str, Any]:
+    """Which texts, in which pieces, and how the teacher's masked-LM head is made on them."""
+    content = [_dataset(dataset, cache) for dataset in corpus.datasets.values()]
+    running = None
+    if corpus.running is not None:
+        running = {"files": corpus.running.files, "content": text_identity(corpus.running, cache)}
+    choices = asdict(corpus)
+    schedule = _stage(choices["schedule"])
+    for key in ("name", "datasets", "running", "schedule"):
+        del choices[key]
+    return {"texts": {"datasets": content, "running": running}, "schedule": schedule} | choices
+
+
+def _without_later(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in _LATER or value != _LATER[key]}
+
+
+def _stage(given: dict[str, Any]) -> dict[str, Any]:
+    """A stage's schedule; where steps are given they win, and the epochs beside them change nothing."""
+    return _without_later({key: value for key, value in given.items() if key != "epochs" or given["steps"] is None})
+
+
+def _method(config: RunConfig) -> dict[str, Any]:
+    """The method's keys that this phase uses."""
+    method = _without_later(asdict(config.method))
+    own_source = {"source": sources(method.pop("module"))} if config.method.module else {}
+    before = config.method.general_stages
+    if config.phase == "general":
+        own = {"name", "init", "stages", *config.method.general_keys}
+        method = {key: value for key, value in method.items() if key in own}
+    stages = {
+        name: stage for name, stage in method["stages"].items() if (name in before) == (config.phase == "general")
+    }
+    return method | own_source | {"stages": {name: _stage(stage) for name, stage in stages.items()}}
+
+
+def identity(config: RunConfig, hardware: Hardware) -> dict[str, Any]:
+    """All that decides the run's result, apart from its seed; only the keys that its method uses."""
+    what: dict[str, Any] = {"schema": SCHEMA, "method": _method(config)}
+    cache = cache_folder(config)
+    if config.phase == "task":
+        what["data"] = data_identity(config)
+        metric = chosen_metric(config.dataset.task, config.dataset.metric)
+        if metric != chosen_metric(config.dataset.task, None):
+            what["metric"] = metric
+    elif config.corpus is not None:
+        what["corpus"] = corpus_identity(config.corpus, cache)
+    if "encoder" not in config.method.needs:
+        return what
+    student = {
+        key: value
+        for key, value in asdict(config.student).items()
+        if value is not None and key not in ("name", "encoder")
+    }
+    what |= {
+        "encoder": model_identity(config.origin, cache),
+        "student": student,
+        "precision": hardware.precision,
+        "attention": hardware.attention,
+        **_without_later({"compile": hardware.compile}),
+    }
+    if config.phase == "task":
+        what["max_length"] = config.dataset.max_length
+    if uses_teacher(config):
+        what["teacher"] = _teacher(config, hardware)
+    if uses_general(config):
+        what["general"] = run_id(general_run(config), hardware)
+    return what
+
+
+def _teacher(config: RunConfig, hardware: Hardware) -> dict[str, Any]:
+    if config.teacher.path is not None:
+        result = read_result(Path(config.teacher.path))
+        assert result is not None  # kdbench.validation.load looks for it
+        return {"id": result["id"], "seed": result["seed"]}
+    return {"id": run_id(teacher_run(config), hardware), "seed": config.teacher.seed}
+
+
+def run_id(config: RunConfig, hardware: Hardware) -> str:
+    return digest(identity(config, hardware))
+
+
+def data_id(config: RunConfig) -> str:
+    """Runs with equal data ids may be compared example by example."""
+    return digest(data_identity(config))

@@ -1,0 +1,154 @@
+"""The models that a method may ask its run for: teachers, students, what other runs have finished."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from accelerate import Accelerator
+from safetensors.torch import load_file
+from torch import Tensor
+
+from kdbench.data.tokenize import load_tokenizer
+from kdbench.errors import UserError
+from kdbench.models import bert, bilstm, stock, students
+from kdbench.models.encoders import view
+from kdbench.runs.related import full_depth, general_run, mlm_run, teacher_run, uses_general
+from kdbench.runs.texts import RunData
+from kdbench.schema import RunConfig, StudentConfig
+from kdbench.storage.results import verify_run
+from kdbench.training.hardware import Hardware
+
+Ensure = Callable[[RunConfig], tuple[dict[str, Any], Path]]  # a finished run: results.json, folder
+
+
+class MaskedLm(NamedTuple):
+    """A frozen encoder with its masked-LM head: `head(hidden (N, H), word embeddings) -> (N, V)`."""
+
+    encoder: Any
+    head: Any
+
+
+class RunModels(RunData):
+    """Everything is made when first asked for; what other runs must do first, they do."""
+
+    def __init__(self, config: RunConfig, hardware: Hardware, accelerator: Accelerator, ensure: Ensure) -> None:
+        super().__init__(config, hardware, accelerator)
+        self.ensure = ensure
+        self.teacher_result: dict[str, Any] | None = None
+        self.general_results: list[dict[str, Any]] = []
+
+    @cached_property
+    def teacher(self) -> Any:
+        """The encoder fine-tuned on the task, frozen, in evaluation mode; trained first where it is missing."""
+        path = self.config.teacher.path
+        if path is None:
+            self.teacher_result, folder = self.ensure(teacher_run(self.config))
+        else:
+            folder = Path(path)
+            self.teacher_result = (verify_run(folder) or {}) | {"folder": str(folder)}
+        teacher = students.load(folder / "model", self.hardware.attention)
+        names = [teacher.config.id2label[index] for index in range(teacher.config.num_labels)]
+        if names != self.data.label_names:
+            raise UserError(f"{folder}: the teacher's labels {names} are not the data's {self.data.label_names}")
+        return self._still(teacher)
+
+    @cached_property
+    def pretrained(self) -> Any:
+        """The teacher's encoder before the task, frozen: what general stages learn from."""
+        return self._still(stock.load_pretrained(self.encoder_folder, self.hardware.attention, self.seed("student")))
+
+    @cached_property
+    def origin(self) -> Any:
+        """The encoder that the student starts from, frozen."""
+        if self.config.student.encoder is None:
+            return self.pretrained
+        return self._still(stock.load_pretrained(self.origin_folder, self.hardware.attention, self.seed("student")))
+
+    @cached_property
+    def mlm(self) -> MaskedLm:
+        """The pretrained encoder with a masked-LM head; adapted on the corpus where the checkpoint has none."""
+        head = bert.load_mlm_head(self.encoder_folder)
+        if head is not None:
+            return MaskedLm(self.pretrained, self._still(head))
+        return self.masked_lm(full_depth(self.config), "pretrained")
+
+    def masked_lm(self, shape: StudentConfig, weights: str) -> MaskedLm:
+        """An encoder trained with its masked-LM head on the corpus: a run of its own."""
+        config = mlm_run(self.config, shape, weights)
+        result, folder = self.ensure(config)
+        self.general_results.append(result)
+        student = students.build(self.shape(shape), ["0", "1"], self.hardware.attention, 0)
+        encoder, head = students.base(student), students.mlm_head(student, 0)
+        encoder.load_state_dict(load_file(folder / "model" / "model.safetensors"))
+        head.load_state_dict(load_file(folder / "00_adaptation" / "extra.safetensors"))
+        return MaskedLm(self._still(encoder), self._still(head))
+
+    @cached_property
+    def student(self) -> Any:
+        """Freshly built and initialised: as `method.init` says, or by the stages before the task; by the seed."""
+        config = self.config
+        names, task = (self.data.label_names, self.task) if config.phase == "task" else (["0", "1"], "classification")
+        shape, seed = self.shape(config.student), self.seed("student")
+        student = students.build(shape, names, self.hardware.attention, seed, task)
+        if config.student.architecture == "bilstm":
+            self._set_word_vectors(student)
+        elif self.general_folder is not None:
+            students.load_base(student, load_file(self.general_folder / "model" / "model.safetensors"))
+        elif config.method.init.weights != "random":
+            pretrained = config.method.init.weights == "pretrained"
+            self.copy_layers(self.origin if pretrained else students.base(self.teacher), student)
+        return student.to(self.accelerator.device)
+
+    def copy_layers(self, source: Any, student: Any) -> None:
+        """Start the student from the layers of `source`, an encoder, that `method.init.layers` chooses."""
+        layers = bert.choose_layers(
+            self.config.method.init.layers, len(view(source).layers), self.config.student.layers
+        )
+        students.copy_layers(source, student, layers)
+
+    @cached_property
+    def general_folder(self) -> Path | None:
+        """The finished run of the stages before the task; None where there are none, or where they are being done."""
+        if not uses_general(self.config):
+            return None
+        result, folder = self.ensure(general_run(self.config))
+        self.general_results.append(result)
+        return folder
+
+    def general_extra(self, stage: str) -> dict[str, Tensor] | None:
+        """What was trained beside the student in a stage before the task."""
+        return None if self.general_folder is None else load_file(self.general_folder / stage / "extra.safetensors")
+
+    def fresh(self, layers: int, hidden: int, seed: tuple[object, ...]) -> Any:
+        """A random BERT between teacher and student: the student's heads, a feed-forward layer four times as wide."""
+        student = replace(self.config.student, layers=layers, hidden=hidden, ffn=4 * hidden)
+        return students.build(self.shape(student), ["0", "1"], self.hardware.attention, self.seed(*seed)).to(
+            self.accelerator.device
+        )
+
+    def ib_bert(self, bottleneck: int, ffn: int) -> MaskedLm:
+        """The inverted-bottleneck teacher of a MobileBERT: as deep and as wide between blocks as the student."""
+        student = self.config.student
+        name = f"ib_bert_{student.layers}l"
+        shape = replace(student, name=name, architecture="ib_bert", bottleneck=bottleneck, ffn=ffn, ffn_blocks=1)
+        return self.masked_lm(shape, "random")
+
+    def _set_word_vectors(self, student: Any) -> None:
+        """Means of the teacher's word-piece embeddings, before the task."""
+        if self.config.student.word_vectors != "teacher":
+            return
+        words = load_tokenizer(self.tokenizer_folder)
+        pieces = load_tokenizer(self.encoder_folder)
+        table = students.word_embeddings(self.pretrained)
+        vocabulary = [str(words.convert_ids_to_tokens(index)) for index in range(len(words))]
+        size = self.config.student.embedding
+        assert size is not None  # crosscheck
+        vectors = bilstm.word_vectors(
+            vocabulary, lambda w: pieces.encode(f" {w}", add_special_tokens=False), table, size
+        )
+        bilstm.set_word_vectors(student, vectors)
+
+    def _still(self, model: Any) -> Any:
+        return model.to(self.accelerator.device).requires_grad_(False).eval()

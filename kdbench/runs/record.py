@@ -1,0 +1,253 @@
+"""The record of a run: what was asked, on what machine, and results.json with all its figures."""
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+
+from kdbench.data.datasets import Split, TextData
+from kdbench.data.teacher_cache import compute_outputs
+from kdbench.inference import measure as evaluate
+from kdbench.metrics import Logits, plain
+from kdbench.models import students
+from kdbench.runs.identity import data_id, run_id
+from kdbench.runs.related import baseline, total_baseline
+from kdbench.schema import GROUPS
+from kdbench.storage.files import filling, write_bytes
+from kdbench.storage.provenance import About, machine, source_state, versions
+from kdbench.storage.results import PREDICTIONS, SCHEMA, metric_of
+from kdbench.training.processes import wait
+from kdbench.validation.load import digest
+from kdbench.validation.own_method import sources
+
+if TYPE_CHECKING:
+    from kdbench.runs.context import Predictions, Run
+
+log = logging.getLogger("kdbench")
+
+
+def finish(run: "Run", about: About, stages: list[dict[str, Any]], student: Any) -> dict[str, Any]:
+    """Export the student, evaluate what was exported, and put the results together."""
+    if run.config.phase == "general":
+        return _finish_general(run, about, stages, student)
+    data = run.data
+    log.info("evaluating dev and test, then measuring the time a text takes")
+    measured, logits = _network(run, student) if run.predictions is None else _handed_in(run, run.predictions)
+    splits = {"dev": data.dev, "test": data.test}
+    if run.accelerator.is_main_process:
+        write_bytes(run.folder / PREDICTIONS, predictions_file(run.task, data, logits))
+    metrics = {name: run.metrics(split.labels, logits[name]) for name, split in splits.items()}
+    updates = sum(stage["steps"] for stage in stages)
+    return {
+        "schema": SCHEMA,
+        "id": run_id(run.config, run.hardware),
+        "seed": run.config.seed,
+        "tag": run.config.tag,
+        "identity": _identity(run, about),
+        "precision": run.hardware.precision if run.predictions is None else run.predictions.precision,
+        "device": run.hardware.device,
+        "threads": run.hardware.threads,
+        "machine": machine(),
+        **_baselines(run, about, updates),
+        "metrics": metrics,
+        **measured,
+        "cost": _cost(run, stages, updates),
+        "stages": stages,
+        "teacher": _teacher(run),
+        "reported": run.reported,
+        "versions": versions(),
+        **source_state(),
+    }
+
+
+def _finish_general(run: "Run", about: About, stages: list[dict[str, Any]], student: Any) -> dict[str, Any]:
+    """The results of stages before the task: an encoder, its size and what it cost; it is no row of a table."""
+    encoder = students.base(student)
+    if run.accelerator.is_main_process:
+        _export(run, lambda folder: students.save(encoder, folder, run.encoder_folder))
+    wait(run.accelerator)
+    return {
+        "schema": SCHEMA,
+        "phase": "general",
+        "id": run_id(run.config, run.hardware),
+        "seed": run.config.seed,
+        "identity": {"corpus": asdict(run.config)["corpus"]["name"], "method": run.config.method.name}
+        | {"teacher": run.config.teacher.name, "student": run.config.student.name},
+        "precision": run.hardware.precision,
+        "device": run.hardware.device,
+        "threads": run.hardware.threads,
+        "parameters": evaluate.parameters(encoder),
+        "cost": _cost(run, stages, sum(stage["steps"] for stage in stages)),
+        "stages": stages,
+        "reported": run.reported,
+        "versions": versions(),
+        **source_state(),
+    }
+
+
+def _export(run: "Run", save: Callable[[Path], None]) -> None:
+    """Fill the run's `model` folder; a reader sees all of it or nothing."""
+    with filling(run.folder / "model") as staged:
+        save(staged)
+
+
+def _network(run: "Run", student: Any) -> tuple[dict[str, Any], dict[str, Logits]]:
+    """Save the student as a Hugging Face folder, load that folder, and measure what was loaded, in fp32."""
+    if run.accelerator.is_main_process:
+        _export(run, lambda folder: students.save(student, folder, run.tokenizer_folder))
+    wait(run.accelerator)
+    model = students.load(run.folder / "model", run.hardware.attention).to(run.accelerator.device)
+    device, length = run.accelerator.device, run.config.dataset.max_length
+
+    def forward(batch: Any, step: int = 0) -> Any:
+        return students.forward(model, {name: value.to(device) for name, value in batch.items()})  # type: ignore[arg-type]
+
+    examples = {name: run.examples(getattr(run.data, name)) for name in ("dev", "test")}
+    logits: dict[str, Logits] = {n: one.by_example(compute_outputs(one, forward)) for n, one in examples.items()}
+    shape = run.shape(run.config.student)
+    if shape["architecture"] == "fastbert":  # random tokens would not leave as real ones do
+        call = evaluate.examples_call(forward, examples["test"])
+    else:
+        call = evaluate.model_call(forward, length, shape["vocab_size"], shape["pairs"])
+    return {
+        "parameters": evaluate.parameters(model),
+        "flops_per_example": students.flops(shape, length, len(run.data.label_names), run.task),
+        "bytes": (run.folder / "model" / "model.safetensors").stat().st_size,
+        "latency": run.times(call) | _conditions(run, length),
+    }, logits
+
+
+def _handed_in(run: "Run", given: "Predictions") -> tuple[dict[str, Any], dict[str, Logits]]:
+    """The same figures for a method that trained no network."""
+    test = run.data.test
+
+    def call(size: int, turn: int) -> object:
+        return given.logits(test.take(np.arange(size) % len(test)))
+
+    return {
+        "parameters": {"total": given.parameters, "embeddings": 0, "without_embeddings": given.parameters},
+        "flops_per_example": None,
+        "bytes": None,
+        "latency": run.times(call) | _conditions(run, None),
+    }, {name: given.logits(getattr(run.data, name)) for name in ("dev", "test")}
+
+
+def _conditions(run: "Run", length: int | None) -> dict[str, Any]:
+    return {"device": run.hardware.device, "threads": run.hardware.threads, "length": length, "precision": "fp32"}
+
+
+def predictions_file(task: str, data: TextData, logits: Mapping[str, Logits]) -> bytes:
+    """The content of predictions.parquet: split, id, label and logits of each example of dev and test.
+
+    Labels and logits are as `kdbench.tasks` says. Task and the classes' names are in the table's metadata.
+    """
+    columns: dict[str, list[Any]] = {"split": [], "id": [], "label": [], "logits": []}
+    splits: dict[str, Split] = {"dev": data.dev, "test": data.test}
+    for name, split in splits.items():
+        columns["split"] += [name] * len(split.ids)
+        columns["id"] += split.ids.tolist()
+        columns["label"] += plain(split.labels)
+        columns["logits"] += [one.astype(np.float32).tolist() for one in logits[name]]
+    number = pyarrow.list_(pyarrow.float32())
+    kind = pyarrow.list_(number) if task == "token_classification" else number
+    table = pyarrow.table(columns | {"logits": pyarrow.array(columns["logits"], kind)})
+    table = table.replace_schema_metadata({"task": task, "labels": json.dumps(data.label_names)})
+    content = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(table, content)
+    return content.getvalue().to_pybytes()
+
+
+def _identity(run: "Run", about: About) -> dict[str, Any]:
+    config, network = run.config, "encoder" in run.config.method.needs
+    method = asdict(config.method)
+    name, module = method.pop("name"), method.pop("module")
+    if module is not None:
+        method |= {"module": module, "source": digest(sources(module))}
+    return {
+        "dataset": config.dataset.name,
+        "task": run.task,
+        "metric": run.metric,
+        "teacher": config.teacher.name if network else None,
+        "student": config.student.name if network else None,
+        "method": name,
+        "choices": {group: about.choices.get(group) for group in GROUPS},
+        "parameters": method,
+        "layers": config.student.layers if network else None,
+        "data_id": data_id(config),
+        "split": f"test: {run.data.test_is}; dev: {config.dataset.splits.dev or 'cut from train'}",
+        "selected_on": "dev",
+    }
+
+
+def _baselines(run: "Run", about: About, updates: int) -> dict[str, Any]:
+    keys = ("baseline", "total_baseline")
+    if "encoder" not in run.config.method.needs:
+        return {f"{key}_{part}": None for key in keys for part in ("id", "command")}
+    config = run.config
+    per_epoch = -(-len(run.data.train) // (config.schedule.batch_size * config.schedule.accumulation))
+    runs = dict(zip(keys, (baseline(config), total_baseline(config, updates, per_epoch)), strict=True))
+    ids = {f"{key}_id": run_id(other, run.hardware) for key, other in runs.items()}
+    return ids | {f"{key}_command": about.baseline_command(other) for key, other in runs.items()}
+
+
+def _cost(run: "Run", stages: list[dict[str, Any]], updates: int) -> dict[str, Any]:
+    given = run.config.method.stages
+    seconds = sum(stage["seconds"] for stage in stages) if run.predictions is None else run.predictions.seconds
+    examples = sum(
+        stage["steps"] * given[stage["key"]].batch_size * given[stage["key"]].accumulation for stage in stages
+    )
+    teacher = run.teacher_result
+    return {
+        "seconds": seconds,
+        "steps": updates,
+        "student_updates": updates,
+        "examples_per_second": examples / seconds if stages else None,
+        "peak_memory_mb": _peak_mb(),
+        "teacher_seconds": teacher["cost"]["seconds"] if teacher else None,
+        "general_seconds": _general_seconds(run),
+    }
+
+
+def _peak_mb() -> float:
+    """The most memory that this process has had."""
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset / 2**20
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _general_seconds(run: "Run") -> float | None:
+    """Of the stages before the task, with those that they need; data sets and seeds share them."""
+    if not run.general_results:
+        return None
+    return sum(one["cost"]["seconds"] + (one["cost"]["general_seconds"] or 0) for one in run.general_results)
+
+
+def _teacher(run: "Run") -> dict[str, Any] | None:
+    result = run.teacher_result
+    if result is None:
+        return None
+    return {key: result[key] for key in ("id", "seed", "metrics", "latency", "parameters")}
+
+
+def announce(run: "Run", result: dict[str, Any]) -> None:
+    """The last lines that a person sees of a run."""
+    if "metrics" not in result:
+        steps, seconds = result["cost"]["steps"], result["cost"]["seconds"]
+        log.info("done: %s, %d steps on the corpus, trained in %.0f s", run.folder, steps, seconds)
+        return
+    (dev, test), metric = (result["metrics"][name] for name in ("dev", "test")), metric_of(result)
+    log.info(
+        "done: %s, test %s %.2f (n %d), dev %.2f, trained in %.0f s",
+        run.folder, metric, 100 * test[metric], test["n"], 100 * dev[metric], result["cost"]["seconds"],
+    )  # fmt: skip

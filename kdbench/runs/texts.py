@@ -1,0 +1,147 @@
+"""The texts of a run, as its methods ask for them: splits, tokenizers, the corpus, batches."""
+
+import functools
+import json
+import logging
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from kdbench.data.batches import Examples, TrainBatches
+from kdbench.data.corpus import MaskedBatches, Masking, corpus_examples, smoothed_weights
+from kdbench.data.datasets import Split, TextData
+from kdbench.data.stored import stored_dataset
+from kdbench.data.tokenize import load_tokenizer, tokenize
+from kdbench.data.vocabulary import word_tokenizer
+from kdbench.errors import UserError
+from kdbench.models.bert import choose_layers
+from kdbench.runs.identity import corpus_identity
+from kdbench.schema import RunConfig, ScheduleConfig, StudentConfig
+from kdbench.sources.sources import resolve_model
+from kdbench.storage.files import read_json
+from kdbench.storage.seeds import derive
+from kdbench.tasks import chosen_metric
+from kdbench.training.hardware import Hardware
+from kdbench.validation.load import cache_folder
+
+log = logging.getLogger("kdbench")
+
+
+@functools.cache
+def _say_once(note: str) -> None:
+    """A sweep's runs and their teacher read the same data: once is enough."""
+    log.info("data: %s", note)
+
+
+class RunData:
+    """Everything is made when first asked for."""
+
+    def __init__(self, config: RunConfig, hardware: Hardware, accelerator: Accelerator) -> None:
+        self.config, self.hardware, self.accelerator = config, hardware, accelerator
+        self.cache = cache_folder(config)
+
+    @property
+    def task(self) -> str:
+        """The kind of the data set's task: see kdbench.tasks."""
+        return self.config.dataset.task
+
+    @property
+    def metric(self) -> str:
+        """What chooses on dev."""
+        return chosen_metric(self.task, self.config.dataset.metric)
+
+    @cached_property
+    def data(self) -> TextData:
+        data = stored_dataset(self.config.dataset, self.cache)
+        for note in data.notes:
+            _say_once(f"{data.name}: {note}")
+        return data
+
+    @cached_property
+    def tokenizer_folder(self) -> Path:
+        """The student's tokenizer: that of the encoder it starts from, or words of the train texts."""
+        if self.config.student.architecture != "bilstm":
+            return self.origin_folder
+        texts = [*self.data.train.texts, *(self.data.train.pairs or [])]
+        return word_tokenizer(texts, self.cache)
+
+    def examples(self, split: Split, tokenizer_folder: Path | None = None) -> Examples:
+        """The split as the student reads it, or as another tokenizer does."""
+        folder = tokenizer_folder or self.tokenizer_folder
+        tokens = tokenize(split, folder, self.config.dataset.max_length, self.cache)
+        return Examples(tokens, split.ids, split.labels, pad_id(folder))
+
+    def corpus_batches(self, stage: str) -> TrainBatches:
+        assert self.config.corpus is not None  # crosscheck
+        folder, texts = self.encoder_folder, json.dumps(corpus_identity(self.config.corpus, self.cache)["texts"])
+        return self._in_batches(corpus_examples(self.config.corpus, texts, folder, pad_id(folder), self.cache), stage)
+
+    def masked_batches(self, stage: str, smoothing: float = 0.0) -> MaskedBatches:
+        """The corpus with tokens to predict; `smoothing` > 0 chooses the rare ones more often."""
+        assert self.config.corpus is not None
+        batches = self.corpus_batches(stage)
+        vocabulary = self.config.teacher.vocab_size
+        weights = smoothed_weights(batches.examples, vocabulary, smoothing) if smoothing else None
+        return MaskedBatches(batches, Masking(self.encoder_folder, self.config.corpus.mask_probability, weights))
+
+    def stage(self, name: str) -> ScheduleConfig:
+        """`method.stages.<name>`. Raises UserError where the method's YAML has no such stage."""
+        method = self.config.method
+        if name not in method.stages:
+            there = ", ".join(method.stages)
+            raise UserError(f"method.stages.{name}: method={method.name} asks for it, and its YAML has only {there}")
+        schedule: ScheduleConfig = method.stages[name]
+        return schedule
+
+    def _in_batches(self, examples: Examples, stage: str) -> TrainBatches:
+        schedule = self.stage(stage)
+        return TrainBatches(examples, schedule.batch_size * schedule.accumulation, self.seed("order", stage))
+
+    def seed(self, *names: object) -> int:
+        """For a method's own draws: a function of the run's seed and the names, equal on all processes."""
+        return derive(self.config.seed, *names)
+
+    @cached_property
+    def encoder_folder(self) -> Path:
+        """The teacher's encoder before the task."""
+        return resolve_model(self.config.teacher, self.cache)
+
+    @cached_property
+    def origin_folder(self) -> Path:
+        """The encoder that the student starts from."""
+        if self.config.student.encoder is None:
+            return self.encoder_folder
+        return resolve_model(self.config.student.encoder, self.cache, "student.encoder")
+
+    def shape(self, student: StudentConfig) -> dict[str, Any]:
+        """The student's shape with what its vocabulary, its texts and the encoder that it starts from add."""
+        bilstm_words = student.architecture == "bilstm"
+        folder = self.tokenizer_folder if bilstm_words else self.origin_folder
+        origin = self.config.origin
+        return asdict(student) | {
+            "vocab_size": vocabulary_size(folder) if bilstm_words else origin.vocab_size,
+            "max_positions": origin.max_positions,
+            "pad_token_id": pad_id(folder),
+            "pairs": self.config.dataset.text_pair is not None,
+            "config": {} if bilstm_words else read_json(folder / "config.json"),
+            "chosen_layers": self.chosen_layers(student),
+        }
+
+    def chosen_layers(self, student: StudentConfig) -> list[int]:
+        """The layers (from 0) of the encoder that `method.init.layers` chooses; of random weights the first places."""
+        init = self.config.method.init
+        choice = "first" if init.weights == "random" else init.layers
+        return choose_layers(choice, self.config.origin.layers, student.layers)
+
+
+def pad_id(folder: Path) -> int:
+    """Of a model's folder; of a word vocabulary, which has no config.json, it is 0."""
+    config = folder / "config.json"
+    return (read_json(config).get("pad_token_id") or 0) if config.is_file() else 0
+
+
+def vocabulary_size(folder: Path) -> int:
+    return len(load_tokenizer(folder))

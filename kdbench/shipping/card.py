@@ -1,0 +1,94 @@
+"""The model card of an exported run, filled in from the records; nothing in it is left to a person."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+
+from kdbench.compare.collect import read_runs
+from kdbench.compare.columns import METRICS as NAMES
+from kdbench.compare.columns import unit
+from kdbench.compare.keys import Wanted, flat
+from kdbench.compare.load import with_tests
+from kdbench.compare.rows import Row, Table, build_tables
+from kdbench.errors import shown
+from kdbench.inference.classifier import label_names
+from kdbench.inference.finished_run import FinishedRun
+from kdbench.models import students
+from kdbench.schema import ENCODERS
+from kdbench.storage.files import read_json
+from kdbench.storage.provenance import machine
+from kdbench.storage.results import metric_of
+from kdbench.tasks import METRICS
+
+STOCK = (*ENCODERS, "mobilebert")  # what AutoModelForSequenceClassification loads
+HUB_METRICS = {  # the model hub's names, where they are others
+    "matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr",
+    "subset_accuracy": "accuracy", "word_accuracy": "accuracy",
+    "macro_f1": "f1", "micro_f1": "f1", "entity_f1": "f1",
+}  # fmt: skip
+
+
+class Forms(NamedTuple):
+    """The ONNX graphs of an export."""
+
+    results: list[dict[str, Any]]  # of each
+    difference: float  # to PyTorch, the largest of a logit
+    pytorch: dict[str, Any]  # PyTorch's latency, measured in turns with theirs
+
+
+def model_card(run: FinishedRun, forms: Forms | None) -> str:
+    """README.md of an export."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), undefined=jinja2.StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    table, row = _compared(run)
+    kind = students.model_type(run.model)
+    task, metric = run.dataset.task, table.metric
+    measured = [name for name in METRICS[task] if name in run.result["metrics"]["test"]]
+    return environment.get_template("card.md.j2").render(
+        run=run,
+        result=run.result,
+        identity=run.result["identity"],
+        student=run.config["student"],
+        teacher=run.config["teacher"],
+        task=task,
+        pipeline="token-classification" if task == "token_classification" else "text-classification",
+        metric=metric,
+        metrics=measured,
+        names=NAMES,
+        hub_metrics=HUB_METRICS,
+        hub_names=list(dict.fromkeys(HUB_METRICS.get(name, name) for name in measured)),
+        unit=unit(metric),
+        stock=kind in STOCK,
+        fastbert=kind == "kdbench_fastbert",
+        labels=label_names(run.model),
+        environment=read_json(run.folder / "env.json"),
+        settings=[(key, shown(value)) for key, value in flat(_parameters(run)) if value is not None],
+        bytes=(run.model / "model.safetensors").stat().st_size,
+        row=row,
+        tests=table.tests.rows.get(row.id) if table.tests else None,
+        tfidf=max((one.score.mean for one in table.every if one.role == "tfidf"), default=None),
+        forms=forms.results if forms else [],
+        difference=forms.difference if forms else None,
+        latency=forms.pytorch if forms else run.result["latency"],
+        machine=machine() if forms else read_json(run.folder / "env.json")["machine"],
+    )
+
+
+def _parameters(run: FinishedRun) -> dict[str, Any]:
+    """The method's own settings; the stages have a table of their own."""
+    return {key: value for key, value in run.result["identity"]["parameters"].items() if key != "stages"}
+
+
+def _compared(run: FinishedRun) -> tuple[Table, Row]:
+    """The run's row in compare-runs, with all its seeds and what lies where its baselines would."""
+    *_, dataset, method, _, _ = run.folder.absolute().parts
+    where = (run.result["identity"]["dataset"], run.result["identity"]["method"])
+    root = run.folder.absolute().parents[2 if (dataset, method) == where else 0]
+    runs, _ = read_runs([root], metric_of(run.result), "test", Wanted())
+    own = run.result["id"], run.result["identity"]["data_id"]
+    (table,) = build_tables(runs, lambda other: (other.id, other.data_id) == own)
+    table = with_tests(table, table.metric, "test", True)
+    return table, table.rows[0]

@@ -1,0 +1,142 @@
+"""A finished run as what one ships: `export/` in its folder, whole or not there.
+
+export/          a plain Hugging Face folder: config.json, model.safetensors, the tokenizer, README.md (the model card);
+                 and config.yaml, the run's own record of what was asked
+export/onnx/     model.onnx, and like a run its results.json and predictions.parquet: a row of compare-runs
+export/int8/     the same, quantised
+"""
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from kdbench.data.teacher_cache import compute_outputs
+from kdbench.data.tokenize import load_tokenizer
+from kdbench.inference import measure as evaluate
+from kdbench.inference.classifier import GRAPH, graph_predict, model_predict, speed_of
+from kdbench.inference.finished_run import FinishedRun, open_run
+from kdbench.inference.onnx import to_int8, to_onnx
+from kdbench.metrics import answers, metrics
+from kdbench.models import students
+from kdbench.runs.record import predictions_file
+from kdbench.shipping.card import Forms, model_card
+from kdbench.stage import Batch, Predict
+from kdbench.storage import files as store
+from kdbench.storage.files import explained, filling, read_json, remove_leftovers, write_bytes, write_text
+from kdbench.storage.provenance import machine, source_state, versions
+from kdbench.storage.results import EXPORT, PREDICTIONS, metric_of, write_result
+from kdbench.validation.load import digest
+
+log = logging.getLogger("kdbench")
+
+
+def export_run(folder: Path, onnx: bool, int8: bool) -> Path:
+    """Export the finished run in `folder`; returns the new folder, in the place of an earlier one.
+
+    `int8` includes `onnx`, from which it is made. Each graph is measured on dev and test; the first is compared with
+    the PyTorch model. Raises UserError where the run cannot be exported, Damaged, StoreError; then what had been
+    exported before is as it was.
+    """
+    run = open_run(folder)
+    target = run.folder / EXPORT
+    torch.set_num_threads(run.result["threads"])  # its times stand beside the run's
+    with explained(target), FileLock(run.folder.parent / f".{run.folder.name}.lock"):
+        remove_leftovers(run.folder)
+        with filling(target) as staged:
+            _copy(run, staged)
+            forms = _write_forms(run, staged, int8) if onnx or int8 else None
+            write_text(staged / "README.md", model_card(run, forms))
+    return target
+
+
+def has_export(folder: Path, int8: bool) -> bool:
+    """Whether the run has a whole export with an ONNX graph and, if asked, a quantised one."""
+    try:
+        store.verify(folder / EXPORT / store.MANIFEST)
+    except store.Damaged:
+        return False
+    return (folder / EXPORT / ("int8" if int8 else "onnx")).is_dir()
+
+
+def _copy(run: FinishedRun, staged: Path) -> None:
+    """The model's folder and the record; the tokenizer cuts where training did."""
+    for path in (*run.model.iterdir(), run.folder / "config.yaml"):  # copytree would not say why the system refused
+        if path.name != store.MANIFEST:
+            shutil.copy(path, staged)
+    tokenizer = load_tokenizer(staged)
+    tokenizer.model_max_length = run.dataset.max_length
+    tokenizer.save_pretrained(staged)
+
+
+def _write_forms(run: FinishedRun, staged: Path, int8: bool) -> Forms:
+    """The graphs, each in its folder with its results."""
+    names = ("onnx", "int8") if int8 else ("onnx",)
+    for name in names:
+        (staged / name).mkdir()
+    model = students.load(run.model)
+    difference = to_onnx(model, staged / "onnx" / GRAPH, run.pairs and students.reads_types(model))
+    log.info("onnx: differs from PyTorch by %.1e at most", difference)
+    if int8:
+        to_int8(staged / "onnx" / GRAPH, staged / "int8" / GRAPH)
+    graphs = {name: graph_predict(staged / name / GRAPH, speed_of(run.model)) for name in names}
+    log.info("measuring the time of %s and of PyTorch, in turns", " and ".join(names))
+    latency = _latency(run, {"pytorch": model_predict(run.model)} | graphs)
+    log.info("pytorch: %s", _words(run.result, latency["pytorch"]))
+    results = []
+    for name, predict in graphs.items():
+        result = _write_form(run, staged / name, predict, latency[name])
+        log.info("%s: %s, %.1f MB", name, _words(result, latency[name]), result["bytes"] / 1e6)
+        results.append(result)
+    return Forms(results, difference, latency["pytorch"])
+
+
+def _write_form(run: FinishedRun, folder: Path, predict: Predict, latency: dict[str, Any]) -> dict[str, Any]:
+    """Measure what is in `folder` and write its record: the run's, with what is another form's own replaced."""
+    splits = {"dev": run.data.dev, "test": run.data.test}
+    examples = {name: run.examples(split) for name, split in splits.items()}
+    logits = {name: one.by_example(compute_outputs(one, predict)) for name, one in examples.items()}
+    task, names = run.dataset.task, run.data.label_names
+    write_bytes(folder / PREDICTIONS, predictions_file(task, run.data, logits))
+    shutil.copy(run.folder / "config.yaml", folder)
+    result = run.result | {
+        "id": digest({"run": run.result["id"], "form": folder.name}),
+        "form": folder.name,
+        "exported_from": run.result["id"],
+        "metrics": {
+            name: metrics(task, split.labels, answers(task, logits[name]), names) for name, split in splits.items()
+        },
+        "latency": run.result["latency"] | latency,
+        "bytes": (folder / GRAPH).stat().st_size,
+        "machine": machine(),
+        "stages": [],  # they are the run's
+        "reported": {},
+        "versions": versions(),
+        **source_state(),
+    }
+    return write_result(folder, result)
+
+
+def _latency(run: FinishedRun, forms: dict[str, Predict]) -> dict[str, Any]:
+    """Of each form, in turn; over the same input as the run's own figure."""
+    return evaluate.latency({name: _call(run, predict) for name, predict in forms.items()})
+
+
+def _call(run: FinishedRun, predict: Predict) -> evaluate.Call:
+    def logits(batch: Batch) -> Tensor:
+        return predict(batch, 0)
+
+    if students.model_type(run.model) == "kdbench_fastbert":  # random tokens would not leave as real ones do
+        return evaluate.examples_call(logits, run.examples(run.data.test))
+    vocabulary = read_json(run.model / "config.json")["vocab_size"]
+    return evaluate.model_call(logits, run.dataset.max_length, vocabulary, run.pairs)
+
+
+def _words(result: dict[str, Any], latency: dict[str, dict[str, float]]) -> str:
+    times = ", ".join(f"{one['median_ms']:.3g} ms at batch {size[6:]}" for size, one in latency.items())
+    metric = metric_of(result)
+    return f"test {metric} {100 * result['metrics']['test'][metric]:.2f}, {times}"

@@ -1,0 +1,1 @@
+"""Where models and data come from: the package index, the hub, a path."""

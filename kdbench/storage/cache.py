@@ -1,0 +1,32 @@
+"""The cache's one way to be filled: folders of `kdbench.storage.files`, each made once, by one process, under a lock."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+
+from kdbench.storage import files as store
+
+log = logging.getLogger("kdbench")
+
+
+def cached(folder: Path, fill: Callable[[Path], None]) -> Path:
+    """`folder`, whole: as `fill` made it, now if it is missing or damaged (which is then said).
+
+    The lock is the living process's own, so a killed one leaves none.
+    """
+    with store.explained(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(f"{folder}.lock")
+        lock.acquire()
+    try:
+        store.verify(folder / store.MANIFEST)
+    except store.Damaged as damage:
+        if folder.exists():
+            log.warning("%s; made again", damage)
+        with store.filling(folder) as staged:
+            fill(staged)
+    finally:
+        lock.release()
+    return folder

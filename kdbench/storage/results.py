@@ -1,0 +1,67 @@
+"""A finished run's `results.json`: written last, it lists every other file of the run with its digest.
+
+Where it is, the run is done; where it does not fit, the run is damaged. Runs of before there were digests have
+neither `files` nor `sha256` in it: they are read as they are.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from kdbench.storage import files as store
+
+# Of results.json; raised when a key changes its meaning. `task` and `metric` (which chose on dev) came later, under
+# `identity`: what has none is of one class a text, chosen by accuracy. `metrics` has what the task is judged by.
+SCHEMA = 1
+RESULTS = "results.json"
+PREDICTIONS = "predictions.parquet"  # beside it
+EXPORT = "export"  # a folder that a finished run may have: what was made of it later, with a record of its own
+_LOG = "run.log"  # for people, and still written to when the run is done
+
+
+def write_result(folder: Path, result: dict[str, Any]) -> dict[str, Any]:
+    """Mark the run in `folder` as done; returns what a reader will find."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in (RESULTS, _LOG)]
+    store.write_record(folder / RESULTS, result, files)
+    return store.read_record(folder / RESULTS)
+
+
+def metric_of(result: dict[str, Any]) -> str:
+    """The metric by which the run was chosen on dev, and is shown."""
+    return str(result["identity"].get("metric", "accuracy"))
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """The result of the run in `folder`, None where it has not finished. Raises Damaged."""
+    return _verified(folder, only=[])
+
+
+def verify_run(folder: Path) -> dict[str, Any] | None:
+    """`read_result`, after every file of the run has been read and found whole. Raises Damaged."""
+    return _verified(folder, only=None)
+
+
+def verify_file(folder: Path, name: str) -> None:
+    """Raises Damaged where a file of a finished run is not what was written."""
+    _verified(folder, only=[name])
+
+
+def _verified(folder: Path, only: list[str] | None) -> dict[str, Any] | None:
+    path = folder / RESULTS
+    if not path.is_file():
+        return None
+    try:
+        return store.verify(path, only)
+    except store.Damaged:
+        before = _before_digests(path)
+        if before is None:
+            raise
+        return before
+
+
+def _before_digests(path: Path) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) and not value.keys() & {"files", "sha256"} else None

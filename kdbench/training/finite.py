@@ -1,0 +1,33 @@
+"""Losses and weights must stay finite: what is said where they do not."""
+
+from pathlib import Path
+
+from torch import nn
+
+from kdbench.errors import UserError
+from kdbench.stage import Stage
+from kdbench.training import checkpoint
+from kdbench.training.checkpoint import Pass
+
+
+class NonFiniteLoss(UserError):
+    """A loss term or a weight became infinite or NaN; the message names the stage, the step and what it was."""
+
+
+def bad_loss(stage: Stage, folder: Path, step: int, passes: list[Pass], mean: dict[str, float]) -> NonFiniteLoss:
+    """Of the last passes up to `step`: where it went wrong in these, or (`mean`) in another process's."""
+    after, terms = checkpoint.first_bad(passes) or (0, mean)
+    first = step - after // stage.schedule.accumulation
+    shown = ", ".join(f"{name} {value:g}" for name, value in terms.items())
+    return NonFiniteLoss(
+        f"stage {stage.name}, step {first}: the loss is not finite ({shown}). "
+        f"Lower schedule.lr, or try hardware.precision=fp32. {checkpoint.last(folder)}"
+    )
+
+
+def require_finite_weights(stage: Stage, folder: Path, step: int, module: nn.Module) -> None:
+    """A gradient may overflow under a finite loss: what it leaves is neither kept nor saved. Raises NonFiniteLoss."""
+    broken = [name for name, parameter in module.named_parameters() if not parameter.isfinite().all()]
+    if broken:
+        where = f"stage {stage.name}, step {step}: {broken[0]} is not finite, but the loss is."
+        raise NonFiniteLoss(f"{where} Lower schedule.lr, or set schedule.clip. {checkpoint.last(folder)}")

@@ -1,0 +1,158 @@
+"""What a person sees while a stage trains: a bar on a terminal, a plain line an epoch anywhere else."""
+
+import logging
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+
+from kdbench.training.interrupts import Pruned, Stopped
+
+log = logging.getLogger("kdbench")
+console = Console()
+ESTIMATED_AFTER = 10  # steps of a stage
+
+
+class _ToConsole(logging.Handler):
+    """Log lines above the progress bar; plain text, whatever brackets they hold."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        console.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+
+
+class _ToStderr(logging.Handler):
+    """For commands whose stdout is data."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
+
+
+def show_log(on_stderr: bool = False) -> None:
+    """Send the log's lines to the console, or to stderr."""
+    hide_log()
+    log.addHandler(_ToStderr() if on_stderr else _ToConsole())
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
+def hide_log() -> None:
+    log.handlers = [handler for handler in log.handlers if not isinstance(handler, _ToConsole | _ToStderr)]
+
+
+class _ToFile(logging.FileHandler):
+    """A line that cannot be written is left out: on a full disk the run itself will say so."""
+
+    def handleError(self, record: logging.LogRecord) -> None: ...
+
+
+@contextmanager
+def logged_to(path: Path, writes: bool) -> Iterator[None]:
+    """Copy the log to a run's run.log, with the time of each line."""
+    if not writes:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = _ToFile(path, encoding="utf8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    try:
+        yield
+    except (Stopped, Pruned) as stopped:
+        handler.handle(log.makeRecord(log.name, logging.INFO, __file__, 0, "%s", (stopped,), None))
+        raise
+    except BaseException as error:  # for who reads the file later; the console is told at the end
+        words = f"{type(error).__name__}: {error}".partition("\n")[0]
+        handler.handle(log.makeRecord(log.name, logging.ERROR, __file__, 0, "failed: %s", (words,), None))
+        raise
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+
+
+class Display:
+    """Progress of one run's stages; `examples` is the number of examples of one optimiser step.
+
+    The time left is kdbench's own estimate: rich forgets what is older than 30 s, so on a machine where ten steps take
+    longer it never has one. Here an update is a second or, where that is longer, a step, and the last 1000 count.
+    """
+
+    def __init__(
+        self, console: Console, examples_per_step: int, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self.console, self.examples, self.clock = console, examples_per_step, clock
+        self.bar: Progress | None = None
+        self.task = TaskID(0)
+        self.stage, self.steps, self.first, self.step, self.since = "", 0, 0, 0, 0.0
+        self.taken_at: deque[tuple[float, int]] = deque(maxlen=1000)  # (time, step), from the first step's end on
+
+    def start(self, stage: str, steps: int, step: int) -> None:
+        self.stage, self.steps, self.first, self.step, self.since = stage, steps, step, step, self.clock()
+        self.taken_at.clear()
+        begun = f"resumes at step {step} of {steps}" if step else f"{steps} steps"
+        log.info("stage %s: %s", stage, begun)
+        if self.console.is_terminal:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TextColumn("{task.fields[left]}"),
+                TextColumn("{task.fields[losses]}"),
+            )
+            self.bar = Progress(*columns, console=self.console, transient=True)
+            self.task = self.bar.add_task(stage, total=steps, completed=step, rate="", left="", losses="")
+            self.bar.start()
+
+    def taken(self, step: int) -> None:
+        """Note a step, at most one a second; after ten say how long the stage will take."""
+        now, tenth = self.clock(), step - self.first == ESTIMATED_AFTER
+        if self.taken_at and now - self.taken_at[-1][0] < 1 and not tenth:
+            return
+        self.taken_at.append((now, step))
+        left = self.left()
+        if self.bar is not None:
+            self.bar.update(self.task, completed=step, left=left)
+        if tenth and left:
+            log.info("  %s: %s", self.stage, left)
+
+    def left(self) -> str:
+        """The time that the stage still takes, in words; empty while that is not known."""
+        (begun, first), (now, step) = self.taken_at[0], self.taken_at[-1]
+        if step in (first, self.steps):
+            return ""
+        return f"{in_words((now - begun) / (step - first) * (self.steps - step))} left"
+
+    def advance(self, step: int, losses: dict[str, float]) -> None:
+        now = self.clock()
+        rate = (step - self.step) * self.examples / (now - self.since)
+        self.step, self.since = step, now
+        if self.bar is not None:
+            shown = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
+            self.bar.update(self.task, rate=f"{rate:.0f} examples/s", losses=shown)
+
+    def epoch(self, epoch: int, dev: dict[str, dict[str, float]], metric: str, means: dict[str, float]) -> None:
+        self.taken_at.append((self.clock(), self.step))  # the time of an evaluation counts, too
+        # A single score needs no name: it is that of the model which the run trains.
+        scores = "  ".join(f"{f'{name} ' * (len(dev) > 1)}{100 * one[metric]:.2f}" for name, one in dev.items())
+        shown = "  ".join(f"{name} {value:.3f}" for name, value in means.items())
+        parts = [f"dev {metric} {scores}" if dev else "", shown, self.left()]
+        place = f"{self.stage} epoch {epoch + 1}, step {self.step}/{self.steps}"
+        log.info("  %s: %s", place, " | ".join(part for part in parts if part))
+        self.since = self.clock()
+
+    def finish(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+
+def in_words(seconds: float) -> str:
+    """Return a rough duration: `about 40 s`, `about 12 min`, `about 3.5 h`."""
+    if seconds < 90:
+        return f"about {max(1, round(seconds))} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 90 * 60 else f"about {seconds / 3600:.1f} h"

@@ -1,0 +1,1 @@
+"""May this run? Every fault is found before anything starts."""

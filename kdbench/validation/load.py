@@ -1,0 +1,144 @@
+"""From a composed Hydra config to a typed run.
+
+`load` is the boundary: after it no DictConfig goes further.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from platformdirs import user_cache_path
+from yaml import YAMLError
+
+from kdbench.errors import UserError
+from kdbench.options import MISSING
+from kdbench.schema import DatasetConfig, RunConfig, method_schema
+from kdbench.storage.files import private
+from kdbench.storage.results import RESULTS, verify_file
+
+
+def _half(count: int | None) -> int | None:
+    return None if count is None else max(1, round(count / 2))
+
+
+# All that a YAML may compute: a second stage of half the length, and both together; a value of its own where another
+# key has none.
+OmegaConf.register_new_resolver("half", _half, replace=True)
+OmegaConf.register_new_resolver("half_again", lambda count: count + (_half(count) or 0), replace=True)
+OmegaConf.register_new_resolver("or", lambda given, other: other if given is None else given, replace=True)
+
+
+def fill(cfg: DictConfig) -> DictConfig:
+    """A copy of `cfg` in which each of the method's stages has every schedule key; nothing is resolved yet.
+
+    A stage takes from `schedule` what its YAML leaves out. A local teacher's shape is read from its folder.
+    """
+    values: dict[str, Any] = OmegaConf.to_container(cfg, resolve=False)  # type: ignore[assignment]
+    _fill_teacher(values["teacher"], "teacher")
+    if isinstance(values["student"].get("encoder"), dict):
+        _fill_teacher(values["student"]["encoder"], "student.encoder")
+    for stage in values["method"].get("stages", {}).values():
+        stage.update({key: f"${{schedule.{key}}}" for key in values["schedule"] if key not in stage})
+    return OmegaConf.create(values)
+
+
+class NoTeacher(UserError):
+    """What a key names cannot be read."""
+
+    def __init__(self, key: str, problem: str) -> None:
+        super().__init__(problem)
+        self.key = key
+
+
+def _fill_teacher(teacher: dict[str, Any], group: str) -> None:
+    """Put in what a local model's config.json, or a finished run's record, says of the teacher. Raises NoTeacher."""
+    try:
+        _fill_from_elsewhere(teacher)
+    except UserError as error:
+        raise NoTeacher(f"{group}.{'source' if teacher.get('path') is None else 'path'}", str(error)) from error
+    teacher.setdefault("source_architecture", "${.architecture}")
+
+
+def _fill_from_elsewhere(teacher: dict[str, Any]) -> None:
+    path = teacher.get("path")
+    if path not in (None, MISSING):
+        if not (Path(path) / RESULTS).is_file() or not (Path(path) / "model").is_dir():
+            raise UserError("is no finished run: name the folder of a seed, such as outputs/<...>/seed0")
+        verify_file(Path(path), "config.yaml")
+        try:
+            _fill_from_run(teacher, OmegaConf.to_container(OmegaConf.load(Path(path) / "config.yaml")))
+        except (OmegaConfBaseException, YAMLError, OSError, ValueError, LookupError, TypeError) as error:
+            raise UserError(f"has a config.yaml that is no run's: {type(error).__name__}: {error}") from error
+    elif isinstance(source := teacher.get("source"), str) and source != MISSING:
+        _fill_from_folder(teacher, source)
+
+
+def _fill_from_folder(teacher: dict[str, Any], source: str) -> None:
+    if Path(source).is_dir():
+        from kdbench.sources.sources import shape_of
+
+        shape = shape_of(Path(source) / teacher.get("folder", ""))
+        teacher.update({key: value for key, value in shape.items() if teacher.get(key, MISSING) == MISSING})
+        teacher.setdefault("embedding", None)
+    elif teacher.get("layers", MISSING) == MISSING and ":" not in source:  # nor pypi: or hub:
+        raise UserError("no such folder: it must hold config.json, model.safetensors and a tokenizer")
+
+
+def _fill_from_run(teacher: dict[str, Any], record: Any) -> None:
+    student, name = record["student"], f"{record['method']['name']}_{record['student']['name']}"
+    origin = student.get("encoder") or record["teacher"]
+    made = {"source_architecture": "bert", "embedding": None} | origin | {"name": name}  # before there were others
+    teacher.update({key: value for key, value in made.items() if teacher.get(key, MISSING) == MISSING})
+    teacher.update({key: student[key] for key in ("architecture", "layers", "hidden", "heads", "ffn")})
+
+
+def complete(cfg: DictConfig) -> DictConfig:
+    """`fill`, and every interpolation resolved."""
+    filled = fill(cfg)
+    OmegaConf.resolve(filled)
+    return filled
+
+
+def schema(method: str, module: str | None) -> DictConfig:
+    """The typed shape that a completed config must fit."""
+    typed = OmegaConf.structured(RunConfig)
+    typed.method = OmegaConf.structured(method_schema(method, module))
+    return typed
+
+
+def load(cfg: DictConfig) -> RunConfig:
+    """The typed run of a composed config.
+
+    Raises OmegaConf's own errors; `kdbench.validation.values.faults` finds all faults first and words them for people.
+    """
+    filled = complete(cfg)
+    return OmegaConf.to_object(OmegaConf.merge(schema(filled.method.name, filled.method.get("module")), filled))  # type: ignore[return-value]
+
+
+def cache_folder(config: RunConfig) -> Path:
+    """Downloads, token ids and teacher outputs: `cache_dir`, or the user's cache folder; see `store.private`."""
+    return cache_at(config.cache_dir)
+
+
+def cache_at(cache_dir: str | None) -> Path:
+    return private(cache_path(cache_dir))
+
+
+def cache_path(cache_dir: str | None) -> Path:
+    """Where the cache is, or would be."""
+    return Path(cache_dir) if cache_dir else user_cache_path("kdbench")
+
+
+def recorded_dataset(record: Mapping[str, Any]) -> DatasetConfig:
+    """The data set of a run's config.yaml."""
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DatasetConfig), record["dataset"]))  # type: ignore[return-value]
+
+
+def digest(value: Any) -> str:
+    """8 hex digits over the canonical JSON of `value`."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -1,0 +1,112 @@
+"""A method from outside the package: its YAML names its module, whose source is a part of its runs' id."""
+
+import ast
+import hashlib
+import importlib
+import importlib.util
+import re
+from collections.abc import Iterator
+from dataclasses import is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from kdbench.errors import Fault, shown
+from kdbench.options import MISSING
+from kdbench.schema import method_schema
+from kdbench.validation.fit import NEEDS
+from kdbench.validation.keys import method_names, run_keys
+
+
+def own_method_fault(name: Any, module: Any) -> Fault | None:
+    """What keeps `module` from being the method `name`; imports it, unless its name is wrong already."""
+    if name in (None, MISSING):
+        return Fault("method.name", None, "must be set: it names the runs' folder and their row")
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
+        return Fault("method.name", shown(name), "must be of letters, digits, _ - and . (not first): it names a folder")
+    if name in method_names():
+        return Fault("method.name", name, "is kdbench's own: a method with a module of yours needs another name")
+    if not isinstance(module, str) or not all(part.isidentifier() for part in module.split(".")):
+        return Fault("method.module", shown(module), "must be a module as Python imports it, such as my_package.mine")
+    problem = _import_problem(module) or _protocol_problem(name, module)
+    return Fault("method.module", module, problem) if problem else None
+
+
+def _import_problem(module: str) -> str:
+    try:
+        importlib.import_module(module)
+    except (Exception, SystemExit) as error:  # whatever a stranger's module does when it is imported
+        lost = error.name if isinstance(error, ModuleNotFoundError) else None
+        if lost and f"{module}.".startswith(f"{lost}."):
+            return "not on Python's path: install it, or begin the command with PYTHONPATH=<the folder it lies in>"
+        return f"cannot be imported: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    return ""
+
+
+def _protocol_problem(name: str, module: str) -> str:
+    """What of `Params` and `stages` is missing or wrong."""
+    given = vars(importlib.import_module(module))
+    params = given.get("Params")
+    if not isinstance(params, type) or not is_dataclass(params):
+        return "has no Params: a @dataclass of the keys that its YAML sets beside the common ones"
+    needs = getattr(params, "needs", None)
+    if not isinstance(needs, frozenset) or not needs <= NEEDS:
+        words = ", ".join(sorted(NEEDS))
+        return f"Params.needs must be a ClassVar[frozenset[str]] out of {words} (an empty one: it trains no network)"
+    if not callable(given.get("stages")):
+        return "has no stages(run, p): a function that yields kdbench.stage.Stage"
+    try:
+        run_keys(name, (), module=module)
+        OmegaConf.structured(method_schema(name, module))
+    except (TypeError, ValueError, NameError, OmegaConfBaseException) as error:
+        words = str(error).partition("\n")[0]
+        return f"Params: {words}. A field is a bool, int, float, str, or list or dict of them, = MISSING or option(...)"
+    return ""
+
+
+@cache  # once a process: the run is done with what was imported, whatever is edited meanwhile
+def sources(module: str) -> dict[str, str]:
+    """Name -> SHA-256 of the source of `module` and of all of one's own that it imports, directly or not.
+
+    One's own is what lies below the same entry of Python's path; where that is site-packages, the same package.
+    Read off the import statements, wherever they stand; kdbench itself is none of it (results.json has its commit).
+    """
+    spec = importlib.util.find_spec(module)
+    assert spec is not None and spec.origin is not None  # own_method_fault has imported it
+    file = Path(spec.origin)
+    home = file.parents[module.count(".") + (file.name == "__init__.py")]
+    installed = home.name in ("site-packages", "dist-packages")
+    found: dict[str, str] = {}
+    todo = {module}
+    while todo:
+        name = todo.pop()
+        package = name.partition(".")[0]
+        if name in found or package == "kdbench" or (installed and package != module.partition(".")[0]):
+            continue
+        stem = home.joinpath(*name.split("."))
+        for file in (stem / "__init__.py", stem.with_suffix(".py")):
+            if file.is_file():
+                source = file.read_bytes()
+                found[name] = hashlib.sha256(source).hexdigest()
+                todo |= set(_imported(source, name if file.stem == "__init__" else name.rpartition(".")[0]))
+                break
+    return dict(sorted(found.items()))
+
+
+def _imported(source: bytes, package: str) -> Iterator[str]:
+    """Full names that may be modules, of all import statements; `package`: what a relative one starts from."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            start = ["", *package.split(".")[: len(package.split(".")) - node.level + 1]] if node.level else [""]
+            base = ".".join(part for part in [*start, node.module or ""] if part)
+            names = [f"{base}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            parts = name.split(".")
+            yield from (".".join(parts[:end]) for end in range(1, len(parts) + 1))
