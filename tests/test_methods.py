@@ -13,7 +13,7 @@ from kdbench.runs.related import uses_teacher
 from kdbench.training import loop as train
 
 ROOT = Path(__file__).parents[1]
-METHODS = sorted(path.stem for path in (ROOT / "kdbench/methods").glob("*.py") if path.stem != "__init__")
+METHODS = sorted(path.stem for path in (ROOT / "kdbench/methods").glob("*.py") if path.stem[0] != "_")
 NETWORKS = [method for method in METHODS if method not in ("tfidf", "cascade")]
 OWN_FORM = ("bilstm", "fastbert")  # exports that only kdbench.load reads
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from kdbench.storage.results import read_result
 
 ROOT = Path(__file__).parents[1]
-METHODS = sorted(path.stem for path in (ROOT / "kdbench/methods").glob("*.py") if path.stem != "__init__")
+METHODS = sorted(path.stem for path in (ROOT / "kdbench/methods").glob("*.py") if path.stem[0] != "_")
 Run = Callable[..., subprocess.Popen[str]]
 
 

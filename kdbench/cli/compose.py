@@ -29,8 +29,8 @@ HYDRA_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueErr
 
 def conf_dir() -> Path:
     """kdbench's YAMLs: in the package where it is installed, beside it in a checkout."""
-    inside = Path(__file__).parent / "conf"
-    return inside if inside.is_dir() else Path(__file__).parents[1] / "conf"
+    inside = Path(__file__).parents[1] / "conf"
+    return inside if inside.is_dir() else Path(__file__).parents[2] / "conf"
 
 
 class HydraConfigs:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from kdbench.data.datasets import Split
 from kdbench.errors import SourceError
 from kdbench.storage.cache import cached
-from kdbench.storage.files import fitting
+from kdbench.storage.files import fitting, read_json
 
 
 @dataclass(frozen=True)
@@ -153,3 +153,13 @@ def _write(folder: Path, parts: Iterable[Rows]) -> None:
             # not "wb": numpy would write that in C, and not say why the system refused
             with (folder / f"{name}.npy").open("w+b") as file:
                 np.save(file, array)
+
+
+def pad_id(folder: Path) -> int:
+    """Of a model's folder; of a word vocabulary, which has no config.json, it is 0."""
+    config = folder / "config.json"
+    return (read_json(config).get("pad_token_id") or 0) if config.is_file() else 0
+
+
+def vocabulary_size(folder: Path) -> int:
+    return len(load_tokenizer(folder))

@@ -14,13 +14,12 @@ from kdbench.console import quiet_libraries
 from kdbench.data.batches import Examples
 from kdbench.data.datasets import Split
 from kdbench.data.teacher_cache import compute_outputs
-from kdbench.data.tokenize import tokenize_here
+from kdbench.data.tokenize import pad_id, tokenize_here
 from kdbench.errors import UserError
 from kdbench.inference.finished_run import open_run
 from kdbench.inference.onnx import Graph
 from kdbench.metrics import Logits, answers, ragged
 from kdbench.models import students
-from kdbench.runs.texts import pad_id
 from kdbench.stage import Predict
 from kdbench.storage import files as store
 from kdbench.storage.results import RESULTS

@@ -11,10 +11,9 @@ from omegaconf import OmegaConf
 from kdbench.data.batches import Examples
 from kdbench.data.datasets import Split, TextData
 from kdbench.data.stored import stored_dataset
-from kdbench.data.tokenize import tokenize
+from kdbench.data.tokenize import pad_id, tokenize
 from kdbench.errors import UserError
 from kdbench.metrics import plain
-from kdbench.runs.texts import pad_id
 from kdbench.schema import DatasetConfig
 from kdbench.storage.results import PREDICTIONS, verify_run
 from kdbench.validation.fit import KEEPS_NONE

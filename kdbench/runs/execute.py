@@ -19,12 +19,12 @@ from kdbench.models import students
 from kdbench.runs import record
 from kdbench.runs.context import Run
 from kdbench.runs.identity import run_id
+from kdbench.runs.record import About, write_start
 from kdbench.runs.trackers import Tracking, tracked
 from kdbench.schema import RunConfig, TrackConfig, method_module
 from kdbench.shipping.export import export_run, has_export
 from kdbench.stage import Predict, Stage, Words
 from kdbench.storage.files import Damaged, explained, remove, remove_leftovers
-from kdbench.storage.provenance import About, write_start
 from kdbench.storage.results import EXPORT, RESULTS, verify_run, write_result
 from kdbench.storage.seeds import derive
 from kdbench.training.dropout import cheap

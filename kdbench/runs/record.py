@@ -1,28 +1,28 @@
 """The record of a run: what was asked, on what machine, and results.json with all its figures."""
 
-import json
 import logging
+import platform
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
+from omegaconf import OmegaConf
 
-from kdbench.data.datasets import Split, TextData
 from kdbench.data.teacher_cache import compute_outputs
 from kdbench.inference import measure as evaluate
-from kdbench.metrics import Logits, plain
+from kdbench.metrics import Logits
 from kdbench.models import students
 from kdbench.runs.identity import data_id, run_id
 from kdbench.runs.related import baseline, total_baseline
-from kdbench.schema import GROUPS
-from kdbench.storage.files import filling, write_bytes
-from kdbench.storage.provenance import About, machine, source_state, versions
+from kdbench.schema import GROUPS, RunConfig
+from kdbench.storage.files import filling, write_bytes, write_json, write_text
+from kdbench.storage.predictions import predictions_file
+from kdbench.storage.provenance import machine, source_state, versions
 from kdbench.storage.results import PREDICTIONS, SCHEMA, metric_of
+from kdbench.training.interrupts import Watch
 from kdbench.training.processes import wait
 from kdbench.validation.load import digest
 from kdbench.validation.own_method import sources
@@ -31,6 +31,36 @@ if TYPE_CHECKING:
     from kdbench.runs.context import Predictions, Run
 
 log = logging.getLogger("kdbench")
+
+
+@dataclass(frozen=True)
+class About:
+    """Where a run comes from: the chosen option of each group, the command, and how to spell other runs."""
+
+    choices: dict[str, Any]
+    command: str
+    baseline_command: Callable[[RunConfig], str]
+    watch: Watch | None = None  # of a search
+
+    def of_needed(self, config: RunConfig) -> "About":
+        """Of a run that this one needs: its teacher, what comes before its task."""
+        choices = self.choices | {"method": config.method.name, "student": config.student.name, "experiment": None}
+        return About(choices, f"needed by: {self.command}", self.baseline_command)
+
+
+def write_start(run: "Run", about: About) -> None:
+    """config.yaml (resolved) and env.json, before anything is computed."""
+    write_text(run.folder / "config.yaml", OmegaConf.to_yaml(asdict(run.config)))
+    environment = {
+        "command": about.command,
+        "versions": versions(),
+        **source_state(),
+        **asdict(run.hardware),
+        "machine": machine(),
+        "system": platform.platform(),
+        "processes": run.accelerator.num_processes,
+    }
+    write_json(run.folder / "env.json", environment)
 
 
 def finish(run: "Run", about: About, stages: list[dict[str, Any]], student: Any) -> dict[str, Any]:
@@ -42,7 +72,14 @@ def finish(run: "Run", about: About, stages: list[dict[str, Any]], student: Any)
     measured, logits = _network(run, student) if run.predictions is None else _handed_in(run, run.predictions)
     splits = {"dev": data.dev, "test": data.test}
     if run.accelerator.is_main_process:
-        write_bytes(run.folder / PREDICTIONS, predictions_file(run.task, data, logits))
+        write_bytes(
+            run.folder / PREDICTIONS,
+            predictions_file(
+                run.task,
+                data.label_names,
+                {name: (split.ids, split.labels, logits[name]) for name, split in splits.items()},
+            ),
+        )
     metrics = {name: run.metrics(split.labels, logits[name]) for name, split in splits.items()}
     updates = sum(stage["steps"] for stage in stages)
     return {
@@ -141,27 +178,6 @@ def _handed_in(run: "Run", given: "Predictions") -> tuple[dict[str, Any], dict[s
 
 def _conditions(run: "Run", length: int | None) -> dict[str, Any]:
     return {"device": run.hardware.device, "threads": run.hardware.threads, "length": length, "precision": "fp32"}
-
-
-def predictions_file(task: str, data: TextData, logits: Mapping[str, Logits]) -> bytes:
-    """The content of predictions.parquet: split, id, label and logits of each example of dev and test.
-
-    Labels and logits are as `kdbench.tasks` says. Task and the classes' names are in the table's metadata.
-    """
-    columns: dict[str, list[Any]] = {"split": [], "id": [], "label": [], "logits": []}
-    splits: dict[str, Split] = {"dev": data.dev, "test": data.test}
-    for name, split in splits.items():
-        columns["split"] += [name] * len(split.ids)
-        columns["id"] += split.ids.tolist()
-        columns["label"] += plain(split.labels)
-        columns["logits"] += [one.astype(np.float32).tolist() for one in logits[name]]
-    number = pyarrow.list_(pyarrow.float32())
-    kind = pyarrow.list_(number) if task == "token_classification" else number
-    table = pyarrow.table(columns | {"logits": pyarrow.array(columns["logits"], kind)})
-    table = table.replace_schema_metadata({"task": task, "labels": json.dumps(data.label_names)})
-    content = pyarrow.BufferOutputStream()
-    pyarrow.parquet.write_table(table, content)
-    return content.getvalue().to_pybytes()
 
 
 def _identity(run: "Run", about: About) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from kdbench.data.batches import Examples, TrainBatches
 from kdbench.data.corpus import MaskedBatches, Masking, corpus_examples, smoothed_weights
 from kdbench.data.datasets import Split, TextData
 from kdbench.data.stored import stored_dataset
-from kdbench.data.tokenize import load_tokenizer, tokenize
+from kdbench.data.tokenize import pad_id, tokenize, vocabulary_size
 from kdbench.data.vocabulary import word_tokenizer
 from kdbench.errors import UserError
 from kdbench.models.bert import choose_layers
@@ -135,13 +135,3 @@ class RunData:
         init = self.config.method.init
         choice = "first" if init.weights == "random" else init.layers
         return choose_layers(choice, self.config.origin.layers, student.layers)
-
-
-def pad_id(folder: Path) -> int:
-    """Of a model's folder; of a word vocabulary, which has no config.json, it is 0."""
-    config = folder / "config.json"
-    return (read_json(config).get("pad_token_id") or 0) if config.is_file() else 0
-
-
-def vocabulary_size(folder: Path) -> int:
-    return len(load_tokenizer(folder))

@@ -23,11 +23,11 @@ from kdbench.inference.finished_run import FinishedRun, open_run
 from kdbench.inference.onnx import to_int8, to_onnx
 from kdbench.metrics import answers, metrics
 from kdbench.models import students
-from kdbench.runs.record import predictions_file
 from kdbench.shipping.card import Forms, model_card
 from kdbench.stage import Batch, Predict
 from kdbench.storage import files as store
 from kdbench.storage.files import explained, filling, read_json, remove_leftovers, write_bytes, write_text
+from kdbench.storage.predictions import predictions_file
 from kdbench.storage.provenance import machine, source_state, versions
 from kdbench.storage.results import EXPORT, PREDICTIONS, metric_of, write_result
 from kdbench.validation.load import digest
@@ -101,7 +101,8 @@ def _write_form(run: FinishedRun, folder: Path, predict: Predict, latency: dict[
     examples = {name: run.examples(split) for name, split in splits.items()}
     logits = {name: one.by_example(compute_outputs(one, predict)) for name, one in examples.items()}
     task, names = run.dataset.task, run.data.label_names
-    write_bytes(folder / PREDICTIONS, predictions_file(task, run.data, logits))
+    answered = {name: (split.ids, split.labels, logits[name]) for name, split in splits.items()}
+    write_bytes(folder / PREDICTIONS, predictions_file(task, names, answered))
     shutil.copy(run.folder / "config.yaml", folder)
     result = run.result | {
         "id": digest({"run": run.result["id"], "form": folder.name}),

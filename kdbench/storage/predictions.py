@@ -1,16 +1,18 @@
 """The stored predictions of a run: which examples it got right, in the order of their ids."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pyarrow.compute
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from kdbench.metrics import Labels, answers, ragged
+from kdbench.metrics import Labels, Logits, answers, plain, ragged
 from kdbench.storage.results import PREDICTIONS
 
 
@@ -68,3 +70,26 @@ def _logits(column: Any, task: str) -> Any:
     if task != "token_classification":
         return np.stack(column.to_numpy())
     return [np.array(words, np.float32) for words in column.to_pylist()]
+
+
+def predictions_file(
+    task: str, label_names: list[str], splits: Mapping[str, tuple[NDArray[np.int64], Labels, Logits]]
+) -> bytes:
+    """Return the content of predictions.parquet: split, id, label and logits of each example.
+
+    `splits`: name -> (ids, labels, logits) of N examples, in the forms that `kdbench.tasks` lists. The task and the
+    names of the classes are in the table's metadata.
+    """
+    columns: dict[str, list[Any]] = {"split": [], "id": [], "label": [], "logits": []}
+    for name, (ids, labels, logits) in splits.items():
+        columns["split"] += [name] * len(ids)
+        columns["id"] += ids.tolist()
+        columns["label"] += plain(labels)
+        columns["logits"] += [one.astype(np.float32).tolist() for one in logits]
+    number = pyarrow.list_(pyarrow.float32())
+    kind = pyarrow.list_(number) if task == "token_classification" else number
+    table = pyarrow.table(columns | {"logits": pyarrow.array(columns["logits"], kind)})
+    table = table.replace_schema_metadata({"task": task, "labels": json.dumps(label_names)})
+    content = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(table, content)
+    return content.getvalue().to_pybytes()

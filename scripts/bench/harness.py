@@ -28,9 +28,9 @@ from kdbench.cli.main import conf_dir
 from kdbench.console import quiet_libraries
 from kdbench.runs.context import Run
 from kdbench.runs.execute import ensure, prepared, run_folder
+from kdbench.runs.record import About
 from kdbench.schema import RunConfig, method_module
 from kdbench.stage import Batch, Stage
-from kdbench.storage.provenance import About
 from kdbench.training.hardware import Hardware, accelerator, settle
 from kdbench.training.interrupts import Limits
 from kdbench.training.loop import _Trainer
