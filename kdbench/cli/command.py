@@ -4,6 +4,8 @@ Knows nothing of Hydra's own classes: `kdbench.cli.main` hands in what it needs 
 """
 
 import copy
+import itertools
+import os
 import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
@@ -12,7 +14,6 @@ from typing import Any, NamedTuple, Protocol
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kdbench.cli.command_sweep import combinations, grid_of, needs_multirun, search_faults
 from kdbench.errors import Fault, UserError, nearest
 from kdbench.options import MISSING
 from kdbench.schema import GROUPS, RunConfig, TrackConfig
@@ -247,3 +248,48 @@ def differences(cfg: DictConfig, target: RunConfig) -> Iterator[tuple[str, Any]]
         for key in (key for key, deep in depths.items() if deep == level and now[key] != wanted[key]):
             OmegaConf.update(cfg, key, wanted[key], force_add=True, merge=False)
             yield key, wanted[key]
+
+
+# A command with several jobs: the grid of a preset, which jobs are judged, when it is a search.
+
+
+def grid_of(configs: Configs, texts: list[str]) -> list[str] | None:
+    """What is left of a preset's sweep without the keys that are set on the command line; None: there is no sweep."""
+    preset = [text for text in texts if text.startswith("experiment=")]
+    try:
+        grid = configs.compose(tuple(preset)).grid if preset else {}
+    except UserError:  # judged with the rest
+        return None
+    typed = {text.partition("=")[0].lstrip("+~") for text in texts}
+    return [f"{key}={values}" for key, values in grid.items() if key not in typed] if grid else None
+
+
+def needs_multirun(o: Override, choice: bool) -> Fault:
+    as_list = "" if choice else f", or write [{o.text.partition('=')[2]}] for a list"
+    return o.fault(f"is a sweep: add -m{as_list}")
+
+
+def combinations(values: list[list[str]], search: bool) -> list[tuple[str, ...]]:
+    """The jobs of a sweep; of a search those that differ in one key, because what it will ask for is not known."""
+    if not search:
+        return list(itertools.product(*values))
+    first = tuple(options[0] for options in values)
+    others = [(*first[:i], value, *first[i + 1 :]) for i, options in enumerate(values) for value in options[1:]]
+    return [first, *others]
+
+
+def search_faults(first: Composed, swept: list[Override]) -> list[Fault]:
+    """What is wrong with a search, or with an interval where there is none."""
+    if first.trials is None:
+        problem = "an interval needs a sweeper that searches: add hydra/sweeper=optuna"
+        return [o.fault(problem) for o in swept if o.interval]
+    found = []
+    if not swept:
+        example = "e.g. 'method.alpha=interval(0.1,0.9)' or method.temperature=5,10,20"
+        found.append(Fault("hydra/sweeper", "optuna", f"has nothing to search: give a key several values, {example}"))
+    if type(first.trials) is not int or first.trials < 1:
+        found.append(Fault("hydra.sweeper.n_trials", str(first.trials), "must be an integer (1 or more)"))
+    if "WORLD_SIZE" in os.environ:
+        found.append(Fault("hydra/sweeper", "optuna", "is one process that asks: torchrun's cannot share a search"))
+    chosen_by = "is no setting to choose by its dev score: search with one seed, then run the best with several"
+    return found + [o.fault(chosen_by) for o in swept if o.key == "seed"]

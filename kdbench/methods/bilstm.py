@@ -36,10 +36,12 @@ class Params:
 
 
 def stages(run: "Run", p: Params) -> Iterator[Stage]:
+    from kdbench.runs.augmentation import augmented_words  # transformers: not for a method's keys
+
     student = run.student
     split = run.data.train
     if p.augment:
-        split = run.augmented_words(p.tagger, p.mask, p.same_tag, p.ngram, p.max_ngram, p.rounds)
+        split = augmented_words(run, p.tagger, p.mask, p.same_tag, p.ngram, p.max_ngram, p.rounds)
 
     def objective(batch: Batch, step: int) -> Terms:
         z = logits(student, batch)

@@ -121,10 +121,12 @@ def general(run: "Run", p: Params) -> Iterator[Stage]:
 
 
 def stages(run: "Run", p: Params) -> Iterator[Stage]:
+    from kdbench.runs.augmentation import augmented_tokens  # transformers: not for a method's keys
+
     student, teacher = run.student, run.teacher
     if p.relu_head:
         use_relu_head(student)
-    split = run.augmented_tokens(p.copies, p.replace, p.candidates, p.max_words) if p.augment else run.data.train
+    split = augmented_tokens(run, p.copies, p.replace, p.candidates, p.max_words) if p.augment else run.data.train
     if p.intermediate and (p.embedding or p.hidden or p.attention):
         projection = Projection(run.config.student.hidden, run.config.teacher.hidden, p.projection == "separate")
         if (state := run.general_extra("00_general")) is not None:

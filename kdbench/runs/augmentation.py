@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,17 +15,17 @@ from kdbench.data.tokenize import load_tokenizer
 from kdbench.data.word_classes import MaskedLm, pos_tags, word_classes
 from kdbench.metrics import answers
 from kdbench.models.students import word_embeddings
-
-if TYPE_CHECKING:
-    from kdbench.runs.context import Run
+from kdbench.runs.context import Run
 
 log = logging.getLogger("kdbench")
 CLASSES = 50  # of `clusters`: about as many as the Penn Treebank has tags
 LM_BATCH = 64  # sequences of one pass of the masked LM
 
 
-def words(run: "Run", tagger: str, mask: float, same_tag: float, ngram: float, max_ngram: int, rounds: int) -> Split:
-    """Tang et al. 2019, section 3.3: words masked or replaced, texts cut to n-grams. Texts are split at spaces."""
+def augmented_words(
+    run: Run, tagger: str, mask: float, same_tag: float, ngram: float, max_ngram: int, rounds: int
+) -> Split:
+    """Return train and its augmentation by Tang et al. 2019, section 3.3: words masked or replaced, texts cut to n-grams. Texts are split at spaces."""
     train = run.data.train
     options = NGramAugmentation(mask, same_tag, ngram, max_ngram, rounds, run.config.dataset.max_length)
     texts = [*train.texts, *(train.pairs or [])]
@@ -45,7 +45,7 @@ def words(run: "Run", tagger: str, mask: float, same_tag: float, ngram: float, m
     return _labelled(run, *cached(run.cache, key, make))
 
 
-def _classes(run: "Run", sentences: list[list[str]]) -> list[list[str]]:
+def _classes(run: Run, sentences: list[list[str]]) -> list[list[str]]:
     """A class of each word, by the teacher's embeddings of its pieces."""
     tokenizer = load_tokenizer(run.encoder_folder)
     distinct = sorted({word for sentence in sentences for word in sentence})
@@ -55,8 +55,8 @@ def _classes(run: "Run", sentences: list[list[str]]) -> list[list[str]]:
     return [[classes[word] for word in sentence] for sentence in sentences]
 
 
-def tokens(run: "Run", copies: int, replace: float, candidates: int, max_words: int | None) -> Split:
-    """Jiao et al. 2020, algorithm 1: words replaced by what the teacher's masked LM finds likely in their place."""
+def augmented_tokens(run: Run, copies: int, replace: float, candidates: int, max_words: int | None) -> Split:
+    """Return train and its augmentation by Jiao et al. 2020, algorithm 1: words replaced by what the teacher's masked LM finds likely in their place."""
     train, options = run.data.train, LmAugmentation(replace, candidates, copies, max_words)
     tokenizer = load_tokenizer(run.encoder_folder)
 
@@ -73,7 +73,7 @@ def tokens(run: "Run", copies: int, replace: float, candidates: int, max_words: 
     return _labelled(run, *cached(run.cache, key, make))
 
 
-def _masked_lm(run: "Run", tokenizer: Any) -> MaskedLm:
+def _masked_lm(run: Run, tokenizer: Any) -> MaskedLm:
     lm = run.mlm
     table, device = word_embeddings(lm.encoder), run.accelerator.device
 
@@ -94,7 +94,7 @@ def _masked_lm(run: "Run", tokenizer: Any) -> MaskedLm:
     )
 
 
-def _weights(run: "Run") -> str:
+def _weights(run: Run) -> str:
     """A digest of the masked LM's weights."""
     digest = hashlib.sha256()
     for module in run.mlm:
@@ -111,7 +111,7 @@ def _key(*parts: object) -> str:
     return digest.hexdigest()[:16]
 
 
-def _labelled(run: "Run", made: list[list[str]], sources: list[int]) -> Split:
+def _labelled(run: Run, made: list[list[str]], sources: list[int]) -> Split:
     """Train, then what was made of it with the label that the teacher gives it; its ids go on after all others."""
     train, first = (
         run.data.train,

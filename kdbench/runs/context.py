@@ -19,7 +19,6 @@ from kdbench.inference import measure as evaluate
 from kdbench.metrics import Labels, Logits, answers, metrics
 from kdbench.models import students
 from kdbench.models.encoders import view
-from kdbench.runs import augmentation as augmented
 from kdbench.runs.models import Ensure, MaskedLm, RunModels
 from kdbench.runs.related import finetune
 from kdbench.schema import RunConfig
@@ -76,16 +75,6 @@ class Run(RunModels):
         predict = self._autocast(lambda batch, step: function(teacher, batch))
         compute = f"{self.hardware.precision} {self.hardware.attention}"
         return cached_outputs(what, self.examples(split, self.encoder_folder), predict, weights, compute, self.cache)
-
-    def augmented_words(
-        self, tagger: str, mask: float, same_tag: float, ngram: float, max_ngram: int, rounds: int
-    ) -> Split:
-        """Train and its augmentation by Tang et al. 2019, labelled by the teacher."""
-        return augmented.words(self, tagger, mask, same_tag, ngram, max_ngram, rounds)
-
-    def augmented_tokens(self, copies: int, replace: float, candidates: int, max_words: int | None) -> Split:
-        """Train and its augmentation by Jiao et al. 2020, labelled by the teacher."""
-        return augmented.tokens(self, copies, replace, candidates, max_words)
 
     def finished(self, path: str | None, stage: str) -> Finished:
         """A finished run of the task; None: the direct fine-tune of the student by `method.stages.<stage>`."""
