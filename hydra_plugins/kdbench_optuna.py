@@ -1,4 +1,4 @@
-"""`hydra/sweeper=optuna`: Hydra's side of kdbench.cli.search. Hydra finds sweepers in the package `hydra_plugins` alone.
+"""`hydra/sweeper=optuna`: Hydra's side of kdbench.cli.search. Hydra finds sweepers in package `hydra_plugins` alone.
 
 Instead of hydra-optuna-sweeper, which needs optuna below 3.
 """

@@ -24,14 +24,14 @@ from kdbench.validation.values import in_words, keys_of
 
 def info(folders: list[Path]) -> str:
     """Versions, machine, what `auto` means on it, and where things lie; `folders`: of the YAMLs. Loads torch."""
-    from kdbench.storage.provenance import machine, source_state, versions
+    from kdbench.storage.provenance import PACKAGE, machine, source_state, versions
     from kdbench.training.hardware import settle
 
     state, hardware = source_state(), settle(HardwareConfig("auto", "auto", "auto", None))
     commit = f", commit {state['commit'][:8]}{' with changes' if state['dirty'] else ''}" if state["commit"] else ""
     trackers = {field.name: find_spec(field.name) for field in fields(TrackConfig)}
     lines = {
-        "kdbench": f"{versions()['kdbench']} in {Path(__file__).parent}{commit}",
+        "kdbench": f"{versions()['kdbench']} in {PACKAGE}{commit}",
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items() if name != "kdbench"),
         "python": sys.executable,
         "system": platform.platform(),

@@ -25,7 +25,10 @@ LM_BATCH = 64  # sequences of one pass of the masked LM
 def augmented_words(
     run: Run, tagger: str, mask: float, same_tag: float, ngram: float, max_ngram: int, rounds: int
 ) -> Split:
-    """Return train and its augmentation by Tang et al. 2019, section 3.3: words masked or replaced, texts cut to n-grams. Texts are split at spaces."""
+    """Return train and its augmentation, by Tang et al. 2019, section 3.3.
+
+    Words are masked or replaced, texts cut to n-grams; a text is split at its spaces.
+    """
     train = run.data.train
     options = NGramAugmentation(mask, same_tag, ngram, max_ngram, rounds, run.config.dataset.max_length)
     texts = [*train.texts, *(train.pairs or [])]
@@ -56,7 +59,10 @@ def _classes(run: Run, sentences: list[list[str]]) -> list[list[str]]:
 
 
 def augmented_tokens(run: Run, copies: int, replace: float, candidates: int, max_words: int | None) -> Split:
-    """Return train and its augmentation by Jiao et al. 2020, algorithm 1: words replaced by what the teacher's masked LM finds likely in their place."""
+    """Return train and its augmentation, by Jiao et al. 2020, algorithm 1.
+
+    Words are replaced by what the teacher's masked LM finds likely in their place.
+    """
     train, options = run.data.train, LmAugmentation(replace, candidates, copies, max_words)
     tokenizer = load_tokenizer(run.encoder_folder)
 

@@ -1,4 +1,4 @@
-"""The cache's one way to be filled: folders of `kdbench.storage.files`, each made once, by one process, under a lock."""
+"""Fill the cache: folders of `kdbench.storage.files`, each made once, by one process, under a lock."""
 
 import logging
 from collections.abc import Callable

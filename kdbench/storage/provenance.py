@@ -8,9 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import kdbench
-
-PACKAGE = Path(kdbench.__file__).parent
+PACKAGE = Path(__file__).parents[1]
 
 
 @functools.cache

@@ -1,7 +1,7 @@
 """A stage's resumable state on disk: safetensors for tensors, JSON for scalars, never pickle.
 
-Each `checkpoint-<step>/` is a folder of `kdbench.storage.files`: whole, or not read. The last two are kept, so that a stage
-whose newest one is damaged goes on from the one before.
+Each `checkpoint-<step>/` is a folder of `kdbench.storage.files`: complete, or not read. The last two are kept: a stage
+whose newest one is damaged resumes from the one before.
 """
 
 import json

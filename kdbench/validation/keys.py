@@ -129,4 +129,4 @@ def run_keys(method: str, stages: tuple[str, ...], datasets: tuple[str, ...] = (
 
 def method_names() -> list[str]:
     """The methods that there are: the file name is the key."""
-    return sorted(path.stem for path in Path(__file__).with_name("methods").glob("[!_]*.py"))
+    return sorted(path.stem for path in (Path(__file__).parents[1] / "methods").glob("[!_]*.py"))
