@@ -150,6 +150,7 @@ REFUSALS = {
     "teacher=local teacher.source=/none/such": r"teacher\.source=/none/such: no such folder",
     "teacher=run teacher.path=/none/such": r"teacher\.path=/none/such: is no finished run",
     "method=mlm corpus=files corpus.name=c corpus.running.files={a:b}": r"corpus\.running\.source: must be set, e\.g\.",
+    "method=theseus method.slope=1e-3 method.full_step=9": r"method: method\.slope and method\.full_step both",
     "experiment=pkd_grid": r"experiment=pkd_grid: is a grid of runs: add -m",
     "-m experiment=two_stage_grid method.head=inherit,fresh": r"method\.head=fresh: must be inherit or reinit",
     # flags

@@ -12,6 +12,7 @@ from transformers.utils import logging
 from kdbench.data.teacher_cache import cached_outputs, compute_outputs
 from kdbench.errors import UserError
 from kdbench.inference import measure as evaluate
+from kdbench.methods import theseus
 from kdbench.models import students
 from kdbench.models.encoders import view
 from kdbench.runs import execute as run
@@ -23,6 +24,7 @@ from kdbench.runs.related import baseline, teacher_run, total_baseline
 from kdbench.training import dropout
 from kdbench.training import loop as train
 from kdbench.training.hardware import accelerator, settle
+from kdbench.training.interrupts import Stopped
 
 
 def identity(config):
@@ -215,6 +217,35 @@ class TestLimits:
         assert together == pytest.approx(terms.losses["ce"].item(), rel=1e-5)
         assert [np.mean([part.logged[name] for part in parts]) for name in terms.logged] == pytest.approx(rates)
         assert stage.objective(whole.batch(np.arange(8)), 4).logged != terms.logged  # another step, another draw
+
+    @pytest.mark.parametrize("frozen", [True, False])
+    def test_what_stands_still_has_dropout_only_in_training_and_if_asked(self, bare_run, execute, frozen):
+        def ensure(other):
+            result = execute(other)
+            return result, Path(result["folder"])
+
+        more = ["method.variant=bernoulli", "method.replace_rate=0", "schedule.dropout=0.3"]  # the predecessor alone
+        run = bare_run("method=theseus", *more, f"method.frozen_dropout={str(frozen).lower()}", ensure=ensure)
+        stage = next(iter(method_stages(run)))
+        stage.student.train()
+        batch = run.examples(run.data.train).batch(np.arange(8))
+        losses = {stage.objective(batch, 0).losses["ce"].item() for _ in range(3)}
+        assert len(losses) == (3 if frozen else 1)
+        scores = [stage.predict["hybrid"](batch, 0) for _ in range(2)]
+        assert torch.equal(*scores) and not any(module.training for module in run.teacher.modules())
+
+    def test_dropout_of_what_stands_still_is_the_same_after_a_stop(self, configure, execute, tmp_path):
+        given = ["method=theseus", "method.frozen_dropout=true", "schedule.dropout=0.3"]
+        whole = execute(configure(*given, f"outputs={tmp_path / 'whole'}"))
+        with pytest.raises(Stopped):
+            execute(configure(*given, "preempt_at=11"))  # the teacher has 8 steps, `replacing` 16
+        resumed = execute(configure(*given))
+        assert all(torch.equal(one, weights(resumed)[name]) for name, one in weights(whole).items())
+
+    @pytest.mark.parametrize(("step", "expected"), [(0, 0.1), (500, 0.55), (1000, 1.0), (4000, 1.0)])
+    def test_the_step_at_which_every_module_is_replaced(self, configure, step, expected):
+        config = configure("method=theseus", "method.base_rate=0.1", "method.full_step=1000")
+        assert theseus.rate(config.method, step, 5000) == pytest.approx(expected)
 
     @pytest.mark.parametrize(("share", "steps"), [(0.0, [24]), (0.25, [6, 18]), (1.0, [24])])
     def test_the_replacing_share_divides_the_same_total(self, configure, execute, share, steps):

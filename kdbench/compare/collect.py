@@ -76,6 +76,7 @@ class Run:
     teacher_seconds: float | None
     general_seconds: float | None
     has_model: bool  # a network of its own, that can be loaded and measured again
+    chosen: str | None  # what the method chose on dev itself
     values: Mapping[str, Any]  # of the keys that were asked for
 
 
@@ -159,6 +160,7 @@ def _read(path: Path, raw: Any, asked: str | None, split: str, wanted: Wanted) -
         teacher_seconds=_maybe(raw, "cost.teacher_seconds", float),
         general_seconds=_maybe(raw, "cost.general_seconds", float),
         has_model=_maybe(raw, "parameters.embeddings", int) not in (None, 0),
+        chosen=_maybe(raw, "reported.chosen", str),
         values=wanted.of(Source(path, raw)),
     )
 

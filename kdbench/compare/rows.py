@@ -52,6 +52,8 @@ class Row:
     @property
     def label(self) -> str:
         method = self.runs[0].method
+        if chosen := " or ".join(sorted({run.chosen for run in self.runs if run.chosen})):
+            method = f"{method} ({chosen})"
         return f"teacher ({method})" if self.role == "teacher" else method
 
     @property

@@ -1,19 +1,27 @@
-"""TF-IDF and a linear SVM (scikit-learn): seconds of work, and the row that every table must carry."""
+"""TF-IDF and a linear SVM (scikit-learn): seconds of work, and the row that every table must carry.
+
+Words and signs are counted or, where words cannot be split, characters: dev chooses.
+"""
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from kdbench.options import MISSING, Rule, above, option
+from kdbench.models import tfidf
+from kdbench.options import MISSING, Rule, above, at_least, between, option
 from kdbench.stage import Stage
 
 if TYPE_CHECKING:
     from kdbench.data.datasets import Split
     from kdbench.runs.context import Run
+
+NAMES = {"word": "words", "char": "characters"}
 
 
 @dataclass
@@ -23,61 +31,100 @@ class Params:
     not_others: ClassVar[str] = "it reads a text as a bag of words and has no answer for one of them"
 
     max_ngrams: list[int] = option(Rule("whole numbers of 1 or more", lambda given: bool(given) and min(given) >= 1))
+    max_char_ngrams: list[int] = option(
+        Rule("whole numbers of 1 or more, or []", lambda given: min(given, default=1) >= 1)
+    )
+    unknown_words: float = option(between(0, 1))
+    most_characters: int = option(at_least(1))
     sublinear_tf: bool = MISSING
     c: float = option(above(0))
 
 
-def stages(run: "Run", p: Params) -> Iterator[Stage]:
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.pipeline import make_pipeline
+@dataclass(frozen=True)
+class Fitted:
+    model: tfidf.TfIdf
+    tokenizer: Any
+    name: str  # what is counted
+    dev: float  # the score that chooses
+    texts: int  # of train that it was fitted to
 
+    def logits(self, split: "Split") -> NDArray[np.float32]:
+        with torch.inference_mode():
+            return self.model.logits(tfidf.encode(self.tokenizer, split.inputs)).numpy()
+
+
+def stages(run: "Run", p: Params) -> Iterator[Stage]:
     from kdbench.runs.context import Predictions
 
     data = run.data
     started = time.perf_counter()
-    tried = {}
-    for longest in p.max_ngrams:
-        words = TfidfVectorizer(ngram_range=(1, longest), sublinear_tf=p.sublinear_tf)
-        tried[longest] = make_pipeline(words, machine(run.task, p.c, run.config.seed))
-        tried[longest].fit(data.train.joined, data.train.labels)
-
-    def logits(split: "Split", longest: int) -> NDArray[np.float32]:
-        return outputs(run.task, tried[longest], split.joined, len(data.label_names))
-
-    dev = {longest: run.metrics(data.dev.labels, logits(data.dev, longest)) for longest in tried}
-    chosen = max(tried, key=lambda longest: dev[longest][run.metric])
-    run.report("max_ngram", chosen)
+    tokenizer = tfidf.tokenizer_of(data.train.inputs, "word")
+    tried = list(fitted(run, p, data.train, tokenizer, "word", p.max_ngrams))
+    unknown = tfidf.unknown_share(tfidf.encode(tokenizer, data.dev.inputs))
+    run.report("unknown_words", unknown)
+    if p.max_char_ngrams and unknown > p.unknown_words:
+        train = drawn(data.train, p.most_characters, run.seed("characters"))
+        tried += fitted(run, p, train, tfidf.tokenizer_of(train.inputs, "char"), "char", p.max_char_ngrams)
+    best = max(tried, key=lambda one: one.dev)
+    run.report("chosen", best.name)
+    run.report("tried", {one.name: {f"dev_{run.metric}": one.dev, "train_texts": one.texts} for one in tried})
     seconds = time.perf_counter() - started
-    run.hand_in(Predictions(lambda split: logits(split, chosen), size(tried[chosen][-1]), seconds, "fp64"))
+    run.hand_in(Predictions(best.logits, best.model.weight.numel() + best.model.bias.numel(), seconds, "fp64"))
     return iter(())
 
 
-def machine(task: str, c: float, seed: int) -> Any:
-    """The linear machine of the task: one a class, one a label, or one for the number."""
-    from sklearn.multiclass import OneVsRestClassifier
+def drawn(split: "Split", characters: int, seed: int) -> "Split":
+    """The split, or so many of its texts, drawn, that they have at most `characters`; one at least."""
+    order = np.random.default_rng(seed).permutation(len(split))
+    lengths = np.array([sum(map(len, given)) for given in split.inputs])[order].cumsum()
+    return split.take(np.sort(order[: max(1, np.searchsorted(lengths, characters, "right"))]))
+
+
+def fitted(
+    run: "Run", p: Params, train: "Split", tokenizer: Any, analyzer: str, longest: list[int]
+) -> Iterator[Fitted]:
+    """A model for each length: of n-grams of up to so many tokens."""
+    from scipy.sparse import csr_matrix
+
+    texts = tfidf.encode(tokenizer, train.inputs)
+    ngrams = tfidf.NGrams(len(tokenizer))
+    ngrams.learn(texts, max(longest))
+    every = ngrams.count(texts)
+    idf = tfidf.inverse_frequency(every, ngrams.sizes[-1])
+    for n in longest:
+        size = ngrams.sizes[n - 1]
+        counts = every.below(size)
+        weighed = tfidf.weights(counts, idf, p.sublinear_tf).numpy()
+        matrix = csr_matrix((weighed, (counts.rows.numpy(), counts.grams.numpy())), (counts.n, size))
+        planes = linear(run.task, matrix, train.labels, len(run.data.label_names), p.c, run.config.seed)
+        kept = tfidf.NGrams(ngrams.vocabulary, ngrams.keys[: n - 1])
+        model = tfidf.build(kept, idf[:size], *planes, analyzer, p.sublinear_tf, run.data.label_names, None)
+        one = Fitted(model, tokenizer, f"{NAMES[analyzer]} up to {n}", 0.0, len(train))
+        yield replace(one, dev=run.metrics(run.data.dev.labels, one.logits(run.data.dev))[run.metric])
+
+
+def linear(task: str, matrix: Any, labels: NDArray[Any], classes: int, c: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Planes (G, C) and offsets (C,) of the task's linear machine: one a class, one a label, or one for the number."""
     from sklearn.svm import LinearSVC, LinearSVR
 
-    if task == "regression":
-        return LinearSVR(C=c, random_state=seed)
-    one = LinearSVC(C=c, random_state=seed)
-    return OneVsRestClassifier(one) if task == "multi_label" else one
-
-
-def outputs(task: str, model: Any, texts: list[str], classes: int) -> NDArray[np.float32]:
-    """(n, C) Distances from the planes; the lowest float for a class that train lacks. Of a number: itself."""
-    if task == "regression":
-        return model.predict(texts).astype(np.float32)[:, None]
-    scores = model.decision_function(texts)
+    planes, offsets = np.zeros((matrix.shape[1], classes)), np.zeros(classes)
+    machine = LinearSVR(C=c, random_state=seed) if task == "regression" else LinearSVC(C=c, random_state=seed)
     if task == "multi_label":
-        return scores.reshape(len(texts), classes).astype(np.float32)
-    if scores.ndim == 1:  # two classes: scikit-learn gives the second one's distance only
-        scores = np.stack([-scores, scores], axis=1)
-    result = np.full((len(texts), classes), np.finfo(np.float32).min, np.float32)
-    result[:, model[-1].classes_] = scores
-    return result
-
-
-def size(model: Any) -> int:
-    """Numbers that were fitted; a label that train never has, or always, has none."""
-    parts = getattr(model, "estimators_", [model])
-    return sum(part.coef_.size + part.intercept_.size for part in parts if hasattr(part, "coef_"))
+        for label, column in enumerate(labels.T):
+            if len(np.unique(column)) == 1:  # train never has it, or always
+                offsets[label] = 2 * column[0] - 1
+            else:
+                machine.fit(matrix, column)
+                planes[:, label], offsets[label] = machine.coef_[0], machine.intercept_[0]
+        return torch.from_numpy(planes), torch.from_numpy(offsets)
+    found = np.arange(1) if task == "regression" else np.unique(labels)
+    if task == "regression" or len(found) > 2:
+        machine.fit(matrix, labels)
+        planes[:, found], offsets[found] = machine.coef_.reshape(len(found), -1).T, machine.intercept_
+    elif len(found) == 2:  # scikit-learn gives the second one's plane only
+        machine.fit(matrix, labels)
+        planes[:, found], offsets[found] = machine.coef_.T * [-1, 1], machine.intercept_ * [-1, 1]
+    # A text's vector has the length 1, so a score is at most the plane's length from the offset.
+    least = (offsets - np.linalg.norm(planes, axis=0))[found].min()
+    offsets[np.setdiff1d(np.arange(classes), found)] = least - 1  # of classes that train lacks: below all others
+    return torch.from_numpy(planes), torch.from_numpy(offsets)

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.models.encoders import view
-from kdbench.models.students import logits
+from kdbench.models.students import logits, set_dropout
 from kdbench.models.theseus import Share, draw_epsilon, hybrid_logits, linear_rate
 from kdbench.objectives import HARD, hard_loss, supervised
-from kdbench.options import above, between, one_of, option, or_none
+from kdbench.options import MISSING, above, at_least, between, one_of, option, or_none
 from kdbench.schema import ENCODERS
 from kdbench.stage import Batch, ParamGroup, Predict, Schedule, Stage, Terms
 from kdbench.tasks import TASKS
@@ -37,12 +37,18 @@ class Params:
     variant: str = option(one_of("bernoulli", "linear", "mix", "uniform", "annealed"))
     replace_rate: float = option(between(0, 1))  # p of bernoulli; the successor's share in mix
     base_rate: float = option(between(0, 1))  # linear: p at the first step
-    slope: float | None = option(or_none(above(0)))  # linear: growth of p a step; null: from full_at
+    slope: float | None = option(or_none(above(0)))  # linear: growth of p a step; null: from full_step or full_at
+    full_step: int | None = option(or_none(at_least(1)))  # linear: the step at which p is 1; null: from full_at
     full_at: float = option(between(0, 1))  # linear: share of the stage after which p is 1
     draw: str = option(one_of("batch", "example"))  # what one draw of the modules is for
     embeddings: str = option(one_of("frozen", "trained", "replaced"))
+    frozen_dropout: bool = MISSING  # whether what stands still in `replacing` has dropout too
     successor_trains: str = option(one_of("none", "head", "last_layer_and_head", "encoder", "all"))
     replacing_share: float | None = option(or_none(between(0, 1)))  # of both stages' updates; null: as they say
+
+    def __post_init__(self) -> None:
+        if self.slope is not None and self.full_step is not None:
+            raise ValueError("method.slope and method.full_step both say how fast the rate grows: leave one null")
 
 
 def stages(run: "Run", p: Params) -> Iterator[Stage]:
@@ -76,6 +82,8 @@ def schedules(run: "Run", p: Params) -> dict[str, Schedule]:
 
 
 def replacing(run: "Run", p: Params, predecessor: Any, successor: Any, schedule: Schedule) -> Stage:
+    if p.frozen_dropout:
+        set_dropout(predecessor, run.stage("replacing").dropout)
     parts = view(successor)
     modules = len(parts.layers) + (p.embeddings == "replaced")
 
@@ -92,7 +100,9 @@ def replacing(run: "Run", p: Params, predecessor: Any, successor: Any, schedule:
 
     def objective(batch: Batch, step: int) -> Terms:
         shares = epsilon(batch, step)
+        predecessor.train(p.frozen_dropout)
         z = hybrid_logits(predecessor, successor, batch, shares, p.embeddings)
+        predecessor.eval()  # in training mode in this pass only: what scores it finds it as it came
         replaced = {f"replaced_{i}": 1 - float(torch.as_tensor(share).mean()) for i, share in enumerate(shares)}
         return Terms({HARD[run.task]: hard_loss(run.task, z, batch["labels"])}, replaced)
 
@@ -108,7 +118,8 @@ def rate(p: Params, step: int, steps: int) -> float:
     """The replacement rate of this step."""
     if p.variant != "linear":
         return p.replace_rate
-    slope = (1 - p.base_rate) / max(1, p.full_at * steps) if p.slope is None else p.slope
+    full_step = max(1, p.full_at * steps) if p.full_step is None else p.full_step
+    slope = (1 - p.base_rate) / full_step if p.slope is None else p.slope
     return linear_rate(step, p.base_rate, slope)
 
 

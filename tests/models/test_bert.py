@@ -74,3 +74,12 @@ def test_a_relu_head_is_taken_along():
     use_relu_head(own)
     assert not torch.allclose(students.logits(own, batch()), before)
     torch.testing.assert_close(students.logits(own, batch()), students.forward(own, batch()), rtol=1e-5, atol=1e-6)
+
+
+def test_a_relu_head_has_no_dropout():
+    own = model()
+    use_relu_head(own)
+    students.set_dropout(own, 0.5)
+    own.train()
+    x = torch.tensor([[-1.0, 2.0]])
+    assert all(torch.equal(own.dropout(x), x.relu()) for _ in range(9))

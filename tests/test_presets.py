@@ -1,0 +1,117 @@
+"""Presets that follow a source: `*_reference` the authors' code, `*_paper` the paper, `*_blog` the post.
+
+Whatever decides their result is said by themselves: our own defaults may change and must not reach it.
+"""
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from kdbench.schema import method_schema
+from kdbench.validation.load import complete
+
+CONF = Path(__file__).parents[1] / "conf"
+SOURCED = sorted(
+    path.stem
+    for path in (CONF / "experiment").glob("*.yaml")
+    if path.stem.endswith(("_reference", "_paper", "_blog")) and not path.stem.startswith("study_")
+)
+OURS, HALF = 7777, 3888  # no preset has them; the second is what ${half:} makes of the first
+NEUTRAL = {"accumulation", "name", "defaults"}  # 1: no accumulation
+# What has no effect under the preset's other choices.
+UNUSED = {
+    "theseus_reference": {"method.replace_rate", "method.full_at"},
+    "theseus_paper": {"method.replace_rate", "method.full_at"},
+    "theseus_blog": {"method.base_rate", "method.full_at"},
+    "distilbert_reference": {"method.temperature", "method.reduction", "method.scale_by_temperature_squared"},
+}
+
+
+def ours(value: Any) -> Any:
+    """The same structure with every default of ours marked; null, lists and what is taken from elsewhere stay."""
+    if isinstance(value, dict):
+        return {key: one if key in NEUTRAL else ours(one) for key, one in value.items()}
+    if isinstance(value, bool) or (isinstance(value, str) and "$" not in value):
+        return "ours"
+    return OURS if isinstance(value, int | float) else value
+
+
+def marked(group: str, values: dict[str, Any]) -> dict[str, Any]:
+    match group:
+        case "dataset":
+            return values | ours({key: values[key] for key in ("max_length", "epochs")})
+        case "corpus":
+            return values | ours({key: values[key] for key in ("max_length", "mask_probability", "schedule")})
+        case "teacher":
+            return values | ours({key: values[key] for key in ("schedule",) if key in values})
+        case _:
+            return ours(values)
+
+
+@pytest.fixture(scope="module")
+def conf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Hydra over a copy of conf/ in which our own defaults are marked."""
+    folder = tmp_path_factory.mktemp("presets") / "conf"
+    shutil.copytree(CONF, folder)
+    files = [file for group in ("dataset", "corpus", "teacher", "method") for file in (folder / group).glob("*.yaml")]
+    for file in [*files, folder / "schedule/default.yaml"]:
+        text = file.read_text(encoding="utf8")
+        header = "# @package _global_\n" if text.startswith("# @package _global_") else ""
+        values = marked(file.parent.name, yaml.safe_load(text))
+        file.write_text(header + yaml.safe_dump(values, sort_keys=False), encoding="utf8")
+    with initialize_config_dir(version_base="1.3", config_dir=str(folder)):
+        yield
+
+
+def inherited(value: Any, key: str) -> Iterator[str]:
+    """The keys below `key` whose value is a default of ours."""
+    if isinstance(value, dict):
+        for name, one in value.items():
+            if not (name == "epochs" and value.get("steps") is not None):  # steps win
+                yield from inherited(one, f"{key}.{name}")
+    elif value in (OURS, HALF, "ours"):
+        yield key
+
+
+def command(preset: str) -> list[str]:
+    """The words of the command that the preset's header gives."""
+    line = (CONF / f"experiment/{preset}.yaml").read_text(encoding="utf8").splitlines()[1]
+    assert line.startswith(f"# kdbench experiment={preset} ") or line == f"# kdbench experiment={preset}", line
+    return line.split()[2:]
+
+
+@pytest.mark.parametrize("preset", SOURCED)
+def test_nothing_that_decides_the_result_is_ours(conf: None, preset: str) -> None:
+    cfg: Any = OmegaConf.to_container(complete(compose("config", overrides=command(preset))))
+    method = cfg["method"]["name"]
+    needs = method_schema(method).needs  # type: ignore[attr-defined]
+    decides = {"schedule": cfg["schedule"], "method": cfg["method"], "dataset.max_length": cfg["dataset"]["max_length"]}
+    if "teacher" in needs:
+        decides["teacher.schedule"] = cfg["teacher"]["schedule"]
+    if "corpus" in needs:
+        decides["corpus.max_length"] = cfg["corpus"]["max_length"]
+    if method in ("distilbert", "mobilebert"):  # those with a masked LM
+        decides["corpus.mask_probability"] = cfg["corpus"]["mask_probability"]
+    if method == "mobilebert":  # IB-BERT is trained by it
+        decides["corpus.schedule"] = cfg["corpus"]["schedule"]
+    found = {key for group, values in decides.items() for key in inherited(values, group)}
+    unused = UNUSED.get(preset, set())
+    if cfg["method"]["init"]["weights"] == "random":
+        unused = unused | {"method.init.layers"}
+    assert found - unused == set()
+    assert unused <= found  # nothing stands here in vain
+
+
+@pytest.mark.parametrize("preset", SOURCED)
+def test_numbers_have_a_source_and_headers_say_what_departs(preset: str) -> None:
+    lines = (CONF / f"experiment/{preset}.yaml").read_text(encoding="utf8").splitlines()
+    header = " ".join(line for line in lines if line.startswith("#"))
+    assert re.search("Published|published", header) and re.search("Departs|Not copied|Not in the paper", header)
+    assert [line for line in lines if re.match(r"\s+\w+: .*\d", line) and "#" not in line] == []

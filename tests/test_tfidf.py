@@ -1,0 +1,96 @@
+"""The row to beat: words or, where they cannot be split, characters; and texts of which there is little to count."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.svm import LinearSVC
+
+from kdbench.compare import cli as compare_runs
+from kdbench.data.stored import stored_dataset
+from kdbench.errors import UserError
+from kdbench.methods.tfidf import drawn
+
+ALPHABETS = {"chinese": "水火木金土日月山川田", "thai": "กขคงจฉชซญด", "japanese": "あいうえおかきくけこ"}
+
+
+def write(path: Path, rows: list[tuple[str, str]]) -> str:
+    path.write_text("\n".join(json.dumps({"text": text, "label": label}) for text, label in rows), encoding="utf8")
+    return path.name
+
+
+@pytest.fixture
+def of(configure, tmp_path):
+    """Rows of (text, label) -> a run of TF-IDF on them."""
+
+    def make(train: list[tuple[str, str]], test: list[tuple[str, str]], *overrides: str):
+        names = write(tmp_path / "train.jsonl", train), write(tmp_path / "test.jsonl", test)
+        return configure(
+            "method=tfidf", f"dataset.source={tmp_path}", f"dataset.splits.train={names[0]}",
+            f"dataset.splits.test={names[1]}", *overrides,
+        )  # fmt: skip
+
+    return make
+
+
+@pytest.mark.parametrize("alphabet", ALPHABETS)
+def test_characters_are_counted_where_words_cannot_be_split(of, execute, tmp_path, capsys, alphabet):
+    draw, letters = random.Random(0), ALPHABETS[alphabet]
+    classes = {"a": letters[:2] + letters[4:], "b": letters[2:]}
+    rows = [("".join(draw.choices(classes[label], k=12)), label) for label in "ab" * 60]
+    result = execute(of(rows[:80], rows[80:]))
+    assert result["metrics"]["test"]["accuracy"] > 0.9
+    reported = result["reported"]
+    assert reported["unknown_words"] > 0.5 and reported["chosen"].startswith("characters")
+    assert len(reported["tried"]) == 4 and {one["train_texts"] for one in reported["tried"].values()} == {60}
+    capsys.readouterr()
+    assert compare_runs.main([str(tmp_path / "outputs"), "--format", "markdown"]) == 0
+    assert reported["chosen"] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("😀 🎉", "😢 💔"), ("A", "F"), ("A+", "A-"), ("7", "3"), ("好", "坏"), ("!", "?"), ("नि", "नी")],
+)
+def test_texts_without_a_word_of_two_letters(of, execute, one, other):
+    result = execute(of([(one, "a"), (other, "b")] * 8, [(one, "a"), (other, "b")], "dataset.deduplicate=false"))
+    assert result["metrics"]["test"]["accuracy"] == 1
+
+
+def test_words_are_counted_as_scikit_learn_counts_them(configure, execute):
+    config = configure("method=tfidf", "method.max_ngrams=[2]", "method.max_char_ngrams=[]")
+    result = execute(config)
+    assert result["reported"]["chosen"] == "words up to 2"
+    data = stored_dataset(config.dataset, Path(config.cache_dir))
+    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\w+")
+    machine = LinearSVC(random_state=0).fit(words.fit_transform(data.train.texts), data.train.labels)
+    theirs = (machine.predict(words.transform(data.test.texts)) == data.test.labels).mean()
+    assert result["metrics"]["test"]["accuracy"] == pytest.approx(theirs)
+    assert result["parameters"]["total"] == machine.coef_.size + machine.intercept_.size
+
+
+def test_nothing_to_count_is_refused_and_blank_texts_beside_others_are_not(of, execute):
+    with pytest.raises(UserError, match=r"dataset\.text"):
+        execute(of([(" ", "a"), ("\n", "b")] * 8, [("c", "a")]))
+    result = execute(of([("gold", "a"), ("", "b")] * 8, [("gold", "a"), (" ", "b")]))
+    assert result["metrics"]["test"]["accuracy"] == 1
+
+
+def test_a_class_that_train_lacks_is_never_answered_and_one_class_alone_always(of, execute):
+    rows = [(f"gold {at}", "a") for at in range(30)] + [(f"sea {at}", "b") for at in range(30)] + [("pear", "c")]
+    result = execute(of(rows, [("pear", "c"), ("gold", "a"), ("sea", "b")], "dataset.max_train_samples=12"))
+    assert result["metrics"]["test"]["accuracy"] == pytest.approx(2 / 3)
+    alone = execute(of([*rows[:29], ("sea", "b"), ("sea 2", "b")], [("gold", "a")], "dataset.max_train_samples=2"))
+    assert alone["metrics"]["test"]["accuracy"] == 1
+
+
+def test_many_characters_are_drawn_from(of, execute, configure):
+    config = configure("method=tfidf")
+    train = stored_dataset(config.dataset, Path(config.cache_dir)).train
+    part = drawn(train, 300, 0)
+    assert 1 < len(part) < len(train) and sum(map(len, part.texts)) <= 300
+    assert np.isin(part.ids, train.ids).all() and (np.diff(part.ids) > 0).all()
+    assert len(drawn(train, 1, 0)) == 1 and len(drawn(train, 10**9, 0)) == len(train)
