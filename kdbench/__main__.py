@@ -1,6 +1,6 @@
 """`python -m kdbench` is the `kdbench` command."""
 
-from kdbench.cli import main
+from kdbench.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -1,9 +1,13 @@
 """The schema of a run: types and legal ranges. The values are in `conf/*.yaml`, each number's source beside it."""
 
+import ast
 import dataclasses
 import importlib
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -221,16 +225,61 @@ class RunConfig:
         return self.student.encoder or self.teacher
 
 
+def choose_layers(choice: str | list[int], of: int, count: int) -> list[int]:
+    """Return `count` of `of` layers, counted from 0.
+
+    `choice`: `first`, `last`, `every_other` (evenly spaced), or the layers themselves.
+    """
+    if isinstance(choice, list):
+        return choice
+    return {
+        "first": list(range(count)),
+        "last": list(range(of - count, of)),
+        "every_other": [index * of // count for index in range(count)],
+    }[choice]
+
+
 def starts_from(student: str, source: str) -> bool:
     """Whether a student of this architecture can have the layers of an encoder of that one."""
     return (student == source and student in ENCODERS) or (source == "bert" and student in ("distilbert", "fastbert"))
 
 
 def method_module(name: str, module: str | None = None) -> ModuleType:
-    """`module`, or kdbench.methods.<name>: the file name is the key."""
+    """Import `module`, or kdbench.methods.<name>: the file name is the key."""
     return importlib.import_module(module or f"kdbench.methods.{name}")
 
 
 def method_schema(name: str, module: str | None = None) -> type:
-    """The dataclass of `method`: the method's Params joined with the keys that all methods share."""
-    return dataclasses.make_dataclass("Method", [], bases=(method_module(name, module).Params, MethodConfig))
+    """Return the dataclass of `method`: the method's Params joined with the keys that all methods share."""
+    params = declared(name) if module is None else method_module(name, module).Params
+    return dataclasses.make_dataclass("Method", [], bases=(params, MethodConfig))
+
+
+@cache
+def declared(name: str) -> type:
+    """Return `Params` of kdbench.methods.<name> without importing torch, which that file needs for its stages.
+
+    Runs three kinds of its statements: imports from the standard library and from the modules of `_DECLARES`,
+    what the class names of the file's own, and the class itself. A refused command and tab completion need no more.
+    """
+    source = files("kdbench.methods").joinpath(f"{name}.py").read_text(encoding="utf8")
+    tree = ast.parse(source, f"kdbench/methods/{name}.py")
+    (params,) = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Params"]
+    named = {node.id for node in ast.walk(params) if isinstance(node, ast.Name)}
+    tree.body = [node for node in tree.body if node is params or _declares(node, named)]
+    names: dict[str, Any] = {"__name__": f"kdbench.methods.{name}"}
+    exec(compile(tree, f"kdbench/methods/{name}.py", "exec"), names)
+    made: type = names["Params"]
+    return made
+
+
+_DECLARES = ("kdbench.options", "kdbench.schema", "kdbench.tasks")
+
+
+def _declares(node: ast.stmt, named: set[str]) -> bool:
+    match node:
+        case ast.ImportFrom(module=str(module)) | ast.Import(names=[ast.alias(name=module)]):
+            return module in _DECLARES or module.partition(".")[0] in sys.stdlib_module_names
+        case ast.Assign(targets=[ast.Name(id=name)]) | ast.FunctionDef(name=name):
+            return name in named
+    return False

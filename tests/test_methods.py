@@ -1,5 +1,6 @@
 """Every method, found by its file: end to end on a tiny teacher, with the properties that all must have."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import kdbench
 from kdbench.runs.related import uses_teacher
+from kdbench.schema import declared, method_module
 from kdbench.training import loop as train
 
 ROOT = Path(__file__).parents[1]
@@ -33,6 +35,17 @@ def steady(result: dict) -> dict:
 
 def test_each_method_has_its_yaml_and_the_other_way_round():
     assert sorted(path.stem for path in (ROOT / "conf/method").glob("*.yaml")) == METHODS
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_declared_keys_are_those_of_the_imported_file(method):
+    """`declared` runs a part of a method's file, so that a refusal loads no torch."""
+
+    def said(params):
+        fields = [(field.name, field.type, field.default) for field in dataclasses.fields(params)]
+        return fields, {name: value for name, value in vars(params).items() if isinstance(value, frozenset | tuple)}
+
+    assert said(declared(method)) == said(method_module(method).Params)
 
 
 @pytest.mark.parametrize("method", METHODS)

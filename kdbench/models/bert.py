@@ -127,14 +127,3 @@ def flops(shape: dict[str, Any], length: int, classes: int, words: bool = False)
     h, f, t = shape["hidden"], shape["ffn"], length
     layer = 4 * t * h * h + 2 * t * t * h + 2 * t * h * f
     return 2 * (shape["layers"] * layer + (t * h * classes if words else h * h + h * classes))
-
-
-def choose_layers(choice: str | list[int], of: int, count: int) -> list[int]:
-    """Which `count` of `of` layers, counted from 0: `first`, `last`, `every_other` (evenly spaced), or a list."""
-    if isinstance(choice, list):
-        return choice
-    return {
-        "first": list(range(count)),
-        "last": list(range(of - count, of)),
-        "every_other": [index * of // count for index in range(count)],
-    }[choice]

@@ -16,7 +16,7 @@ from kdbench.models import bert, bilstm, stock, students
 from kdbench.models.encoders import view
 from kdbench.runs.related import full_depth, general_run, mlm_run, teacher_run, uses_general
 from kdbench.runs.texts import RunData
-from kdbench.schema import RunConfig, StudentConfig
+from kdbench.schema import RunConfig, StudentConfig, choose_layers
 from kdbench.storage.results import verify_run
 from kdbench.training.hardware import Hardware
 
@@ -103,9 +103,7 @@ class RunModels(RunData):
 
     def copy_layers(self, source: Any, student: Any) -> None:
         """Start the student from the layers of `source`, an encoder, that `method.init.layers` chooses."""
-        layers = bert.choose_layers(
-            self.config.method.init.layers, len(view(source).layers), self.config.student.layers
-        )
+        layers = choose_layers(self.config.method.init.layers, len(view(source).layers), self.config.student.layers)
         students.copy_layers(source, student, layers)
 
     @cached_property

@@ -17,9 +17,8 @@ from kdbench.data.stored import stored_dataset
 from kdbench.data.tokenize import pad_id, tokenize, vocabulary_size
 from kdbench.data.vocabulary import word_tokenizer
 from kdbench.errors import UserError
-from kdbench.models.bert import choose_layers
 from kdbench.runs.identity import corpus_identity
-from kdbench.schema import RunConfig, ScheduleConfig, StudentConfig
+from kdbench.schema import RunConfig, ScheduleConfig, StudentConfig, choose_layers
 from kdbench.sources.sources import resolve_model
 from kdbench.storage.files import read_json
 from kdbench.storage.seeds import derive

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from kdbench.errors import Fault, shown
-from kdbench.schema import ENCODERS, RunConfig, starts_from
+from kdbench.schema import ENCODERS, RunConfig, choose_layers, starts_from
 
 LACKS = {  # what a method may need of teacher and student: the architectures that do not have it, and why
     "distinct_layers": {"albert": "its layers are one set of weights: there is none to be replaced"},
@@ -84,8 +84,6 @@ def pair_faults(config: RunConfig) -> Iterator[Fault]:
 
 def start_faults(config: RunConfig) -> Iterator[Fault]:
     """Layers that the student cannot start from."""
-    from kdbench.models.bert import choose_layers  # here: loads torch
-
     init, student, origin = config.method.init, config.student, config.origin
     source = config.teacher.architecture if init.weights == "finetuned" else origin.source_architecture
     if not starts_from(student.architecture, source):

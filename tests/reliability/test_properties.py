@@ -19,8 +19,8 @@ from kdbench.data.batches import Examples, TrainBatches
 from kdbench.data.tokenize import Tokens
 from kdbench.methods import pkd, tinybert
 from kdbench.metrics import metrics
-from kdbench.models.bert import choose_layers
 from kdbench.models.theseus import blocks
+from kdbench.schema import choose_layers
 from kdbench.validation.load import digest
 
 # Bucketing
