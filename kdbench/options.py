@@ -40,6 +40,10 @@ def or_none(rule: Rule) -> Rule:
     return Rule(f"null, or {rule.legal}", lambda value: value is None or rule.holds(value))
 
 
+# Of a softmax. Outside, float32 has no digits left: T^2 overflows, or logits / T does, and the loss is NaN at any rate.
+TEMPERATURE = between(1e-3, 1e3)
+
+
 def layer_choice() -> Rule:
     """`first`, `last`, `every_other`, or a list of distinct layer numbers, counted from 0."""
 
