@@ -72,7 +72,9 @@ def baseline_command(config: RunConfig) -> str:
         without |= encoder | {"student"}
     choices = {group: choice for group, choice in choices.items() if group not in without and "@corpus" not in group}
     default = configs.compose(()).choices
-    words = [f"{group}={choice}" for group, choice in choices.items() if choice != default.get(group, "default")]
+    words = [
+        f"{group}={literal(choice)}" for group, choice in choices.items() if choice != default.get(group, "default")
+    ]
     settings = differences(configs.compose(tuple(words)).cfg, config)
     own = [source.path for source in runtime.config_sources if source.provider == "command-line"]
     words = [word for word in words if not word.startswith("method=")]
@@ -186,7 +188,7 @@ def show(command: Command, args: argparse.Namespace) -> None:
         job()  # Hydra answers
         return
     with composing(args.config_dir) as configs:
-        words = (f"++{text}" if text in command.plain else text for text in args.overrides)
+        words = (command.spelt.get(text, text) for text in args.overrides)
         cfg = complete(configs.compose(tuple(words)).cfg)
     part = OmegaConf.select(cfg, args.package) if args.package else cfg
     print(OmegaConf.to_yaml(part) if OmegaConf.is_config(part) else part)

@@ -92,7 +92,9 @@ REFUSALS = {
     "teacher.seed=-1": r"teacher\.seed=-1: must be 0 or more",
     "teacher.name=..": r"teacher\.name=\.\.: must be of letters, digits, .* names a folder",
     "student.name=a/b": r"student\.name=a/b: must be of letters, digits, .* names a folder",
-    "method=logit_kd method.temperature=0": r"method\.temperature=0: must be above 0",
+    "method=logit_kd method.temperature=0": r"method\.temperature=0: must be 0\.001 to 1000",
+    "method=logit_kd method.temperature=1e30": r"method\.temperature=1e30: must be 0\.001 to 1000",
+    "method=tinybert method.temperature=1e-30": r"method\.temperature=1e-30: must be 0\.001 to 1000",
     "method.variant=bernouli": r"method\.variant=bernouli: must be .*Did you mean bernoulli\?",
     # what is left out
     "dataset=files": r"dataset\.source: must be set, e\.g\. dataset\.source=path/to/folder",
@@ -117,6 +119,9 @@ REFUSALS = {
     "seed=0,1": r"seed=0,1: is a sweep: add -m, or write \[0,1\] for a list",
     "method=theseus,finetune": r"method=theseus,finetune: is a sweep: add -m$",
     # sweeps
+    "method=pkd hydra/sweeper=optuna": r"add -m\. Did you mean kdbench -m method=pkd hydra/sweeper=optuna\?",
+    "hydra.sweeper.n_trials=9": r"add -m\. Did you mean kdbench -m hydra\.sweeper\.n_trials=9\?",
+    "hydra/launcher=basic seed=3": r"add -m\. Did you mean kdbench -m hydra/launcher=basic seed=3\?",
     "-m schedule.lr=1e-4,abc": r"^schedule\.lr=abc: must be a number",
     "-m seed=range(3,1)": r"is a sweep over nothing",
     "-m method=glob(none_such*)": r"is a sweep over nothing",
@@ -469,6 +474,10 @@ def commands_of(main: Main, line: str, runs: Callable[[RunConfig], list[RunConfi
         (
             "method=logit_kd student=own teacher@student.encoder=electra_base teacher=roberta_base",
             "method=finetune teacher=roberta_base student=own teacher@student.encoder=electra_base seed=0",
+        ),
+        (
+            "dataset.label=1e3 outputs=2024_01 tag=true dataset.name=007",
+            "method=finetune 'dataset.name=\"007\"' 'dataset.label=\"1e3\"' 'outputs=\"2024_01\"' seed=0",
         ),
         ("method=finetune method.init.layers=last outputs='\"a=b c\"'", "method=finetune 'outputs=\"a=b c\"' seed=0"),
     ],
