@@ -114,8 +114,8 @@ def shape_faults(config: RunConfig) -> Iterator[Fault]:
     for group, encoder in (("teacher", teacher), ("student.encoder", student.encoder)):
         if encoder is None:
             continue
-        # RoBERTa counts its positions from 2
-        longest = encoder.max_positions - (2 if encoder.source_architecture == "roberta" else 0)
+        # RoBERTa and XLM-R count their positions from 2
+        longest = encoder.max_positions - (2 if encoder.source_architecture in ("roberta", "xlm-roberta") else 0)
         if config.dataset.max_length > longest:
             problem = f"must be {longest} or less ({group}.max_positions)"
             yield Fault("dataset.max_length", shown(config.dataset.max_length), problem)

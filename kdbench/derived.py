@@ -84,6 +84,14 @@ def teacher_run(config: RunConfig) -> RunConfig:
     return finetune(config, full_depth(config), teacher.schedule, teacher.seed)
 
 
+def found_teacher_run(config: RunConfig) -> RunConfig:
+    """The run that only evaluates the teacher: its source has a head for the data set's classes already."""
+    config = teacher_run(config)
+    return dataclasses.replace(
+        config, method=dataclasses.replace(config.method, init=InitConfig("classifier", "first"))
+    )
+
+
 def baseline(config: RunConfig) -> RunConfig:
     """The direct fine-tune of the same student by the same schedule."""
     return finetune(config, config.student, config.schedule, config.seed)

@@ -170,7 +170,8 @@ def train_stages(run: Run, tracking: Tracking, watch: Watch | None) -> tuple[lis
         torch.manual_seed(derive(config.seed, "stage", len(records)))
         stage = next(stages, None)
         if stage is None:
-            return records, student
+            trained_nothing = not records and run.predictions is None
+            return records, run.student if trained_nothing else student
         stage, student = prepared(run, stage), stage.student
         name, key = f"{len(records):02d}_{stage.name}", stage.key or stage.name
         given = run.stage(key)

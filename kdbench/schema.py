@@ -12,7 +12,7 @@ from kdbench.tasks import METRICS, TASKS
 
 GROUPS = ("teacher", "student", "method", "schedule", "dataset", "corpus", "hardware", "experiment")
 # Encoders that a teacher may be, by their model_type; the others are students only.
-ENCODERS = ("bert", "roberta", "electra", "distilbert", "albert", "deberta-v2", "modernbert")
+ENCODERS = ("bert", "roberta", "xlm-roberta", "electra", "distilbert", "albert", "deberta-v2", "modernbert")
 ARCHITECTURES = (*ENCODERS, "mobilebert", "ib_bert", "fastbert", "bilstm")
 
 
@@ -52,6 +52,7 @@ class TeacherConfig:
     seed: int = option(at_least(0))
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     path: str | None = None  # a finished run's folder: its model is the teacher, nothing is fine-tuned
+    finetune: bool | None = None  # on the task; null: unless the source has a head for the data set's classes
 
 
 @dataclass

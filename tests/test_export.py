@@ -2,11 +2,12 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast, pipeline
 
 import kdbench
 from kdbench import export_command, latency, predict, store
@@ -215,3 +216,30 @@ def test_one_fastbert_is_not_like_another(configure, run_of):
     ):  # fmt: skip
         folders = [run_of(configure(f"method={method}", *more)) for more in ((), (other,))]
         assert len({latency._shape(folder) for folder in folders}) == shapes
+
+
+@pytest.mark.parametrize("has_pad", [True, False])
+def test_a_teacher_without_a_padding_token_makes_a_student_that_pads(
+    configure, run_of, teacher_folder, tmp_path, has_pad
+):
+    """transformers' pipeline puts texts of several lengths into one batch."""
+    made = tmp_path / "teacher"
+    shutil.copytree(teacher_folder, made)
+    named = {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+    tokens = PreTrainedTokenizerFast(tokenizer_file=str(made / "tokenizer.json"), **named)
+    if not has_pad:  # nor is there one in the vocabulary
+        content = json.loads((made / "tokenizer.json").read_text())
+        content["model"]["vocab"]["[unused0]"] = content["model"]["vocab"].pop("[PAD]")
+        content["added_tokens"] = [one for one in content["added_tokens"] if one["content"] != "[PAD]"]
+        (made / "tokenizer.json").write_text(json.dumps(content))
+        tokens = PreTrainedTokenizerFast(tokenizer_file=str(made / "tokenizer.json"), **named)
+    tokens.save_pretrained(made)
+    (made / "vocab.txt").unlink(missing_ok=True)
+    assert AutoTokenizer.from_pretrained(made).pad_token is None
+    folder = run_of(configure("method=finetune", f"teacher.source={made}", "schedule.steps=3")) / "model"
+    assert AutoTokenizer.from_pretrained(folder).pad_token == ("[PAD]" if has_pad else "[SEP]")
+    classify = pipeline("text-classification", str(folder), device="cpu")
+    alone = [classify(text, top_k=None)[0] for text in TEXTS[:3]]
+    together = [one[0] for one in classify(TEXTS[:3], batch_size=3, top_k=None)]
+    assert [one["label"] for one in alone] == [one["label"] for one in together]
+    assert [one["score"] for one in alone] == pytest.approx([one["score"] for one in together], abs=1e-5)

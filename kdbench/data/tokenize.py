@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from kdbench.data.cache import cached
 from kdbench.data.datasets import Split
 from kdbench.errors import SourceError
+from kdbench.foreign import with_pad_token
 from kdbench.store import fitting
 
 
@@ -98,9 +99,10 @@ def load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # whatever a parser of eight formats raises at files of others
         raise SourceError(f"{folder}: its tokenizer cannot be read: {type(error).__name__}: {error}") from error
+    return with_pad_token(tokenizer)
 
 
 def _encode(split: Split, tokenizer_folder: Path, max_length: int) -> Iterator[Rows]:

@@ -3,24 +3,34 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from kdbench import store
-from kdbench.foreign import read_config, require_weights
+from kdbench.foreign import read_config, require_weights, with_pad_token
 from kdbench.models import bert, bilstm, distilbert, fastbert, mobilebert, relu_head, stock
 from kdbench.models.encoders import view
 from kdbench.stage import Batch
 
 # transformers' words for what a head's outputs are; of classes they are its default.
 _PROBLEMS = {"multi_label": "multi_label_classification", "regression": "regression"}
-STOCK = ("roberta", "electra", "albert", "deberta-v2", "modernbert")  # built after a checkpoint's config.json
+STOCK = (
+    "roberta",
+    "xlm-roberta",
+    "electra",
+    "albert",
+    "deberta-v2",
+    "modernbert",
+)  # built after a checkpoint's config.json
 LAYERED = ("bert", "distilbert", *STOCK)  # walked layer by layer (encoder.py)
 _BASES = {"distilbert": "distilbert", "mobilebert": "mobilebert", "kdbench_ib_bert": "mobilebert"} | {
-    "roberta": "roberta", "electra": "electra", "albert": "albert", "deberta-v2": "deberta", "modernbert": "model",
+    "roberta": "roberta", "xlm-roberta": "roberta", "electra": "electra", "albert": "albert", "deberta-v2": "deberta",
+    "modernbert": "model",
 }  # fmt: skip
 _WITHOUT_TYPES = (
     "distilbert",
     "roberta",
+    "xlm-roberta",
     "deberta-v2",
     "modernbert",
 )  # which sentence a token is of says nothing to them
@@ -115,7 +125,7 @@ def save(model: Any, folder: Path, tokenizer_folder: Path) -> None:
             mobilebert.save_ib(model, folder)
         case _:
             model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(tokenizer_folder).save_pretrained(folder)
+    with_pad_token(AutoTokenizer.from_pretrained(tokenizer_folder)).save_pretrained(folder)
 
 
 def load(folder: Path, attention: str = "sdpa") -> Any:
@@ -145,6 +155,20 @@ def load(folder: Path, attention: str = "sdpa") -> Any:
             return stock.load(folder, kind, attention)
         case _:
             return bert.load(folder, attention)
+
+
+def load_classifier(folder: Path, label_names: list[str], attention: str) -> Any:
+    """`load` a classifier whose labels are these, in whichever order, and put its outputs in theirs."""
+    model = load(folder, attention)
+    own = [model.config.id2label[index] for index in range(len(label_names))]
+    order = [own.index(name) for name in label_names]
+    head = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]  # of every architecture's
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.copy_(parameter[order])
+    model.config.id2label = dict(enumerate(label_names))
+    model.config.label2id = {name: index for index, name in enumerate(label_names)}
+    return model
 
 
 def model_type(folder: Path) -> str:
