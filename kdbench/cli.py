@@ -25,7 +25,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from kdbench import __version__, answers, sweep
-from kdbench.command import Command, differences, judge
+from kdbench.command import OF_AN_ENCODER, Command, differences, judge
 from kdbench.composing import HydraConfigs, composing, conf_dir, group_choices
 from kdbench.config import complete
 from kdbench.console import guarded
@@ -70,6 +70,8 @@ def baseline_command(config: RunConfig) -> str:
     without = {"experiment"} | ({"corpus"} if config.corpus is None else set())
     if config.student.encoder is None and (encoder := {group for group in choices if "@student." in group}):
         without |= encoder | {"student"}
+    if "encoder" not in config.method.needs:
+        without |= {group for group in choices if f"{group.partition('@')[2] or group}.".startswith(OF_AN_ENCODER)}
     choices = {group: choice for group, choice in choices.items() if group not in without and "@corpus" not in group}
     default = configs.compose(()).choices
     words = [

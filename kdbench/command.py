@@ -23,6 +23,7 @@ from kdbench.schema import GROUPS, RunConfig, TrackConfig
 
 # Keys of this command alone: the command that makes another run has none of them.
 OF_THE_COMMAND = {"rerun", "dry_run", "stop_after", "preempt_at", "export.onnx", "export.int8"}
+OF_AN_ENCODER = ("teacher.", "student.", "schedule.")
 OF_THE_COMMAND |= {f"track.{field.name}" for field in fields(TrackConfig)}
 
 
@@ -264,7 +265,11 @@ def compose_rest(configs: Configs, structure: list[str]) -> tuple[Composed, list
 
 
 def differences(cfg: DictConfig, target: RunConfig) -> Iterator[tuple[str, Any]]:
-    """(key, value) of the fewest settings that turn `cfg` into `target`; the command's own are left alone."""
+    """(key, value) of the fewest settings that turn `cfg` into `target`.
+
+    Left alone are the command's own keys, those that are MISSING in `target`, and those of an encoder where the method
+    has none.
+    """
     datasets = tuple(target.corpus.datasets) if target.corpus else ()
     keys = run_keys(target.method.name, tuple(target.method.stages), datasets, target.method.module)
     wanted, cfg = dict(keys.flat(asdict(target))), copy.deepcopy(cfg)
@@ -282,7 +287,9 @@ def differences(cfg: DictConfig, target: RunConfig) -> Iterator[tuple[str, Any]]
         """How many keys hand a value on before it is in `key`."""
         return max((1 + depth(source) for source in references(key, raw.get(key))), default=0)
 
-    depths = {key: depth(key) for key in wanted if key not in {"seed", *OF_THE_COMMAND}}
+    unused = () if "encoder" in target.method.needs else OF_AN_ENCODER
+    used = (key for key, value in wanted.items() if value != MISSING and not key.startswith(unused))
+    depths = {key: depth(key) for key in used if key not in {"seed", *OF_THE_COMMAND}}
     for level in sorted(set(depths.values())):
         now = dict(keys.flat(asdict(load(cfg))))
         for key in (key for key, deep in depths.items() if deep == level and now[key] != wanted[key]):

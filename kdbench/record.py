@@ -16,7 +16,7 @@ from kdbench import evaluate
 from kdbench.config import digest
 from kdbench.data.datasets import Split, TextData
 from kdbench.data.teacher_cache import compute_outputs
-from kdbench.derived import baseline, total_baseline
+from kdbench.derived import baseline, row_to_beat, total_baseline
 from kdbench.environment import About, machine, source_state, versions
 from kdbench.identity import data_id, run_id
 from kdbench.metrics import Logits, plain
@@ -187,14 +187,15 @@ def _identity(run: "Run", about: About) -> dict[str, Any]:
 
 
 def _baselines(run: "Run", about: About, updates: int) -> dict[str, Any]:
-    keys = ("baseline", "total_baseline")
-    if "encoder" not in run.config.method.needs:
-        return {f"{key}_{part}": None for key in keys for part in ("id", "command")}
-    config = run.config
+    keys, config = ("baseline", "total_baseline"), run.config
+    floor = None if config.method.name == "tfidf" else row_to_beat(config)
+    tfidf = {"tfidf_command": floor and about.baseline_command(floor)}
+    if "encoder" not in config.method.needs:
+        return tfidf | {f"{key}_{part}": None for key in keys for part in ("id", "command")}
     per_epoch = -(-len(run.data.train) // (config.schedule.batch_size * config.schedule.accumulation))
     runs = dict(zip(keys, (baseline(config), total_baseline(config, updates, per_epoch)), strict=True))
     ids = {f"{key}_id": run_id(other, run.hardware) for key, other in runs.items()}
-    return ids | {f"{key}_command": about.baseline_command(other) for key, other in runs.items()}
+    return tfidf | ids | {f"{key}_command": about.baseline_command(other) for key, other in runs.items()}
 
 
 def _cost(run: "Run", stages: list[dict[str, Any]], updates: int) -> dict[str, Any]:

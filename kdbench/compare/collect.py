@@ -67,6 +67,7 @@ class Run:
     score: float
     dev_score: float
     baselines: tuple[tuple[str, str] | None, ...]  # (id, command): same schedule, same total of updates
+    tfidf_command: str | None  # makes the row to beat
     teacher: Teacher | None
     parameters: int | None
     bytes: int | None  # of the file with the weights
@@ -151,6 +152,7 @@ def _read(path: Path, raw: Any, asked: str | None, split: str, wanted: Wanted) -
         score=100 * _get(raw, f"metrics.{split}.{metric}", float),
         dev_score=100 * _get(raw, f"metrics.dev.{metric}", float),
         baselines=(_baseline(raw, "baseline"), _baseline(raw, "total_baseline")),
+        tfidf_command=_maybe(raw, "tfidf_command", str),
         teacher=_teacher(raw, metric, split),
         parameters=_maybe(raw, "parameters.total", int),
         bytes=_maybe(raw, "bytes", int),

@@ -71,6 +71,7 @@ def student(root: Path, method: str, id_: str, seed: int, points: float, **chang
         "baseline_id": "aaaa1111",
         "baseline_command": command,
         "total_baseline_id": "bbbb2222",
+        "tfidf_command": "kdbench method=tfidf dataset=r52 dataset.max_length=64",
         "total_baseline_command": command.replace("seed=0 dataset=", "seed=0 schedule.steps=3680 dataset="),
     }
     write(root, method, id_, seed, points, **{"teacher": teacher, **baselines, **changes})
