@@ -274,6 +274,7 @@ def test_measured_figures_are_those_of_the_tables():
     tables = index[index.index("## Three layers, three seeds") :]
     for name in method_names():
         measured = (ROOT / "docs/methods" / f"{name}.md").read_text(encoding="utf8").partition("## Measured")[2]
+        assert re.search(r"\bn \d|Not yet", measured), f"{name}: of how many seeds?"
         for figure in re.findall(r"\d[\d,]*\.\d+|\d,\d{3}", measured):
             assert figure in tables, f"{name}: {figure}"
 

@@ -363,6 +363,30 @@ def test_readings_have_no_figures_of_their_own() -> None:
     assert bare_figures(f"{marked} more\n## 3.1 x") == [] and bare_figures(f"{marked} 0.92\n") == ["0.92"]
 
 
+def unnamed_single_runs(text: str, folder: Path) -> list[str]:
+    """Figures of one seed in paragraphs of the readings that do not say so; of TF-IDF there is but one."""
+    found = []
+    for reading in re.findall(r"^Reading: (.*?)(?=^#|\Z)", text, re.MULTILINE | re.DOTALL):
+        for paragraph in page.MARKED.sub("", reading).split("\n\n"):
+            for _, figure, _ in page.FIGURE.findall(paragraph):
+                question, name, _, *data = figure.split(" / ")
+                rows = {(row["row"], data_of(row)): row for row in page.csv_rows(folder, question)}
+                alone = rows[name, data[0] if data else "reuters_r52"]["score_n"] == "1" and name != "tfidf"
+                if alone and not re.search(r"\bn 1\b|one\s+seed|one\s+run|[Ss]ingle\s+run", paragraph):
+                    found.append(figure)
+    return found
+
+
+def test_a_single_run_is_called_one(theseus: dict[str, Any], tmp_path: Path) -> None:
+    assert unnamed_single_runs((DOCS / "README.md").read_text(encoding="utf8"), DOCS) == []
+    rows = [row | {"score_n": 1 if row["row"] == "theseus" else 3} for row in theseus["rows"]]
+    write.write_question(theseus | {"rows": rows}, tmp_path)
+    alone = "theseus / theseus / score"
+    text = f"\nReading: it has <!-- figure {alone} -->94.00<!-- end -->"
+    assert unnamed_single_runs(f"{text} or so.\n\nOne seed.\n", tmp_path) == [alone]
+    assert unnamed_single_runs(f"{text} (one\nseed).\n", tmp_path) == []
+
+
 def scored(row: str, points: float, **more: Any) -> dict[str, Any]:
     figures = dict.fromkeys(COLUMNS) | {"dataset": "reuters_r52", "data_id": "d", "examples": 10, "role": "method"}
     return (

@@ -22,6 +22,7 @@ from scripts.study.evidence import (
     ceiling,
     gap_closed,
     interval,
+    p_in_table,
     read_times,
     score,
     times_faster,
@@ -209,8 +210,7 @@ def two_stage(rows: Rows) -> Judged:
     best, gain = max(found, key=lambda one: one[1].mean)
     most = max(gain.high for _, gain in found)
     figures = f"best of {len(found)}: {best['row']}, {points(gain)}"
-    sure = [gain.low > 0 and (len(found) == 1 or row["difference_p_holm"] < LEVEL)
-            for row, gain in found if row["score_n"] > 1]  # fmt: skip
+    sure = [gain.low > 0 and (len(found) == 1 or p_in_table(row) < LEVEL) for row, gain in found if row["score_n"] > 1]
     if any(sure):
         return judged(False, figures)
     if len(found) < COMBINATIONS:

@@ -64,6 +64,15 @@ def interval(row: Record, name: str) -> Interval | None:
     return None if None in figures else Interval(*figures)
 
 
+def p_in_table(row: Record) -> float:
+    """Return the p of the difference to the direct fine-tune, corrected for all tests of the row's table.
+
+    Tables of before have Holm's in a column of its own; later ones have the corrected p alone.
+    """
+    corrected = row["difference_p_holm"]
+    return float(row["difference_p"] if corrected is None else corrected)
+
+
 def score(row: Record) -> Interval:
     """Return the score of a row. Raises LookupError where its predictions were not read."""
     found = interval(row, "score")
