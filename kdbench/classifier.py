@@ -1,5 +1,6 @@
 """Ask a finished model: texts in, labels and probabilities out; of other tasks numbers, or tags of words."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,7 +134,7 @@ def load_classifier(folder: Path) -> Classifier:
     Raises UserError where the folder is none of these, Damaged where a file is not what was written.
     """
     quiet_libraries()
-    folder = folder.expanduser()
+    folder = Path(os.path.expanduser(folder))
     if (folder / GRAPH).is_file():
         store.verify(folder.parent / store.MANIFEST)
         return _classifier(folder.parent, folder.parent, graph_predict(folder / GRAPH, speed_of(folder.parent)))

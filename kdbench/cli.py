@@ -197,7 +197,10 @@ def show(command: Command, args: argparse.Namespace) -> None:
 
 
 def run(command: Command) -> int:
-    """Let Hydra run the jobs; 1 where one failed, 130, 143 or 75 where they were stopped, else 0."""
+    """Let Hydra run the jobs; 1 where one failed, 2 where all that did could not read their source.
+
+    130, 143 or 75 where they were stopped, else 0.
+    """
     logging.getLogger("hydra").setLevel(logging.WARNING)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # to Hydra: what a launcher raises is told here
     # torchrun's processes must do the same jobs: where one of them fails, it begins no other.
@@ -232,4 +235,7 @@ def run(command: Command) -> int:
         print(f"{len(codes)} of {command.jobs} jobs were stopped; the same command goes on", file=sys.stderr)
     if stopped:
         return stopped.exit_code
-    return 1 if failures else next(iter(codes), 0)
+    if failures:
+        refused = sum(one.state == "failed" and one.exit_code == 2 for one in told)
+        return 2 if refused == len(failures) else 1
+    return next(iter(codes), 0)

@@ -4,6 +4,7 @@ Knows nothing of Hydra's own classes: `kdbench.cli` hands in what it needs of th
 """
 
 import copy
+import os
 import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
@@ -126,6 +127,7 @@ def judge(configs: Configs, argv: list[str], texts: list[str], multirun: bool) -
     command = Command(argv, list(dict.fromkeys(found)), spelt, {o.key for o in swept}, first.trials or len(jobs))
     if multirun and first.launcher != "basic":
         command.outputs = next((str(o.value) for o in overrides if o.key == "outputs"), first.cfg.outputs)
+        command.outputs = os.path.expanduser(command.outputs)
     return command
 
 

@@ -1,5 +1,6 @@
 """A finished run, opened again: its record, its data, its model's folder."""
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -66,7 +67,7 @@ class FinishedRun:
 
 def open_run(folder: Path) -> FinishedRun:
     """The finished run in `folder`. Raises UserError where there is none or it has no model, Damaged."""
-    folder = folder.expanduser()
+    folder = Path(os.path.expanduser(folder))
     result = verify_run(folder) if folder.is_dir() else None
     if result is None:
         raise UserError(f"{folder} is no finished run: name the folder of a seed, such as outputs/<...>/seed0")

@@ -27,6 +27,8 @@ _LATER = {
     "replacing_share": None,
     "intermediate": True,
     "module": None,
+    "delimiter": None,
+    "header": True,
 }
 
 

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from kdbench import search, stopping, sweep
 from kdbench.check import faults
 from kdbench.config import load
-from kdbench.errors import UserError
+from kdbench.errors import SourceError, UserError
 from kdbench.schema import RunConfig
 from kdbench.stopping import Pruned, Stopped
 
@@ -44,7 +44,7 @@ def do(
         if not job.sweep.elsewhere:
             raise
     except Exception as error:
-        job.tell("failed", reason_of(error))
+        job.tell("failed", reason_of(error), 2 if isinstance(error, SourceError) else 1)
     else:
         job.tell("done")
 

@@ -7,12 +7,24 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, ClassVar
 
-from kdbench.options import MISSING, above, at_least, between, layer_choice, one_of, option, or_none
+from kdbench.options import (
+    MISSING,
+    above,
+    at_least,
+    between,
+    column_or_columns,
+    layer_choice,
+    one_of,
+    option,
+    or_none,
+    sign,
+)
 from kdbench.tasks import METRICS, TASKS
 
 GROUPS = ("teacher", "student", "method", "schedule", "dataset", "corpus", "hardware", "experiment")
 # Encoders that a teacher may be, by their model_type; the others are students only.
 ENCODERS = ("bert", "roberta", "xlm-roberta", "electra", "distilbert", "albert", "deberta-v2", "modernbert")
+SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "space": " "}
 ARCHITECTURES = (*ENCODERS, "mobilebert", "ib_bert", "fastbert", "bilstm")
 
 
@@ -128,8 +140,10 @@ class DatasetConfig:
     )  # what chooses on dev, and is shown; null: the task's first
     text: str = MISSING  # column names
     text_pair: str | None = None  # the second sentence's column
-    label: str = MISSING
+    label: Any = option(column_or_columns())
     encoding: str = "utf-8"
+    delimiter: str | None = option(or_none(sign(SEPARATORS)), default=None)  # null: found in the header
+    header: bool = True  # false: columns go by number, from 1
     deduplicate: bool = False
     classes: int | None = option(or_none(at_least(2)))
     dev_fraction: float = option(between(0.01, 0.5))
@@ -140,6 +154,10 @@ class DatasetConfig:
     max_dev_samples: int | None = option(or_none(at_least(1)))
     max_test_samples: int | None = option(or_none(at_least(1)))
     epochs: int = option(at_least(1))
+
+    def __post_init__(self) -> None:
+        # Where columns go by number, YAML makes a number of one.
+        self.label = list(map(str, self.label)) if isinstance(self.label, list) else str(self.label)
 
 
 @dataclass
