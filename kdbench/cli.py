@@ -196,6 +196,14 @@ def show(command: Command, args: argparse.Namespace) -> None:
     print(OmegaConf.to_yaml(part) if OmegaConf.is_config(part) else part)
 
 
+def _measure(runs: dict[Path, Path | None]) -> None:
+    """The times of all models of a command, now that it has them; a search and a dry run may have none."""
+    if runs:
+        from kdbench.times import at_the_end  # for the reader of --help too slow to load
+
+        at_the_end(runs)
+
+
 def run(command: Command) -> int:
     """Let Hydra run the jobs; 1 where one failed, 2 where all that did could not read their source.
 
@@ -220,6 +228,7 @@ def run(command: Command) -> int:
                 job()
             finally:
                 told = sweep.told(folder, command.jobs)
+            _measure({Path(run): None if at is None else Path(at) for one in told for run, at in one.runs})
     except Stopped as asked:
         stopped = asked
         print(stopped, file=sys.stderr)

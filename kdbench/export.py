@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from filelock import FileLock
-from torch import Tensor
 
 from kdbench import evaluate, store
 from kdbench.card import Forms, model_card
@@ -23,13 +22,14 @@ from kdbench.data.teacher_cache import compute_outputs
 from kdbench.data.tokenize import load_tokenizer
 from kdbench.environment import machine, source_state, versions
 from kdbench.finished import FinishedRun, open_run
+from kdbench.latency import beside, own_call
 from kdbench.metrics import answers, metrics
 from kdbench.models import students
 from kdbench.models.graph import to_int8, to_onnx
 from kdbench.record import predictions_file
 from kdbench.results import EXPORT, PREDICTIONS, metric_of, write_result
-from kdbench.stage import Batch, Predict
-from kdbench.store import explained, filling, read_json, remove_leftovers, write_bytes, write_text
+from kdbench.stage import Predict
+from kdbench.store import explained, filling, remove_leftovers, write_bytes, write_text
 
 log = logging.getLogger("kdbench")
 
@@ -109,7 +109,7 @@ def _write_form(run: FinishedRun, folder: Path, predict: Predict, latency: dict[
         "metrics": {
             name: metrics(task, split.labels, answers(task, logits[name]), names) for name, split in splits.items()
         },
-        "latency": run.result["latency"] | latency,
+        "latency": run.result["latency"] | {"device": "cpu"} | latency,
         "bytes": (folder / GRAPH).stat().st_size,
         "machine": machine(),
         "stages": [],  # they are the run's
@@ -121,21 +121,18 @@ def _write_form(run: FinishedRun, folder: Path, predict: Predict, latency: dict[
 
 
 def _latency(run: FinishedRun, forms: dict[str, Predict]) -> dict[str, Any]:
-    """Of each form, in turn; over the same input as the run's own figure."""
-    return evaluate.latency({name: _call(run, predict) for name, predict in forms.items()})
+    """Of each form, in turns with the teacher, if that is still there; over the same input as the run's own figure."""
+    calls = {name: own_call(run, predict) for name, predict in forms.items()}
+    teacher = run.teacher
+    if teacher is None:
+        return {name: times | {"teacher": None} for name, times in evaluate.measured(calls).items()}
+    found = evaluate.measured(calls | {"teacher": own_call(teacher, model_predict(teacher.model))})
+    taught = beside(found.pop("teacher"), teacher.result)
+    return {name: times | {"teacher": taught} for name, times in found.items()}
 
 
-def _call(run: FinishedRun, predict: Predict) -> evaluate.Call:
-    def logits(batch: Batch) -> Tensor:
-        return predict(batch, 0)
-
-    if students.model_type(run.model) == "kdbench_fastbert":  # random tokens would not leave as real ones do
-        return evaluate.examples_call(logits, run.examples(run.data.test))
-    vocabulary = read_json(run.model / "config.json")["vocab_size"]
-    return evaluate.model_call(logits, run.dataset.max_length, vocabulary, run.pairs)
-
-
-def _words(result: dict[str, Any], latency: dict[str, dict[str, float]]) -> str:
-    times = ", ".join(f"{one['median_ms']:.3g} ms at batch {size[6:]}" for size, one in latency.items())
+def _words(result: dict[str, Any], latency: dict[str, Any]) -> str:
+    times = ", ".join(f"{latency[f'batch_{size}']['median_ms']:.3g} ms at batch {size}" for size in (1, 32))
     metric = metric_of(result)
-    return f"test {metric} {100 * result['metrics']['test'][metric]:.2f}, {times}"
+    noise = "" if latency["quiet"] else ", the machine was not quiet"
+    return f"test {metric} {100 * result['metrics']['test'][metric]:.2f}, {times}{noise}"

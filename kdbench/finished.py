@@ -18,7 +18,7 @@ from kdbench.data.stored import stored_dataset
 from kdbench.data.tokenize import tokenize
 from kdbench.errors import UserError
 from kdbench.metrics import plain
-from kdbench.results import PREDICTIONS, verify_run
+from kdbench.results import PREDICTIONS, RESULTS, verify_run
 from kdbench.schema import DatasetConfig
 
 
@@ -45,6 +45,15 @@ class FinishedRun:
     @property
     def cache(self) -> Path:
         return cache_at(self.config["cache_dir"])
+
+    @property
+    def teacher(self) -> "FinishedRun | None":
+        """The teacher's run; None where it has none, or none among its neighbours."""
+        named = self.result["teacher"] or self.result["latency"]["teacher"]
+        if named is None:
+            return None
+        place = f"*/*-{named['id']}/seed{named['seed']}/{RESULTS}"
+        return next((open_run(path.parent) for path in self.folder.absolute().parents[2].glob(place)), None)
 
     @cached_property
     def data(self) -> TextData:

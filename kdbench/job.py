@@ -61,7 +61,9 @@ def _run(
         raise UserError("\n".join(map(str, found)))
     typed = shlex.join(["kdbench", *job.sweep.argv])
     watch = None if trial is None else trial.watch
-    result = execute(load(cfg), choices=choices, command=typed, baseline_command=baseline_command, watch=watch)
+    result = execute(
+        load(cfg), choices=choices, command=typed, baseline_command=baseline_command, watch=watch, runs=job.runs
+    )
     if trial is not None:
         trial.done(result)
 

@@ -17,8 +17,9 @@ from kdbench import record
 from kdbench.console import quiet_libraries
 from kdbench.context import Run
 from kdbench.data.batches import TrainBatches
+from kdbench.derived import teacher_run
 from kdbench.dropout import cheap
-from kdbench.environment import About, write_start
+from kdbench.environment import About, Runs, write_start
 from kdbench.export import export_run, has_export
 from kdbench.hardware import Hardware, accelerator, settle
 from kdbench.identity import run_id
@@ -44,14 +45,16 @@ def execute(
     command: str,
     baseline_command: Callable[[RunConfig], str],
     watch: Watch | None = None,
+    runs: Runs | None = None,
 ) -> dict[str, Any]:
     """Do the run, or find it done; returns the content of its results.json.
 
-    `watch` is told each epoch of this run (of none that it needs) and its dev score.
+    `watch` is told each epoch of this run (of none that it needs) and its dev score. `runs` gets the folders of all
+    runs that are finished then, this one and those that it needs: their times are measured when the command ends.
     Raises UserError, StoreError among them, Stopped, and Pruned where `watch` does.
     """
     with explained(Path(config.outputs)):
-        return _execute(config, About(choices, command, baseline_command, watch))
+        return _execute(config, About(choices, command, baseline_command, watch, {} if runs is None else runs))
 
 
 def _execute(config: RunConfig, about: About) -> dict[str, Any]:
@@ -101,7 +104,17 @@ def ensure(
                     return ensure(other, hardware, accelerator, about.of_needed(other))
 
                 result = _do(Run(config, hardware, accelerator, folder, finished), about)
+    if not config.dry_run and config.phase == "task":
+        about.runs[folder.absolute()] = _teacher_folder(config, hardware)
     return result | {"folder": str(folder)}, folder
+
+
+def _teacher_folder(config: RunConfig, hardware: Hardware) -> Path | None:
+    """Where the teacher is that the run is compared with, or will be: a direct fine-tune needs none, but has one."""
+    if "encoder" not in config.method.needs:
+        return None
+    path = config.teacher.path
+    return (run_folder(teacher_run(config), hardware) if path is None else Path(path)).absolute()
 
 
 def _finished(folder: Path) -> dict[str, Any] | None:

@@ -55,6 +55,7 @@ def _times(table: Table, row: Row) -> dict[str, Any]:
             one = (found.get(kind) or {}).get(f"batch_{size}", {})
             figures[f"{kind}_batch_{size}_ms"] = one.get("median_ms")
             figures[f"{kind}_batch_{size}_iqr_ms"] = one.get("iqr_ms")
+        figures[f"{kind}_quiet"] = (found.get(kind) or {}).get("quiet")
     return figures | {"memory_mb": found.get("memory_mb")}
 
 
