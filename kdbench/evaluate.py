@@ -18,7 +18,6 @@ from kdbench.stage import Batch
 
 Call = Callable[[int, int], object]  # (batch size, number of the round): does what is timed
 Name = TypeVar("Name", bound=Hashable)  # of a call
-LEAST_ROUNDS = 2
 LONG = 0.3  # seconds: so long a call warms up while it runs
 
 
@@ -41,15 +40,15 @@ def latency(
 
     The calls take turns, so that what else the machine does meets all alike. In a round each gets its input twice,
     each time warmed up and for at least `seconds`; `repeat` is how far apart the two timings are, in the median of the
-    rounds, as a share. There are `rounds` rounds, or fewer (but two) where these would take longer than `budget`
-    seconds a call. With torch's number of threads.
+    rounds, as a share. There are `rounds` rounds, or fewer where these would take longer than `budget` seconds a call.
+    With torch's number of threads.
     """
     result: dict[Name, dict[str, dict[str, float]]] = {name: {} for name in calls}
     for size in batch_sizes:
         taken: dict[Name, list[list[float]]] = {name: [] for name in calls}
         started = time.perf_counter()
         for turn in range(rounds):
-            if turn >= LEAST_ROUNDS and time.perf_counter() - started > budget * len(calls):
+            if turn and time.perf_counter() - started > budget * len(calls):
                 break
             for _ in range(2):
                 for name, call in calls.items():

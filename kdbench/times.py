@@ -46,8 +46,20 @@ def _fill_in(results: dict[Path, dict[str, Any]], runs: Mapping[Path, Path | Non
     if here:
         from kdbench.latency import together  # loads torch
 
-        for folder, latency in together({folder: runs[folder] for folder in here}).items():
+        found = together({folder: runs[folder] for folder in here})
+        for folder, latency in found.items():
             _keep(folder, results[folder]["latency"] | latency)
+        _announce([*found.values()])
+
+
+def _announce(found: list[dict[str, Any]]) -> None:
+    """Say whether the times are worth anything."""
+    noisy = [one["load"] for one in found if not one["quiet"]]
+    if noisy:
+        log.info(
+            "the machine was not quiet (other work took %.2f of %d processors): these times are shown with a ?, and"
+            " compare-runs --latency measures them again", noisy[0]["others"], noisy[0]["processors"],
+        )  # fmt: skip
 
 
 def _keep(folder: Path, latency: dict[str, Any]) -> None:

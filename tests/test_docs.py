@@ -19,7 +19,7 @@ import yaml
 from hydra._internal.utils import get_args_parser
 from safetensors.torch import load_file, save_file
 
-from kdbench import answers, cli, export_command, predict
+from kdbench import answers, cli, export_command, predict, times
 from kdbench.command import judge
 from kdbench.compare import cli as compare_runs
 from kdbench.compare import options as compare_options
@@ -331,8 +331,9 @@ SHORT = ["schedule.steps=1", "teacher.schedule.steps=1"]
 
 
 def test_the_keys_of_results_json(configure, execute, tmp_path):
-    folder = execute(configure("method=logit_kd", *SHORT))["folder"]
+    folder = Path(execute(configure("method=logit_kd", *SHORT))["folder"])
     (teacher,) = tmp_path.glob("outputs/topics/finetune/*/seed0")
+    times.at_the_end({folder: teacher, teacher: teacher})
     compare_keys("task", folder, teacher)
 
 
