@@ -23,7 +23,7 @@ from kdbench.options import MISSING
 from kdbench.schema import GROUPS, RunConfig, TrackConfig
 
 # Keys of this command alone: the command that makes another run has none of them.
-OF_THE_COMMAND = {"rerun", "dry_run", "stop_after", "preempt_at", "export.onnx", "export.int8"}
+OF_THE_COMMAND = {"rerun", "dry_run", "inspect", "stop_after", "preempt_at", "export.onnx", "export.int8"}
 OF_AN_ENCODER = ("teacher.", "student.", "schedule.")
 OF_THE_COMMAND |= {f"track.{field.name}" for field in fields(TrackConfig)}
 

@@ -103,6 +103,8 @@ def corpus_faults(config: RunConfig) -> Iterator[Fault]:
         yield Fault("corpus", "null", problem, "corpus=bundled")
     if config.phase == "general" and "corpus" not in method.needs:
         yield Fault("phase", "general", f"method={method.name} has no stages before the task")
+    if config.phase == "general" and config.inspect:
+        yield Fault("inspect", "true", "shows a data set, and phase=general reads a corpus: leave out phase=general")
 
 
 def shape_faults(config: RunConfig) -> Iterator[Fault]:

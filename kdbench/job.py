@@ -59,6 +59,8 @@ def _run(
     trial = search.of_this_job()
     if trial is not None and (found := faults(cfg)):  # of a pair of values: a search is not judged pair by pair
         raise UserError("\n".join(map(str, found)))
+    if trial is not None and cfg.get("inspect"):
+        raise UserError("inspect=true trains nothing that a search could choose by: leave out hydra/sweeper=optuna")
     typed = shlex.join(["kdbench", *job.sweep.argv])
     watch = None if trial is None else trial.watch
     result = execute(

@@ -17,6 +17,22 @@ log = logging.getLogger("kdbench")
 console = Console()
 ESTIMATED_AFTER = 10  # steps of a stage
 WORTH_A_LINE = 20  # seconds
+ONCE = {"once": True}  # `extra` of a log line that each handler writes once, however often it comes
+_shown: set[str] = set()  # of these, what the console has: all runs of a command share it
+
+
+class _Once(logging.Filter):
+    def __init__(self, seen: set[str]) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if "once" not in record.__dict__:
+            return True
+        text = record.getMessage()
+        new = text not in self.seen
+        self.seen.add(text)
+        return new
 
 
 class _ToConsole(logging.Handler):
@@ -36,7 +52,9 @@ class _ToStderr(logging.Handler):
 def show_log(on_stderr: bool = False) -> None:
     """Send the log's lines to the console, or to stderr."""
     hide_log()
-    log.addHandler(_ToStderr() if on_stderr else _ToConsole())
+    handler = _ToStderr() if on_stderr else _ToConsole()
+    handler.addFilter(_Once(_shown))
+    log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
 
@@ -59,6 +77,7 @@ def logged_to(path: Path, writes: bool) -> Iterator[None]:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = _ToFile(path, encoding="utf8")
+    handler.addFilter(_Once(set()))
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     try:

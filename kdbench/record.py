@@ -51,6 +51,7 @@ def finish(run: "Run", about: About, stages: list[dict[str, Any]], student: Any)
         "seed": run.config.seed,
         "tag": run.config.tag,
         "identity": _identity(run, about),
+        "data": run.read,
         "precision": run.hardware.precision if run.predictions is None else run.predictions.precision,
         "device": run.hardware.device,
         "threads": run.hardware.threads,

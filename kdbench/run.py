@@ -16,6 +16,7 @@ from filelock import FileLock
 from kdbench import record
 from kdbench.console import quiet_libraries
 from kdbench.context import Run
+from kdbench.context_data import RunData
 from kdbench.data.batches import TrainBatches
 from kdbench.derived import teacher_run
 from kdbench.dropout import cheap
@@ -23,6 +24,7 @@ from kdbench.environment import About, Runs, write_start
 from kdbench.export import export_run, has_export
 from kdbench.hardware import Hardware, accelerator, settle
 from kdbench.identity import run_id
+from kdbench.look import show_rows, tell
 from kdbench.models import students
 from kdbench.parallel import wait
 from kdbench.progress import Display, console, logged_to, show_log
@@ -47,7 +49,7 @@ def execute(
     watch: Watch | None = None,
     runs: Runs | None = None,
 ) -> dict[str, Any]:
-    """Do the run, or find it done; returns the content of its results.json.
+    """Do the run, or find it done; returns the content of its results.json (`inspect`: of its key `data` alone).
 
     `watch` is told each epoch of this run (of none that it needs) and its dev score. `runs` gets the folders of all
     runs that are finished then, this one and those that it needs: their times are measured when the command ends.
@@ -62,6 +64,12 @@ def _execute(config: RunConfig, about: About) -> dict[str, Any]:
     processes = accelerator(hardware)
     if processes.is_main_process:
         show_log()
+    if config.inspect or (config.dry_run and config.phase == "task"):
+        found = RunData(config, hardware, processes)  # all of it: a dry run trains on little
+        tell(found.read)
+        if config.inspect:
+            show_rows(found.data)
+            return {"data": found.read}
     if config.dry_run:
         with tempfile.TemporaryDirectory() as scratch:
             result, _ = ensure(_small(config, scratch), hardware, processes, about)
@@ -161,6 +169,8 @@ def _do(run: Run, about: About) -> dict[str, Any]:
         quiet_libraries()
     if run.accelerator.is_main_process:
         write_start(run, about)
+    if run.config.phase == "task" and not run.config.dry_run:
+        tell(run.read)
     with tracked(run) as tracking:
         stages, student = train_stages(run, tracking, about.watch)
         result = record.finish(run, about, stages, student)

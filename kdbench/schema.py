@@ -233,6 +233,7 @@ class RunConfig:
     tag: str | None = None  # a word of yours to find the run by; no part of its identity
     rerun: bool = False
     dry_run: bool = False
+    inspect: bool = False
 
     @property
     def origin(self) -> TeacherConfig:

@@ -45,6 +45,7 @@ ALLOWED = {
         "kdbench.compare", "kdbench.console", "kdbench.results", "kdbench.store", "kdbench.errors", "kdbench.tasks",
         "kdbench.metrics", "kdbench.latency",  # by --latency alone
         "kdbench.config", "kdbench.data.stored", "kdbench.data.datasets",  # by texts.py, for a page alone
+        "kdbench.data.report",  # by page.py
     ],
     "kdbench.console": ["kdbench.errors", "kdbench.store"],
     "kdbench.errors": [],

@@ -330,7 +330,9 @@ def test_dry_run_asks_the_models_about_a_batch_of_each_split(configure, monkeypa
     config = configure(f"method={method}", *batches, "dry_run=true")
     result = run.execute(config, choices={}, command="test", baseline_command=lambda other: "kdbench ...")
     assert [result["metrics"][name]["n"] for name in ("dev", "test")] == [2, 4]
-    assert {data.max_train_samples for data in read} == {rows}  # TF-IDF may need more for all its classes, and is quick
+    first, *rest = read
+    assert (first.max_train_samples, first.max_test_samples) == (None, None)  # all of it is read, and told
+    assert {data.max_train_samples for data in rest} == {rows}  # TF-IDF may need more for all its classes, and is quick
 
 
 @pytest.mark.parametrize("weights", ["pretrained", "random"])

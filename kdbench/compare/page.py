@@ -20,6 +20,8 @@ from kdbench.compare.notes import sheet
 from kdbench.compare.pictures import front, learning, pictures
 from kdbench.compare.rows import Row, Table
 from kdbench.compare.texts import Texts, texts
+from kdbench.data.report import ReadReport, data_lines, pieces_lines, warnings
+from kdbench.store import read_json
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,17 @@ def _table(table: Table, metric: str, split: str) -> dict[str, Any]:
         "speed": speed.sheet(table) if table.session else None,
         "runs": [_run(table, row, metric, split) for row in table.rows] if table.tests else [],
         "texts": texts(table, split) if table.tests else Texts(),
+        "data": _data(table),
     }
+
+
+def _data(table: Table) -> dict[str, list[str]]:
+    """What the runs read: each sentence once, as rows may differ in length or tokenizer."""
+    found = [read_json(row.runs[0].path).get("data") for row in table.rows]
+    reports: list[ReadReport] = [report for report in found if report is not None]  # null: of before it was recorded
+    lines = [line for report in reports for line in (*data_lines(report), *pieces_lines(report["pieces"]))]
+    warned = [warning for report in reports for warning in warnings(report["pieces"])]
+    return {"lines": [*dict.fromkeys(lines)], "warnings": [*dict.fromkeys(warned)]}
 
 
 def _picture(name: str, figure: Figure) -> Picture:
