@@ -28,7 +28,9 @@ def split(texts: list[str], pairs: list[str] | None = None, labels: Any = None) 
 
 def test_files_rows_and_what_was_left_out(tmp_path: Path) -> None:
     write(tmp_path / "train.csv", [*TEN, ("", "a"), ("text 0", "a"), ("lost", ""), ("lost", "")])
-    (tmp_path / "test.tsv").write_text("text\tlabel\none\ta\none\ta\n  \tb\nshort\n")
+    (tmp_path / "test.tsv").write_text(
+        "text\tlabel\none\ta\none\ta\n  \tb\nshort\n" + "".join(f"t{n}\tb\n" for n in range(40))
+    )
     data = stored_dataset(config(tmp_path, "train.csv", test="test.tsv"), tmp_path / "cache")
     train, test = data.report["files"]
     assert (train["split"], train["format"], train["separator"], train["encoding"]) == ("train", "csv", ",", "utf-8")
@@ -38,7 +40,7 @@ def test_files_rows_and_what_was_left_out(tmp_path: Path) -> None:
         "test", "\t", 1, 5,
     )  # fmt: skip
     splits = data.report["splits"]
-    assert splits["test"] == {"rows": 3, "cut": None, "empty": 1, "repeated": 1}
+    assert splits["test"] == {"rows": 43, "cut": None, "empty": 1, "repeated": 1}
     assert splits["train"]["rows"] + splits["dev"]["rows"] == 12
     assert splits["dev"]["cut"] == splits["dev"]["rows"] / 12
     assert sum(one["train"] for one in data.report["classes"].values()) == splits["train"]["rows"]
