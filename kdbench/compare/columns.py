@@ -32,7 +32,8 @@ LEGEND = (
     f"of the way from direct to the teacher, – where that is below {LEAST_GAP:g} point or a test cannot tell it from "
     "zero. ms: median ± half the interquartile range, ? where the machine was not quiet. times faster: than the "
     "teacher, at batch 1, measured in turns with it. rank: of all rows but the teacher and those of one seed, "
-    "simultaneous 95 %. Bold: tested, and not told from the best; where no row has a rank, the highest."
+    "simultaneous 95 %. *: a test of all differences of the table together finds it (p < 0.05). Bold: tested, and not "
+    "told from the best; where no row has a rank, the highest."
 )
 
 
@@ -153,10 +154,10 @@ def _rank(table: Table, row: Row) -> str:
 
 
 def _star(table: Table, row: Row, at: int) -> str:
-    """* behind a difference that is there after Holm over all tests shown."""
+    """Return * for a difference that the tests of the table find, all of them taken together."""
     found = row_tests(table, row)
     test = found.against[at] if found else None
-    return "*" if test and test.p_holm is not None and test.p_holm < 0.05 else ""
+    return "*" if test and test.estimate.p is not None and test.estimate.p < 0.05 else ""
 
 
 def _signs(table: Table, at: int) -> list[str]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas
     import pyarrow
 
-JSON_SCHEMA = 2  # of `--format json`; raised when a key changes its meaning or goes
+JSON_SCHEMA = 3  # of `--format json`; raised when a key changes its meaning or goes
 
 
 def about(table: Table) -> dict[str, str | int]:

@@ -124,7 +124,7 @@ def _certainty(best: Row, others: list[Row], table: Table) -> list[str]:
     tied = [row for row in others if found[row.id]]
     untested = [row for row in others if found[row.id] is None]
     worse = len(others) - len(tied) - len(untested)
-    parts = [(worse, "worse, after Holm's correction over all pairs"), (len(tied), "not to be told from it")]
+    parts = [(worse, "worse, with all pairs tested together"), (len(tied), "not to be told from it")]
     parts += [(len(untested), "not tested against it, for want of seeds")]
     said = [f"Of the {len(others)} others: {', '.join(f'{count} {words}' for count, words in parts if count)}."]
     timed = [(row.times.batch_1, row) for row in (best, *tied) if row.times.quiet and row.times.batch_1 is not None]
