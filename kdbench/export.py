@@ -78,7 +78,7 @@ def _write_forms(run: FinishedRun, staged: Path, int8: bool) -> Forms:
     for name in names:
         (staged / name).mkdir()
     model = students.load(run.model)
-    difference = to_onnx(model, staged / "onnx" / GRAPH, run.pairs and students.reads_types(model))
+    difference = to_onnx(model, staged / "onnx" / GRAPH, "token_type_ids" in students.input_names(model, run.pairs))
     log.info("onnx: differs from PyTorch by %.1e at most", difference)
     if int8:
         to_int8(staged / "onnx" / GRAPH, staged / "int8" / GRAPH)

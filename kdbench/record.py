@@ -72,7 +72,7 @@ def _finish_general(run: "Run", about: About, stages: list[dict[str, Any]], stud
     """The results of stages before the task: an encoder, its size and what it cost; it is no row of a table."""
     encoder = students.base(student)
     if run.accelerator.is_main_process:
-        _export(run, lambda folder: students.save(encoder, folder, run.encoder_folder))
+        _export(run, lambda folder: students.save(encoder, folder, run.encoder_folder, pairs=True))
     wait(run.accelerator)
     return {
         "schema": SCHEMA,
@@ -102,7 +102,8 @@ def _export(run: "Run", save: Callable[[Path], None]) -> None:
 def _network(run: "Run", student: Any) -> tuple[dict[str, Any], dict[str, Logits]]:
     """Save the student as a Hugging Face folder, load that folder, and measure what was loaded, in fp32."""
     if run.accelerator.is_main_process:
-        _export(run, lambda folder: students.save(student, folder, run.tokenizer_folder))
+        pairs = run.config.dataset.text_pair is not None
+        _export(run, lambda folder: students.save(student, folder, run.tokenizer_folder, pairs))
     wait(run.accelerator)
     model = students.load(run.folder / "model", run.hardware.attention).to(run.accelerator.device)
     device = run.accelerator.device

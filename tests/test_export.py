@@ -10,9 +10,10 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast, pipeline
 
 import kdbench
-from kdbench import evaluate, export_command, latency, predict, store
+from kdbench import classifier, evaluate, export_command, latency, predict, store
 from kdbench.check import cross_faults
 from kdbench.compare import cli as compare_runs
+from kdbench.data import tokenize
 from kdbench.errors import UserError
 from kdbench.models import graph
 
@@ -144,14 +145,14 @@ def test_predict(configure, run_of, capsys, tmp_path):
     (tmp_path / "texts.txt").write_text(f"{TEXTS[0]}\r\n\n{TEXTS[1]}\n", encoding="utf8")
     assert predict.main([folder, "--file", str(tmp_path / "texts.txt"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["schema"] == 1 and [one["text"] for one in found["answers"]] == TEXTS[:2]
-    assert [one["label"] for one in found["answers"]] == [line[0] for line in lines]
+    assert found["schema"] == 1 and [one["text"] for one in found["answers"]] == [TEXTS[0], "", TEXTS[1]]
+    assert [one["label"] for one in found["answers"]] == [lines[0][0], None, lines[1][0]]
     assert found["answers"][0]["probabilities"].keys() == {"fruit", "metal", "water"}
     (tmp_path / "empty.txt").write_text("\n")
     for words, said in (([], "there is no text in"), (["--quiet"], "")):
         assert predict.main([folder, "--file", str(tmp_path / "empty.txt"), "--json", *words]) == 0
         out, err = capsys.readouterr()
-        assert json.loads(out)["answers"] == [] and said in err and bool(err) == bool(said)
+        assert len(json.loads(out)["answers"]) == 1 and said in err and bool(err) == bool(said)
     (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe")
     for words, problem in (
         ([folder, "--text", "a", "--pair", "b"], "this model reads single texts"),
@@ -164,6 +165,42 @@ def test_predict(configure, run_of, capsys, tmp_path):
         assert predict.main(words) == 2, words
         out, err = capsys.readouterr()
         assert out == "" and problem in err and "Traceback" not in err
+
+
+TABLES = {  # four rows: a text, a blank one, one with a tab and a line break, none at all
+    "plain.csv": 'label,text\na,gold\nb,\nc,"a\tbig\nlead"\nd\n',
+    "plain.tsv": 'text\tlabel\ngold\ta\n \tb\n"a\tbig\nlead"\tc\n\td\n',
+    "marked.csv": '\ufefftext,label\r\ngold,a\r\n,b\r\n"a\tbig\nlead",c\r\n"  ",d\r\n',
+    "plain.jsonl": '{"text": "gold"}\n\n{"text": "a\\tbig\\nlead", "x": 1}\n{"text": null}\n',
+    "plain.txt": "gold\n\na\u2028big lead\n \t \n",
+}
+
+
+@pytest.mark.parametrize("quiet", [[], ["--quiet"]], ids=["told", "quiet"])
+def test_each_row_of_a_file_has_an_answer(configure, run_of, capsys, tmp_path, quiet):
+    folder = str(run_of(configure("method=finetune")))
+    for name, content in TABLES.items():
+        (tmp_path / name).write_bytes(content.encode())
+        assert predict.main([folder, "--file", str(tmp_path / name), *quiet]) == 0
+        out, err = capsys.readouterr()
+        lines = [line.split("\t") for line in out.removesuffix("\n").split("\n")]
+        assert [len(line) for line in lines] == [3] * 4, name
+        assert [bool(line[0]) for line in lines] == [True, False, True, False]
+        assert lines[0][2] == "gold" and lines[2][2] == "a big lead" and bool(err) is not bool(quiet)
+        assert predict.main([folder, "--file", str(tmp_path / name), "--json", *quiet]) == 0
+        found = json.loads(capsys.readouterr().out)["answers"]
+        assert [one["label"] for one in found] == [line[0] or None for line in lines]
+        assert [one["probabilities"] is None for one in found] == [False, True, False, True]
+    for name, content in {
+        "other.csv": "a,b\nx,y\n",
+        "list.jsonl": "[1]\n",
+        "bad.jsonl": "{\n",
+        "key.jsonl": "{}",
+    }.items():
+        (tmp_path / name).write_text(content)
+        assert predict.main([folder, "--file", str(tmp_path / name)]) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and name in err and "Traceback" not in err
 
 
 def test_texts_must_be_a_list(configure, run_of):
@@ -251,3 +288,14 @@ def test_a_teacher_without_a_padding_token_makes_a_student_that_pads(
     together = [one[0] for one in classify(TEXTS[:3], batch_size=3, top_k=None)]
     assert [one["label"] for one in alone] == [one["label"] for one in together]
     assert [one["score"] for one in alone] == pytest.approx([one["score"] for one in together], abs=1e-5)
+
+
+def test_the_tokenizer_is_read_once(configure, run_of, monkeypatch):
+    folder, read = run_of(configure("method=finetune")), []
+    own = classifier.load_tokenizer
+    monkeypatch.setattr(classifier, "load_tokenizer", lambda folder: read.append(folder) or own(folder))
+    monkeypatch.setattr(tokenize, "load_tokenizer", lambda folder: pytest.fail("read again"))
+    classify = kdbench.load_classifier(folder)
+    for _ in range(3):
+        classify(TEXTS)
+    assert len(read) == 1

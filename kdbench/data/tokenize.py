@@ -53,7 +53,7 @@ def tokenize(split: Split, tokenizer_folder: Path, max_length: int, cache: Path)
     Of a pair, what is too long is cut token by token from the sentence that is then the longer one.
     """
     key = _key(split, tokenizer_folder, max_length)
-    return cached_tokens(key, lambda: _encode(split, tokenizer_folder, max_length), cache)
+    return cached_tokens(key, lambda: _encode(split, load_tokenizer(tokenizer_folder), max_length), cache)
 
 
 class Rows(NamedTuple):
@@ -113,8 +113,7 @@ def load_tokenizer(folder: Path) -> Any:
     return with_pad_token(tokenizer)
 
 
-def _encode(split: Split, tokenizer_folder: Path, max_length: int) -> Iterator[Rows]:
-    tokenizer = load_tokenizer(tokenizer_folder)
+def _encode(split: Split, tokenizer: Any, max_length: int) -> Iterator[Rows]:
     options = {"truncation": "longest_first", "max_length": max_length, "return_token_type_ids": True}
     for start in range(0, len(split), AT_A_TIME):
         part = slice(start, start + AT_A_TIME)
@@ -182,9 +181,9 @@ def _begun(words: list[int | None]) -> list[int]:
     return [-1 if word is None or (at and words[at - 1] == word) else word for at, word in enumerate(words)]
 
 
-def tokenize_here(split: Split, tokenizer_folder: Path, max_length: int) -> Tokens:
-    """`tokenize` without a cache: texts that are asked about once."""
-    return _laid_out("", _encode(split, tokenizer_folder, max_length))
+def tokenize_here(split: Split, tokenizer: Any, max_length: int) -> Tokens:
+    """`tokenize` without a cache and by a tokenizer that is loaded: texts that are asked about once."""
+    return _laid_out("", _encode(split, tokenizer, max_length))
 
 
 def _laid_out(key: str, parts: Iterable[Rows]) -> Tokens:

@@ -98,6 +98,11 @@ def reads_types(model: Any) -> bool:
     return model.config.model_type not in _WITHOUT_TYPES
 
 
+def input_names(model: Any, pairs: bool) -> list[str]:
+    """What the model, its graph and its tokenizer call the model's inputs; `pairs`: whether it reads two texts."""
+    return ["input_ids", "attention_mask", *(["token_type_ids"] if pairs and reads_types(model) else [])]
+
+
 def forward(model: Any, batch: Batch) -> Tensor:
     """Logits (B, C), of words (B, T, C), by the model's own forward, as whoever loads its folder calls it."""
     names = ("input_ids", "attention_mask", *(("token_type_ids",) if reads_types(model) else ()))
@@ -109,8 +114,11 @@ def logits(model: Any, batch: Batch) -> Tensor:
     return view(model).logits(batch) if model.config.model_type in LAYERED else forward(model, batch)
 
 
-def save(model: Any, folder: Path, tokenizer_folder: Path) -> None:
-    """config.json, model.safetensors and the tokenizer; for stock architectures a plain Hugging Face folder."""
+def save(model: Any, folder: Path, tokenizer_folder: Path, pairs: bool) -> None:
+    """config.json, model.safetensors and the tokenizer; for stock architectures a plain Hugging Face folder.
+
+    The tokenizer gives what the model takes: as the teacher's it may have given more, or less.
+    """
     from transformers import AutoTokenizer
 
     kind = relu_head.RELU_BERT if getattr(model.config, "relu_head", False) else model.config.model_type
@@ -125,7 +133,8 @@ def save(model: Any, folder: Path, tokenizer_folder: Path) -> None:
             mobilebert.save_ib(model, folder)
         case _:
             model.save_pretrained(folder)
-    with_pad_token(AutoTokenizer.from_pretrained(tokenizer_folder)).save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, model_input_names=input_names(model, pairs))
+    with_pad_token(tokenizer).save_pretrained(folder)
 
 
 def load(folder: Path, attention: str = "sdpa") -> Any:
