@@ -19,6 +19,7 @@ import yaml
 from hydra._internal.utils import get_args_parser
 from safetensors.torch import load_file, save_file
 
+from kdbench import times
 from kdbench.cli import export as export_command
 from kdbench.cli import help as answers
 from kdbench.cli import main as cli
@@ -277,6 +278,7 @@ def test_measured_figures_are_those_of_the_tables():
     tables = index[index.index("## Three layers, three seeds") :]
     for name in method_names():
         measured = (ROOT / "docs/methods" / f"{name}.md").read_text(encoding="utf8").partition("## Measured")[2]
+        assert re.search(r"\bn \d|Not yet", measured), f"{name}: of how many seeds?"
         for figure in re.findall(r"\d[\d,]*\.\d+|\d,\d{3}", measured):
             assert figure in tables, f"{name}: {figure}"
 
@@ -333,8 +335,9 @@ SHORT = ["schedule.steps=1", "teacher.schedule.steps=1"]
 
 
 def test_the_keys_of_results_json(configure, execute, tmp_path):
-    folder = execute(configure("method=logit_kd", *SHORT))["folder"]
+    folder = Path(execute(configure("method=logit_kd", *SHORT))["folder"])
     (teacher,) = tmp_path.glob("outputs/topics/finetune/*/seed0")
+    times.at_the_end({folder: teacher, teacher: teacher})
     compare_keys("task", folder, teacher)
 
 

@@ -2,6 +2,8 @@
 
 import itertools
 import os
+import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdbench.errors import Fault, UserError
@@ -22,8 +24,26 @@ def grid_of(configs: "Configs", texts: list[str]) -> list[str] | None:
 
 
 def needs_multirun(o: "Override", choice: bool) -> Fault:
-    as_list = "" if choice else f", or write [{o.text.partition('=')[2]}] for a list"
+    key, _, value = (o.typed or o.text).partition("=")
+    if o.is_text:
+        return o.fault(
+            f"is a sweep: add -m, or, for one value with a comma, write {shlex.quote(in_quotes(key, value))}"
+        )
+    as_list = "" if choice else f", or write [{value}] for a list"
     return o.fault(f"is a sweep: add -m{as_list}")
+
+
+def quoted_path_fault(o: "Override") -> Fault | None:
+    """What is wrong where an existing file's or folder's name has a comma and would be swept over in pieces."""
+    key, _, value = (o.typed or o.text).partition("=")
+    if not (o.sweep and o.is_text and Path(value).expanduser().exists()):
+        return None
+    return o.fault("has a comma and must be in quotes of its own", shlex.quote(in_quotes(key, value)))
+
+
+def in_quotes(key: str, value: str) -> str:
+    """The override whose value is one text, whatever it holds."""
+    return f'{key}="{value}"'
 
 
 def combinations(values: list[list[str]], search: bool) -> list[tuple[str, ...]]:

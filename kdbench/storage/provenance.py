@@ -5,7 +5,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,9 @@ from kdbench.training.interrupts import Watch
 if TYPE_CHECKING:
     from kdbench.runs.context import Run
 
+# Folders of finished runs, each with that of the teacher it is compared with, where one may be or not.
+Runs = dict[Path, Path | None]
+
 
 @dataclass(frozen=True)
 class About:
@@ -28,11 +31,12 @@ class About:
     command: str
     baseline_command: Callable[[RunConfig], str]
     watch: Watch | None = None  # of a search
+    runs: Runs = field(default_factory=dict)  # gets each finished run that this one is or needs
 
     def of_needed(self, config: RunConfig) -> "About":
         """Of a run that this one needs: its teacher, what comes before its task."""
         choices = self.choices | {"method": config.method.name, "student": config.student.name, "experiment": None}
-        return About(choices, f"needed by: {self.command}", self.baseline_command)
+        return About(choices, f"needed by: {self.command}", self.baseline_command, runs=self.runs)
 
 
 def write_start(run: "Run", about: About) -> None:
