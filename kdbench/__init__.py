@@ -1,5 +1,6 @@
 """kdbench: which small model should I ship, and how was it made?"""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,12 @@ if TYPE_CHECKING:
     from kdbench.inference.classifier import Classifier
 
 __version__ = "0.1.0"
+
+# Threads that wait for their next piece of work spin, and take the processors from other runs. libgomp, which torch's
+# builds for Linux link, reads how long when it is loaded: so it is set here, before any module imports torch. Figures
+# are in scripts/bench/NOTES.md.
+if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
+    os.environ["GOMP_SPINCOUNT"] = "1000"
 
 
 def load(folder: str | Path) -> Any:

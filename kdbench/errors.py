@@ -19,6 +19,14 @@ class SourceError(UserError, ValueError):
     """A source that is malformed, out of reach or not what it should be, in one or two lines for the user."""
 
 
+class SettingError(SourceError):
+    """A source that is wrong by the value of one key."""
+
+    def __init__(self, key: str, value: str, problem: str) -> None:
+        super().__init__(f"{key}={value}: {problem}")
+        self.key, self.value, self.problem = key, value, problem
+
+
 class Fault(NamedTuple):
     """One thing that is wrong with a command, before anything has run."""
 

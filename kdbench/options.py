@@ -3,7 +3,7 @@
 Importable by methods (their `Params`) because it knows nothing of the rest of kdbench.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import field
 from typing import Any, NamedTuple
 
@@ -40,6 +40,10 @@ def or_none(rule: Rule) -> Rule:
     return Rule(f"null, or {rule.legal}", lambda value: value is None or rule.holds(value))
 
 
+# Of a softmax. Outside, float32 has no digits left: T^2 overflows, or logits / T does, and the loss is NaN at any rate.
+TEMPERATURE = between(1e-3, 1e3)
+
+
 def layer_choice() -> Rule:
     """`first`, `last`, `every_other`, or a list of distinct layer numbers, counted from 0."""
 
@@ -51,3 +55,22 @@ def layer_choice() -> Rule:
         return all(type(k) is int and k >= 0 for k in value) and len(set(value)) == len(value)
 
     return Rule("first, last, every_other, or a list of layers counted from 0 such as [0,2,4]", holds)
+
+
+def sign(names: Collection[str]) -> Rule:
+    """One character, or a name of one: most of them need quotes in a shell."""
+    return Rule(
+        f"a character, or {', '.join(names)}",
+        lambda value: value in names or (len(value) == 1 and value not in '"\r\n'),
+    )
+
+
+def column_or_columns() -> Rule:
+    """A column, or a list of distinct ones. A number is the name of a column, too."""
+
+    def holds(value: Any) -> bool:
+        if not isinstance(value, list):
+            return isinstance(value, str | int) and value != ""
+        return len(value) > 1 and all(map(holds, value)) and len(set(map(str, value))) == len(value)
+
+    return Rule("a column, or for task=multi_label a list of columns such as [sport,politics]", holds)

@@ -11,12 +11,24 @@ from importlib.resources import files
 from types import ModuleType
 from typing import Any, ClassVar
 
-from kdbench.options import MISSING, above, at_least, between, layer_choice, one_of, option, or_none
+from kdbench.options import (
+    MISSING,
+    above,
+    at_least,
+    between,
+    column_or_columns,
+    layer_choice,
+    one_of,
+    option,
+    or_none,
+    sign,
+)
 from kdbench.tasks import METRICS, TASKS
 
 GROUPS = ("teacher", "student", "method", "schedule", "dataset", "corpus", "hardware", "experiment")
 # Encoders that a teacher may be, by their model_type; the others are students only.
-ENCODERS = ("bert", "roberta", "electra", "distilbert", "albert", "deberta-v2", "modernbert")
+ENCODERS = ("bert", "roberta", "xlm-roberta", "electra", "distilbert", "albert", "deberta-v2", "modernbert")
+SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "space": " "}
 ARCHITECTURES = (*ENCODERS, "mobilebert", "ib_bert", "fastbert", "bilstm")
 
 
@@ -56,6 +68,7 @@ class TeacherConfig:
     seed: int = option(at_least(0))
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     path: str | None = None  # a finished run's folder: its model is the teacher, nothing is fine-tuned
+    finetune: bool | None = None  # on the task; null: unless the source has a head for the data set's classes
 
 
 @dataclass
@@ -131,8 +144,10 @@ class DatasetConfig:
     )  # what chooses on dev, and is shown; null: the task's first
     text: str = MISSING  # column names
     text_pair: str | None = None  # the second sentence's column
-    label: str = MISSING
+    label: Any = option(column_or_columns())
     encoding: str = "utf-8"
+    delimiter: str | None = option(or_none(sign(SEPARATORS)), default=None)  # null: found in the header
+    header: bool = True  # false: columns go by number, from 1
     deduplicate: bool = False
     classes: int | None = option(or_none(at_least(2)))
     dev_fraction: float = option(between(0.01, 0.5))
@@ -143,6 +158,10 @@ class DatasetConfig:
     max_dev_samples: int | None = option(or_none(at_least(1)))
     max_test_samples: int | None = option(or_none(at_least(1)))
     epochs: int = option(at_least(1))
+
+    def __post_init__(self) -> None:
+        # Where columns go by number, YAML makes a number of one.
+        self.label = list(map(str, self.label)) if isinstance(self.label, list) else str(self.label)
 
 
 @dataclass
@@ -218,6 +237,7 @@ class RunConfig:
     tag: str | None = None  # a word of yours to find the run by; no part of its identity
     rerun: bool = False
     dry_run: bool = False
+    inspect: bool = False
 
     @property
     def origin(self) -> TeacherConfig:

@@ -11,12 +11,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from tests.conftest import FILLER, TOPICS
 
 WORDS = sorted({word for topic in TOPICS.values() for word in topic.split()} | set(FILLER))
-KINDS = ("bert", "roberta", "electra", "distilbert", "albert", "deberta-v2", "modernbert")
+KINDS = ("bert", "roberta", "xlm-roberta", "electra", "distilbert", "albert", "deberta-v2", "modernbert")
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
 LENGTH = {"max_position_embeddings": 32}
 OWN = {  # what each has besides, the hub's where it says something
     "bert": LENGTH,
     "roberta": {"max_position_embeddings": 34, "type_vocab_size": 1, "layer_norm_eps": 1e-5},
+    "xlm-roberta": {"max_position_embeddings": 34, "type_vocab_size": 1, "layer_norm_eps": 1e-5},
     "electra": {**LENGTH, "embedding_size": 8},
     "distilbert": {"dim": 16, "n_layers": 4, "n_heads": 2, "hidden_dim": 32, **LENGTH},
     "albert": {**LENGTH, "embedding_size": 8, "hidden_act": "gelu_new"},
@@ -59,6 +60,7 @@ def make_tokenizer(kind: str) -> Any:
         DebertaV2Tokenizer,
         PreTrainedTokenizerFast,
         RobertaTokenizer,
+        XLMRobertaTokenizer,
     )
 
     if kind in ("bert", "electra", "distilbert"):
@@ -73,13 +75,19 @@ def make_tokenizer(kind: str) -> Any:
         )
         named = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
         return PreTrainedTokenizerFast(tokenizer_object=made, mask_token="[MASK]", **named)
-    special = SPECIAL if kind == "deberta-v2" else ["<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"]
+    special = {
+        "deberta-v2": SPECIAL,
+        "albert": ["<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"],
+        "xlm-roberta": ["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+    }[kind]
+    unknown = next(token for token in special if "unk" in token.lower())
     pieces = Tokenizer(models.Unigram())
     pieces.pre_tokenizer = pre_tokenizers.Metaspace()
-    trainer = trainers.UnigramTrainer(vocab_size=60, special_tokens=special, unk_token=special[1], show_progress=False)
+    trainer = trainers.UnigramTrainer(vocab_size=60, special_tokens=special, unk_token=unknown, show_progress=False)
     pieces.train_from_iterator(texts(), trainer)
     vocabulary = [tuple(pair) for pair in json.loads(pieces.to_str())["model"]["vocab"]]
-    return (DebertaV2Tokenizer if kind == "deberta-v2" else AlbertTokenizer)(vocab=vocabulary)
+    kinds = {"deberta-v2": DebertaV2Tokenizer, "albert": AlbertTokenizer, "xlm-roberta": XLMRobertaTokenizer}
+    return kinds[kind](vocab=vocabulary)
 
 
 def byte_pairs(special: list[str]) -> Tokenizer:

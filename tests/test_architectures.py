@@ -25,15 +25,15 @@ SERVED = {  # method -> the architectures that it can bring together with themse
     "finetune": KINDS, "logit_kd": KINDS, "two_stage": KINDS, "pkd": KINDS, "cascade": KINDS, "mlm": KINDS,
     "theseus": [kind for kind in KINDS if kind != "albert"],
     "bilstm": KINDS,
-    "minilm": ["bert", "roberta", "electra", "distilbert", "albert"],
-    "tinybert": ["bert", "roberta", "electra", "distilbert", "albert"],
+    "minilm": ["bert", "roberta", "xlm-roberta", "electra", "distilbert", "albert"],
+    "tinybert": ["bert", "roberta", "xlm-roberta", "electra", "distilbert", "albert"],
     "distilbert": KINDS,
 }  # fmt: skip
 OWN = {  # what a method's own choice of student, made for a BERT, becomes
     "tinybert": ["student=full", "student.layers=2"],
     "distilbert": ["student=full", "student.layers=2"],
 }
-PLAIN = {"roberta": ["method.augment=false"], "albert": ["method.augment=false"]}  # no word pieces
+PLAIN = {kind: ["method.augment=false"] for kind in ("roberta", "xlm-roberta", "albert")}  # no word pieces
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -140,7 +139,7 @@ class Params:
 def test_a_methods_own_parameters(
     cfg: DictConfig, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], expected: list[str]
 ) -> None:
-    monkeypatch.setattr("kdbench.schema.method_module", lambda *which: SimpleNamespace(Params=Params))
+    monkeypatch.setattr("kdbench.schema.declared", lambda name: Params)
     monkeypatch.setattr("kdbench.validation.values.run_keys", keys.run_keys.__wrapped__)  # without its cache
     cfg.method = {"name": "tfidf", **values}
     found = [str(fault) for fault in faults(cfg)]

@@ -18,10 +18,12 @@ from typing import Any
 import pandas
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
 
 from kdbench.cli import main as cli
+from kdbench.cli.compose import composing
 from kdbench.errors import Fault, UserError
-from kdbench.runs.related import baseline, teacher_run, total_baseline
+from kdbench.runs.related import baseline, row_to_beat, teacher_run, total_baseline
 from kdbench.schema import GROUPS, RunConfig
 from kdbench.validation.load import load
 
@@ -92,7 +94,9 @@ REFUSALS = {
     "teacher.seed=-1": r"teacher\.seed=-1: must be 0 or more",
     "teacher.name=..": r"teacher\.name=\.\.: must be of letters, digits, .* names a folder",
     "student.name=a/b": r"student\.name=a/b: must be of letters, digits, .* names a folder",
-    "method=logit_kd method.temperature=0": r"method\.temperature=0: must be above 0",
+    "method=logit_kd method.temperature=0": r"method\.temperature=0: must be 0\.001 to 1000",
+    "method=logit_kd method.temperature=1e30": r"method\.temperature=1e30: must be 0\.001 to 1000",
+    "method=tinybert method.temperature=1e-30": r"method\.temperature=1e-30: must be 0\.001 to 1000",
     "method.variant=bernouli": r"method\.variant=bernouli: must be .*Did you mean bernoulli\?",
     # what is left out
     "dataset=files": r"dataset\.source: must be set, e\.g\. dataset\.source=path/to/folder",
@@ -117,6 +121,9 @@ REFUSALS = {
     "seed=0,1": r"seed=0,1: is a sweep: add -m, or write \[0,1\] for a list",
     "method=theseus,finetune": r"method=theseus,finetune: is a sweep: add -m$",
     # sweeps
+    "method=pkd hydra/sweeper=optuna": r"add -m\. Did you mean kdbench -m method=pkd hydra/sweeper=optuna\?",
+    "hydra.sweeper.n_trials=9": r"add -m\. Did you mean kdbench -m hydra\.sweeper\.n_trials=9\?",
+    "hydra/launcher=basic seed=3": r"add -m\. Did you mean kdbench -m hydra/launcher=basic seed=3\?",
     "-m schedule.lr=1e-4,abc": r"^schedule\.lr=abc: must be a number",
     "-m seed=range(3,1)": r"is a sweep over nothing",
     "-m method=glob(none_such*)": r"is a sweep over nothing",
@@ -487,6 +494,10 @@ def commands_of(main: Main, line: str, runs: Callable[[RunConfig], list[RunConfi
             "method=logit_kd student=own teacher@student.encoder=electra_base teacher=roberta_base",
             "method=finetune teacher=roberta_base student=own teacher@student.encoder=electra_base seed=0",
         ),
+        (
+            "dataset.label=1e3 outputs=2024_01 tag=true dataset.name=007",
+            "method=finetune 'dataset.name=\"007\"' 'dataset.label=\"1e3\"' 'outputs=\"2024_01\"' seed=0",
+        ),
         ("method=finetune method.init.layers=last outputs='\"a=b c\"'", "method=finetune 'outputs=\"a=b c\"' seed=0"),
     ],
 )
@@ -523,3 +534,63 @@ def test_the_commands_name_own_yamls(main: Main, tmp_path: Path) -> None:
     (own / "mine.yaml").write_text("defaults: [default, _self_]\nlr: 1e-3\n")
     ((_, command),) = commands_of(main, f"-cd {own.parent} schedule=mine", lambda config: [baseline(config)])
     assert command == f"kdbench --config-dir {own.parent} method=finetune schedule=mine seed=0"
+
+
+# What a run may have had: settings, and what its files, columns and folders are called.
+ODD = [
+    "my data", "文", "it's", 'a "quoted" one', "a,b", "a=b", "#1", "$HOME", "back\\slash", "end\\", "end\\\\", "{x}",
+    "[x]", "a:b", "a~b", "100%", "null", "1e3", "2024_01", "a seed=3 b", "*?!", "-m", "two\nlines", "(a)", "`ls`;",
+]  # fmt: skip
+OPTIONS = [
+    "method=logit_kd", "method=theseus student.layers=2 schedule=smoke schedule@teacher.schedule=smoke",
+    "method=logit_kd teacher=roberta_base student=own teacher@student.encoder=electra_small student.layers=3",
+    "method=tinybert corpus.datasets.tweet_sentiment.max_train_samples=100",
+    "method=bilstm student=bilstm_150", "method=finetune tag=mine seed=7 rerun=true", "method=cascade",
+    "experiment=theseus_blog", "hardware=cpu_fp32 hardware.threads=3", "export.onnx=true stop_after=5",
+    "dataset.max_train_samples=100 dataset.max_test_samples=9 dataset.split_seed=3 dataset.dev_fraction=0.3",
+    "dataset.max_length=77 dataset.epochs=9 schedule.lr=1e-3", "-m seed=0", "-m method=logit_kd dataset.split_seed=2",
+]  # fmt: skip
+
+
+def floor_of(main: Main, line: str) -> tuple[RunConfig, RunConfig]:
+    """The run of `line`, and the run that its command for the TF-IDF row does, as a shell and kdbench read that."""
+    ((run, command),) = commands_of(main, line, lambda config: [row_to_beat(config)])
+    program, *argv = shlex.split(command)
+    assert program == "kdbench" and cli.read(argv).faults == []
+    args = get_args_parser().parse_args(argv)
+    with composing(args.config_dir) as configs:
+        again = load(configs.compose(tuple(args.overrides)).cfg)
+    assert again.method.name == "tfidf" and again.method.max_ngrams == [1, 2]
+    return run, again
+
+
+@pytest.mark.parametrize("line", OPTIONS)
+def test_the_command_of_the_row_to_beat_reads_the_same_data(main: Main, line: str) -> None:
+    run, again = floor_of(main, f"dataset=reuters_r8 {line}")
+    assert (again.dataset, again.outputs, again.cache_dir) == (run.dataset, run.outputs, run.cache_dir)
+    assert again.hardware == run.hardware and (again.tag, again.rerun, again.seed) == (None, False, 0)
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_the_command_of_the_row_to_beat_survives_any_letter(main: Main, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    pandas.DataFrame({name: ["a", "b"], "label": ["x", "y"]}).to_csv(tmp_path / name / "train.csv", index=False)
+    named = [f"{key}={cli.literal(name)}" for key in ("dataset.source", "dataset.text", "outputs", "cache_dir")]
+    run, again = floor_of(main, f"method=logit_kd dataset=files dataset.splits.train=train.csv {shlex.join(named)}")
+    assert (run.dataset.source, run.dataset.text, run.outputs) == (name, name, name)
+    assert (again.dataset, again.outputs, again.cache_dir) == (run.dataset, run.outputs, run.cache_dir)
+
+
+def test_the_command_of_the_row_to_beat_names_own_yamls(main: Main, tmp_path: Path) -> None:
+    own = tmp_path / "my own" / "dataset"
+    own.mkdir(parents=True)
+    (tmp_path / "plain.csv").write_text("text,label\na,x\nb,y\n")
+    (own / "mine.yaml").write_text("defaults: [files, _self_]\nname: own\nsource: plain.csv\nmax_length: 32\n")
+    run, again = floor_of(main, f"--config-dir {shlex.quote(str(own.parent))} dataset=mine method=logit_kd")
+    assert again.dataset == run.dataset and again.dataset.max_length == 32
+
+
+def test_there_is_no_row_to_beat_for_words(main: Main, tmp_path: Path) -> None:
+    (tmp_path / "train.conll").write_text("a O\nb B-x\n")
+    line = f"method=logit_kd dataset=conll_files dataset.source={tmp_path} dataset.splits.train=train.conll"
+    assert commands_of(main, line, lambda config: [] if row_to_beat(config) is None else [config]) == []

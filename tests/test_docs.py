@@ -28,6 +28,7 @@ from kdbench.cli.compose import composing
 from kdbench.cli.hydra_keys import closed
 from kdbench.compare import cli as compare_runs
 from kdbench.compare import options as compare_options
+from kdbench.runs import times
 from kdbench.storage.results import RESULTS
 from kdbench.validation.keys import method_names, run_keys
 from scripts import docs as written
@@ -277,6 +278,7 @@ def test_measured_figures_are_those_of_the_tables():
     tables = index[index.index("## Three layers, three seeds") :]
     for name in method_names():
         measured = (ROOT / "docs/methods" / f"{name}.md").read_text(encoding="utf8").partition("## Measured")[2]
+        assert re.search(r"\bn \d|Not yet", measured), f"{name}: of how many seeds?"
         for figure in re.findall(r"\d[\d,]*\.\d+|\d,\d{3}", measured):
             assert figure in tables, f"{name}: {figure}"
 
@@ -333,8 +335,9 @@ SHORT = ["schedule.steps=1", "teacher.schedule.steps=1"]
 
 
 def test_the_keys_of_results_json(configure, execute, tmp_path):
-    folder = execute(configure("method=logit_kd", *SHORT))["folder"]
+    folder = Path(execute(configure("method=logit_kd", *SHORT))["folder"])
     (teacher,) = tmp_path.glob("outputs/topics/finetune/*/seed0")
+    times.at_the_end({folder: teacher, teacher: teacher})
     compare_keys("task", folder, teacher)
 
 

@@ -1,9 +1,12 @@
 """What stays light, and what works on every system; which way imports go is in pyproject.toml, for lint-imports."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from kdbench.storage.provenance import source_state
 
@@ -27,6 +30,33 @@ def test_importing_a_method_loads_neither_transformers_nor_datasets():
     names = [module for module in MODULES if module.startswith("kdbench.methods.")]
     loaded = loaded_after(f"import {', '.join(names)}")
     assert not loaded & {"transformers", "datasets", "accelerate", "sklearn"}
+
+
+TORCH_IS_IMPORTED = """
+import os, sys
+
+class Watch:
+    def find_spec(name, path, target=None):
+        if name == "torch":
+            print(os.environ.get("GOMP_SPINCOUNT"))
+            os._exit(0)
+
+sys.meta_path.insert(0, Watch)
+"""
+
+
+@pytest.mark.parametrize("loads_torch", ["run", "latency", "export", "classifier"])  # what the console scripts load
+def test_threads_that_wait_do_not_spin_for_long_unless_the_user_says_so(loads_torch):
+    def seen(**own: str) -> str:
+        """What libgomp would read."""
+        env = {name: value for name, value in os.environ.items() if "GOMP" not in name and "OMP_WAIT" not in name}
+        code = f"{TORCH_IS_IMPORTED}import kdbench.{loads_torch}"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=env | own)
+        return done.stdout.strip()
+
+    assert seen().isdecimal() and int(seen()) < 100_000  # libgomp's own is 300,000
+    assert seen(GOMP_SPINCOUNT="7") == "7"
+    assert seen(OMP_WAIT_POLICY="ACTIVE") == "None"
 
 
 def test_nothing_precludes_windows():

@@ -161,7 +161,6 @@ def test_fastbert_stands_still_but_for_the_branches(configure, execute):
     exits = [point["mean_exit_layer"] for point in curve]
     assert exits[0] == 3 and exits == sorted(exits, reverse=True)
     assert all(abs(sum(point["exit_shares"]) - 1) < 1e-9 and point["n"] == 40 for point in curve)
-    assert set(result["reported"]["latency_by_speed"]) == {"0", "0.1", "0.5", "0.8"}
     assert len(result["reported"]["layers_test"]) == 3 and result["reported"]["break_even_share"] < 1
     assert result["reported"]["layers_test"][-1] == curve[0]["accuracy"]
     at_speed = next(point for point in curve if point["speed"] == 0.5)

@@ -25,6 +25,7 @@ from scripts.study.plan import Plan, Step, data_of, load_plan
 from scripts.study.rows import COLUMNS, name_of, rows_of, tables
 from tests.compare.test_compare_runs import student as add_student
 from tests.compare.test_compare_runs import write as add_run
+from tests.compare.test_tests import predict
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs/study"
@@ -166,7 +167,7 @@ def test_an_export_is_a_row_of_its_runs_configuration(outputs: Path) -> None:
 
 
 def test_all_together_has_a_row_a_preset_the_best_on_dev(outputs: Path) -> None:
-    """Of those with most seeds: a lone seed is lucky more easily."""
+    """Whatever its seeds: the page says n, and of how many it was the best."""
     preset = "experiment=study_theseus_bernoulli"
     for rate, seeds, dev in ((0.3, (0, 1), 0.6), (0.7, (0,), 0.7)):  # the other rate has 0.5
         id_ = id_of(preset, f"method.replace_rate={rate}")
@@ -177,14 +178,14 @@ def test_all_together_has_a_row_a_preset_the_best_on_dev(outputs: Path) -> None:
     made = write.document(STUDY, "together", finished)
     tried = {row["row"]: row["best_on_dev_of"] for row in made["rows"]}
     assert tried == {
-        "teacher": 1, "direct layers 3": 1, "direct_longer": 1, "theseus": 1, "theseus_bernoulli replace_rate 0.3": 3,
+        "teacher": 1, "direct layers 3": 1, "direct_longer": 1, "theseus": 1, "theseus_bernoulli replace_rate 0.7": 3,
     }  # fmt: skip
     every = rows_of(STUDY, "theseus", tables(STUDY, "theseus", finished), finished)
     assert len(every) == 7
     assert keep.with_kept(made, made | {"rows": every}, finished.folders) == made  # none of them is gone
     row = next(row for row in made["rows"] if row["best_on_dev_of"] == 3)
     assert page.cells({key: str(value) if value is not None else "" for key, value in row.items()})[0] == (
-        "theseus_bernoulli replace_rate 0.3 (best of 3 on dev)"
+        "theseus_bernoulli replace_rate 0.7 (best of 3 on dev)"
     )
 
 
@@ -265,6 +266,49 @@ def test_a_page_has_the_csv_and_a_missing_run_its_command(theseus: dict[str, Any
     assert "updates in which" in (tmp_path / "theseus_starvation_reuters_r52.svg").read_text(encoding="utf8")
 
 
+def test_a_page_has_the_share_of_the_gap_to_the_better_ceiling(theseus: dict[str, Any], tmp_path: Path) -> None:
+    def cell() -> str:
+        lines = page.of_question(tmp_path, "theseus").splitlines()
+        line = next(line for line in lines if line.startswith("| theseus |"))
+        return line.split(" | ")[page.HEADS.index("gap closed, %")]
+
+    write.write_question(theseus, tmp_path)
+    row = next(row for row in theseus["rows"] if row["row"] == "theseus")  # 94, direct 92, teacher 97
+    assert cell() == page.figure(tmp_path, "theseus", "theseus", "gap") == "40"
+    assert page.figure(tmp_path, "theseus", "theseus", "ceiling") == "97.00"
+    teacher = next(one for one in theseus["rows"] if one["row"] == "teacher")
+    full = row | {"row": "direct layers 6", "score_points": 100.0, "dev_score_points": 2 * teacher["dev_score_points"]}
+    write.write_question({"question": "direct", "rows": [full], "missing": [], "details": {}}, tmp_path)
+    assert cell() == page.figure(tmp_path, "theseus", "theseus", "gap") == "25"
+    assert page.figure(tmp_path, "theseus", "theseus", "ceiling") == "100.00"
+
+
+def test_a_share_of_the_gap_has_fiellers_interval_from_the_predictions(outputs: Path) -> None:
+    for id_, points in ((TEACHER, [99.0]), (DIRECT, [79.0, 80.0, 81.0]), (THESEUS, [89.5, 90.0, 90.5])):
+        for seed, score in enumerate(points):
+            (folder,) = outputs.glob(f"*/*/*{id_}/seed{seed}")
+            predict(folder, score, 3)
+    rows = {row["row"]: row for row in write.document(STUDY, "theseus", Finished(outputs))["rows"]}
+    row = rows["theseus"]
+    assert row["gap_closed_low"] < 10 / 19 < row["gap_closed_high"]
+    assert rows["direct layers 3"]["gap_closed_low"] is None
+
+
+def test_pages_are_made_anew_of_the_tables_that_are_kept(theseus: dict[str, Any], tmp_path: Path) -> None:
+    docs = tmp_path / "docs/study"
+    docs.mkdir(parents=True)
+    for question in PLAN.questions:
+        rows = theseus["rows"] if question == "theseus" else []
+        details = {key: [] for key in ("graft", "grid", "speeds", "starvation")}
+        write.write_question({"question": question, "rows": rows, "missing": [], "details": details}, docs)
+    tables = {path.name: path.read_text(encoding="utf8") for path in [*docs.glob("*.csv"), *docs.glob("*.json")]}
+    (tmp_path / "README.md").write_text("<!-- figure theseus / theseus / score -->1.00<!-- end -->", encoding="utf8")
+    write.main(["--kept", "--root", str(tmp_path), "--outputs", str(tmp_path / "none")])
+    assert "94.00" in (tmp_path / "README.md").read_text(encoding="utf8")
+    assert {name: (docs / name).read_text(encoding="utf8") for name in tables} == tables
+    assert (docs / "claims.csv").is_file() and (docs / "times.csv").is_file()
+
+
 def test_details_are_means_over_seeds(theseus: dict[str, Any], tmp_path: Path) -> None:
     write.write_question(theseus, tmp_path)
     text = page.fill("<!-- details theseus graft -->\n<!-- end -->", tmp_path, PLAN)
@@ -317,6 +361,30 @@ def test_readings_have_no_figures_of_their_own() -> None:
     assert text.count("\nReading: ") == len(PLAN.questions) and bare_figures(text) == []
     marked = "\nReading: up <!-- figure theseus / theseus / difference -->+0.91<!-- end --> or"
     assert bare_figures(f"{marked} more\n## 3.1 x") == [] and bare_figures(f"{marked} 0.92\n") == ["0.92"]
+
+
+def unnamed_single_runs(text: str, folder: Path) -> list[str]:
+    """Figures of one seed in paragraphs of the readings that do not say so; of TF-IDF there is but one."""
+    found = []
+    for reading in re.findall(r"^Reading: (.*?)(?=^#|\Z)", text, re.MULTILINE | re.DOTALL):
+        for paragraph in page.MARKED.sub("", reading).split("\n\n"):
+            for _, figure, _ in page.FIGURE.findall(paragraph):
+                question, name, _, *data = figure.split(" / ")
+                rows = {(row["row"], data_of(row)): row for row in page.csv_rows(folder, question)}
+                alone = rows[name, data[0] if data else "reuters_r52"]["score_n"] == "1" and name != "tfidf"
+                if alone and not re.search(r"\bn 1\b|one\s+seed|one\s+run|[Ss]ingle\s+run", paragraph):
+                    found.append(figure)
+    return found
+
+
+def test_a_single_run_is_called_one(theseus: dict[str, Any], tmp_path: Path) -> None:
+    assert unnamed_single_runs((DOCS / "README.md").read_text(encoding="utf8"), DOCS) == []
+    rows = [row | {"score_n": 1 if row["row"] == "theseus" else 3} for row in theseus["rows"]]
+    write.write_question(theseus | {"rows": rows}, tmp_path)
+    alone = "theseus / theseus / score"
+    text = f"\nReading: it has <!-- figure {alone} -->94.00<!-- end -->"
+    assert unnamed_single_runs(f"{text} or so.\n\nOne seed.\n", tmp_path) == [alone]
+    assert unnamed_single_runs(f"{text} (one\nseed).\n", tmp_path) == []
 
 
 def scored(row: str, points: float, **more: Any) -> dict[str, Any]:
@@ -442,6 +510,13 @@ def test_a_headline_row_is_named_in_short(theseus: dict[str, Any], tmp_path: Pat
     assert figures == [format(told[key], form) for key, form in forms.items()]
     with pytest.raises(LookupError, match="no rows of newsgroups20"):
         page.headline(tmp_path, "newsgroups20")
+
+
+def test_the_headline_has_both_ceilings() -> None:
+    """The teacher, which has its own schedule, and the same layers by the students'."""
+    rows = page.headline(DOCS, "tweet_sentiment, 8,000 train texts").splitlines()
+    both = ("teacher", "direct layers 6")
+    assert [sum(line.startswith(f"| {page.HEADLINE[name]} |") for line in rows) for name in both] == [1, 1]
 
 
 def test_every_headline_row_is_in_the_readme() -> None:

@@ -192,6 +192,19 @@ def test_a_loss_that_is_not_finite_stops_the_stage(tmp_path):
     assert not (tmp_path / "stage.json").exists()
 
 
+@pytest.mark.parametrize("bad_step", [0, 1])
+def test_no_learning_rate_is_blamed_for_the_first_step(tmp_path, bad_step):
+    model = toy()
+
+    def objective(batch: Batch, step: int) -> Terms:
+        return Terms({"soft": model(batch).square().mean() * (math.inf if step == bad_step else 1)})
+
+    with pytest.raises(NonFiniteLoss) as caught:
+        run(model, tmp_path, objective)
+    assert ("schedule.lr" in str(caught.value)) is (bad_step > 0)
+    assert ("temperature" in str(caught.value)) is (bad_step == 0)
+
+
 def test_lr_factor():
     factors = [SCHEDULE.lr_factor(step) for step in range(12)]
     assert factors[0] == 0.5 and factors[1] == 1.0  # one warm-up step of 12

@@ -9,20 +9,23 @@ import os
 import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from kdbench.cli.hydra_keys import OPEN
 from kdbench.errors import Fault, UserError, nearest
 from kdbench.options import MISSING
 from kdbench.schema import GROUPS, RunConfig, TrackConfig
 from kdbench.validation.keys import run_keys
 from kdbench.validation.load import fill, load
-from kdbench.validation.values import faults, references
+from kdbench.validation.values import faults, known_keys, references
 
 # Keys of this command alone: the command that makes another run has none of them.
-OF_THE_COMMAND = {"rerun", "dry_run", "stop_after", "preempt_at", "export.onnx", "export.int8"}
+OF_THE_COMMAND = {"rerun", "dry_run", "inspect", "stop_after", "preempt_at", "export.onnx", "export.int8"}
+OF_AN_ENCODER = ("teacher.", "student.", "schedule.")
 OF_THE_COMMAND |= {f"track.{field.name}" for field in fields(TrackConfig)}
 
 
@@ -37,9 +40,12 @@ class Override(NamedTuple):
     sweep: list[str]  # one override for each value; empty where this is no sweep
     problem: str  # of a sweep that has no values
     interval: bool = False  # `sweep` has its ends
+    is_text: bool = False  # by the schema
+    typed: str = ""  # where `text` has quotes that kdbench has put around a value: without them
 
     def fault(self, problem: str, close: str = "", legal: str = "") -> Fault:
-        key, equals, value = self.text.partition("=")
+        key, equals, value = (self.typed or self.text).partition("=")
+        value = self.value if isinstance(self.value, str) else value
         return Fault(key, value if equals else None, problem, close, legal)
 
 
@@ -56,6 +62,7 @@ class Configs(Protocol):
 
     def options(self, group: str) -> list[str]: ...
     def parse(self, text: str) -> Override: ...
+    def quoted(self, text: str, keep_null: bool) -> str: ...
     def compose(self, overrides: tuple[str, ...]) -> Composed: ...
 
 
@@ -65,7 +72,7 @@ class Command:
 
     argv: list[str]
     faults: list[Fault]
-    plain: set[str] = field(default_factory=set)  # the words that only set a value
+    spelt: dict[str, str] = field(default_factory=dict)  # words that Hydra must be given in another spelling
     swept: set[str] = field(default_factory=set)  # keys
     jobs: int = 1
     outputs: str | None = None  # of jobs that a launcher may run on other machines
@@ -73,8 +80,12 @@ class Command:
 
     @property
     def words(self) -> list[str]:
-        """For Hydra: a key that the YAML leaves out but the schema knows is new to it; `++` sets it all the same."""
-        return [f"++{text}" if text in self.plain else text for text in self.argv]
+        """For Hydra.
+
+        A key that the YAML leaves out but the schema knows is new to it: `++` sets it all the same. A text that looks
+        like a number to it has quotes.
+        """
+        return [self.spelt.get(text, text) for text in self.argv]
 
 
 def judge(configs: Configs, argv: list[str], texts: list[str], multirun: bool) -> Command:
@@ -94,6 +105,12 @@ def judge(configs: Configs, argv: list[str], texts: list[str], multirun: bool) -
             overrides += [] if o.problem else [o]
         except UserError as error:
             found.append(unreadable(configs, text, str(error)))
+    if not multirun and (idle := [o for o in overrides if o.key.startswith(OPEN)]):
+        found.append(idle[0].fault("is of a sweep: add -m", shlex.join(["kdbench", "-m", *argv])))
+    overrides = as_typed(configs, overrides)
+    paths = [fault for o in overrides if (fault := quoted_path_fault(o))]
+    found += paths
+    overrides = [o for o in overrides if o.key not in {fault.key for fault in paths}]
     swept = [o for o in overrides if o.sweep]
     if not multirun:
         # Their values are left unjudged: 0,2 may have been meant as a list.
@@ -107,11 +124,36 @@ def judge(configs: Configs, argv: list[str], texts: list[str], multirun: bool) -
     found += [fault for fault in judged if fault.key not in unjudged]
     typed = [text.partition("=")[0].lstrip("+~") for text in texts]
     found.sort(key=lambda fault: typed.index(key) if (key := fault.key.lstrip("+~")) in typed else len(typed))
-    plain = {o.text for o in overrides if is_setting(configs, o)}
-    command = Command(argv, list(dict.fromkeys(found)), plain, {o.key for o in swept}, first.trials or len(jobs))
+    spelt = {o.typed or o.text: f"{'++' * is_setting(configs, o)}{o.text}" for o in overrides}
+    command = Command(argv, list(dict.fromkeys(found)), spelt, {o.key for o in swept}, first.trials or len(jobs))
     if multirun and first.launcher != "basic":
         command.outputs = next((str(o.value) for o in overrides if o.key == "outputs"), first.cfg.outputs)
+        command.outputs = os.path.expanduser(command.outputs)
     return command
+
+
+def as_typed(configs: Configs, overrides: list[Override]) -> list[Override]:
+    """The overrides with quotes around what the schema has as text and Hydra would read as something else.
+
+    Of 2024_01, 1e3, true and NULL it makes 202401, 1000.0, True and None: another column, class, name or file.
+    """
+    structure = [(o.sweep or [o.text])[0] for o in overrides if not is_setting(configs, o)]
+    composed = [compose_rest(configs, structure)[0]]
+    composed += [
+        compose_rest(configs, [*structure, text])[0] for o in overrides if o.key == "method" for text in o.sweep
+    ]
+    known = [keys for one in composed if (keys := known_keys(one.cfg)) is not None]
+
+    def spelt(o: Override) -> Override:
+        leaf = next((keys.leaves[o.key] for keys in known if o.key in keys.leaves), None)
+        choice = is_choice(configs, o) and o.group in GROUPS
+        is_text = not choice and leaf is not None and leaf.text
+        if not (choice or is_text) or o.text.startswith("~"):
+            return o
+        text = configs.quoted(o.text, keep_null=leaf is None or leaf.optional)
+        return configs.parse(text)._replace(typed=o.text, is_text=is_text)
+
+    return [spelt(o) for o in overrides]
 
 
 def is_setting(configs: Configs, o: Override) -> bool:
@@ -147,10 +189,10 @@ def unreadable(configs: Configs, text: str, problem: str) -> Fault:
     if value[:1] in ("[", "{", "'", '"'):
         return Fault(key, value, "has a bracket or a quote that is not closed")
     try:
-        configs.parse(quoted := f'{key}="{value}"')
+        configs.parse(in_quotes(key, value))
     except UserError:
         return Fault(key, value, problem)
-    return Fault(key, value, "must be in quotes of its own", shlex.quote(quoted))
+    return Fault(key, value, "must be in quotes of its own", shlex.quote(in_quotes(key, value)))
 
 
 def is_choice(configs: Configs, o: Override) -> bool:
@@ -182,7 +224,9 @@ def judge_job(configs: Configs, overrides: list[Override]) -> list[Fault]:
                 OmegaConf.update(cfg, o.key, o.value, force_add=True)
             except OmegaConfBaseException:  # half a reference
                 found.append(o.fault("cannot be read"))
-    typed = {o.key: o.text.partition("=")[2] for o in overrides if o.plain}
+    typed = {
+        o.key: str(o.value) if isinstance(o.value, str) else o.text.partition("=")[2] for o in overrides if o.plain
+    }
     for fault in faults(cfg, method.get("stages", {})):
         if fault.key.split(".")[0] not in unsure:
             value = None if fault.value is None else typed.get(fault.key, fault.value)
@@ -224,7 +268,11 @@ def compose_rest(configs: Configs, structure: list[str]) -> tuple[Composed, list
 
 
 def differences(cfg: DictConfig, target: RunConfig) -> Iterator[tuple[str, Any]]:
-    """(key, value) of the fewest settings that turn `cfg` into `target`; the command's own are left alone."""
+    """(key, value) of the fewest settings that turn `cfg` into `target`.
+
+    Left alone are the command's own keys, those that are MISSING in `target`, and those of an encoder where the method
+    has none.
+    """
     datasets = tuple(target.corpus.datasets) if target.corpus else ()
     keys = run_keys(target.method.name, tuple(target.method.stages), datasets, target.method.module)
     wanted, cfg = dict(keys.flat(asdict(target))), copy.deepcopy(cfg)
@@ -242,7 +290,9 @@ def differences(cfg: DictConfig, target: RunConfig) -> Iterator[tuple[str, Any]]
         """How many keys hand a value on before it is in `key`."""
         return max((1 + depth(source) for source in references(key, raw.get(key))), default=0)
 
-    depths = {key: depth(key) for key in wanted if key not in {"seed", *OF_THE_COMMAND}}
+    unused = () if "encoder" in target.method.needs else OF_AN_ENCODER
+    used = (key for key, value in wanted.items() if value != MISSING and not key.startswith(unused))
+    depths = {key: depth(key) for key in used if key not in {"seed", *OF_THE_COMMAND}}
     for level in sorted(set(depths.values())):
         now = dict(keys.flat(asdict(load(cfg))))
         for key in (key for key, deep in depths.items() if deep == level and now[key] != wanted[key]):
@@ -265,8 +315,26 @@ def grid_of(configs: Configs, texts: list[str]) -> list[str] | None:
 
 
 def needs_multirun(o: Override, choice: bool) -> Fault:
-    as_list = "" if choice else f", or write [{o.text.partition('=')[2]}] for a list"
+    key, _, value = (o.typed or o.text).partition("=")
+    if o.is_text:
+        return o.fault(
+            f"is a sweep: add -m, or, for one value with a comma, write {shlex.quote(in_quotes(key, value))}"
+        )
+    as_list = "" if choice else f", or write [{value}] for a list"
     return o.fault(f"is a sweep: add -m{as_list}")
+
+
+def quoted_path_fault(o: Override) -> Fault | None:
+    """What is wrong where an existing file's or folder's name has a comma and would be swept over in pieces."""
+    key, _, value = (o.typed or o.text).partition("=")
+    if not (o.sweep and o.is_text and Path(value).expanduser().exists()):
+        return None
+    return o.fault("has a comma and must be in quotes of its own", shlex.quote(in_quotes(key, value)))
+
+
+def in_quotes(key: str, value: str) -> str:
+    """The override whose value is one text, whatever it holds."""
+    return f'{key}="{value}"'
 
 
 def combinations(values: list[list[str]], search: bool) -> list[tuple[str, ...]]:

@@ -1,5 +1,6 @@
 """kdbench's YAMLs and a user's own, composed by Hydra; with `kdbench.cli.main` all that imports it."""
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -13,8 +14,10 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser import overrides_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import OverrideType
+from hydra.core.override_parser.overrides_visitor import HydraErrorListener, HydraOverrideVisitor
+from hydra.core.override_parser.types import OverrideType, Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -24,6 +27,7 @@ from kdbench.cli.hydra_keys import composed_problem
 from kdbench.errors import UserError
 from kdbench.schema import GROUPS
 
+CHOICE = re.compile(r"choice\((.*)\)")
 HYDRA_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
 
 
@@ -58,6 +62,18 @@ class HydraConfigs:
         value = None if o.is_sweep_override() else o.value()
         return Override(text, key.lstrip("+~"), o.key_or_group, value, plain, sweep, problem, o.is_interval_sweep())
 
+    def quoted(self, text: str, keep_null: bool) -> str:
+        """The override with quotes around each value that Hydra would turn into a number, a truth value or null."""
+        at = text.index("=") + 1
+        value = text[at:]
+        if simple := CHOICE.fullmatch(value):
+            value = simple[1]  # choice("1","2") is without quotes again when Hydra has evaluated it; "1","2" keeps them
+        for start, end in reversed(_retyped(value)):
+            word = value[start:end]
+            if not (keep_null and word == value.strip() == "null"):
+                value = value[:start] + QuotedString(word, Quote.double).with_quotes() + value[end:]
+        return text[:at] + value
+
     def _compose(self, overrides: tuple[str, ...]) -> Composed:
         try:
             cfg = hydra.compose("config", list(overrides), return_hydra_config=True)
@@ -71,6 +87,41 @@ class HydraConfigs:
         with open_dict(cfg):
             del cfg["hydra"]
         return Composed(cfg, choices, grid, launcher, trials)
+
+
+class _Retyped(HydraOverrideVisitor):
+    """Notes where in a value Hydra takes what was typed for something else than text."""
+
+    def __init__(self) -> None:
+        super().__init__(overrides_parser.create_functions())
+        self.places: list[tuple[int, int]] = []
+
+    def visitPrimitive(self, ctx: Any) -> Any:
+        value = super().visitPrimitive(ctx)
+        if value is None or isinstance(value, bool | int | float):
+            tokens = [child.symbol for child in ctx.getChildren() if not self.is_ws(child)]
+            self.places.append((tokens[0].start, tokens[-1].stop + 1))
+        return value
+
+    def visitFunction(self, ctx: Any) -> Any:
+        before = len(self.places)
+        value = super().visitFunction(ctx)
+        del self.places[before:]  # the numbers of range(1,5) are numbers
+        return value
+
+
+def _retyped(value: str) -> list[tuple[int, int]]:
+    """(start, end) of each such piece of a value that can be parsed."""
+    lexer = overrides_parser.OverrideLexer(overrides_parser.InputStream(value))
+    lexer.mode(lexer.VALUE_MODE)
+    parser = overrides_parser.OverrideParser(overrides_parser.CommonTokenStream(lexer))
+    for part in (lexer, parser):
+        part.removeErrorListeners()
+        part.addErrorListener(HydraErrorListener())
+    visitor = _Retyped()
+    if value.strip():
+        visitor.visit(parser.value())
+    return visitor.places
 
 
 def one_line(error: Exception) -> str:

@@ -27,8 +27,8 @@ _EXTRAS = {  # extra of pyproject.toml: the package that it brings, and the laun
 }
 _NO_LOG = {"version": 1, "root": None, "disable_existing_loggers": False}
 _FIXED = {  # as conf/config.yaml has them; not read from there, because a folder of one's own comes before it
-    "run": {"dir": "${outputs}"},
-    "sweep": {"dir": "${outputs}", "subdir": "."},
+    "run": {"dir": "${home:${outputs}}"},
+    "sweep": {"dir": "${home:${outputs}}", "subdir": "."},
     "hydra_logging": _NO_LOG,
     "job_logging": _NO_LOG,
     "env": {},

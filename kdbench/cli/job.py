@@ -8,7 +8,7 @@ from collections.abc import Callable
 from omegaconf import DictConfig
 
 from kdbench.cli import search, sweep
-from kdbench.errors import UserError
+from kdbench.errors import SourceError, UserError
 from kdbench.schema import RunConfig
 from kdbench.training import interrupts as stopping
 from kdbench.training.interrupts import Pruned, Stopped
@@ -45,7 +45,7 @@ def do(
         if not job.sweep.elsewhere:
             raise
     except Exception as error:
-        job.tell("failed", reason_of(error))
+        job.tell("failed", reason_of(error), 2 if isinstance(error, SourceError) else 1)
     else:
         job.tell("done")
 
@@ -60,9 +60,13 @@ def _run(
     trial = search.of_this_job()
     if trial is not None and (found := faults(cfg)):  # of a pair of values: a search is not judged pair by pair
         raise UserError("\n".join(map(str, found)))
+    if trial is not None and cfg.get("inspect"):
+        raise UserError("inspect=true trains nothing that a search could choose by: leave out hydra/sweeper=optuna")
     typed = shlex.join(["kdbench", *job.sweep.argv])
     watch = None if trial is None else trial.watch
-    result = execute(load(cfg), choices=choices, command=typed, baseline_command=baseline_command, watch=watch)
+    result = execute(
+        load(cfg), choices=choices, command=typed, baseline_command=baseline_command, watch=watch, runs=job.runs
+    )
     if trial is not None:
         trial.done(result)
 

@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from kdbench import __version__
 from kdbench.cli import help as answers
 from kdbench.cli import sweep
-from kdbench.cli.command import Command, differences, judge
+from kdbench.cli.command import OF_AN_ENCODER, Command, differences, judge
 from kdbench.cli.compose import HydraConfigs, composing, conf_dir, group_choices
 from kdbench.cli.hydra_keys import closed
 from kdbench.cli.job import do, reason_of
@@ -72,9 +72,13 @@ def baseline_command(config: RunConfig) -> str:
     without = {"experiment"} | ({"corpus"} if config.corpus is None else set())
     if config.student.encoder is None and (encoder := {group for group in choices if "@student." in group}):
         without |= encoder | {"student"}
+    if "encoder" not in config.method.needs:
+        without |= {group for group in choices if f"{group.partition('@')[2] or group}.".startswith(OF_AN_ENCODER)}
     choices = {group: choice for group, choice in choices.items() if group not in without and "@corpus" not in group}
     default = configs.compose(()).choices
-    words = [f"{group}={choice}" for group, choice in choices.items() if choice != default.get(group, "default")]
+    words = [
+        f"{group}={literal(choice)}" for group, choice in choices.items() if choice != default.get(group, "default")
+    ]
     settings = differences(configs.compose(tuple(words)).cfg, config)
     own = [source.path for source in runtime.config_sources if source.provider == "command-line"]
     words = [word for word in words if not word.startswith("method=")]
@@ -188,14 +192,25 @@ def show(command: Command, args: argparse.Namespace) -> None:
         job()  # Hydra answers
         return
     with composing(args.config_dir) as configs:
-        words = (f"++{text}" if text in command.plain else text for text in args.overrides)
+        words = (command.spelt.get(text, text) for text in args.overrides)
         cfg = complete(configs.compose(tuple(words)).cfg)
     part = OmegaConf.select(cfg, args.package) if args.package else cfg
     print(OmegaConf.to_yaml(part) if OmegaConf.is_config(part) else part)
 
 
+def _measure(runs: dict[Path, Path | None]) -> None:
+    """The times of all models of a command, now that it has them; a search and a dry run may have none."""
+    if runs:
+        from kdbench.runs.times import at_the_end  # for the reader of --help too slow to load
+
+        at_the_end(runs)
+
+
 def run(command: Command) -> int:
-    """Let Hydra run the jobs; 1 where one failed, 130, 143 or 75 where they were stopped, else 0."""
+    """Let Hydra run the jobs; 1 where one failed, 2 where all that did could not read their source.
+
+    130, 143 or 75 where they were stopped, else 0.
+    """
     logging.getLogger("hydra").setLevel(logging.WARNING)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # to Hydra: what a launcher raises is told here
     # torchrun's processes must do the same jobs: where one of them fails, it begins no other.
@@ -215,6 +230,7 @@ def run(command: Command) -> int:
                 job()
             finally:
                 told = sweep.told(folder, command.jobs)
+            _measure({Path(run): None if at is None else Path(at) for one in told for run, at in one.runs})
     except Stopped as asked:
         stopped = asked
         print(stopped, file=sys.stderr)
@@ -230,4 +246,7 @@ def run(command: Command) -> int:
         print(f"{len(codes)} of {command.jobs} jobs were stopped; the same command goes on", file=sys.stderr)
     if stopped:
         return stopped.exit_code
-    return 1 if failures else next(iter(codes), 0)
+    if failures:
+        refused = sum(one.state == "failed" and one.exit_code == 2 for one in told)
+        return 2 if refused == len(failures) else 1
+    return next(iter(codes), 0)

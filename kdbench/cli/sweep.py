@@ -9,7 +9,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ class Told(NamedTuple):
     state: str = "begun"
     reason: str = ""
     exit_code: int = 0
+    runs: Sequence[tuple[str, str | None]] = ()  # finished ones that it did, found or needed, each with its teacher's
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class Job:
 
     def __init__(self, number: int, label: str) -> None:
         self.folder, self.number, self.label = Path(os.environ[ENVIRONMENT]), number, label
+        self.runs: dict[Path, Path | None] = {}
         self.sweep = Sweep(**read_json(self.folder / "sweep.json"))
 
     def begin(self) -> bool:
@@ -92,7 +94,8 @@ class Job:
     def tell(self, state: str, reason: str = "", exit_code: int = 0) -> None:
         """Keep how it stands for the end of the sweep; where nobody waits for that any more, say nothing."""
         if self.folder.is_dir():
-            write_json(_place(self.folder, self.number), Told(self.label, state, reason, exit_code))
+            runs = [(str(folder), None if teacher is None else str(teacher)) for folder, teacher in self.runs.items()]
+            write_json(_place(self.folder, self.number), Told(self.label, state, reason, exit_code, runs))
 
 
 def enough_failed(folder: Path) -> bool:

@@ -27,12 +27,16 @@ class UnusableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Milliseconds for one batch (the median), and what they depend on besides the model."""
+    """Milliseconds for one batch (the median), how far they were spread, and on how quiet a machine."""
 
     batch_1: float | None
     batch_32: float | None
-    threads: int | None
-    length: int | None
+    spread_1: float | None  # the interquartile range
+    spread_32: float | None
+    quiet: bool
+    others: float | None  # processors that other work took
+    teacher_1: float | None  # the teacher's batch_1, measured in turns with this one
+    teacher_quiet: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,6 @@ class Teacher:
     id: str
     seed: int | None
     score: float
-    latency: Latency
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,7 @@ class Run:
     score: float
     dev_score: float
     baselines: tuple[tuple[str, str] | None, ...]  # (id, command): same schedule, same total of updates
+    tfidf_command: str | None  # makes the row to beat
     teacher: Teacher | None
     parameters: int | None
     bytes: int | None  # of the file with the weights
@@ -151,6 +155,7 @@ def _read(path: Path, raw: Any, asked: str | None, split: str, wanted: Wanted) -
         score=100 * _get(raw, f"metrics.{split}.{metric}", float),
         dev_score=100 * _get(raw, f"metrics.dev.{metric}", float),
         baselines=(_baseline(raw, "baseline"), _baseline(raw, "total_baseline")),
+        tfidf_command=_maybe(raw, "tfidf_command", str),
         teacher=_teacher(raw, metric, split),
         parameters=_maybe(raw, "parameters.total", int),
         bytes=_maybe(raw, "bytes", int),
@@ -179,8 +184,7 @@ def _teacher(raw: Any, metric: str, split: str) -> Teacher | None:
     if _maybe(raw, "teacher", dict) is None:
         return None
     score = 100 * _get(raw, f"teacher.metrics.{split}.{metric}", float)
-    seed = _maybe(raw, "teacher.seed", int)
-    return Teacher(_get(raw, "teacher.id", str), seed, score, _latency(_maybe(raw, "teacher.latency", dict)))
+    return Teacher(_get(raw, "teacher.id", str), _maybe(raw, "teacher.seed", int), score)
 
 
 def _baseline(raw: Any, name: str) -> tuple[str, str] | None:
@@ -193,8 +197,12 @@ def _latency(raw: dict[str, Any] | None) -> Latency:
     return Latency(
         batch_1=_maybe(raw, "batch_1.median_ms", float),
         batch_32=_maybe(raw, "batch_32.median_ms", float),
-        threads=_maybe(raw, "threads", int),
-        length=_maybe(raw, "length", int),
+        spread_1=_maybe(raw, "batch_1.iqr_ms", float),
+        spread_32=_maybe(raw, "batch_32.iqr_ms", float),
+        quiet=bool(_maybe(raw, "quiet", bool)),
+        others=_maybe(raw, "load.others", float),
+        teacher_1=_maybe(raw, "teacher.batch_1.median_ms", float),
+        teacher_quiet=bool(_maybe(raw, "teacher.quiet", bool)),
     )
 
 

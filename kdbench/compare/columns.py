@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kdbench.compare.collect import ANY
-from kdbench.compare.rows import Row, Table
+from kdbench.compare.rows import Row, Table, Times
 from kdbench.compare.statistics import LEAST_GAP, Summary
 
 if TYPE_CHECKING:
@@ -30,8 +30,10 @@ LEGEND = (
     "± sample s.d. over n seeds. vs direct: points gained over fine-tuning the same model directly, paired by "
     "seed, (k) where only k seeds have a pair; longer: directly with the same total of updates. gap %: share "
     f"of the way from direct to the teacher, – where that is below {LEAST_GAP:g} point or a test cannot tell it from "
-    "zero. times faster: than the teacher, at batch 1. rank: of all rows but the teacher and those of one seed, "
-    "simultaneous 95 %. Bold: tested, and not told from the best; where no row has a rank, the highest."
+    "zero. ms: median ± half the interquartile range, ? where the machine was not quiet. times faster: than the "
+    "teacher, at batch 1, measured in turns with it. rank: of all rows but the teacher and those of one seed, "
+    "simultaneous 95 %. *: a test of all differences of the table together finds it (p < 0.05). Bold: tested, and not "
+    "told from the best; where no row has a rank, the highest."
 )
 
 
@@ -92,8 +94,8 @@ def columns(table: Table, metric: str) -> list[Column]:
         Column("gap\n%", [NOTHING if row.gap_closed is None else f"{100 * row.gap_closed:.0f}" for row in rows]),
         Column("params\nM", [number(run.parameters, 1e-6) for run in runs], drop=3),
         Column("MB", [number(run.bytes, 1e-6) for run in runs], drop=4),
-        Column("batch 1\nms", [number(row.latency_1) for row in rows], drop=4),
-        Column("batch 32\nms", [number(row.latency_32) for row in rows], drop=7),
+        Column("batch 1\nms", [time(row.times, 1) for row in rows], drop=4),
+        Column("batch 32\nms", [time(row.times, 32) for row in rows], drop=7),
         Column("times\nfaster", [number(row.speedup) for row in rows], drop=2),
         Column("train\ns", [number(row.seconds) for row in rows], drop=5),
         Column("teacher\ntrain s", [number(row.teacher_seconds) for row in rows], drop=8),
@@ -152,10 +154,10 @@ def _rank(table: Table, row: Row) -> str:
 
 
 def _star(table: Table, row: Row, at: int) -> str:
-    """* behind a difference that is there after Holm over all tests shown."""
+    """Return * for a difference that the tests of the table find, all of them taken together."""
     found = row_tests(table, row)
     test = found.against[at] if found else None
-    return "*" if test and test.p_holm is not None and test.p_holm < 0.05 else ""
+    return "*" if test and test.estimate.p is not None and test.estimate.p < 0.05 else ""
 
 
 def _signs(table: Table, at: int) -> list[str]:
@@ -175,6 +177,14 @@ def number(value: float | None, scale: float = 1) -> str:
         return NOTHING
     value *= scale
     return f"{value:.0f}" if abs(value) >= 99.95 else f"{value:#.3g}"
+
+
+def time(times: Times, size: int) -> str:
+    """`9.20 ± 0.15`: the median, and half the interquartile range; `9.20 ± 0.15?` where the machine was not quiet."""
+    ms, spread = (times.batch_1, times.spread_1) if size == 1 else (times.batch_32, times.spread_32)
+    if ms is None:
+        return NOTHING
+    return number(ms) + ("" if spread is None else f" ± {number(spread / 2)}") + "?" * (not times.quiet)
 
 
 def _conditions(rows: list[Row]) -> list[str]:

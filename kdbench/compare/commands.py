@@ -5,8 +5,7 @@ from collections.abc import Iterable
 
 from kdbench.compare.collect import Run
 
-SEED = re.compile(r"(?<=\s)seed=\S+")  # not teacher.seed=
-DATASET = re.compile(r"(?<=\s)dataset[.=]\S+")
+SEED = re.compile(r"(?<=\s)seed=\S+(?!.*\sseed=)", re.DOTALL)  # the last one: a quoted word may hold another
 
 
 def join_seeds(commands: Iterable[str]) -> list[str]:
@@ -26,13 +25,10 @@ def join_seeds(commands: Iterable[str]) -> list[str]:
 
 
 def tfidf_command(runs: list[Run]) -> str | None:
-    """The command that adds the TF-IDF row; the data set is set as for its neighbours.
+    """The command that adds the TF-IDF row, as the first run has it.
 
-    None where there is one, and for labels of words, of which it has no idea.
+    None where there is such a row, and for labels of words, of which TF-IDF has no idea.
     """
-    if any(run.method == "tfidf" for run in runs) or runs[0].task == "token_classification":
+    if any(run.method == "tfidf" for run in runs):
         return None
-    for run in runs:
-        for baseline in filter(None, run.baselines):
-            return " ".join(["kdbench method=tfidf", *DATASET.findall(baseline[1])])
-    return f"kdbench method=tfidf dataset={runs[0].dataset}"
+    return next((run.tfidf_command for run in runs if run.tfidf_command), None)

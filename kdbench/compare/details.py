@@ -65,7 +65,7 @@ def _curve(run: Run, raw: Any, split: str) -> Curve | None:
     points: Sequence[dict[str, Any]] | None = inner(raw, f"reported.curve_{split}")[0]
     if not points:
         return None
-    timed = inner(raw, "reported.latency_by_speed")[0] or {}
+    timed = inner(raw, "latency.by_speed")[0] or {}
     latency = {float(speed): one["batch_1"]["median_ms"] for speed, one in timed.items()}
     return Curve(
         run.seed,

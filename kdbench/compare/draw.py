@@ -63,7 +63,7 @@ def canvas(title: str, width: float = 8.5, height: float = 4.4) -> tuple[Figure,
     return figure, axes
 
 
-def points(axes: Axes, x: float, row: Row, table: Table, look: dict[str, Any], label: str) -> None:
+def points(axes: Axes, x: float, row: Row, table: Table, look: dict[str, Any], label: str, faint: bool = False) -> None:
     """A row's mean with its 95 % interval; without tests with one s.d."""
     test = table.tests.rows.get(row.id) if table.tests else None
     mean = row.score.mean
@@ -73,6 +73,7 @@ def points(axes: Axes, x: float, row: Row, table: Table, look: dict[str, Any], l
     drawn = axes.errorbar(
         x, mean, yerr=[[spread[0]], [spread[1]]], marker=look["marker"], color=look["color"], markerfacecolor=filling,
         markersize=size, capsize=3, linestyle="none", elinewidth=1, label=f"{label} (n {row.score.n})",
+        alpha=0.35 if faint else 1,
     )  # fmt: skip
     drawn[0].set_gid(f"point-{row.id}")  # the page finds it by this
 

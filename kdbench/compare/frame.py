@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas
     import pyarrow
 
-JSON_SCHEMA = 2  # of `--format json`; raised when a key changes its meaning or goes
+JSON_SCHEMA = 3  # of `--format json`; raised when a key changes its meaning or goes
 
 
 def about(table: Table) -> dict[str, str | int]:
@@ -55,6 +55,7 @@ def _times(table: Table, row: Row) -> dict[str, Any]:
             one = (found.get(kind) or {}).get(f"batch_{size}", {})
             figures[f"{kind}_batch_{size}_ms"] = one.get("median_ms")
             figures[f"{kind}_batch_{size}_iqr_ms"] = one.get("iqr_ms")
+        figures[f"{kind}_quiet"] = (found.get(kind) or {}).get("quiet")
     return figures | {"memory_mb": found.get("memory_mb")}
 
 

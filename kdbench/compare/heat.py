@@ -15,7 +15,7 @@ def grids(table: Table, metric: str, split: str) -> Iterator[tuple[str, Figure]]
     """For each method and student with several configurations: the mean score at its two most varied settings."""
     models: dict[str, dict[str, list[Row]]] = {}
     for row in table.rows:
-        if row.role != "teacher":
+        if row.role != "teacher" and row.runs[0].settings["form"] == NULL:  # a model's form is no setting of it
             models.setdefault(row.runs[0].method, {}).setdefault(str(row.runs[0].student), []).append(row)
     for method, students in models.items():
         for student, rows in students.items():

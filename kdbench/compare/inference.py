@@ -1,19 +1,34 @@
 """What a difference is worth: pure functions on per-example scores.
 
 Every score is a mean over S seeds and N examples, and both are samples: other seeds and another test set would
-have given another mean. So a difference is paired by seed and example and its seeds and examples are taken as
-crossed random effects. A plain bootstrap over both is far too narrow with three seeds (see
-scripts/study/error_rates.py, which also checks what is used here), a t interval over seeds alone leaves the test
-set out.
+have given another mean. So seeds and examples are taken as crossed random effects. A plain bootstrap over both is far
+too narrow with three seeds (see scripts/study/error_rates.py, which also checks what is used here), a t interval over
+seeds alone leaves the test set out.
+
+The differences of a table are tested together, as Dunnett (1955) tests several treatments against one control:
+
+1. Three seeds say little of one row's spread between seeds, so the spread is pooled over the rows of the table. A row
+   whose own spread is larger keeps its own. Runs of one seed are taken as independent: where a seed moves both rows of
+   a pair alike, the test is conservative.
+2. The examples' part of a difference's variance comes from that difference alone, paired by example. Two examples are
+   added, one for each side (Bonett and Price 2012), so that it is not zero where few examples tell two models apart.
+3. What the largest |difference / standard error| of all pairs is where no pair differs is drawn DRAWS times. The
+   seeds' variance is drawn as well, from its chi-square. The 95 % quantile of these draws gives all intervals; the
+   share of draws above a pair's own value is its p.
+
+So p < 0.05 exactly where the interval leaves zero out, and in 95 of 100 tables every interval holds its difference.
 """
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+Points = NDArray[np.float64]
 LEVEL = 0.05
-POWER = 0.80
+DRAWS = 19_999  # with the table itself 20,000: the error of a p of 0.05 is 0.0015
 MANY = 1e6  # degrees of freedom: as good as a normal distribution
 
 # (S - 1) / degrees of freedom, at these shares of the seeds in the estimated variance. Satterthwaite's square of the
@@ -42,31 +57,173 @@ class Estimate:
     low: float
     high: float
     error: float  # standard error
-    degrees: float  # of freedom
     seeds: int
-    p: float | None  # two-sided, that it is zero; None where one seed says nothing of other seeds
-    p_safe: float | None  # the same, valid at any level: `p` is calibrated for 5 % alone
-    detectable: float | None  # smallest true mean that such data would find in 80 % of the cases
+    p: float | None = None  # two-sided, that it is zero, over all pairs tested together
 
 
-def crossed(values: NDArray[np.float64], seedless: bool = False) -> Estimate:
-    """Mean of `values` (S seeds, N examples) over other seeds and other examples.
+@dataclass(frozen=True)
+class Scores:
+    """The points of one row: (N,) by seed; a row without seeds, such as TF-IDF, has one array for any seed."""
 
-    `seedless`: no seed would change anything, so S is 1 and the examples are all there is. With S = 1 of more than
-    one possible seed the interval holds for this seed, and there is no p.
+    by_seed: Mapping[int, Points]
+    seedless: bool = False
+    trained: bool = True  # False: an export, whose seeds are those of the row that it was made from
+
+    def of(self, seed: int) -> Points:
+        return next(iter(self.by_seed.values())) if self.seedless else self.by_seed[seed]
+
+
+def crossed(values: Points) -> Estimate:
+    """Return the mean of (S seeds, N examples) over other seeds and other examples; S = 1: over examples alone."""
+    from scipy import stats
+
+    mean = float(values.mean())
+    variance, degrees = variance_of_mean(values)
+    half = float(stats.t.ppf(1 - LEVEL / 2, degrees)) * variance**0.5
+    return Estimate(mean, mean - half, mean + half, variance**0.5, len(values))
+
+
+def score(values: Points, lowest: float = 0.0) -> Estimate:
+    """Return a score, the mean of (S, N) points between `lowest` and 100, with an interval that stays between them.
+
+    Wilson's interval with the variance of `crossed`: with one seed it is Wilson's of a proportion. It has a width where
+    all examples are right, and so have other metrics. Correlations of numbers keep the plain interval where that has
+    a width: they are no proportions.
     """
     from scipy import stats
 
-    seeds, mean = len(values), float(values.mean())
+    mean = float(values.mean())
     variance, degrees = variance_of_mean(values)
+    examples, span = values.shape[1], 100.0 - lowest
+    z2 = float(stats.norm.ppf(1 - LEVEL / 2)) ** 2 / examples
     half = float(stats.t.ppf(1 - LEVEL / 2, degrees)) * variance**0.5
-    p = p_value(mean, variance, degrees) if seeds > 1 or seedless else None
-    safe = p_value(mean, variance, seeds - 1) if seeds > 1 else p
-    found = detectable(variance**0.5, degrees) if seeds > 1 else None
-    return Estimate(mean, mean - half, mean + half, variance**0.5, degrees, seeds, p, safe, found)
+    centre = (mean + (lowest + span / 2) * z2) / (1 + z2)
+    half = (half**2 + (span * z2 / 2) ** 2) ** 0.5 / (1 + z2)
+    return Estimate(mean, max(centre - half, lowest), min(centre + half, 100.0), variance**0.5, len(values))
 
 
-def share_interval(gain: NDArray[np.float64], gap: NDArray[np.float64]) -> tuple[float, float] | None:
+def differences(
+    rows: Mapping[str, Scores], pairs: Sequence[tuple[str, str]], draws: int = DRAWS
+) -> list[Estimate | None]:
+    """Return the mean differences row a - row b of pairs (a, b), paired by seed and example; None: no common seed.
+
+    The intervals and p values hold for all pairs together, see above. A pair of one common seed is not among them: its
+    interval is for other examples alone, and it has no p.
+    """
+    pooled, degrees = spread(rows.values())
+    spreads = {name: 0.0 if row.seedless else max(pooled, _between_seeds(row)) for name, row in rows.items()}
+    found = [_difference(rows[a], rows[b]) for a, b in pairs]
+    tested = {
+        at: Tested(*pair, len(values), (spreads[pair[0]] + spreads[pair[1]]) / len(values), *_by_examples(values))
+        for at, (pair, values) in enumerate(zip(pairs, found, strict=True))
+        if values is not None and (len(values) > 1 or all(rows[name].seedless for name in pair))
+    }
+    used = dict.fromkeys(name for pair in tested.values() for name in (pair.a, pair.b))
+    spreads = {name: spreads[name] for name in used}
+    drawn = largest(list(tested.values()), spreads, degrees, _covariance(rows, used), draws) if tested else np.zeros(0)
+    return [
+        values if values is None else tested[at].estimate(values, drawn) if at in tested else _one_seed(values)
+        for at, values in enumerate(found)
+    ]
+
+
+def spread(rows: Iterable[Scores]) -> tuple[float, int]:
+    """Return the variance of a score between seeds, pooled over the trained rows, and its degrees of freedom."""
+    known = [row for row in rows if row.trained and len(row.by_seed) > 1]
+    degrees = sum(len(row.by_seed) - 1 for row in known)
+    return sum((len(row.by_seed) - 1) * _between_seeds(row) for row in known) / max(degrees, 1), degrees
+
+
+def _between_seeds(row: Scores) -> float:
+    means = [float(points.mean()) for points in row.by_seed.values()]
+    return float(np.var(means, ddof=1)) if len(means) > 1 else 0.0
+
+
+def _difference(a: Scores, b: Scores) -> Points | None:
+    """(S, N) a - b of the seeds that both have; a row without seeds is paired with each."""
+    if a.seedless and b.seedless:
+        shared = [next(iter(a.by_seed))]
+    else:
+        shared = sorted((a if b.seedless else b).by_seed.keys() & (b if a.seedless else a).by_seed.keys())
+    return np.stack([a.of(seed) - b.of(seed) for seed in shared]) if shared else None
+
+
+def _by_examples(values: Points) -> tuple[float, float]:
+    """Return the mean of (S, N) differences and its variance over examples, with one example more for each side."""
+    every = np.append(values.mean(0), (100.0, -100.0))
+    both = _both(values) if len(values) > 1 else 0.0
+    return float(every.mean()), max(float(every.var()) / len(every) - both, 0.0)
+
+
+def _one_seed(values: Points) -> Estimate:
+    from scipy import stats
+
+    centre, variance = _by_examples(values)
+    half = float(stats.norm.ppf(1 - LEVEL / 2)) * variance**0.5
+    return Estimate(float(values.mean()), max(centre - half, -100.0), min(centre + half, 100.0), variance**0.5, 1)
+
+
+class Tested(NamedTuple):
+    """One pair of those that are tested together; the variances are of its mean difference."""
+
+    a: str
+    b: str
+    seeds: int
+    by_seeds: float
+    centre: float
+    by_examples: float
+
+    @property
+    def error(self) -> float:
+        return (self.by_seeds + self.by_examples) ** 0.5
+
+    def estimate(self, values: Points, drawn: Points) -> Estimate:
+        """Return the pair's interval and p; `drawn`: see `largest`."""
+        size = abs(self.centre) / self.error if self.error else np.inf if self.centre else 0.0
+        p = float(1 + len(drawn) - np.searchsorted(drawn, size)) / (1 + len(drawn))
+        half = critical(drawn) * self.error
+        low, high = max(self.centre - half, -100.0), min(self.centre + half, 100.0)
+        return Estimate(float(values.mean()), low, high, self.error, self.seeds, p)
+
+
+def critical(drawn: Points) -> float:
+    """Return the smallest of the sorted draws that a statistic must exceed for its p to be below LEVEL."""
+    return float(drawn[1 - round(LEVEL * (1 + len(drawn)))])
+
+
+def largest(
+    tested: Sequence[Tested], spreads: Mapping[str, float], degrees: int, covariance: Points, draws: int = DRAWS
+) -> Points:
+    """Draw the largest |difference / standard error| of all pairs where no pair differs: (draws,), sorted.
+
+    `spreads`: each row's variance between seeds, known with these degrees of freedom. `covariance`: of the rows' scores
+    over examples, in the order of `spreads`.
+    """
+    draw = np.random.default_rng(0)
+    at = {name: place for place, name in enumerate(spreads)}
+    of_examples = np.linalg.cholesky(covariance) @ draw.standard_normal((len(at), draws))
+    chi_square = draw.chisquare(degrees, draws) / degrees if degrees else np.ones(draws)
+    of_seeds = draw.standard_normal((len(at), draws)) / chi_square**0.5
+    of_seeds *= np.array([[spread**0.5] for spread in spreads.values()])
+    found = np.zeros(draws)
+    for pair in tested:
+        if pair.error:
+            a, b = at[pair.a], at[pair.b]
+            # what seed and example do together is in the covariance, and no more in the pair's own variance
+            scale = pair.by_examples / (covariance[a, a] + covariance[b, b] - 2 * covariance[a, b])
+            drawn = (of_examples[a] - of_examples[b]) * scale**0.5 + (of_seeds[a] - of_seeds[b]) / pair.seeds**0.5
+            np.maximum(found, np.abs(drawn) / pair.error, out=found)
+    return np.sort(found)
+
+
+def _covariance(rows: Mapping[str, Scores], names: Iterable[str]) -> Points:
+    """Return that of the rows' scores over examples, with half of the two added examples in each row."""
+    means = np.stack([np.mean([*rows[name].by_seed.values()], axis=0) for name in names])
+    examples = means.shape[1]
+    return np.cov(means, ddof=0) / examples + np.eye(len(means)) * (100 / (examples + 2)) ** 2
+
+
+def share_interval(gain: Points, gap: Points) -> tuple[float, float] | None:
     """95 % interval of mean(gain) / mean(gap), (S, N) points each; None where the gap may be zero.
 
     The shares at which gain - share * gap cannot be told from zero (Fieller 1954). Where the gap cannot be told from
@@ -88,7 +245,7 @@ def share_interval(gain: NDArray[np.float64], gap: NDArray[np.float64]) -> tuple
     return ends[0], ends[1]
 
 
-def share_excess(gain: NDArray[np.float64], gap: NDArray[np.float64], share: float) -> float:
+def share_excess(gain: Points, gap: Points, share: float) -> float:
     """How much further from zero mean(gain - share * gap) is than LEVEL allows; up to 0 it may be the share."""
     from scipy import special
 
@@ -97,20 +254,23 @@ def share_excess(gain: NDArray[np.float64], gap: NDArray[np.float64], share: flo
     return abs(float(values.mean())) - float(special.stdtrit(degrees, 1 - LEVEL / 2)) * variance**0.5
 
 
-def variance_of_mean(values: NDArray[np.float64]) -> tuple[float, float]:
+def variance_of_mean(values: Points) -> tuple[float, float]:
     """Variance of the mean of (S, N) values, and its degrees of freedom; of the examples alone where S is 1."""
     seeds, examples = values.shape
-    by_example = values.mean(0)
-    of_examples = float(by_example.var(ddof=1)) / examples
+    of_examples = float(values.mean(0).var(ddof=min(1, examples - 1))) / examples
     if seeds == 1:
         return of_examples, MANY
-    by_seed = values.mean(1)
-    of_seeds = float(by_seed.var(ddof=1)) / seeds
-    rest = values - by_seed[:, None] - by_example + by_seed.mean()
-    # what seed and example do together is in both variances: it is taken out of one
-    both = float((rest**2).sum()) / ((seeds - 1) * (examples - 1)) / (seeds * examples)
-    variance = of_seeds + max(of_examples - both, 0.0)
+    of_seeds = float(values.mean(1).var(ddof=1)) / seeds
+    variance = of_seeds + max(of_examples - _both(values), 0.0)
     return variance, degrees_of_freedom(of_seeds / variance if variance else 1.0, seeds)
+
+
+def _both(values: Points) -> float:
+    """Variance that seed and example have together: it is in that of the seeds and in that of the examples."""
+    seeds, examples = values.shape
+    by_seed, by_example = values.mean(1), values.mean(0)
+    rest = values - by_seed[:, None] - by_example + by_seed.mean()
+    return float((rest**2).sum()) / ((seeds - 1) * max(examples - 1, 1)) / (seeds * examples)
 
 
 def degrees_of_freedom(share: float, seeds: int) -> float:
@@ -120,30 +280,12 @@ def degrees_of_freedom(share: float, seeds: int) -> float:
     return min((seeds - 1) / inverse, MANY) if inverse else MANY
 
 
-def p_value(mean: float, variance: float, degrees: float) -> float:
-    """Two-sided, that the true mean is zero."""
-    from scipy import stats
-
-    if variance <= 0:
-        return 1.0 if mean == 0 else 0.0
-    return float(2 * stats.t.sf(abs(mean) / variance**0.5, degrees))
-
-
-def detectable(error: float, degrees: float) -> float:
-    """The true mean at which a two-sided test at LEVEL finds a difference with POWER (noncentral t)."""
-    from scipy import optimize, stats
-
-    degrees = min(degrees, 1e4)
-    critical = stats.t.ppf(1 - LEVEL / 2, degrees)
-    return float(error * optimize.brentq(lambda d: stats.nct.sf(critical, degrees, d) - POWER, 0.5, 60))
-
-
-def accuracy_scores(labels: NDArray[np.int64], predicted: NDArray[np.int64]) -> NDArray[np.float64]:
+def accuracy_scores(labels: NDArray[np.int64], predicted: NDArray[np.int64]) -> Points:
     """(N,) points of each example: 100 where it is right, 0 where not."""
     return 100.0 * (labels == predicted)
 
 
-def macro_f1_scores(labels: NDArray[np.int64], predicted: NDArray[np.int64]) -> NDArray[np.float64]:
+def macro_f1_scores(labels: NDArray[np.int64], predicted: NDArray[np.int64]) -> Points:
     """(N,) points whose mean is macro-F1 and whose spread is that of its first-order change with each example.
 
     Macro-F1 is no mean over examples; this is its infinitesimal jackknife (Efron 1982, section 6): with
@@ -159,14 +301,6 @@ def macro_f1_scores(labels: NDArray[np.int64], predicted: NDArray[np.int64]) -> 
     return 100.0 * (f1.sum() / np.count_nonzero(size) + len(labels) * change)
 
 
-def wilson(right: int, examples: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share, in points: of one run, for other examples and this seed."""
-    from statsmodels.stats.proportion import proportion_confint
-
-    low, high = proportion_confint(right, examples, LEVEL, method="wilson")
-    return 100 * float(low), 100 * float(high)
-
-
 def exact_mcnemar(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
     """Exact p that two runs of one seed are right equally often; (N,) each. It knows nothing of other seeds."""
     from statsmodels.stats.contingency_tables import mcnemar
@@ -175,7 +309,7 @@ def exact_mcnemar(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
     return float(mcnemar(table, exact=True).pvalue)
 
 
-def seed_permutation(differences: NDArray[np.float64]) -> float:
+def seed_permutation(differences: Points) -> float:
     """Exact p of the mean of (S,) paired differences, by swapping the pair of each seed; never below 2 / 2**S."""
     from scipy import stats
 
@@ -190,10 +324,3 @@ def seed_permutation(differences: NDArray[np.float64]) -> float:
             rng=0,
         ).pvalue
     )
-
-
-def holm(ps: list[float]) -> list[float]:
-    """Holm's adjusted p values, in the same order."""
-    from statsmodels.stats.multitest import multipletests
-
-    return [float(p) for p in multipletests(ps, method="holm")[1]] if ps else []

@@ -28,6 +28,15 @@ def notes(table: Table, split: str) -> list[str]:
             "The gap to the teacher may be zero, its share anything: {}.",
         ),
         ([row for row in rows if row.selected_on_reported], "† selected on the reported split, so too good: {}."),
+        (
+            [row for row in rows if row.times.batch_1 is not None and not row.times.quiet],
+            "? The machine was not quiet while these were timed, so no ratio and no advice follows from their times"
+            " (measure again with compare-runs --latency): {}.",
+        ),
+        (
+            [row for row in rows if row.times.batch_1 is None],
+            "Not timed: their command was stopped before it measured, or ran elsewhere (compare-runs --latency): {}.",
+        ),
         ([row for row in rows if row.dirty], "‡ ran from a checkout with uncommitted changes: {}."),
     ]
     sentences = certainty(table) if table.tests else []
@@ -35,6 +44,9 @@ def notes(table: Table, split: str) -> list[str]:
     if machines := {"device", "threads", "machine"} & {name for name in CONDITIONS if len(values(rows, name)) > 1}:
         times = "training times" if table.session else "times (--latency measures them anew, together)"
         sentences.append(f"Not all rows ran alike (other {_listed(machines)}): compare no {times} across them.")
+    others = [row.times.others for row in rows if row.times.others is not None]
+    if others and not table.session:
+        sentences.append(f"While times were measured, other work took {_range(others)} processors.")
     if trained := {name for name in ("precision", "length") if len(values(rows, name)) > 1}:
         sentences.append(
             f"Rows differ in {_listed(trained)} (ran on): part of a difference between such rows may be that."
@@ -79,6 +91,11 @@ def certainty(table: Table) -> list[str]:
     if len(taught) == 1:
         said.append("All students had one teacher: what another teacher's seed would change is in no interval.")
     return said
+
+
+def _range(values: list[float]) -> str:
+    low, high = f"{min(values):.2f}", f"{max(values):.2f}"
+    return low if low == high else f"{low} to {high}"
 
 
 def _listed(words: set[str]) -> str:

@@ -38,7 +38,7 @@ SORT: dict[str, tuple[_Value, bool]] = {  # key of --sort: value, and whether th
     "total-difference": (lambda row: _mean(row.differences[1]), True),
     "gap": (lambda row: row.gap_closed, True),
     "parameters": (lambda row: row.runs[0].parameters, False),
-    "latency": (lambda row: row.latency_1, False),
+    "latency": (lambda row: row.times.batch_1 if row.times.quiet else None, False),
     "speedup": (lambda row: row.speedup, True),
     "seconds": (lambda row: row.seconds, False),
 }

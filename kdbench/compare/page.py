@@ -20,6 +20,8 @@ from kdbench.compare.notes import sheet
 from kdbench.compare.pictures import front, learning, pictures
 from kdbench.compare.rows import Row, Table
 from kdbench.compare.texts import Texts, texts
+from kdbench.data.report import ReadReport, data_lines, pieces_lines, warnings
+from kdbench.storage.files import read_json
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,17 @@ def _table(table: Table, metric: str, split: str) -> dict[str, Any]:
         "speed": speed.sheet(table) if table.session else None,
         "runs": [_run(table, row, metric, split) for row in table.rows] if table.tests else [],
         "texts": texts(table, split) if table.tests else Texts(),
+        "data": _data(table),
     }
+
+
+def _data(table: Table) -> dict[str, list[str]]:
+    """What the runs read: each sentence once, as rows may differ in length or tokenizer."""
+    found = [read_json(row.runs[0].path).get("data") for row in table.rows]
+    reports: list[ReadReport] = [report for report in found if report is not None]  # null: of before it was recorded
+    lines = [line for report in reports for line in (*data_lines(report), *pieces_lines(report["pieces"]))]
+    warned = [warning for report in reports for warning in warnings(report["pieces"])]
+    return {"lines": [*dict.fromkeys(lines)], "warnings": [*dict.fromkeys(warned)]}
 
 
 def _picture(name: str, figure: Figure) -> Picture:
@@ -80,15 +92,18 @@ def summary(table: Table) -> list[str]:
     else:
         said.append("No tests were made (--tests): nothing here says that it is better than the next.")
     networks = [row for row in rows if row.role != "tfidf"]
-    budget = {(row.latency_1 or 0.0, row.score.mean): row for row in networks if row.latency_1 is not None}
+    quiet = [(row.times.batch_1, row) for row in networks if row.times.quiet and row.times.batch_1 is not None]
+    budget = {(ms, row.score.mean): row for ms, row in quiet}
     steps = [
         f"from {point[0]:#.3g} ms {name_of(budget[point], table.rows)} ({point[1]:.2f})"
         for point in front(list(budget))
     ]
     if len(steps) > 1:
         said.append(f"Of the networks, by latency at batch 1, the highest mean for a budget: {'; '.join(steps)}.")
-    if steps and table.session is None:
-        said.append("Each latency was taken when its run ended; compare-runs --latency measures all of them together.")
+    if len(quiet) < len(networks):
+        said.append("Not all were timed on a quiet machine; compare-runs --latency measures all of them together.")
+    elif steps and table.session is None:
+        said.append("Times are those of each run's command; compare-runs --latency measures all of them together.")
     return said
 
 
@@ -109,16 +124,18 @@ def _certainty(best: Row, others: list[Row], table: Table) -> list[str]:
     tied = [row for row in others if found[row.id]]
     untested = [row for row in others if found[row.id] is None]
     worse = len(others) - len(tied) - len(untested)
-    parts = [(worse, "worse, after Holm's correction over all pairs"), (len(tied), "not to be told from it")]
+    parts = [(worse, "worse, with all pairs tested together"), (len(tied), "not to be told from it")]
     parts += [(len(untested), "not tested against it, for want of seeds")]
     said = [f"Of the {len(others)} others: {', '.join(f'{count} {words}' for count, words in parts if count)}."]
-    timed = [row for row in (best, *tied) if row.latency_1 is not None]
-    if tied and timed:
-        first = min(timed, key=lambda row: row.latency_1 or 0.0)
+    timed = [(row.times.batch_1, row) for row in (best, *tied) if row.times.quiet and row.times.batch_1 is not None]
+    if tied and len(timed) == 1 + len(tied):
+        _, first = min(timed, key=lambda one: one[0])
         fastest = (
             "It is the fastest of those too" if first is best else f"The fastest of those is {_words(first, table)}"
         )
         said.append(f"{fastest}: ship it, unless more seeds or examples tell them apart.")
+    elif tied:
+        said.append("Which of those is fastest is not known: not all were timed on a quiet machine.")
     return said
 
 
@@ -127,7 +144,7 @@ def _words(row: Row, table: Table) -> str:
     test = table.tests.rows.get(row.id) if table.tests else None
     parts = [f"{row.label} ({row.id}) with {row.score.mean:.2f} {unit(table.metric)}"]
     parts += [f"95 % interval {test.score.low:.1f} to {test.score.high:.1f}"] if test else []
-    parts += [f"{row.latency_1:#.3g} ms"] if row.latency_1 is not None else []
+    parts += [f"{row.times.batch_1:#.3g} ms"] if row.times.quiet and row.times.batch_1 is not None else []
     return ", ".join([*parts, f"{row.score.n} seed{'s' * (row.score.n > 1)}"])
 
 

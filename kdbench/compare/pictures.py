@@ -26,21 +26,24 @@ def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def pareto(table: Table, metric: str, split: str, details: dict[str, Detail]) -> Figure | None:
-    """Score against measured latency."""
-    rows = [row for row in table.rows if row.latency_1 is not None]
-    if len(rows) < 2:
+    """Score against measured latency; what was not timed on a quiet machine is faint, and on no front."""
+    timed = [(row, row.times.batch_1) for row in table.rows if row.times.batch_1 is not None]
+    if len(timed) < 2:
         return None
     figure, axes = canvas(f"{table.dataset}: {split} {METRICS[metric]} against latency")
     look = looks(table.rows)
-    best = front([(row.latency_1 or 0.0, row.score.mean) for row in rows])
-    axes.step(*zip(*best, strict=True), where="post", color="#999999", linewidth=1, zorder=1, label="Pareto front")
-    for row in rows:
-        points(axes, row.latency_1 or 0.0, row, table, look[row.id], name_of(row, table.rows))
-    for row in rows:
+    quiet = [(row, ms) for row, ms in timed if row.times.quiet]
+    if len(quiet) > 1:
+        best = front([(ms, row.score.mean) for row, ms in quiet])
+        axes.step(*zip(*best, strict=True), where="post", color="#999999", linewidth=1, zorder=1, label="Pareto front")
+    for row, ms in timed:
+        name = name_of(row, table.rows) + ("" if row.times.quiet else " ? not quiet")
+        points(axes, ms, row, table, look[row.id], name, faint=not row.times.quiet)
+    for row, _ in quiet:
         for curve in details[row.id].curves:
-            timed = [(x, y) for x, y in zip(_in_turns(curve, row), curve.scores, strict=True) if x is not None]
-            if len(timed) > 1:
-                axes.plot(*zip(*timed, strict=True), color=look[row.id]["color"], linestyle=look[row.id]["dash"], lw=1)
+            known = [(x, y) for x, y in zip(_in_turns(curve, row), curve.scores, strict=True) if x is not None]
+            if len(known) > 1:
+                axes.plot(*zip(*known, strict=True), color=look[row.id]["color"], linestyle=look[row.id]["dash"], lw=1)
     log_axis(axes)
     whiskers = "95 % interval" if table.tests else "± 1 s.d. over seeds"
     axes.set_xlabel("latency, batch 1, ms (median, log scale)")
@@ -50,9 +53,10 @@ def pareto(table: Table, metric: str, split: str, details: dict[str, Detail]) ->
 
 
 def _in_turns(curve: Curve, row: Row) -> list[float | None]:
-    """A curve's times, of when its run ended, in proportion to what the row shows: it may be measured again since."""
+    """A curve's times, of when its command ended, in proportion to what the row shows, which may be of later."""
     own = next(run.latency.batch_1 for run in row.runs if run.seed == curve.seed)
-    return [ms * row.latency_1 / own if ms and own and row.latency_1 else None for ms in curve.latencies]
+    now = row.times.batch_1
+    return [ms * now / own if ms and own and now else None for ms in curve.latencies]
 
 
 def seeds(table: Table, metric: str, split: str, details: dict[str, Detail]) -> Figure | None:

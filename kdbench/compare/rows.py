@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
-from kdbench.compare.collect import Run, Teacher
+from kdbench.compare.collect import Latency, Run, Teacher
 from kdbench.compare.settings import telling
 from kdbench.compare.statistics import Summary, gap_share, paired_difference, summarize
 
@@ -15,6 +15,18 @@ if TYPE_CHECKING:
 
 _Scores = Mapping[str, Mapping[int, float]]  # by id and seed
 ROLES = ("teacher", "tfidf", "baseline", "method")  # in the order of a table's rows
+
+
+@dataclass(frozen=True)
+class Times:
+    """Milliseconds of a batch of 1 and of 32, each with its interquartile range."""
+
+    batch_1: float | None = None
+    batch_32: float | None = None
+    spread_1: float | None = None
+    spread_32: float | None = None
+    quiet: bool = False  # a time that is not is shown with a mark, and nothing is concluded from it
+    others: float | None = None  # processors that other work took meanwhile
 
 
 @dataclass(frozen=True)
@@ -28,9 +40,8 @@ class Row:
     differences: list[Summary | None]  # to the direct fine-tunes: same schedule, same total of updates
     gap_closed: float | None  # also None where a test cannot tell the gap from zero
     gap_too_small: bool  # the teacher is hardly better than the baseline: there is no gap to close
-    latency_1: float | None
-    latency_32: float | None
-    speedup: float | None
+    times: Times
+    speedup: float | None  # over the teacher, measured in turns with it on a quiet machine
     seconds: float | None
     teacher_seconds: float | None
     general_seconds: float | None
@@ -95,8 +106,9 @@ class Row:
             "parameters": run.parameters,
             "bytes": run.bytes,
             "flops_per_example": run.flops,
-            "latency_batch_1_ms": self.latency_1,
-            "latency_batch_32_ms": self.latency_32,
+            "latency_batch_1_ms": self.times.batch_1,
+            "latency_batch_32_ms": self.times.batch_32,
+            "latency_quiet": None if self.times.batch_1 is None else self.times.quiet,
             "speedup": self.speedup,
             "training_seconds": self.seconds,
             "teacher_seconds": self.teacher_seconds,
@@ -189,8 +201,6 @@ def _row(role: str, settings: str, runs: list[Run], scores: _Scores, teachers: M
             [against[0][run.seed] for run, _ in taught],
             [teacher.score for _, teacher in taught],
         )
-    latency = _known(median, [run.latency.batch_1 for run in runs])
-    teacher_latency = _teacher_latency(runs[0], teachers)
     return Row(
         role=role,
         settings=settings,
@@ -199,30 +209,38 @@ def _row(role: str, settings: str, runs: list[Run], scores: _Scores, teachers: M
         differences=[paired_difference(own, baseline) for baseline in against],
         gap_closed=gap,
         gap_too_small=bool(taught) and gap is None,
-        latency_1=latency,
-        latency_32=_known(median, [run.latency.batch_32 for run in runs]),
-        speedup=teacher_latency / latency if teacher_latency and latency else None,
+        times=_times([run.latency for run in runs]),
+        speedup=_known(median, [_speedup(run.latency) for run in runs]),
         seconds=_known(fmean, [run.seconds for run in runs]),
         teacher_seconds=_known(fmean, [run.teacher_seconds for run in runs]),
         general_seconds=_known(fmean, [run.general_seconds for run in runs]),
     )
 
 
+def _times(found: list[Latency]) -> Times:
+    """Those of the seeds that were timed on a quiet machine; where none was, of all."""
+    chosen = [one for one in found if one.quiet] or found
+
+    def middle(name: str) -> float | None:
+        return _known(median, [getattr(one, name) for one in chosen])
+
+    figures = {name: middle(name) for name in ("batch_1", "batch_32", "spread_1", "spread_32", "others")}
+    return Times(quiet=all(one.quiet for one in chosen), **figures)
+
+
+def ratio(slow: Times, fast: Times) -> float | None:
+    """How many times faster; None where one of them is not known, or was not timed on a quiet machine."""
+    if not (slow.quiet and fast.quiet and slow.batch_1 and fast.batch_1):
+        return None
+    return slow.batch_1 / fast.batch_1
+
+
+def _speedup(latency: Latency) -> float | None:
+    """Over the teacher that took turns with it; what ran at another time says nothing of the ratio."""
+    return ratio(Times(latency.teacher_1, quiet=latency.teacher_quiet), _times([latency]))
+
+
 def _known(summary: Callable[[Sequence[float]], float], values: Sequence[float | None]) -> float | None:
     """The summary of the values there are; None where there is none."""
     known = [value for value in values if value is not None]
     return summary(known) if known else None
-
-
-def _teacher_latency(run: Run, teachers: Mapping[str, Teacher]) -> float | None:
-    """The latency to compare with: of the run's teacher, for a run without one of the table's only teacher.
-
-    None where it was measured with other threads or another length; text without a length (tfidf) may
-    be compared with any.
-    """
-    sole = next(iter(teachers.values())) if len(teachers) == 1 else None
-    teacher = run.teacher or teachers.get(run.id) or sole
-    if teacher is None or teacher.latency.threads != run.latency.threads:
-        return None
-    lengths = {teacher.latency.length, run.latency.length} - {None}
-    return teacher.latency.batch_1 if len(lengths) < 2 else None

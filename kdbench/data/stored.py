@@ -54,7 +54,8 @@ def stored_dataset(config: DatasetConfig, cache: Path) -> TextData:
     with fitting(folder):
         about = read_json(folder / "data.json")
         train, dev, test = (_split(folder / f"{name}.arrow", config.task) for name in _SPLITS)
-        return TextData(about["name"], about["label_names"], train, dev, test, about["notes"], about["test_is"])
+        names, test_is = about.pop("label_names"), about.pop("test_is")
+        return TextData(about["name"], names, train, dev, test, test_is, about)
 
 
 def kept_split(config: DatasetConfig, cache: Path, split: str) -> Split | None:
@@ -75,7 +76,7 @@ def kept_split(config: DatasetConfig, cache: Path, split: str) -> Split | None:
 
 def _folder(config: DatasetConfig, cache: Path) -> Path:
     chosen = {key: value for key, value in asdict(config).items() if key not in ("epochs", "max_length")}  # of runs
-    content = {"schema": 2, "config": chosen, "content": dataset_identity(config, cache)}
+    content = {"schema": 3, "config": chosen, "content": dataset_identity(config, cache)}
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
     return cache / "splits" / key
 
@@ -89,8 +90,7 @@ def _write(folder: Path, data: TextData) -> None:
         table = pa.table(columns)
         with pa.ipc.new_file(folder / f"{name}.arrow", table.schema) as writer:
             writer.write_table(table, max_chunksize=_ROWS)
-    about = {"name": data.name, "label_names": data.label_names, "notes": data.notes, "test_is": data.test_is}
-    write_json(folder / "data.json", about)
+    write_json(folder / "data.json", {"label_names": data.label_names, "test_is": data.test_is, **data.report})
 
 
 def _split(path: Path, task: str) -> Split:

@@ -1,5 +1,6 @@
 """Ask a finished model: texts in, labels and probabilities out; of other tasks numbers, or tags of words."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from kdbench.console import quiet_libraries
 from kdbench.data.batches import Examples
 from kdbench.data.datasets import Split
 from kdbench.data.teacher_cache import compute_outputs
-from kdbench.data.tokenize import pad_id, tokenize_here
+from kdbench.data.tokenize import load_tokenizer, pad_id, tokenize_here
 from kdbench.errors import UserError
 from kdbench.inference.finished_run import open_run
 from kdbench.inference.onnx import Graph
@@ -57,6 +58,9 @@ class Tagged(NamedTuple):
 
 
 AnyAnswer = Answer | Labels | Value | Tagged
+ANSWERS: dict[str, type[AnyAnswer]] = {
+    "classification": Answer, "multi_label": Labels, "regression": Value, "token_classification": Tagged,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,10 +69,16 @@ class Classifier:
 
     task: str  # see kdbench.tasks
     labels: list[str]
-    pairs: bool  # whether it reads two texts
+    columns: tuple[str, ...]  # what its texts were called in training: one, or two
     max_length: int  # tokens
-    tokenizer: Path
+    tokenizer: Any  # loaded once: that takes longer than a small model's answer
+    pad_id: int
     predict: Predict
+
+    @property
+    def pairs(self) -> bool:
+        """Whether it reads two texts."""
+        return len(self.columns) > 1
 
     def __call__(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[AnyAnswer]:
         """An answer a text. Raises UserError where second texts are missing, too many or not asked for.
@@ -122,7 +132,7 @@ class Classifier:
             nothing = ragged([np.zeros(len(text.split(" ")), np.int64) for text in texts])
         split = Split(rows, list(texts), nothing, None if pairs is None else list(pairs))
         tokens = tokenize_here(split, self.tokenizer, self.max_length)
-        examples = Examples(tokens, split.ids, split.labels, pad_id(self.tokenizer))
+        examples = Examples(tokens, split.ids, split.labels, self.pad_id)
         return examples.by_example(compute_outputs(examples, self.predict, 32))
 
 
@@ -132,7 +142,7 @@ def load_classifier(folder: Path) -> Classifier:
     Raises UserError where the folder is none of these, Damaged where a file is not what was written.
     """
     quiet_libraries()
-    folder = folder.expanduser()
+    folder = Path(os.path.expanduser(folder))
     if (folder / GRAPH).is_file():
         store.verify(folder.parent / store.MANIFEST)
         return _classifier(folder.parent, folder.parent, graph_predict(folder / GRAPH, speed_of(folder.parent)))
@@ -146,8 +156,11 @@ def load_classifier(folder: Path) -> Classifier:
 
 def _classifier(recipe: Path, model: Path, predict: Predict) -> Classifier:
     dataset: Any = OmegaConf.load(recipe / "config.yaml").dataset
-    task, pairs = dataset.get("task", "classification"), dataset.get("text_pair") is not None
-    return Classifier(task, label_names(model), pairs, dataset.max_length, model, predict)
+    task, columns = dataset.get("task", "classification"), (dataset.text, dataset.get("text_pair"))
+    given = tuple(name for name in columns if name is not None)
+    return Classifier(
+        task, label_names(model), given, dataset.max_length, load_tokenizer(model), pad_id(model), predict
+    )
 
 
 def label_names(model: Path) -> list[str]:

@@ -1,5 +1,6 @@
 """A finished run, opened again: its record, its data, its model's folder."""
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,7 @@ from kdbench.data.tokenize import pad_id, tokenize
 from kdbench.errors import UserError
 from kdbench.metrics import plain
 from kdbench.schema import DatasetConfig
-from kdbench.storage.results import PREDICTIONS, verify_run
+from kdbench.storage.results import PREDICTIONS, RESULTS, verify_run
 from kdbench.validation.fit import KEEPS_NONE
 from kdbench.validation.load import cache_at, recorded_dataset
 
@@ -44,6 +45,15 @@ class FinishedRun:
     def cache(self) -> Path:
         return cache_at(self.config["cache_dir"])
 
+    @property
+    def teacher(self) -> "FinishedRun | None":
+        """The teacher's run; None where it has none, or none among its neighbours."""
+        named = self.result["teacher"] or self.result["latency"]["teacher"]
+        if named is None:
+            return None
+        place = f"*/*-{named['id']}/seed{named['seed']}/{RESULTS}"
+        return next((open_run(path.parent) for path in self.folder.absolute().parents[2].glob(place)), None)
+
     @cached_property
     def data(self) -> TextData:
         """The texts that the run had; raises UserError where its source has others now."""
@@ -65,7 +75,7 @@ class FinishedRun:
 
 def open_run(folder: Path) -> FinishedRun:
     """The finished run in `folder`. Raises UserError where there is none or it has no model, Damaged."""
-    folder = folder.expanduser()
+    folder = Path(os.path.expanduser(folder))
     result = verify_run(folder) if folder.is_dir() else None
     if result is None:
         raise UserError(f"{folder} is no finished run: name the folder of a seed, such as outputs/<...>/seed0")

@@ -1,9 +1,10 @@
-"""How fast finished models are, measured in turns in one process: for compare-runs --latency.
+"""How fast finished models are, measured in turns in one process: when a command ends, and for compare-runs --latency.
 
-On the CPU, in torch's number of threads (OMP_NUM_THREADS), without the tokenizer.
+In one number of threads, without the tokenizer.
 """
 
 import json
+import logging
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -11,20 +12,91 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from kdbench.console import quiet_libraries
 from kdbench.inference import measure as evaluate
 from kdbench.inference.classifier import GRAPH, graph_predict, model_predict, speed_of
 from kdbench.inference.finished_run import FinishedRun, open_run
 from kdbench.models import students
-from kdbench.stage import Predict
+from kdbench.stage import Batch, Predict
 from kdbench.storage.files import MANIFEST, read_json
 from kdbench.storage.provenance import machine, versions
+from kdbench.storage.results import Runs, read_result
 
+log = logging.getLogger("kdbench")
 Shape = tuple[object, ...]
 
 LENGTH = 128  # tokens of the fixed texts
-ROUNDS, SECONDS = 10, 0.05  # of each model, at each batch size
+
+
+def together(runs: Runs) -> dict[Path, dict[str, Any]]:
+    """The times of the networks among `runs`, as `latency` of results.json has them, each beside its teacher's.
+
+    All are measured on the device and in the threads of the first. Models of one shape differ by noise alone: the first
+    is measured and stands for all. Raises UserError, Damaged.
+    """
+    quiet_libraries()
+    folders = dict.fromkeys([*runs, *(teacher for teacher in runs.values() if teacher is not None)])
+    found = {folder: read_result(folder) for folder in folders if (folder / "model").is_dir()}
+    results = {folder: result for folder, result in found.items() if result is not None}
+    if not results:
+        return {}
+    first: dict[Shape, Path] = {}
+    like = {folder: first.setdefault(_shape(folder / "model", result["latency"]["length"]), folder)
+            for folder, result in results.items()}  # fmt: skip
+    conditions = {key: next(iter(results.values()))["latency"][key] for key in ("device", "threads")}
+    torch.set_num_threads(conditions["threads"])
+    log.info("measuring how long a text takes: %d models of %d shapes, in turns", len(results), len(first))
+    calls = {
+        (folder, speed): call
+        for folder in first.values()
+        for speed, call in _at_speeds(open_run(folder), conditions["device"]).items()
+    }
+    times = evaluate.measured(calls)
+
+    def latency(folder: Path) -> dict[str, Any]:
+        of, teacher = like[folder], runs[folder]
+        by_speed = {f"{speed:g}": times[one, speed] for one, speed in calls if one == of and speed is not None}
+        taught = None if teacher not in like else beside(times[like[teacher], None], results[teacher])
+        return conditions | times[of, None] | {"teacher": taught} | ({"by_speed": by_speed} if by_speed else {})
+
+    return {folder: latency(folder) for folder in runs if folder in like}
+
+
+def _at_speeds(run: FinishedRun, device: str) -> dict[float | None, evaluate.Call]:
+    """What is timed of a run: its model, under None, and a FastBERT at each of its `timed_speeds`."""
+    model = students.load(run.model).to(device)
+
+    def predict(batch: Batch, step: int) -> Tensor:
+        return students.forward(model, {name: value.to(device) for name, value in batch.items()})  # type: ignore[arg-type, attr-defined]
+
+    call = own_call(run, predict)
+    if students.model_type(run.model) != "kdbench_fastbert":
+        return {None: call}
+
+    def at(speed: float) -> evaluate.Call:
+        def timed(size: int, turn: int) -> object:
+            model.speed = speed
+            return call(size, turn)
+
+        return timed
+
+    others = run.result["identity"]["parameters"]["timed_speeds"]
+    return {None: at(model.speed)} | {speed: at(speed) for speed in others}
+
+
+def beside(times: dict[str, Any], teacher: dict[str, Any]) -> dict[str, Any]:
+    """The times of a run's `teacher`, which took turns with it, as the run's `latency` has them."""
+    return {key: teacher[key] for key in ("id", "seed")} | {key: times[key] for key in ("batch_1", "batch_32", "quiet")}
+
+
+def own_call(run: FinishedRun, predict: Predict) -> evaluate.Call:
+    """`predict` over random texts as long as the run's; of a FastBERT over test texts: others would not leave alike."""
+    if students.model_type(run.model) == "kdbench_fastbert":
+        return _real(run, predict)
+    vocabulary = read_json(run.model / "config.json")["vocab_size"]
+    return evaluate.model_call(lambda batch: predict(batch, 0), run.dataset.max_length, vocabulary, run.pairs)
 
 
 def measure(folders: dict[str, Path]) -> dict[str, Any]:
@@ -37,12 +109,11 @@ def measure(folders: dict[str, Path]) -> dict[str, Any]:
     """
     quiet_libraries()
     first: dict[Shape, str] = {}
-    like = {name: first.setdefault(_shape(folder), name) for name, folder in folders.items()}
+    like = {name: first.setdefault(_shape_of(folder), name) for name, folder in folders.items()}
     opened = {name: _open(folders[name]) for name in first.values()}
     real = {name: call for name, (call, _) in opened.items()}
     fixed = {name: call for name, (_, call) in opened.items() if call is not None}
-    times = {"real": evaluate.latency(real, rounds=ROUNDS, seconds=SECONDS)}
-    times["fixed"] = evaluate.latency(fixed, rounds=ROUNDS, seconds=SECONDS)
+    times = {"real": evaluate.measured(real), "fixed": evaluate.measured(fixed)}
     measured: dict[str, Any] = {
         name: {kind: of.get(name) for kind, of in times.items()} | {"memory_mb": _fresh_memory(folders[name])}
         for name in first.values()
@@ -51,20 +122,24 @@ def measure(folders: dict[str, Path]) -> dict[str, Any]:
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(),
         "threads": torch.get_num_threads(),
-        "rounds": ROUNDS,
         "fixed_length": LENGTH,
         "versions": versions(),
         "rows": {name: measured[like[name]] for name in folders},
     }
 
 
-def _shape(folder: Path) -> Shape:
+def _shape(model: Path, length: int | None, form: str | None = None) -> Shape:
     """What a model's time depends on: its form, the length of its texts, its configuration and tokenizer; of a FastBERT
     the weights too, by which rows leave (the manifest has their digest)."""
+    whole = students.model_type(model) == "kdbench_fastbert"
+    files = [path for path in sorted(model.glob("*.json")) if whole or path.name != MANIFEST]
+    return form, length, *(path.read_bytes() for path in files)
+
+
+def _shape_of(folder: Path) -> Shape:
+    """Of a run or of an exported form, all of whose files are read and found whole."""
     run, graph = _run(folder)
-    whole = students.model_type(run.model) == "kdbench_fastbert"
-    files = [path for path in sorted(run.model.glob("*.json")) if whole or path.name != MANIFEST]
-    return folder.name if graph else None, run.dataset.max_length, *(path.read_bytes() for path in files)
+    return _shape(run.model, run.dataset.max_length, folder.name if graph else None)
 
 
 def _open(folder: Path) -> tuple[evaluate.Call, evaluate.Call | None]:

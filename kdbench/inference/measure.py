@@ -1,16 +1,24 @@
 """Figures of a finished model: size and latency."""
 
-from collections.abc import Callable, Mapping
+import math
+import time
+import timeit
+from collections.abc import Callable, Hashable, Mapping
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.benchmark import Measurement, Timer
 
 from kdbench.data.batches import Examples
+from kdbench.inference.quiet import Stopwatch, is_quiet
 from kdbench.stage import Batch
 
 Call = Callable[[int, int], object]  # (batch size, number of the round): does what is timed
+Name = TypeVar("Name", bound=Hashable)  # of a call
+LONG = 0.3  # seconds: so long a call warms up while it runs
 
 
 def parameters(model: nn.Module) -> dict[str, int]:
@@ -22,30 +30,61 @@ def parameters(model: nn.Module) -> dict[str, int]:
 
 
 def latency(
-    calls: Mapping[str, Call],
+    calls: Mapping[Name, Call],
     batch_sizes: tuple[int, ...] = (1, 32),
-    rounds: int = 20,
-    seconds: float = 0.003,
-) -> dict[str, dict[str, dict[str, float]]]:
+    rounds: int = 10,
+    seconds: float = 0.01,
+    budget: float = 2.0,
+) -> dict[Name, dict[str, dict[str, float]]]:
     """Wall-clock times in ms of each `call(batch size, round)`: median, interquartile range and 95th percentile.
 
-    The calls take turns, `rounds` times for at least `seconds` each, warmed up each time: what the machine does
-    meanwhile hits all alike. With torch's number of threads.
+    The calls take turns, so that what else the machine does meets all alike. In a round each gets its input twice,
+    each time warmed up and for at least `seconds`; `repeat` is how far apart the two timings are, in the median of the
+    rounds, as a share. There are `rounds` rounds, or fewer where these would take longer than `budget` seconds a call.
+    With torch's number of threads.
     """
-    result: dict[str, dict[str, dict[str, float]]] = {name: {} for name in calls}
+    result: dict[Name, dict[str, dict[str, float]]] = {name: {} for name in calls}
     for size in batch_sizes:
-        taken: dict[str, list[Measurement]] = {name: [] for name in calls}
+        taken: dict[Name, list[list[float]]] = {name: [] for name in calls}
+        started = time.perf_counter()
         for turn in range(rounds):
-            for name, call in calls.items():
-                given = {"call": call, "size": size, "turn": turn}
-                timer = Timer("call(size, turn)", globals=given, num_threads=torch.get_num_threads())
-                taken[name].append(timer.blocked_autorange(min_run_time=seconds))
-        for name, measurements in taken.items():
-            (one,) = Measurement.merge(measurements)
-            p95 = float(np.percentile(one.times, 95))
-            figures = {"median_ms": 1000 * one.median, "iqr_ms": 1000 * one.iqr, "p95_ms": 1000 * p95}
-            result[name][f"batch_{size}"] = figures
+            if turn and time.perf_counter() - started > budget * len(calls):
+                break
+            for _ in range(2):
+                for name, call in calls.items():
+                    taken[name].append(_timed(partial(call, size, turn), seconds))
+        for name, times in taken.items():
+            result[name][f"batch_{size}"] = _figures(times)
     return result
+
+
+def measured(calls: Mapping[Name, Call], **given: Any) -> dict[Name, dict[str, Any]]:
+    """`latency` of each call, with `when` it was measured, the machine's `load`, and whether it was `quiet`."""
+    stopwatch = Stopwatch()
+    times = latency(calls, **given)
+    load, when = stopwatch.load(), datetime.now(UTC).isoformat(timespec="seconds")
+    return {
+        name: {**figures, "when": when, "load": load.record(), "quiet": is_quiet(load, figures.values())}
+        for name, figures in times.items()
+    }
+
+
+def _timed(call: Callable[[], object], seconds: float) -> list[float]:
+    """The times of single calls, after one that warms up: at least one, for about `seconds`."""
+    timer = timeit.Timer(call)
+    first = timer.timeit(1)
+    if first > LONG:
+        return [first]
+    return timer.repeat(max(1, math.ceil(seconds / first)), 1)
+
+
+def _figures(times: list[list[float]]) -> dict[str, float]:
+    """Of the turns of one call, of which each two have the same input."""
+    every = np.concatenate(times) * 1000
+    low, middle, high, p95 = np.percentile(every, [25, 50, 75, 95]).tolist()
+    pairs = np.array([np.median(one) for one in times]).reshape(-1, 2)
+    repeat = np.median(np.abs(pairs[:, 0] - pairs[:, 1]) / pairs.mean(1))
+    return {"median_ms": middle, "iqr_ms": high - low, "p95_ms": p95, "repeat": float(repeat)}
 
 
 def model_call(logits: Callable[[Batch], Tensor], length: int, vocabulary: int, pairs: bool) -> Call:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 from kdbench.losses import cosine_distance, soft_kl
 from kdbench.models.students import base, last_hidden, logits, mlm_head, word_embeddings
 from kdbench.objectives import masked_lm, soft_and_hard, supervised
-from kdbench.options import MISSING, above, at_least, between, one_of, option
+from kdbench.options import MISSING, TEMPERATURE, at_least, between, one_of, option
 from kdbench.schema import ENCODERS
 from kdbench.stage import IGNORED, Batch, Stage, Terms, Unit
 from kdbench.tasks import TASKS
@@ -35,11 +35,11 @@ class Params:
     soft_weight: float = option(at_least(0))
     mlm_weight: float = option(at_least(0))
     cosine_weight: float = option(at_least(0))
-    mlm_temperature: float = option(above(0))
+    mlm_temperature: float = option(TEMPERATURE)
     soft_on: str = option(one_of("all", "masked"))  # tokens
     smoothing: float = option(at_least(0))  # exponent of token counts in the choice of masked tokens
     alpha: float = option(between(0, 1))  # of the task's soft targets; 0: direct fine-tuning
-    temperature: float = option(above(0))
+    temperature: float = option(TEMPERATURE)
     reduction: str = option(one_of("batchmean", "elementmean"))
     scale_by_temperature_squared: bool = MISSING
 

@@ -2,10 +2,9 @@
 
 Stage `training` fine-tunes the backbone under the last classifier; `self_distillation` teaches the others its
 distribution, sum over i < L of KL(p_L || p_i) (equation 4), everything else standing still, without labels. The row
-of results is that of `speed`; the whole curve, the layers that rows left after and the measured times are reported.
+of results is that of `speed`; the whole curve and the layers that rows left after are reported.
 """
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -23,9 +22,6 @@ if TYPE_CHECKING:
     from kdbench.runs.context import Run
     from kdbench.schema import RunConfig
 
-log = logging.getLogger("kdbench")
-
-
 SHARES = Rule("numbers from 0 to 1", lambda given: all(0 <= share <= 1 for share in given))
 
 
@@ -37,7 +33,7 @@ class Params:
 
     speed: float = option(between(0, 1))
     speeds: list[float] = option(SHARES)  # of the curve
-    timed_speeds: list[float] = option(SHARES)  # where the clock is read too
+    timed_speeds: list[float] = option(SHARES)  # of these the time is measured too, by kdbench.inference.latency
 
     def conflicts(self, config: "RunConfig") -> Iterator[tuple[str, str]]:
         """(key, problem) where there is no layer to leave after."""
@@ -73,7 +69,7 @@ def stages(run: "Run", p: Params) -> Iterator[Stage]:
 
 
 def report_curves(run: "Run", student: Any, p: Params) -> None:
-    """Accuracy, FLOPs and exit layers at every speed on dev and test; times at batch 1 and 32 on test examples."""
+    """Accuracy, FLOPs and exit layers at every speed on dev and test."""
     shape, length, classes = run.shape(run.config.student), run.config.dataset.max_length, len(run.data.label_names)
 
     def cost(layer: int) -> int:
@@ -86,10 +82,4 @@ def report_curves(run: "Run", student: Any, p: Params) -> None:
         right = logits.argmax(-1).numpy() == split.labels[:, None]
         run.report(f"layers_{name}", right.mean(0).tolist())  # accuracy of each layer's classifier alone
     run.report("break_even_share", break_even_share(cost, student.config.num_hidden_layers, full_flops(shape, length)))
-    timed = {}
-    log.info("measuring the time at %d speeds", len(p.timed_speeds))
-    for speed in p.timed_speeds:
-        student.speed = speed
-        timed[f"{speed:g}"] = run.latency(student)
     student.speed = p.speed
-    run.report("latency_by_speed", timed)

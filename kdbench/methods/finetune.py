@@ -23,4 +23,6 @@ class Params:
 
 def stages(run: "Run", p: Params) -> Iterator[Stage]:
     student = run.student
+    if run.config.method.init.weights == "classifier":
+        return  # the teacher as it was found (derived.found_teacher_run): there is nothing to train
     yield Stage("training", student, supervised(student, run.task), run.batches("training"), run.schedule("training"))

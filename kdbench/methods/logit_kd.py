@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from kdbench.models.students import logits
 from kdbench.objectives import soft_and_hard
-from kdbench.options import MISSING, above, between, one_of, option
+from kdbench.options import MISSING, TEMPERATURE, between, one_of, option
 from kdbench.schema import ARCHITECTURES
 from kdbench.stage import Batch, Stage, Terms
 from kdbench.tasks import TASKS
@@ -26,7 +26,7 @@ class Params:
     tasks: ClassVar[frozenset[str]] = frozenset(TASKS)
 
     alpha: float = option(between(0, 1))
-    temperature: float = option(above(0))
+    temperature: float = option(TEMPERATURE)
     reduction: str = option(one_of("batchmean", "elementmean"))
     scale_by_temperature_squared: bool = MISSING
 

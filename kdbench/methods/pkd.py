@@ -14,7 +14,7 @@ import torch
 from kdbench.losses import patience
 from kdbench.models.encoders import view
 from kdbench.objectives import soft_and_hard
-from kdbench.options import MISSING, Rule, above, at_least, between, one_of, option
+from kdbench.options import MISSING, TEMPERATURE, Rule, at_least, between, one_of, option
 from kdbench.schema import ENCODERS
 from kdbench.stage import Batch, Stage, Terms
 
@@ -37,7 +37,7 @@ class Params:
     not_others: ClassVar[str] = "it compares the [CLS] states, which stand for the text and not for its words"
 
     alpha: float = option(between(0, 1))
-    temperature: float = option(above(0))
+    temperature: float = option(TEMPERATURE)
     reduction: str = option(one_of("batchmean", "elementmean"))  # of the soft term
     scale_by_temperature_squared: bool = MISSING
     beta: float = option(at_least(0))

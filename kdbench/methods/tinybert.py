@@ -19,7 +19,7 @@ from kdbench.models.features import Projection
 from kdbench.models.relu_head import use_relu_head
 from kdbench.models.students import base, logits
 from kdbench.objectives import supervised
-from kdbench.options import MISSING, above, at_least, between, one_of, option, or_none
+from kdbench.options import MISSING, TEMPERATURE, at_least, between, one_of, option, or_none
 from kdbench.schema import ENCODERS
 from kdbench.stage import IGNORED, Batch, Objective, Stage, Terms, Unit
 from kdbench.tasks import TASKS
@@ -48,7 +48,7 @@ class Params:
     intermediate: bool = MISSING  # whether the second stage is done
     projection: str = option(one_of("separate", "shared"))
     padding: str = option(one_of("masked", "counted"))  # counted: padded positions enter the means (the authors' code)
-    temperature: float = option(above(0))
+    temperature: float = option(TEMPERATURE)
     reduction: str = option(one_of("batchmean", "elementmean"))
     relu_head: bool = MISSING  # logits = linear(ReLU(pooled)), as the authors' code
     augment: bool = MISSING

@@ -3,24 +3,34 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from kdbench.models import bert, bilstm, distilbert, fastbert, mobilebert, relu_head, stock
 from kdbench.models.encoders import view
-from kdbench.sources.foreign import read_config, require_weights
+from kdbench.sources.foreign import read_config, require_weights, with_pad_token
 from kdbench.stage import Batch
 from kdbench.storage import files as store
 
 # transformers' words for what a head's outputs are; of classes they are its default.
 _PROBLEMS = {"multi_label": "multi_label_classification", "regression": "regression"}
-STOCK = ("roberta", "electra", "albert", "deberta-v2", "modernbert")  # built after a checkpoint's config.json
+STOCK = (
+    "roberta",
+    "xlm-roberta",
+    "electra",
+    "albert",
+    "deberta-v2",
+    "modernbert",
+)  # built after a checkpoint's config.json
 LAYERED = ("bert", "distilbert", *STOCK)  # walked layer by layer (encoder.py)
 _BASES = {"distilbert": "distilbert", "mobilebert": "mobilebert", "kdbench_ib_bert": "mobilebert"} | {
-    "roberta": "roberta", "electra": "electra", "albert": "albert", "deberta-v2": "deberta", "modernbert": "model",
+    "roberta": "roberta", "xlm-roberta": "roberta", "electra": "electra", "albert": "albert", "deberta-v2": "deberta",
+    "modernbert": "model",
 }  # fmt: skip
 _WITHOUT_TYPES = (
     "distilbert",
     "roberta",
+    "xlm-roberta",
     "deberta-v2",
     "modernbert",
 )  # which sentence a token is of says nothing to them
@@ -88,6 +98,11 @@ def reads_types(model: Any) -> bool:
     return model.config.model_type not in _WITHOUT_TYPES
 
 
+def input_names(model: Any, pairs: bool) -> list[str]:
+    """What the model, its graph and its tokenizer call the model's inputs; `pairs`: whether it reads two texts."""
+    return ["input_ids", "attention_mask", *(["token_type_ids"] if pairs and reads_types(model) else [])]
+
+
 def forward(model: Any, batch: Batch) -> Tensor:
     """Logits (B, C), of words (B, T, C), by the model's own forward, as whoever loads its folder calls it."""
     names = ("input_ids", "attention_mask", *(("token_type_ids",) if reads_types(model) else ()))
@@ -99,8 +114,11 @@ def logits(model: Any, batch: Batch) -> Tensor:
     return view(model).logits(batch) if model.config.model_type in LAYERED else forward(model, batch)
 
 
-def save(model: Any, folder: Path, tokenizer_folder: Path) -> None:
-    """config.json, model.safetensors and the tokenizer; for stock architectures a plain Hugging Face folder."""
+def save(model: Any, folder: Path, tokenizer_folder: Path, pairs: bool) -> None:
+    """config.json, model.safetensors and the tokenizer; for stock architectures a plain Hugging Face folder.
+
+    The tokenizer gives what the model takes: as the teacher's it may have given more, or less.
+    """
     from transformers import AutoTokenizer
 
     kind = relu_head.RELU_BERT if getattr(model.config, "relu_head", False) else model.config.model_type
@@ -115,7 +133,8 @@ def save(model: Any, folder: Path, tokenizer_folder: Path) -> None:
             mobilebert.save_ib(model, folder)
         case _:
             model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(tokenizer_folder).save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, model_input_names=input_names(model, pairs))
+    with_pad_token(tokenizer).save_pretrained(folder)
 
 
 def load(folder: Path, attention: str = "sdpa") -> Any:
@@ -145,6 +164,20 @@ def load(folder: Path, attention: str = "sdpa") -> Any:
             return stock.load(folder, kind, attention)
         case _:
             return bert.load(folder, attention)
+
+
+def load_classifier(folder: Path, label_names: list[str], attention: str) -> Any:
+    """`load` a classifier whose labels are these, in whichever order, and put its outputs in theirs."""
+    model = load(folder, attention)
+    own = [model.config.id2label[index] for index in range(len(label_names))]
+    order = [own.index(name) for name in label_names]
+    head = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]  # of every architecture's
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.copy_(parameter[order])
+    model.config.id2label = dict(enumerate(label_names))
+    model.config.label2id = {name: index for index, name in enumerate(label_names)}
+    return model
 
 
 def model_type(folder: Path) -> str:

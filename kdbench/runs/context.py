@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,6 @@ from torch import Tensor
 from kdbench.data.batches import Examples, TrainBatches
 from kdbench.data.datasets import Split
 from kdbench.data.teacher_cache import cached_outputs, compute_outputs
-from kdbench.inference import measure as evaluate
 from kdbench.metrics import Labels, Logits, answers, metrics
 from kdbench.models import students
 from kdbench.models.encoders import view
@@ -104,20 +103,6 @@ class Run(RunModels):
     def outputs(self, split: Split, predict: Predict) -> Tensor:
         """`predict`'s outputs (n, ...) for a split, in float32."""
         return compute_outputs(self.examples(split), self._autocast(predict))
-
-    def latency(self, model: Any) -> dict[str, dict[str, float]]:
-        """Milliseconds at batch 1 and 32 over examples of the test split, in float32."""
-
-        def logits(batch: Any) -> Tensor:
-            moved = {name: value.to(self.accelerator.device) for name, value in batch.items()}
-            return students.forward(model, moved)  # type: ignore[arg-type]
-
-        return self.times(evaluate.examples_call(logits, self.examples(self.data.test)))
-
-    def times(self, call: evaluate.Call) -> dict[str, dict[str, float]]:
-        """Milliseconds of `call` at batch 1 and 32: a quick figure, and in a dry run none to trust."""
-        measured = partial(evaluate.latency, rounds=1) if self.config.dry_run else evaluate.latency
-        return measured({"run": call})["run"]
 
     def schedule(self, stage: str, data: Data | None = None, share: int = 1) -> Schedule:
         """`method.stages.<stage>` with its number of steps settled; `data`: what it runs over, if not train.

@@ -19,13 +19,16 @@ from kdbench.models import students
 from kdbench.runs import record
 from kdbench.runs.context import Run
 from kdbench.runs.identity import run_id
+from kdbench.runs.look import show_rows, tell
 from kdbench.runs.record import About, write_start
+from kdbench.runs.related import teacher_run
+from kdbench.runs.texts import RunData
 from kdbench.runs.trackers import Tracking, tracked
 from kdbench.schema import RunConfig, TrackConfig, method_module
 from kdbench.shipping.export import export_run, has_export
 from kdbench.stage import Predict, Stage, Words
 from kdbench.storage.files import Damaged, explained, remove, remove_leftovers
-from kdbench.storage.results import EXPORT, RESULTS, verify_run, write_result
+from kdbench.storage.results import EXPORT, RESULTS, Runs, verify_run, write_result
 from kdbench.storage.seeds import derive
 from kdbench.training.dropout import cheap
 from kdbench.training.hardware import Hardware, accelerator, settle
@@ -44,14 +47,16 @@ def execute(
     command: str,
     baseline_command: Callable[[RunConfig], str],
     watch: Watch | None = None,
+    runs: Runs | None = None,
 ) -> dict[str, Any]:
-    """Do the run, or find it done; returns the content of its results.json.
+    """Do the run, or find it done; returns the content of its results.json (`inspect`: of its key `data` alone).
 
-    `watch` is told each epoch of this run (of none that it needs) and its dev score.
+    `watch` is told each epoch of this run (of none that it needs) and its dev score. `runs` gets the folders of all
+    runs that are finished then, this one and those that it needs: their times are measured when the command ends.
     Raises UserError, StoreError among them, Stopped, and Pruned where `watch` does.
     """
     with explained(Path(config.outputs)):
-        return _execute(config, About(choices, command, baseline_command, watch))
+        return _execute(config, About(choices, command, baseline_command, watch, {} if runs is None else runs))
 
 
 def _execute(config: RunConfig, about: About) -> dict[str, Any]:
@@ -59,6 +64,12 @@ def _execute(config: RunConfig, about: About) -> dict[str, Any]:
     processes = accelerator(hardware)
     if processes.is_main_process:
         show_log()
+    if config.inspect or (config.dry_run and config.phase == "task"):
+        found = RunData(config, hardware, processes)  # all of it: a dry run trains on little
+        tell(found.read)
+        if config.inspect:
+            show_rows(found.data)
+            return {"data": found.read}
     if config.dry_run:
         with tempfile.TemporaryDirectory() as scratch:
             result, _ = ensure(_small(config, scratch), hardware, processes, about)
@@ -101,7 +112,17 @@ def ensure(
                     return ensure(other, hardware, accelerator, about.of_needed(other))
 
                 result = _do(Run(config, hardware, accelerator, folder, finished), about)
+    if not config.dry_run and config.phase == "task":
+        about.runs[folder.absolute()] = _teacher_folder(config, hardware)
     return result | {"folder": str(folder)}, folder
+
+
+def _teacher_folder(config: RunConfig, hardware: Hardware) -> Path | None:
+    """Where the teacher is that the run is compared with, or will be: a direct fine-tune needs none, but has one."""
+    if "encoder" not in config.method.needs:
+        return None
+    path = config.teacher.path
+    return (run_folder(teacher_run(config), hardware) if path is None else Path(path)).absolute()
 
 
 def _finished(folder: Path) -> dict[str, Any] | None:
@@ -148,6 +169,8 @@ def _do(run: Run, about: About) -> dict[str, Any]:
         quiet_libraries()
     if run.accelerator.is_main_process:
         write_start(run, about)
+    if run.config.phase == "task" and not run.config.dry_run:
+        tell(run.read)
     with tracked(run) as tracking:
         stages, student = train_stages(run, tracking, about.watch)
         result = record.finish(run, about, stages, student)
@@ -170,7 +193,8 @@ def train_stages(run: Run, tracking: Tracking, watch: Watch | None) -> tuple[lis
         torch.manual_seed(derive(config.seed, "stage", len(records)))
         stage = next(stages, None)
         if stage is None:
-            return records, student
+            trained_nothing = not records and run.predictions is None
+            return records, run.student if trained_nothing else student
         stage, student = prepared(run, stage), stage.student
         name, key = f"{len(records):02d}_{stage.name}", stage.key or stage.name
         given = run.stage(key)

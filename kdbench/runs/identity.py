@@ -27,6 +27,8 @@ _LATER = {
     "replacing_share": None,
     "intermediate": True,
     "module": None,
+    "delimiter": None,
+    "header": True,
 }
 
 
@@ -116,7 +118,9 @@ def _teacher(config: RunConfig, hardware: Hardware) -> dict[str, Any]:
         result = read_result(Path(config.teacher.path))
         assert result is not None  # kdbench.validation.load looks for it
         return {"id": result["id"], "seed": result["seed"]}
-    return {"id": run_id(teacher_run(config), hardware), "seed": config.teacher.seed}
+    # Whether a head is used follows from the source and the data, which are in the id.
+    told = {} if config.teacher.finetune is None else {"finetune": config.teacher.finetune}
+    return {"id": run_id(teacher_run(config), hardware), "seed": config.teacher.seed} | told
 
 
 def run_id(config: RunConfig, hardware: Hardware) -> str:

@@ -1,5 +1,6 @@
 """The models that a method may ask its run for: teachers, students, what other runs have finished."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
@@ -14,12 +15,14 @@ from kdbench.data.tokenize import load_tokenizer
 from kdbench.errors import UserError
 from kdbench.models import bert, bilstm, stock, students
 from kdbench.models.encoders import view
-from kdbench.runs.related import full_depth, general_run, mlm_run, teacher_run, uses_general
+from kdbench.runs.related import found_teacher_run, full_depth, general_run, mlm_run, teacher_run, uses_general
 from kdbench.runs.texts import RunData
 from kdbench.schema import RunConfig, StudentConfig, choose_layers
+from kdbench.sources.model_folder import head_misfit
 from kdbench.storage.results import verify_run
 from kdbench.training.hardware import Hardware
 
+log = logging.getLogger("kdbench")
 Ensure = Callable[[RunConfig], tuple[dict[str, Any], Path]]  # a finished run: results.json, folder
 
 
@@ -44,7 +47,7 @@ class RunModels(RunData):
         """The encoder fine-tuned on the task, frozen, in evaluation mode; trained first where it is missing."""
         path = self.config.teacher.path
         if path is None:
-            self.teacher_result, folder = self.ensure(teacher_run(self.config))
+            self.teacher_result, folder = self.ensure(self._teacher_run())
         else:
             folder = Path(path)
             self.teacher_result = (verify_run(folder) or {}) | {"folder": str(folder)}
@@ -53,6 +56,21 @@ class RunModels(RunData):
         if names != self.data.label_names:
             raise UserError(f"{folder}: the teacher's labels {names} are not the data's {self.data.label_names}")
         return self._still(teacher)
+
+    def _teacher_run(self) -> RunConfig:
+        """The run that fine-tunes the teacher, or only evaluates one that can do the task already."""
+        teacher = self.config.teacher
+        misfit = None if teacher.finetune else head_misfit(self.encoder_folder, self.task, self.data.label_names)
+        if misfit == "":
+            log.info("teacher: %s classifies these labels and is used as it is", teacher.source)
+            log.info("  (teacher.finetune=true trains it on these data first)")
+            return found_teacher_run(self.config)
+        if teacher.finetune is False:
+            why = misfit or "its config.json names no classifier"
+            raise UserError(f"teacher.finetune=false: {teacher.source} cannot be used as it is: {why}")
+        if misfit:
+            log.info("teacher: the head of %s is not used: %s", teacher.source, misfit)
+        return teacher_run(self.config)
 
     @cached_property
     def pretrained(self) -> Any:
@@ -89,6 +107,9 @@ class RunModels(RunData):
     def student(self) -> Any:
         """Freshly built and initialised: as `method.init` says, or by the stages before the task; by the seed."""
         config = self.config
+        if config.method.init.weights == "classifier":
+            model = students.load_classifier(self.origin_folder, self.data.label_names, self.hardware.attention)
+            return model.to(self.accelerator.device)
         names, task = (self.data.label_names, self.task) if config.phase == "task" else (["0", "1"], "classification")
         shape, seed = self.shape(config.student), self.seed("student")
         student = students.build(shape, names, self.hardware.attention, seed, task)

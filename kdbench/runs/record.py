@@ -4,7 +4,7 @@ import logging
 import platform
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +16,12 @@ from kdbench.inference import measure as evaluate
 from kdbench.metrics import Logits
 from kdbench.models import students
 from kdbench.runs.identity import data_id, run_id
-from kdbench.runs.related import baseline, total_baseline
+from kdbench.runs.related import baseline, row_to_beat, total_baseline
 from kdbench.schema import GROUPS, RunConfig
 from kdbench.storage.files import filling, write_bytes, write_json, write_text
 from kdbench.storage.predictions import predictions_file
 from kdbench.storage.provenance import machine, source_state, versions
-from kdbench.storage.results import PREDICTIONS, SCHEMA, metric_of
+from kdbench.storage.results import PREDICTIONS, SCHEMA, Runs, metric_of
 from kdbench.training.interrupts import Watch
 from kdbench.training.processes import wait
 from kdbench.validation.load import digest
@@ -41,11 +41,12 @@ class About:
     command: str
     baseline_command: Callable[[RunConfig], str]
     watch: Watch | None = None  # of a search
+    runs: Runs = field(default_factory=dict)  # gets each finished run that this one is or needs
 
     def of_needed(self, config: RunConfig) -> "About":
         """Of a run that this one needs: its teacher, what comes before its task."""
         choices = self.choices | {"method": config.method.name, "student": config.student.name, "experiment": None}
-        return About(choices, f"needed by: {self.command}", self.baseline_command)
+        return About(choices, f"needed by: {self.command}", self.baseline_command, runs=self.runs)
 
 
 def write_start(run: "Run", about: About) -> None:
@@ -68,7 +69,7 @@ def finish(run: "Run", about: About, stages: list[dict[str, Any]], student: Any)
     if run.config.phase == "general":
         return _finish_general(run, about, stages, student)
     data = run.data
-    log.info("evaluating dev and test, then measuring the time a text takes")
+    log.info("evaluating dev and test")
     measured, logits = _network(run, student) if run.predictions is None else _handed_in(run, run.predictions)
     splits = {"dev": data.dev, "test": data.test}
     if run.accelerator.is_main_process:
@@ -88,6 +89,7 @@ def finish(run: "Run", about: About, stages: list[dict[str, Any]], student: Any)
         "seed": run.config.seed,
         "tag": run.config.tag,
         "identity": _identity(run, about),
+        "data": run.read,
         "precision": run.hardware.precision if run.predictions is None else run.predictions.precision,
         "device": run.hardware.device,
         "threads": run.hardware.threads,
@@ -108,7 +110,7 @@ def _finish_general(run: "Run", about: About, stages: list[dict[str, Any]], stud
     """The results of stages before the task: an encoder, its size and what it cost; it is no row of a table."""
     encoder = students.base(student)
     if run.accelerator.is_main_process:
-        _export(run, lambda folder: students.save(encoder, folder, run.encoder_folder))
+        _export(run, lambda folder: students.save(encoder, folder, run.encoder_folder, pairs=True))
     wait(run.accelerator)
     return {
         "schema": SCHEMA,
@@ -138,46 +140,46 @@ def _export(run: "Run", save: Callable[[Path], None]) -> None:
 def _network(run: "Run", student: Any) -> tuple[dict[str, Any], dict[str, Logits]]:
     """Save the student as a Hugging Face folder, load that folder, and measure what was loaded, in fp32."""
     if run.accelerator.is_main_process:
-        _export(run, lambda folder: students.save(student, folder, run.tokenizer_folder))
+        pairs = run.config.dataset.text_pair is not None
+        _export(run, lambda folder: students.save(student, folder, run.tokenizer_folder, pairs))
     wait(run.accelerator)
     model = students.load(run.folder / "model", run.hardware.attention).to(run.accelerator.device)
-    device, length = run.accelerator.device, run.config.dataset.max_length
+    device = run.accelerator.device
 
     def forward(batch: Any, step: int = 0) -> Any:
         return students.forward(model, {name: value.to(device) for name, value in batch.items()})  # type: ignore[arg-type]
 
     examples = {name: run.examples(getattr(run.data, name)) for name in ("dev", "test")}
     logits: dict[str, Logits] = {n: one.by_example(compute_outputs(one, forward)) for n, one in examples.items()}
-    shape = run.shape(run.config.student)
-    if shape["architecture"] == "fastbert":  # random tokens would not leave as real ones do
-        call = evaluate.examples_call(forward, examples["test"])
-    else:
-        call = evaluate.model_call(forward, length, shape["vocab_size"], shape["pairs"])
+    shape, length = run.shape(run.config.student), run.config.dataset.max_length
     return {
         "parameters": evaluate.parameters(model),
         "flops_per_example": students.flops(shape, length, len(run.data.label_names), run.task),
         "bytes": (run.folder / "model" / "model.safetensors").stat().st_size,
-        "latency": run.times(call) | _conditions(run, length),
+        "latency": _unmeasured(run, length),
     }, logits
 
 
 def _handed_in(run: "Run", given: "Predictions") -> tuple[dict[str, Any], dict[str, Logits]]:
-    """The same figures for a method that trained no network."""
+    """The same figures for a method that trained no network; its time by itself, for it keeps nothing to load."""
     test = run.data.test
 
     def call(size: int, turn: int) -> object:
         return given.logits(test.take(np.arange(size) % len(test)))
 
+    measured = {} if run.config.dry_run else evaluate.measured({"run": call})["run"]
     return {
         "parameters": {"total": given.parameters, "embeddings": 0, "without_embeddings": given.parameters},
         "flops_per_example": None,
         "bytes": None,
-        "latency": run.times(call) | _conditions(run, None),
+        "latency": _unmeasured(run, None) | measured,
     }, {name: given.logits(getattr(run.data, name)) for name in ("dev", "test")}
 
 
-def _conditions(run: "Run", length: int | None) -> dict[str, Any]:
-    return {"device": run.hardware.device, "threads": run.hardware.threads, "length": length, "precision": "fp32"}
+def _unmeasured(run: "Run", length: int | None) -> dict[str, Any]:
+    """What `kdbench.inference.latency.at_the_end` fills in when the command has trained all its models."""
+    where = {"device": run.hardware.device, "threads": run.hardware.threads, "length": length, "precision": "fp32"}
+    return where | dict.fromkeys(("batch_1", "batch_32", "when", "load", "quiet", "teacher"))
 
 
 def _identity(run: "Run", about: About) -> dict[str, Any]:
@@ -203,14 +205,15 @@ def _identity(run: "Run", about: About) -> dict[str, Any]:
 
 
 def _baselines(run: "Run", about: About, updates: int) -> dict[str, Any]:
-    keys = ("baseline", "total_baseline")
-    if "encoder" not in run.config.method.needs:
-        return {f"{key}_{part}": None for key in keys for part in ("id", "command")}
-    config = run.config
+    keys, config = ("baseline", "total_baseline"), run.config
+    floor = None if config.method.name == "tfidf" else row_to_beat(config)
+    tfidf = {"tfidf_command": floor and about.baseline_command(floor)}
+    if "encoder" not in config.method.needs:
+        return tfidf | {f"{key}_{part}": None for key in keys for part in ("id", "command")}
     per_epoch = -(-len(run.data.train) // (config.schedule.batch_size * config.schedule.accumulation))
     runs = dict(zip(keys, (baseline(config), total_baseline(config, updates, per_epoch)), strict=True))
     ids = {f"{key}_id": run_id(other, run.hardware) for key, other in runs.items()}
-    return ids | {f"{key}_command": about.baseline_command(other) for key, other in runs.items()}
+    return tfidf | ids | {f"{key}_command": about.baseline_command(other) for key, other in runs.items()}
 
 
 def _cost(run: "Run", stages: list[dict[str, Any]], updates: int) -> dict[str, Any]:
@@ -253,7 +256,7 @@ def _teacher(run: "Run") -> dict[str, Any] | None:
     result = run.teacher_result
     if result is None:
         return None
-    return {key: result[key] for key in ("id", "seed", "metrics", "latency", "parameters")}
+    return {key: result[key] for key in ("id", "seed", "metrics", "parameters")}
 
 
 def announce(run: "Run", result: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Runs that belong to a run: its teacher, its baselines, what comes before its task."""
 
 import dataclasses
+from typing import Any
 
 from kdbench.schema import (
     ExportConfig,
@@ -84,9 +85,27 @@ def teacher_run(config: RunConfig) -> RunConfig:
     return finetune(config, full_depth(config), teacher.schedule, teacher.seed)
 
 
+def found_teacher_run(config: RunConfig) -> RunConfig:
+    """The run that only evaluates the teacher: its source has a head for the data set's classes already."""
+    config = teacher_run(config)
+    return dataclasses.replace(
+        config, method=dataclasses.replace(config.method, init=InitConfig("classifier", "first"))
+    )
+
+
 def baseline(config: RunConfig) -> RunConfig:
     """The direct fine-tune of the same student by the same schedule."""
     return finetune(config, config.student, config.schedule, config.seed)
+
+
+def row_to_beat(config: RunConfig) -> RunConfig | None:
+    """TF-IDF on the same data, its own keys MISSING: as its YAML has them. None where it can do no such task."""
+    made: Any = method_schema("tfidf")
+    if config.dataset.task not in made.tasks:
+        return None
+    return dataclasses.replace(
+        config, method=made(name="tfidf"), seed=0, corpus=None, phase="task", export=ExportConfig(), tag=None
+    )
 
 
 def total_baseline(config: RunConfig, updates: int, per_epoch: int) -> RunConfig:

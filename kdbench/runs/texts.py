@@ -1,8 +1,6 @@
 """The texts of a run, as its methods ask for them: splits, tokenizers, the corpus, batches."""
 
-import functools
 import json
-import logging
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +11,13 @@ from accelerate import Accelerator
 from kdbench.data.batches import Examples, TrainBatches
 from kdbench.data.corpus import MaskedBatches, Masking, corpus_examples, smoothed_weights
 from kdbench.data.datasets import Split, TextData
+from kdbench.data.report import PiecesReport, ReadReport
 from kdbench.data.stored import stored_dataset
 from kdbench.data.tokenize import pad_id, tokenize, vocabulary_size
 from kdbench.data.vocabulary import word_tokenizer
 from kdbench.errors import UserError
 from kdbench.runs.identity import corpus_identity
+from kdbench.runs.related import uses_teacher
 from kdbench.schema import RunConfig, ScheduleConfig, StudentConfig, choose_layers
 from kdbench.sources.sources import resolve_model
 from kdbench.storage.files import read_json
@@ -25,14 +25,6 @@ from kdbench.storage.seeds import derive
 from kdbench.tasks import chosen_metric
 from kdbench.training.hardware import Hardware
 from kdbench.validation.load import cache_folder
-
-log = logging.getLogger("kdbench")
-
-
-@functools.cache
-def _say_once(note: str) -> None:
-    """A sweep's runs and their teacher read the same data: once is enough."""
-    log.info("data: %s", note)
 
 
 class RunData:
@@ -54,10 +46,27 @@ class RunData:
 
     @cached_property
     def data(self) -> TextData:
-        data = stored_dataset(self.config.dataset, self.cache)
-        for note in data.notes:
-            _say_once(f"{data.name}: {note}")
-        return data
+        return stored_dataset(self.config.dataset, self.cache)
+
+    @cached_property
+    def read(self) -> ReadReport:
+        """What the data were taken for, and what each tokenizer of the run makes of the texts."""
+        pieces: list[PiecesReport] = []
+        if "encoder" in self.config.method.needs:
+            own_words = self.config.student.architecture == "bilstm"
+            name = "the words of train" if own_words else self.config.origin.name
+            pieces.append(self._pieces(name, self.tokenizer_folder, not own_words))
+            if uses_teacher(self.config) and self.encoder_folder != self.tokenizer_folder:
+                pieces.append(self._pieces(self.config.teacher.name, self.encoder_folder, True))
+        return {**self.data.report, "pieces": pieces}
+
+    def _pieces(self, name: str, folder: Path, pretrained: bool) -> PiecesReport:
+        length, counts = self.config.dataset.max_length, {}
+        for split in ("train", "dev", "test"):
+            found = tokenize(getattr(self.data, split), folder, length, self.cache).counts
+            assert found is not None  # of no corpus
+            counts[split] = found
+        return {"tokenizer": name, "pretrained": pretrained, "max_length": length, "splits": counts}
 
     @cached_property
     def tokenizer_folder(self) -> Path:

@@ -13,20 +13,20 @@ from typing import Any
 
 import torch
 from filelock import FileLock
-from torch import Tensor
 
 from kdbench.data.teacher_cache import compute_outputs
 from kdbench.data.tokenize import load_tokenizer
 from kdbench.inference import measure as evaluate
 from kdbench.inference.classifier import GRAPH, graph_predict, model_predict, speed_of
 from kdbench.inference.finished_run import FinishedRun, open_run
+from kdbench.inference.latency import beside, own_call
 from kdbench.inference.onnx import to_int8, to_onnx
 from kdbench.metrics import answers, metrics
 from kdbench.models import students
 from kdbench.shipping.card import Forms, model_card
-from kdbench.stage import Batch, Predict
+from kdbench.stage import Predict
 from kdbench.storage import files as store
-from kdbench.storage.files import explained, filling, read_json, remove_leftovers, write_bytes, write_text
+from kdbench.storage.files import explained, filling, remove_leftovers, write_bytes, write_text
 from kdbench.storage.predictions import predictions_file
 from kdbench.storage.provenance import machine, source_state, versions
 from kdbench.storage.results import EXPORT, PREDICTIONS, metric_of, write_result
@@ -79,7 +79,7 @@ def _write_forms(run: FinishedRun, staged: Path, int8: bool) -> Forms:
     for name in names:
         (staged / name).mkdir()
     model = students.load(run.model)
-    difference = to_onnx(model, staged / "onnx" / GRAPH, run.pairs and students.reads_types(model))
+    difference = to_onnx(model, staged / "onnx" / GRAPH, "token_type_ids" in students.input_names(model, run.pairs))
     log.info("onnx: differs from PyTorch by %.1e at most", difference)
     if int8:
         to_int8(staged / "onnx" / GRAPH, staged / "int8" / GRAPH)
@@ -111,7 +111,7 @@ def _write_form(run: FinishedRun, folder: Path, predict: Predict, latency: dict[
         "metrics": {
             name: metrics(task, split.labels, answers(task, logits[name]), names) for name, split in splits.items()
         },
-        "latency": run.result["latency"] | latency,
+        "latency": run.result["latency"] | {"device": "cpu"} | latency,
         "bytes": (folder / GRAPH).stat().st_size,
         "machine": machine(),
         "stages": [],  # they are the run's
@@ -123,21 +123,18 @@ def _write_form(run: FinishedRun, folder: Path, predict: Predict, latency: dict[
 
 
 def _latency(run: FinishedRun, forms: dict[str, Predict]) -> dict[str, Any]:
-    """Of each form, in turn; over the same input as the run's own figure."""
-    return evaluate.latency({name: _call(run, predict) for name, predict in forms.items()})
+    """Of each form, in turns with the teacher, if that is still there; over the same input as the run's own figure."""
+    calls = {name: own_call(run, predict) for name, predict in forms.items()}
+    teacher = run.teacher
+    if teacher is None:
+        return {name: times | {"teacher": None} for name, times in evaluate.measured(calls).items()}
+    found = evaluate.measured(calls | {"teacher": own_call(teacher, model_predict(teacher.model))})
+    taught = beside(found.pop("teacher"), teacher.result)
+    return {name: times | {"teacher": taught} for name, times in found.items()}
 
 
-def _call(run: FinishedRun, predict: Predict) -> evaluate.Call:
-    def logits(batch: Batch) -> Tensor:
-        return predict(batch, 0)
-
-    if students.model_type(run.model) == "kdbench_fastbert":  # random tokens would not leave as real ones do
-        return evaluate.examples_call(logits, run.examples(run.data.test))
-    vocabulary = read_json(run.model / "config.json")["vocab_size"]
-    return evaluate.model_call(logits, run.dataset.max_length, vocabulary, run.pairs)
-
-
-def _words(result: dict[str, Any], latency: dict[str, dict[str, float]]) -> str:
-    times = ", ".join(f"{one['median_ms']:.3g} ms at batch {size[6:]}" for size, one in latency.items())
+def _words(result: dict[str, Any], latency: dict[str, Any]) -> str:
+    times = ", ".join(f"{latency[f'batch_{size}']['median_ms']:.3g} ms at batch {size}" for size in (1, 32))
     metric = metric_of(result)
-    return f"test {metric} {100 * result['metrics']['test'][metric]:.2f}, {times}"
+    noise = "" if latency["quiet"] else ", the machine was not quiet"
+    return f"test {metric} {100 * result['metrics']['test'][metric]:.2f}, {times}{noise}"

@@ -44,9 +44,10 @@ def parse(source: str) -> Source:
         return Source("pypi", match[1], match[2])
     if match := _HUB.fullmatch(source):
         return Source("hub", match[1], match[2] or "main")
-    if not source.strip() or re.match(r"[A-Za-z]{2,}:", source):  # one letter: a Windows drive
+    path = os.path.expanduser(source)  # Path.expanduser raises for a file that is called ~x
+    if not source.strip() or (re.match(r"[A-Za-z]{2,}:", source) and not Path(path).exists()):  # C: is a drive
         raise SourceError(f"{source!r} is not {FORMS}.")
-    return Source("path", str(Path(source).expanduser()))
+    return Source("path", path)
 
 
 def fetch_wheel(source: str, sha256: str, members: Sequence[str], cache: Path) -> Path:

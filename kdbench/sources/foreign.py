@@ -54,6 +54,25 @@ def require_weights(folder: Path) -> None:
     )
 
 
+def with_pad_token(tokenizer: Any) -> Any:
+    """Give a Hugging Face tokenizer that names no padding token one, so that it can put texts into one batch.
+
+    An attention mask hides padding, so any token serves that no text is cut into otherwise: `[PAD]` or `<pad>` where
+    the vocabulary has it, else a special token. Raises SourceError where there is none.
+    """
+    if tokenizer.pad_token is None:
+        named = [token for token in ("[PAD]", "<pad>") if token in tokenizer.get_vocab()]
+        special = [tokenizer.sep_token, tokenizer.eos_token, tokenizer.cls_token, tokenizer.unk_token]
+        tokens = [token for token in (*named, *special) if token is not None]
+        if not tokens:
+            raise SourceError(
+                f"{tokenizer.name_or_path}: its tokenizer has no padding token and no special token to pad with: set"
+                " pad_token in its tokenizer_config.json"
+            )
+        tokenizer.pad_token = tokens[0]
+    return tokenizer
+
+
 def _every_key(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """(key, value) of each object within `config`, however deep."""
     todo: list[Any] = [config]

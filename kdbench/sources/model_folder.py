@@ -31,6 +31,11 @@ _NAMED_OTHERWISE = {
     "electra": {"embedding": "embedding_size"},
     "albert": {"embedding": "embedding_size"},
 }
+_ROBERTA: dict[str, object] = {
+    "pad_token_id": 1,
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+}  # from 2 on
 # What kdbench's students, or its way through the layers, take for granted: another value would be another network.
 _FIXED: dict[str, dict[str, object]] = {
     "bert": {
@@ -40,7 +45,8 @@ _FIXED: dict[str, dict[str, object]] = {
         "position_embedding_type": "absolute",
         "is_decoder": False,
     },
-    "roberta": {"pad_token_id": 1, "position_embedding_type": "absolute", "is_decoder": False},  # positions from 2 on
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
     "electra": {"type_vocab_size": 2, "position_embedding_type": "absolute", "is_decoder": False},
     "distilbert": {"activation": "gelu", "sinusoidal_pos_embds": False},
     "albert": {"type_vocab_size": 2, "num_hidden_groups": 1, "inner_group_num": 1},
@@ -52,11 +58,13 @@ _FIXED: dict[str, dict[str, object]] = {
     },
     "modernbert": {},
 }
+_HEADS = ("ForSequenceClassification", "ForTokenClassification")  # of transformers' classes, as config.json has them
 _MUST_SAY = ("relative_attention", "norm_rel_ebd")  # left out, they mean something else
 _TOKENIZERS = {"PreTrainedTokenizer", "TokenizersBackend"}  # or ...Fast: of any architecture
 _OWN_TOKENIZERS = {
     "bert": {"BertTokenizer", "DistilBertTokenizer"},
     "roberta": {"RobertaTokenizer"},
+    "xlm-roberta": {"XLMRobertaTokenizer"},
     "electra": {"ElectraTokenizer", "BertTokenizer"},
     "distilbert": {"DistilBertTokenizer", "BertTokenizer"},
     "albert": {"AlbertTokenizer"},
@@ -105,6 +113,28 @@ def verify(folder: Path) -> None:
     _verify_config(folder / "config.json", shape)
     verify_weights(folder / WEIGHTS, shape["architecture"], shape)
     _verify_tokenizer(folder, shape["architecture"], shape["vocab_size"])
+
+
+def head_misfit(folder: Path, task: str, label_names: list[str]) -> str | None:
+    """Say why the folder's own head cannot answer the task; an empty string: it can; None: there is no head."""
+    config = read_config(folder / "config.json")
+    heads = [str(name) for name in config.get("architectures") or () if str(name).endswith(_HEADS)]
+    if not heads:
+        return None
+    if task == "regression" or not heads[0].endswith(_HEADS[task == "token_classification"]):
+        return f"it is a {heads[0]}, the task is {task}"
+    problem = config.get("problem_type")
+    if (problem == "multi_label_classification") != (task == "multi_label"):
+        return f"its problem_type is {problem}, the task is {task}"
+    labels = config.get("id2label") or {}
+    own = sorted(map(str, labels.values())) if isinstance(labels, dict) else []
+    if own != sorted(label_names):
+        return f"its labels are {_few(own)}, those of the data are {_few(sorted(label_names))}"
+    return ""
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
 def _verify_config(path: Path, shape: dict[str, Any]) -> None:

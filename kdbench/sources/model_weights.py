@@ -51,6 +51,7 @@ _MODERNBERT |= {"mlp.Wi": ("ffn_x2", "hidden"), "mlp.Wo": ("hidden", "ffn")}
 _NAMES = {
     "bert": Names("bert.", "encoder.layer.", _BERT, _tables("hidden")),
     "roberta": Names("roberta.", "encoder.layer.", _BERT, _tables("hidden", types=False)),
+    "xlm-roberta": Names("roberta.", "encoder.layer.", _BERT, _tables("hidden", types=False)),
     "electra": Names("electra.", "encoder.layer.", _BERT, _tables("embedding")),
     "distilbert": Names("distilbert.", "transformer.layer.", _DISTILBERT, _tables("hidden", types=False)),
     "albert": Names("albert.", "encoder.albert_layer_groups.", _ALBERT, _tables("embedding"), shared=True),

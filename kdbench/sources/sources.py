@@ -8,12 +8,11 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
+from kdbench.errors import SettingError
 from kdbench.schema import DatasetConfig, RunningText, TeacherConfig
 from kdbench.sources.fetch import Source, SourceError, fetch_wheel, hub_commit, hub_model, parse, sha256_of
+from kdbench.sources.files import FORMATS, ending, is_file_name
 from kdbench.sources.model_folder import MODEL_FILES, model_files, shape_names, shape_of, verify
-
-TAGGED = (".conll", ".bio")  # a word a line, with its tag
-TABLES = (".tab", ".csv", ".tsv", ".jsonl", ".parquet", *TAGGED)
 
 
 def check_source(source: str, sha256: str | None, key: str) -> str | None:
@@ -39,7 +38,7 @@ def _is_sha256(text: str | None) -> bool:
 
 def _parsed(source: str, sha256: str | None, key: str) -> Source:
     if fault := check_source(source, sha256, key):
-        raise SourceError(f"{key}={source}: {fault}")
+        raise SettingError(key, source, fault)
     return parse(source)
 
 
@@ -106,15 +105,16 @@ def table_files(dataset: DatasetConfig) -> dict[str, str] | None:
     Relative to the source, so `.` is the source itself.
     """
     source, splits = parse(dataset.source), dataset.splits
-    if Path(source.name, splits.train).suffix.lower() not in TABLES:
-        if source.kind == "pypi" or Path(source.name).is_file():
-            raise SourceError(
-                f"dataset.source={dataset.source}, dataset.splits.train={splits.train}: a file must end in"
-                f" {', '.join(TABLES)}."
-            )
-        return None
-    named = {"train": splits.train, "dev": splits.dev, "test": splits.test}
-    return {split: name for split, name in named.items() if name is not None}
+    given = {"train": splits.train, "dev": splits.dev, "test": splits.test}
+    named = {split: name for split, name in given.items() if name is not None}
+    local, readable = source.kind == "path", {}
+    for split, name in named.items():
+        path = Path(source.name, name)
+        readable[split] = is_file_name(path.name) and not (local and path.is_dir())
+        if not readable[split] and (source.kind == "pypi" or (local and path.is_file())):
+            key = ("dataset.source", dataset.source) if name == "." else (f"dataset.splits.{split}", name)
+            raise SettingError(*key, f"a file must be {FORMATS}.")
+    return named if readable["train"] else None
 
 
 def dataset_identity(dataset: DatasetConfig, cache: Path) -> dict[str, str]:
@@ -129,7 +129,10 @@ def dataset_identity(dataset: DatasetConfig, cache: Path) -> dict[str, str]:
         return {"source": f"hub:{source.name}@{hub_commit(source, 'dataset', cache)}"}
     root, files = Path(source.name), table_files(dataset)
     if files is not None:
-        return {"sha256": _digest([existing(root, split, name) for split, name in files.items()], list(files))}
+        paths = [existing(root, split, name) for split, name in files.items()]
+        # The ending decides how the bytes are read: Orange's .tab has two rows of header more than the same .tsv.
+        formats = {split: ending(path.name) for split, path in zip(files, paths, strict=True)}
+        return {"sha256": _digest(paths, list(files)), **formats}
     names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
     names = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]  # .git, .cache
     return {"sha256": _digest([root / name for name in names], names)}
@@ -162,9 +165,11 @@ def existing(root: Path, split: str, name: str) -> Path:
     path = root / name
     if not path.is_file():
         folder = root if root.is_dir() else root.parent
-        there = sorted(found.name for found in folder.iterdir() if found.suffix.lower() in TABLES)
-        raise SourceError(
-            f"dataset.splits.{split}={name}: no file {path}; {folder} has {', '.join(there[:8]) or 'no table'}."
-            "\nSplits are named relative to dataset.source: give the folder there and the files here."
+        there = sorted(found.name for found in folder.iterdir() if is_file_name(found.name)) if folder.is_dir() else []
+        raise SettingError(
+            f"dataset.splits.{split}",
+            name,
+            f"no file {path}; {folder} has {', '.join(there[:8]) or 'no table'}."
+            "\nSplits are named relative to dataset.source: give the folder there and the files here.",
         )
     return path

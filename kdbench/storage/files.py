@@ -127,6 +127,17 @@ def write_record(path: Path, value: dict[str, Any], files: Iterable[Path] = ()) 
             listed[name] = {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
         for folder in sorted({(path.parent / name).parent for name in listed}):
             _sync(folder)
+    _write_sealed(path, value, listed)
+
+
+def amend_record(path: Path, changes: dict[str, Any]) -> None:
+    """Write the record again with `changes`; what it says of other files stays. Raises Damaged, StoreError."""
+    value, files = _opened(path)
+    listed = {name: {"bytes": size, "sha256": digest} for name, (size, digest) in files.items()}
+    _write_sealed(path, value | changes, listed)
+
+
+def _write_sealed(path: Path, value: dict[str, Any], listed: dict[str, dict[str, Any]]) -> None:
     text = json.dumps(value | {"files": listed}, indent=2, allow_nan=False, ensure_ascii=False)
     text = text.removesuffix("\n}") + ',\n  "sha256": "'
     write_text(path, f'{text}{hashlib.sha256(text.encode()).hexdigest()}"\n}}\n')

@@ -18,12 +18,20 @@ PREDICTIONS = "predictions.parquet"  # beside it
 EXPORT = "export"  # a folder that a finished run may have: what was made of it later, with a record of its own
 _LOG = "run.log"  # for people, and still written to when the run is done
 
+# Folders of finished runs, each with that of the teacher it is compared with, where one may be or not.
+Runs = dict[Path, Path | None]
+
 
 def write_result(folder: Path, result: dict[str, Any]) -> dict[str, Any]:
     """Mark the run in `folder` as done; returns what a reader will find."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.name not in (RESULTS, _LOG)]
     store.write_record(folder / RESULTS, result, files)
     return store.read_record(folder / RESULTS)
+
+
+def amend_result(folder: Path, changes: dict[str, Any]) -> None:
+    """Replace keys of a finished run's result, which stays finished at each moment. Raises Damaged, StoreError."""
+    store.amend_record(folder / RESULTS, changes)
 
 
 def metric_of(result: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Losses and weights must stay finite: what is said where they do not."""
 
+import math
 from pathlib import Path
 
 from torch import nn
@@ -19,9 +20,15 @@ def bad_loss(stage: Stage, folder: Path, step: int, passes: list[Pass], mean: di
     after, terms = checkpoint.first_bad(passes) or (0, mean)
     first = step - after // stage.schedule.accumulation
     shown = ", ".join(f"{name} {value:g}" for name, value in terms.items())
+    advice = "Lower schedule.lr, or try hardware.precision=fp32."
+    if first == 1:
+        broken = ", ".join(name for name, value in terms.items() if not math.isfinite(value))
+        advice = (
+            f"No update came before it, so no learning rate is the cause: look at the temperature and the weights under"
+            f" method that scale {broken}, at the teacher, or try hardware.precision=fp32."
+        )
     return NonFiniteLoss(
-        f"stage {stage.name}, step {first}: the loss is not finite ({shown}). "
-        f"Lower schedule.lr, or try hardware.precision=fp32. {checkpoint.last(folder)}"
+        f"stage {stage.name}, step {first}: the loss is not finite ({shown}). {advice} {checkpoint.last(folder)}"
     )
 
 

@@ -16,6 +16,23 @@ from kdbench.training.interrupts import Pruned, Stopped
 log = logging.getLogger("kdbench")
 console = Console()
 ESTIMATED_AFTER = 10  # steps of a stage
+WORTH_A_LINE = 20  # seconds
+ONCE = {"once": True}  # `extra` of a log line that each handler writes once, however often it comes
+_shown: set[str] = set()  # of these, what the console has: all runs of a command share it
+
+
+class _Once(logging.Filter):
+    def __init__(self, seen: set[str]) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if "once" not in record.__dict__:
+            return True
+        text = record.getMessage()
+        new = text not in self.seen
+        self.seen.add(text)
+        return new
 
 
 class _ToConsole(logging.Handler):
@@ -35,7 +52,9 @@ class _ToStderr(logging.Handler):
 def show_log(on_stderr: bool = False) -> None:
     """Send the log's lines to the console, or to stderr."""
     hide_log()
-    log.addHandler(_ToStderr() if on_stderr else _ToConsole())
+    handler = _ToStderr() if on_stderr else _ToConsole()
+    handler.addFilter(_Once(_shown))
+    log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
 
@@ -58,6 +77,7 @@ def logged_to(path: Path, writes: bool) -> Iterator[None]:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = _ToFile(path, encoding="utf8")
+    handler.addFilter(_Once(set()))
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     try:
@@ -114,18 +134,16 @@ class Display:
         if self.taken_at and now - self.taken_at[-1][0] < 1 and not tenth:
             return
         self.taken_at.append((now, step))
-        left = self.left()
         if self.bar is not None:
-            self.bar.update(self.task, completed=step, left=left)
-        if tenth and left:
+            self.bar.update(self.task, completed=step, left=self.left())
+        if tenth and (left := self.left(WORTH_A_LINE)):
             log.info("  %s: %s", self.stage, left)
 
-    def left(self) -> str:
-        """The time that the stage still takes, in words; empty while that is not known."""
+    def left(self, least: float = 0) -> str:
+        """The time that the stage still takes, in words; empty while that is not known, or below `least` seconds."""
         (begun, first), (now, step) = self.taken_at[0], self.taken_at[-1]
-        if step in (first, self.steps):
-            return ""
-        return f"{in_words((now - begun) / (step - first) * (self.steps - step))} left"
+        seconds = (now - begun) / max(1, step - first) * (self.steps - step)
+        return f"{in_words(seconds)} left" if seconds > least else ""
 
     def advance(self, step: int, losses: dict[str, float]) -> None:
         now = self.clock()
@@ -140,7 +158,7 @@ class Display:
         # A single score needs no name: it is that of the model which the run trains.
         scores = "  ".join(f"{f'{name} ' * (len(dev) > 1)}{100 * one[metric]:.2f}" for name, one in dev.items())
         shown = "  ".join(f"{name} {value:.3f}" for name, value in means.items())
-        parts = [f"dev {metric} {scores}" if dev else "", shown, self.left()]
+        parts = [f"dev {metric} {scores}" if dev else "", shown, self.left(WORTH_A_LINE)]
         place = f"{self.stage} epoch {epoch + 1}, step {self.step}/{self.steps}"
         log.info("  %s: %s", place, " | ".join(part for part in parts if part))
         self.since = self.clock()

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
-from kdbench.errors import Fault, shown
+from kdbench.errors import Fault, SettingError, shown
 from kdbench.schema import DatasetConfig, RunConfig
 from kdbench.tasks import METRICS
 from kdbench.validation.architectures import CUT, kind_faults
@@ -51,6 +51,9 @@ def task_faults(config: RunConfig) -> Iterator[Fault]:
         yield Fault("dataset.task", task, f"is none that method={method.name} can do ({can}): {method.not_others}")
     if dataset.metric is not None and dataset.metric not in METRICS[task]:
         yield Fault("dataset.metric", dataset.metric, f"is no metric of {task}", legal=f"Legal: {_or(METRICS[task])}")
+    if isinstance(dataset.label, list) and task != "multi_label":
+        problem = "a column for each label is for dataset.task=multi_label; name one column"
+        yield Fault("dataset.label", shown(dataset.label), problem)
     if task == "regression" and dataset.classes is not None:
         yield Fault("dataset.classes", shown(dataset.classes), "must be null: a number is predicted, no class")
     if task != "token_classification":
@@ -100,6 +103,8 @@ def corpus_faults(config: RunConfig) -> Iterator[Fault]:
         yield Fault("corpus", "null", problem, "corpus=bundled")
     if config.phase == "general" and "corpus" not in method.needs:
         yield Fault("phase", "general", f"method={method.name} has no stages before the task")
+    if config.phase == "general" and config.inspect:
+        yield Fault("inspect", "true", "shows a data set, and phase=general reads a corpus: leave out phase=general")
 
 
 def shape_faults(config: RunConfig) -> Iterator[Fault]:
@@ -114,8 +119,8 @@ def shape_faults(config: RunConfig) -> Iterator[Fault]:
     for group, encoder in (("teacher", teacher), ("student.encoder", student.encoder)):
         if encoder is None:
             continue
-        # RoBERTa counts its positions from 2
-        longest = encoder.max_positions - (2 if encoder.source_architecture == "roberta" else 0)
+        # RoBERTa and XLM-R count their positions from 2
+        longest = encoder.max_positions - (2 if encoder.source_architecture in ("roberta", "xlm-roberta") else 0)
         if config.dataset.max_length > longest:
             problem = f"must be {longest} or less ({group}.max_positions)"
             yield Fault("dataset.max_length", shown(config.dataset.max_length), problem)
@@ -163,34 +168,35 @@ def layer_faults(config: RunConfig) -> Iterator[Fault]:
 
 def source_faults(config: RunConfig) -> Iterator[Fault]:
     """Sources that cannot be read, judged without a download."""
-    from kdbench.sources.sources import SourceError, check_source, existing, table_files  # here: --help must be quick
+    from kdbench.sources.sources import check_source, existing, table_files  # here: --help must be quick
 
-    if problem := check_source(config.dataset.source, config.dataset.sha256, "dataset.source"):
-        yield Fault("dataset.source", shown(config.dataset.source), problem)
+    wrong = check_source(config.dataset.source, config.dataset.sha256, "dataset.source")
+    if wrong:
+        yield Fault("dataset.source", shown(config.dataset.source), wrong)
     encoders = {"teacher": config.teacher, "student.encoder": config.student.encoder}
     for group, part in encoders.items() if "encoder" in config.method.needs else ():
         if part is not None:
             problem = check_source(part.source, part.sha256, f"{group}.source")
-            problem = problem or local_model_fault(Path(part.source).expanduser() / part.folder)
+            problem = problem or local_model_fault(Path(part.source) / part.folder)
             if problem:
                 yield Fault(f"{group}.source", shown(part.source), problem)
-    root = Path(config.dataset.source).expanduser()
+    if wrong:
+        return  # nothing can be said of its files
+    root = Path(config.dataset.source)
     try:
         for split, name in (table_files(config.dataset) or {}).items() if root.exists() else ():
             if faults := list(column_faults(existing(root, split, name), config.dataset)):
                 yield from faults
                 return  # the other splits have the same columns
-    except SourceError as error:  # "<key>=<value>: <problem>"
-        subject, _, problem = str(error).replace("\n", " ").partition(": ")
-        key, _, value = subject.partition("=")
-        yield Fault(key, value, problem)
+    except SettingError as error:
+        yield Fault(error.key, shown(error.value), error.problem.replace("\n", " "))
 
 
 def column_faults(path: Path, dataset: DatasetConfig) -> Iterator[Fault]:
-    from kdbench.data.columns import columns_at_start, missing_columns
+    from kdbench.data.tables import missing, names_at_start
 
-    if columns := columns_at_start(path, dataset.encoding):
-        for key, name, problem in missing_columns(path, columns, dataset):
+    if columns := names_at_start(path, dataset):
+        for key, name, problem in missing(path, columns, dataset):
             yield Fault(f"dataset.{key}", name, problem)
 
 

@@ -34,6 +34,11 @@ class Leaf(NamedTuple):
         return OmegaConf.to_container(box)["value"]  # type: ignore[index, call-overload]
 
     @property
+    def text(self) -> bool:
+        """Whether every value in it is text: digits, `true` and the like arrive as they were typed."""
+        return set(_kinds(self.hint)) - {NoneType} == {str}
+
+    @property
     def optional(self) -> bool:
         return NoneType in get_args(self.hint)
 
@@ -45,6 +50,15 @@ class Leaf(NamedTuple):
         if get_origin(self.hint) is dict:
             return "keys with values, {..}"
         return " or ".join(NAMES[kind] for kind in get_args(self.hint) or [self.hint] if kind is not NoneType)
+
+
+def _kinds(hint: Any) -> Iterator[Any]:
+    """The types of the single values in a hint: str and int of `dict[str, list[int]] | None`, and None's."""
+    below = get_args(hint)
+    if not below:
+        yield hint
+    for part in below:
+        yield from _kinds(part)
 
 
 class Keys:

@@ -5,6 +5,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from kdbench.schema import DatasetConfig, RunConfig, method_schema
 from kdbench.storage.files import private
 from kdbench.storage.results import RESULTS, verify_file
 
+_PATHS = ("source", "path", "outputs", "cache_dir")  # keys of any group that name a place
+
 
 def _half(count: int | None) -> int | None:
     return None if count is None else max(1, round(count / 2))
@@ -29,21 +32,32 @@ def _half(count: int | None) -> int | None:
 # key has none.
 OmegaConf.register_new_resolver("half", _half, replace=True)
 OmegaConf.register_new_resolver("half_again", lambda count: count + (_half(count) or 0), replace=True)
+OmegaConf.register_new_resolver("home", os.path.expanduser, replace=True)  # of conf/config.yaml alone
 OmegaConf.register_new_resolver("or", lambda given, other: other if given is None else given, replace=True)
 
 
 def fill(cfg: DictConfig) -> DictConfig:
     """A copy of `cfg` in which each of the method's stages has every schedule key; nothing is resolved yet.
 
-    A stage takes from `schedule` what its YAML leaves out. A local teacher's shape is read from its folder.
+    A stage takes from `schedule` what its YAML leaves out. A local teacher's shape is read from its folder. A path
+    that begins with ~ gets the user's home: what is quoted for Hydra no shell has expanded.
     """
     values: dict[str, Any] = OmegaConf.to_container(cfg, resolve=False)  # type: ignore[assignment]
+    _expand(values)
     _fill_teacher(values["teacher"], "teacher")
     if isinstance(values["student"].get("encoder"), dict):
         _fill_teacher(values["student"]["encoder"], "student.encoder")
     for stage in values["method"].get("stages", {}).values():
         stage.update({key: f"${{schedule.{key}}}" for key in values["schedule"] if key not in stage})
     return OmegaConf.create(values)
+
+
+def _expand(values: dict[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            _expand(value)
+        elif key in _PATHS and isinstance(value, str):
+            values[key] = os.path.expanduser(value)
 
 
 class NoTeacher(UserError):

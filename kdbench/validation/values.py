@@ -49,12 +49,7 @@ EXAMPLES = {
 def faults(cfg: DictConfig, stages: Iterable[str] | None = None) -> list[Fault]:
     """All faults of a composed config; `stages`: the method's own, where the config may name others."""
     values: dict[str, Any] = OmegaConf.to_container(cfg, resolve=False)  # type: ignore[assignment]
-    method = values.get("method")
-    name, module = (method.get("name"), method.get("module")) if isinstance(method, dict) else (None, None)
-    if module is None and name not in method_names():
-        legal = f"Methods: {', '.join(method_names())}; one of your own needs method.module as well"
-        return [Fault("method.name", shown(name), "no such method", nearest(str(name), method_names()), legal)]
-    if module is not None and (fault := own_method_fault(name, module)):
+    if fault := method_fault(values):
         return [fault]
     keys = keys_of(values, stages)
     known, found = sort_out(keys, values)
@@ -68,6 +63,24 @@ def faults(cfg: DictConfig, stages: Iterable[str] | None = None) -> list[Fault]:
     if any(key in keys.leaves or key in keys.groups for key in found):
         return list(found.values())  # without these values there is no run to look at
     return [*found.values(), *typed_faults(OmegaConf.create(known))]
+
+
+def known_keys(cfg: DictConfig) -> Keys | None:
+    """The legal keys of a composed config; None where it names no method that can be imported."""
+    values: dict[str, Any] = OmegaConf.to_container(cfg, resolve=False)  # type: ignore[assignment]
+    return None if method_fault(values) else keys_of(values)
+
+
+def method_fault(values: dict[str, Any]) -> Fault | None:
+    """What is wrong with the choice of the method."""
+    method = values.get("method")
+    name, module = (method.get("name"), method.get("module")) if isinstance(method, dict) else (None, None)
+    if module is not None:
+        return own_method_fault(name, module)
+    if name in method_names():
+        return None
+    legal = f"Methods: {', '.join(method_names())}; one of your own needs method.module as well"
+    return Fault("method.name", shown(name), "no such method", nearest(str(name), method_names()), legal)
 
 
 def keys_of(values: dict[str, Any], stages: Iterable[str] | None = None) -> Keys:

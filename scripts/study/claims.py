@@ -1,33 +1,48 @@
 """The claims of the source posts and papers, each judged by the study's own rows: docs/study/claims.csv.
 
-Verdicts: held, not held, not told apart (the runs cannot say), can't be tested here, not run yet. `tested` says how;
-the thresholds are ours. A claim is judged on each data set that has its rows.
+Verdicts: held, not held, not shown (these runs cannot say), can't be tested here, not run yet. `rule` in claims.yaml
+says what each verdict of a claim needs; the margins are ours. A claim is judged on each data set that has its rows.
 """
 
 import csv
 from collections.abc import Callable
 from contextlib import suppress
-from itertools import pairwise
+from math import sqrt
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 import yaml
 
+from kdbench.compare.inference import LEVEL
+from scripts.study.evidence import (
+    ALL_LAYERS,
+    TEACHER,
+    Interval,
+    ceiling,
+    gap_closed,
+    interval,
+    p_in_table,
+    read_times,
+    score,
+    times_faster,
+)
 from scripts.study.keep import written
 from scripts.study.plan import data_of
 
 Record = dict[str, Any]
 Judged = tuple[str, str]  # verdict, figures
+MARGIN = 0.5  # points: what a claim that nothing gains must leave out
+WIDEST = 2.0  # high over low of a ratio of times: a wider interval shows nothing
 COMBINATIONS = 6  # of two_stage: its head inherited or not, three learning rates
-FIELDS = ("claim", "source", "tested", "verdict", "figures")
+FIELDS = ("claim", "source", "tested", "rule", "verdict", "figures")
 
 
 class Rows:
     """The rows of all questions, of one place, by name; LookupError where one is not run."""
 
-    def __init__(self, documents: dict[str, Any], data: str) -> None:
-        self.documents = documents
+    def __init__(self, documents: dict[str, Any], times: list[dict[str, str]], data: str) -> None:
+        self.documents, self.times = documents, times
         self.data = data
 
     def every(self, question: str, start: str) -> list[Record]:
@@ -42,8 +57,17 @@ class Rows:
 
     def teacher(self, question: str, row: Record) -> Record:
         """Of the same data: a cut data set has a teacher of its own."""
-        found = [one for one in self.every(question, "teacher") if one["data_id"] == row["data_id"]]
-        return found[0] if found else self._none("teacher")
+        found = [one for one in self.every(question, TEACHER) if one["data_id"] == row["data_id"]]
+        return found[0] if found else self._none(TEACHER)
+
+    def ceiling(self, question: str, row: Record) -> Record:
+        return dict(ceiling(self.documents, question, row) or self._none(TEACHER))
+
+    def faster(self, row: Record, than: str = TEACHER) -> Interval | None:
+        """Times as fast; None where it was not measured often enough."""
+        with suppress(LookupError):
+            return times_faster(row, than, self.times)
+        return None
 
     def details(self, question: str, name: str) -> list[Record]:
         found = [one for one in self.documents[question]["details"][name] if one["data"] == self.data]
@@ -53,59 +77,114 @@ class Rows:
         raise LookupError(name)
 
 
-def said(holds: bool, figures: str) -> Judged:
-    return ("held" if holds else "not held"), figures
+def judged(holds: bool | None, figures: str, *rows: Record) -> Judged:
+    """The verdict; a row of one seed decides nothing, whatever its interval over texts."""
+    lone = [row["row"] for row in rows if row["score_n"] == 1 and row["row"] != TEACHER]
+    if lone:
+        return "not shown", f"{figures}; one seed"
+    return {True: "held", False: "not held", None: "not shown"}[holds], figures
 
 
-def kept(rows: Rows, question: str, row: Record) -> tuple[float, float, float]:
-    """Share of the teacher's score, share of its parameters, times as fast."""
+def every(parts: list[bool | None]) -> bool | None:
+    """Whether all hold: one that does not refutes the whole."""
+    return False if False in parts else True if all(parts) else None
+
+
+def difference(a: Record, b: Record) -> Interval:
+    return score(a).minus(score(b))
+
+
+def points(found: Interval) -> str:
+    return f"{found.mean:+.2f} points ({found.low:+.2f} to {found.high:+.2f})"
+
+
+def fast(found: Interval | None, row: Record, teacher: Record) -> str:
+    if found is None:
+        return f"{teacher['latency_batch_1_ms'] / row['latency_batch_1_ms']:.2f} times as fast, measured once"
+    return f"{found.mean:.2f} times as fast ({found.low:.2f} to {found.high:.2f})"
+
+
+def reaches(found: Interval | None, claimed: float) -> bool | None:
+    """Whether the claimed ratio of times lies within or below what was measured."""
+    if found is None or found.high > WIDEST * found.low:
+        return None
+    return found.high >= claimed
+
+
+def kept(rows: Rows, question: str, row: Record) -> str:
+    """Share of the teacher's score, of its parameters, and times as fast, in words."""
     teacher = rows.teacher(question, row)
-    faster = teacher["latency_batch_1_ms"] / row["latency_batch_1_ms"]
-    return row["score_points"] / teacher["score_points"], row["parameters"] / teacher["parameters"], faster
+    share, size = row["score_points"] / teacher["score_points"], row["parameters"] / teacher["parameters"]
+    faster = fast(rows.faster(row), row, teacher)
+    return f"{100 * share:.1f} % of this teacher's score, {100 * size:.1f} % of its parameters, {faster}"
 
 
-def words(share: float, size: float, faster: float) -> str:
-    return f"{100 * share:.1f} % of the score, {100 * size:.1f} % of the parameters, {faster:.2f} times as fast"
+def retained(rows: Rows, question: str, name: str, share: float, times: float, size: float | None = None) -> Judged:
+    """Whether a row keeps a share of its teacher's score, with a share of its parameters, that many times as fast."""
+    row = rows.one(question, name)
+    teacher = rows.teacher(question, row)
+    over, faster = score(row).minus(score(teacher).scaled(share)), rows.faster(row)
+    keeps, quick = over.above(0), reaches(faster, times)
+    if row["score_n"] == 1:
+        keeps = None
+    figures = [
+        f"{points(over)} beside {100 * share:.0f} % of the teacher's score, n {row['score_n']}",
+        f"{100 * row['parameters'] / teacher['parameters']:.1f} % of the parameters",
+        fast(faster, row, teacher),
+    ]
+    small = True if size is None else row["parameters"] <= size * teacher["parameters"]
+    return judged(every([keeps, small, quick]), ", ".join(figures))
 
 
 def pkd_speed(rows: Rows) -> Judged:
-    times = {layers: rows.one("direct", f"direct layers {layers}")["latency_batch_1_ms"] for layers in (2, 3, 6)}
-    shares = [times[layers] / times[6] for layers in (2, 3)]
-    linear = all(abs(share - layers / 6) < 0.1 for share, layers in zip(shares, (2, 3), strict=True))
-    return said(linear, f"2 and 3 of 6 layers take {shares[0]:.2f} and {shares[1]:.2f} of the time")
+    found = {layers: rows.one("direct", f"direct layers {layers}") for layers in (2, 3)}
+    whole = rows.one("direct", ALL_LAYERS)
+    shares, parts, words = {}, [], []
+    for layers, row in found.items():
+        faster = rows.faster(row, ALL_LAYERS)
+        if faster is None:
+            words.append(f"{layers} of 6 layers take {row['latency_batch_1_ms'] / whole['latency_batch_1_ms']:.2f}")
+            parts.append(None)
+            continue
+        share = shares[layers] = Interval(1 / faster.mean, 1 / faster.high, 1 / faster.low)
+        parts.append(within(share, layers / 6 - 0.1, layers / 6 + 0.1))
+        words.append(f"{layers} of 6 layers take {share.mean:.2f} ({share.low:.2f} to {share.high:.2f})")
+    return judged(every(parts), ", ".join(words) + " of the time")
+
+
+def within(found: Interval, low: float, high: float) -> bool | None:
+    """Whether all of an interval is within the margin (True) or outside of it (False)."""
+    if low <= found.low and found.high <= high:
+        return True
+    return False if found.high < low or found.low > high else None
 
 
 def distilbert(rows: Rows) -> Judged:
-    share, size, faster = kept(rows, "insides", rows.one("insides", "distilbert"))
-    return said(share >= 0.97 and size <= 0.6 and faster >= 1.6, words(share, size, faster))
+    return retained(rows, "insides", "distilbert", 0.97, 1.6, size=0.6)
 
 
 def tinybert_size(rows: Rows) -> Judged:
-    figures = kept(rows, "insides", rows.one("insides", "tinybert"))
-    return "can't be tested here", f"that is 4 of 12 layers; here 3 of 6: {words(*figures)}"
+    row = rows.one("insides", "tinybert")
+    return "can't be tested here", f"3 of 6 layers: {kept(rows, 'insides', row)}, n {row['score_n']}"
 
 
 def bilstm(rows: Rows) -> Judged:
-    _, size, faster = figures = kept(rows, "bilstm", rows.one("bilstm", "bilstm augment true"))
-    return said(size <= 0.01 and faster >= 15, words(*figures))
+    row = rows.one("bilstm", "bilstm augment true")
+    return "can't be tested here", f"{kept(rows, 'bilstm', row)}, n {row['score_n']}"
 
 
 def theseus(rows: Rows) -> Judged:
-    share, _, faster = figures = kept(rows, "theseus", rows.one("theseus", "theseus"))
-    return said(share >= 0.98 and faster >= 1.94, words(*figures))
+    return retained(rows, "theseus", "theseus", 0.98, 1.94)
 
 
 def theseus_gap(rows: Rows) -> Judged:
-    row = rows.one("theseus", "theseus")
-    closed, low, high = row["gap_closed"], row["difference_low_points"], row["difference_high_points"]
-    if closed is None:
-        return "not told apart", "the teacher is hardly above the direct fine-tune"
-    figures = f"{100 * closed:.0f} % of the gap closed"
-    if not closed or low is None:
-        return "not told apart", figures
-    half = row["difference_points"] / closed / 2  # of the gap, in points
-    figures += f" ({50 * low / half:.0f} to {50 * high / half:.0f} %)"
-    return told(True if low > half else False if high < half else None, figures)
+    row, base = rows.one("theseus", "theseus"), rows.one("theseus", "direct layers 3")
+    top = rows.ceiling("theseus", row)
+    share = gap_closed(row, base, top)
+    if share is None:
+        return "not shown", f"{top['row']} may be no better than the direct fine-tune"
+    figures = f"{100 * share.mean:.0f} % of the way to {top['row']} ({100 * share.low:.0f} to {100 * share.high:.0f} %)"
+    return judged(share.above(0.5), figures, row, base)
 
 
 def steadier_mix(rows: Rows) -> Judged:
@@ -118,51 +197,56 @@ def steadier_mix(rows: Rows) -> Judged:
     a, b = mix["score_sd_points"], drawn["score_sd_points"]
     if not a or not b:
         raise LookupError("one seed has no spread")
-    p = float(f.cdf((a / b) ** 2, mix["score_n"] - 1, drawn["score_n"] - 1))
-    figures = f"s.d. {a:.2f} (n {mix['score_n']}) against {b:.2f} (n {drawn['score_n']}), one-sided F test p {p:.3f}"
-    return ("held" if p < 0.05 else "not told apart" if a < b else "not held"), figures
+    low, high = (a / b / sqrt(f.ppf(at, mix["score_n"] - 1, drawn["score_n"] - 1)) for at in (1 - LEVEL / 2, LEVEL / 2))
+    sds = f"s.d. {a:.2f} (n {mix['score_n']}) against {b:.2f} (n {drawn['score_n']})"
+    below = Interval(a / b, low, high).above(1.0)
+    return judged(None if below is None else not below, f"{sds}, ratio {a / b:.2f} ({low:.2f} to {high:.2f})")
 
 
 def two_stage(rows: Rows) -> Judged:
-    found = [row for row in rows.every("replacement", "two_stage") if row["difference_p_holm"] is not None]
+    found = [(row, gain) for row in rows.every("replacement", "two_stage") if (gain := interval(row, "difference"))]
     if not found:
         raise LookupError("no tests")
-    best = max(found, key=lambda row: row["difference_points"])
-    gain, p = best["difference_points"], best["difference_p_holm"]
-    figures = f"best of {len(found)}: {best['row']}, {gain:+.2f} points, Holm p {p:.3f}"
-    if gain > 0 and p < 0.05:
-        return "not held", figures
+    best, gain = max(found, key=lambda one: one[1].mean)
+    most = max(gain.high for _, gain in found)
+    figures = f"best of {len(found)}: {best['row']}, {points(gain)}"
+    sure = [gain.low > 0 and (len(found) == 1 or p_in_table(row) < LEVEL) for row, gain in found if row["score_n"] > 1]
+    if any(sure):
+        return judged(False, figures)
     if len(found) < COMBINATIONS:
         raise LookupError("another combination may be better")
-    return ("held" if gain <= 0 else "not told apart"), figures
+    return judged(
+        True if most < MARGIN else None,
+        f"{figures}, no interval reaches beyond {most:+.2f}",
+        *(row for row, _ in found),
+    )
 
 
 def graft(rows: Rows) -> Judged:
-    found = [one for one in rows.details("theseus", "graft") if one["row"] == "theseus"]
-    if not found:
+    from scipy.stats import t
+
+    lost = [
+        one["predecessor_dev_points"] - one["graft_dev_points"]
+        for one in rows.details("theseus", "graft")
+        if one["row"] == "theseus"
+    ]
+    if not lost:
         raise LookupError("theseus")
-    lost = fmean(one["predecessor_dev_points"] - one["graft_dev_points"] for one in found)
-    return said(lost >= 1, f"{lost:.2f} points lost on dev (n {len(found)})")
-
-
-def ahead(a: Record, b: Record) -> bool | None:
-    """Whether a is above b; None where their 95 % intervals meet. Rougher than a paired test, but one seed will do."""
-    if None in (a["score_low_points"], b["score_low_points"]):
-        raise LookupError("no predictions, so no interval")
-    if a["score_low_points"] > b["score_high_points"]:
-        return True
-    return False if a["score_high_points"] < b["score_low_points"] else None
-
-
-def told(found: bool | None, figures: str) -> Judged:
-    return ("not told apart", figures) if found is None else said(found, figures)
+    if len(lost) == 1:
+        return "not shown", f"{lost[0]:+.2f} points lost on dev; one seed"
+    half = float(t.ppf(1 - LEVEL / 2, len(lost) - 1)) * stdev(lost) / sqrt(len(lost))
+    found = Interval(fmean(lost), fmean(lost) - half, fmean(lost) + half)
+    return judged(within(found, 1.0, 3.0), f"{points(found)} lost on dev (n {len(lost)})")
 
 
 def same_size(rows: Rows) -> Judged:
     row = next(iter(rows.every("same_size", "same_size method logit_kd")))
-    teacher = rows.teacher("same_size", row)
-    gain = row["score_points"] - teacher["score_points"]
-    return told(ahead(row, teacher), f"{gain:+.2f} points over one teacher (n {row['score_n']})")
+    over, paired = difference(row, rows.teacher("same_size", row)), interval(row, "difference")
+    figures = f"{points(over)} over the teacher"
+    if paired is None:
+        return judged(every([over.above(0), None]), figures, row)
+    figures += f", {points(paired)} over the direct fine-tune of all layers (n {row['score_n']})"
+    return judged(every([over.above(0), paired.above(0)]), figures, row)
 
 
 def larger_teacher(rows: Rows) -> Judged:
@@ -172,17 +256,21 @@ def larger_teacher(rows: Rows) -> Judged:
     gains = {large: (found[large], found[small]) for large, small in pairs if {large, small} <= found.keys()}
     if not gains:
         raise LookupError("pkd_teacher")
-    words_ = ", ".join(f"{large['score_points'] - small['score_points']:+.2f} points from {name.split()[2]} layers"
-                       for name, (large, small) in gains.items())  # fmt: skip
-    better = [ahead(large, small) for large, small in gains.values()]
+    over = {name.split()[2]: difference(*pair) for name, pair in gains.items()}
+    better = [gain.above(0) for gain in over.values()]
+    words = ", ".join(f"{points(gain)} from {start} layers" for start, gain in over.items())
     # one that is surely not better is enough; that it is sure of all refutes it
     verdict = True if False in better else False if all(better) else None
-    return told(verdict, f"6 layers over 3 as a teacher: {words_}")
+    return judged(verdict, f"6 layers over 3 as a teacher: {words}", *(row for pair in gains.values() for row in pair))
 
 
-def fastbert(rows: Rows) -> Judged:
-    last = [one["exit_shares"][-1] for one in rows.details("fastbert", "speeds") if one["speed"] == 0.5]
-    return said(fmean(last) < 0.03, f"{100 * fmean(last):.1f} % of test rows reach the last of 6 layers at speed 0.5")
+def need_all_layers(rows: Rows) -> Judged:
+    shallow = rows.one("theseus", "direct layers 3")
+    full = rows.ceiling("theseus", shallow)
+    gap = difference(full, shallow)
+    figures = f"{full['row']} (n {full['score_n']}) less the direct 3 layers (n {shallow['score_n']}): {points(gap)}"
+    above = gap.above(3.0)
+    return judged(None if above is None else not above, figures, full, shallow)
 
 
 def attention_over_hidden(rows: Rows) -> Judged:
@@ -190,54 +278,54 @@ def attention_over_hidden(rows: Rows) -> Judged:
         rows.one("insides", name) for name in ("tinybert", "tinybert attention false", "tinybert hidden false")
     )
     losses = [row["score_points"] - whole["score_points"] for row in (attention, hidden)]
-    return told(ahead(hidden, attention), f"without attention {losses[0]:+.2f}, without hidden {losses[1]:+.2f}")
+    figures = f"without attention {losses[0]:+.2f}, without hidden {losses[1]:+.2f}"
+    return judged(difference(hidden, attention).above(0), figures, attention, hidden)
 
 
 def transfer(rows: Rows) -> Judged:
     names = ("mobilebert", "mobilebert strategy jkt", "mobilebert strategy akt steps 450")
-    found = [rows.one("insides", name) for name in names]
-    scores = [row["score_points"] for row in found]
-    order = [ahead(better, worse) for better, worse in pairwise(found)]
-    wide = scores[0] - scores[2] > 0.5 and ahead(found[0], found[2])
-    verdict = False if False in order or wide else all(order) or None
-    return told(verdict, "PKT, JKT, AKT: " + ", ".join(f"{score:.2f}" for score in scores))
+    pkt, jkt, akt = found = [rows.one("insides", name) for name in names]
+    wide = difference(pkt, akt).above(MARGIN)
+    parts = [difference(pkt, jkt).above(0), difference(jkt, akt).above(0), None if wide is None else not wide]
+    scores = ", ".join(f"{row['score_points']:.2f}" for row in found)
+    return judged(every(parts), f"PKT, JKT, AKT: {scores}", *found)
 
 
 def minilm(rows: Rows) -> Judged:
     best = max(rows.every("insides", "minilm"), key=lambda row: row["dev_score_points"])
-    figures = kept(rows, "insides", best)
-    return "can't be tested here", f"half the width too, and 300 steps of its general stage: {words(*figures)}"
+    figures = f"half the width too, and 300 steps of its general stage: {kept(rows, 'insides', best)}"
+    return "can't be tested here", f"{figures}, n {best['score_n']}"
 
 
 CHECKS: dict[str, Callable[[Rows], Judged]] = {
     check.__name__: check
     for check in (
         pkd_speed, distilbert, tinybert_size, bilstm, theseus, theseus_gap, steadier_mix, two_stage, graft, same_size,
-        larger_teacher, fastbert, attention_over_hidden, transfer, minilm,
+        larger_teacher, need_all_layers, attention_over_hidden, transfer, minilm,
     )
 }  # fmt: skip
 
 
 def judge(folder: Path) -> list[Record]:
-    """The claims of claims.yaml with their verdicts, from the questions' JSON in `folder`."""
-    documents = written(folder)
+    """The claims of claims.yaml with their verdicts, from the questions' JSON and the times in `folder`."""
+    documents, times = written(folder), read_times(folder)
     places = sorted({data_of(row) for document in documents.values() for row in document["rows"]})
     found = []
     for claim in yaml.safe_load(Path(__file__).with_name("claims.yaml").read_text(encoding="utf8")):
-        judged = {}
+        judged_on = {}
         for data in places:
             with suppress(LookupError):  # not run there
-                judged[data] = CHECKS[claim["check"]](Rows(documents, data))
-        found.append({name: claim[name] for name in FIELDS[:3]} | together(judged))
+                judged_on[data] = CHECKS[claim["check"]](Rows(documents, times, data))
+        found.append({name: claim[name] for name in FIELDS[:4]} | together(judged_on))
     return found
 
 
-def together(judged: dict[str, Judged]) -> dict[str, str]:
+def together(judged_on: dict[str, Judged]) -> dict[str, str]:
     """One verdict where all places agree, else each with its own."""
-    verdicts = list(dict.fromkeys(verdict for verdict, _ in judged.values())) or ["not run yet"]
+    verdicts = list(dict.fromkeys(verdict for verdict, _ in judged_on.values())) or ["not run yet"]
     if len(verdicts) > 1:
-        verdicts = [f"{verdict} ({data})" for data, (verdict, _) in judged.items()]
-    figures = [f"{data}: {figures}" for data, (_, figures) in judged.items()]
+        verdicts = [f"{verdict} ({data})" for data, (verdict, _) in judged_on.items()]
+    figures = [f"{data}: {figures}" for data, (_, figures) in judged_on.items()]
     return {"verdict": "; ".join(verdicts), "figures": "; ".join(figures)}
 
 

@@ -86,7 +86,7 @@ def successor_stage(run: Run, raw: Any) -> list[Record]:
 
 def speeds(run: Run, raw: Any) -> list[Record]:
     """FastBERT at each speed, on test; times where they were measured."""
-    timed = {float(speed): one for speed, one in raw["reported"]["latency_by_speed"].items()}
+    timed = {float(speed): one for speed, one in raw["latency"]["by_speed"].items()}
     found = []
     for point in raw["reported"]["curve_test"]:
         one = timed.get(point["speed"], {})

@@ -18,7 +18,8 @@ FIGURES = (  # of a row, from compare-runs
     "rank_low", "rank_high", "tied_with_best",
     "difference_n", "difference_points", "difference_low_points", "difference_high_points", "difference_p",
     "difference_p_holm", "total_difference_n", "total_difference_points", "total_difference_low_points",
-    "total_difference_high_points", "total_difference_p", "total_difference_p_holm", "gap_closed", "dev_score_points",
+    "total_difference_high_points", "total_difference_p", "total_difference_p_holm", "gap_closed", "gap_closed_low",
+    "gap_closed_high", "dev_score_points",
     "parameters", "bytes", "flops_per_example", "latency_batch_1_ms", "latency_batch_32_ms", "speedup",
     "training_seconds", "teacher_seconds", "general_seconds", "precision", "device", "threads", "machine", "dirty",
 )  # fmt: skip
@@ -50,13 +51,13 @@ def tables(plan: Plan, question: str, finished: Finished) -> list[Table]:
 
 
 def best_of_presets(plan: Plan, rows: list[Row], finished: Finished) -> list[Row]:
-    """Of each preset's rows of one method, student and form those with most seeds, and of these the best on dev."""
+    """Of each preset's rows of one method, student and form the best on dev, whatever their numbers of seeds."""
     grids: dict[tuple[str | None, ...], list[Row]] = {}
     for row in rows:
         run = row.runs[0]
         preset = label(plan, row, finished).split()[0]
         grids.setdefault((preset, run.method, run.student, run.settings["form"]), []).append(row)
-    return [replace(max(own, key=lambda row: (len(row.runs), row.dev_score)), tried=len(own)) for own in grids.values()]
+    return [replace(max(own, key=lambda row: row.dev_score), tried=len(own)) for own in grids.values()]
 
 
 def rows_of(plan: Plan, question: str, found: list[Table], finished: Finished) -> list[dict[str, Any]]:

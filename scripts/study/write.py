@@ -1,10 +1,12 @@
 """Write the study's tables, pictures and pages from the runs that are finished.
 
     python -m scripts.study.write [--outputs outputs] [--root .] [--question theseus]
+    python -m scripts.study.write --kept
 
 A question's rows go to <question>.csv and .json (there also what is missing, and what methods report themselves), its
-pictures to <question>*.svg; then the claims are judged and the pages filled in between their markers. Tables with runs
-that --outputs has not stay as they are (keep.py).
+pictures to <question>*.svg, its times to times.csv; then the claims are judged and the pages filled in between their
+markers. Tables with runs that --outputs has not stay as they are (keep.py). --kept leaves all tables as they are and
+needs no outputs: for rules and words that have changed.
 """
 
 import argparse
@@ -15,6 +17,7 @@ from typing import Any
 
 from scripts.study import claims
 from scripts.study.details import details
+from scripts.study.evidence import remember_times
 from scripts.study.finished import Finished
 from scripts.study.keep import done_before, with_kept, written
 from scripts.study.page import fill, pictures
@@ -53,16 +56,18 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--outputs", type=Path, default=ROOT / "outputs")
     parser.add_argument("--root", type=Path, default=ROOT, help="with docs/study/ and README.md")
     parser.add_argument("--question", help="only this one")
+    parser.add_argument("--kept", action="store_true", help="only what is made of the tables: pictures, claims, pages")
     options = parser.parse_args(argv)
-    if not options.outputs.is_dir():
+    if not options.kept and not options.outputs.is_dir():
         parser.error(f"no such folder: {options.outputs}")
     docs = options.root / "docs/study"
     plan, before = load_plan(), written(docs)
-    finished = Finished(options.outputs, done_before(before))
-    for question in plan.questions:
-        if options.question in (None, question):
-            made = document(plan, question, finished)
-            write_question(with_kept(made, before[question], finished.folders) if question in before else made, docs)
+    finished = None if options.kept else Finished(options.outputs, done_before(before))
+    for question in plan.questions if options.question is None else [options.question]:
+        made = document(plan, question, finished) if finished else before[question]
+        kept = with_kept(made, before[question], finished.folders) if finished and question in before else made
+        write_question(kept, docs)
+    remember_times(docs, written(docs))
     claims.write(docs)
     lost = []
     for page in [*docs.glob("*.md"), options.root / "README.md"]:

@@ -51,7 +51,7 @@ def test_a_pipe_gets_every_column_and_no_colour(tree: Path, capsys: pytest.Captu
     (line,) = [line for line in shown.splitlines() if line.startswith("theseus")]
     cells = re.split(r"  +", line)
     assert cells == ["theseus", "bert_3l", "eeee5555", "3", "94.00 ± 1.73", "+3.00 ± 1.00", "+2.67 ± 1.15", "50",
-                     "17.3", "3.00", "60.0", "4.00", "301"]  # fmt: skip
+                     "17.3", "3.00 ± 0.100", "60.0", "4.00", "301"]  # fmt: skip
     (teacher,) = [line for line in shown.splitlines() if line.startswith("teacher (finetune)")]
     assert "97.00" in teacher
 

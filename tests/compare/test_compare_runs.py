@@ -14,7 +14,13 @@ from kdbench.compare.options import parser
 from kdbench.storage.files import write_record
 
 SCORES = {"direct": (90.0, 91.0, 92.0), "longer": (91.0, 91.0, 92.0), "theseus": (93.0, 93.0, 96.0)}
-LATENCY = {"batch_1": {"median_ms": 3.0}, "batch_32": {"median_ms": 60.0}, "threads": 2, "length": 64}
+QUIET = {"when": "now", "load": {"others": 0.01, "own": 1.0, "processors": 2}, "quiet": True}
+TEACHER = {"id": "cccc3333", "batch_1": {"median_ms": 12.0}, "quiet": True}  # took turns with it
+LATENCY = QUIET | {
+    "batch_1": {"median_ms": 3.0, "iqr_ms": 0.2}, "batch_32": {"median_ms": 60.0}, "threads": 2, "length": 64,
+    "teacher": TEACHER,
+}  # fmt: skip
+NOISY = LATENCY | {"load": {"others": 1.2, "own": 1.0, "processors": 2}, "quiet": False}
 
 
 def write(root: Path, method: str, id_: str, seed: int, points: float, **changes: Any) -> None:
@@ -65,12 +71,13 @@ def stages(**values: Any) -> dict[str, Any]:
 def student(root: Path, method: str, id_: str, seed: int, points: float, **changes: Any) -> None:
     """A distilled run: teacher 97 points and 12 ms, baselines aaaa1111 and bbbb2222."""
     metrics = {split: {"n": 2568, "accuracy": 0.97, "macro_f1": 0.9} for split in ("dev", "test")}
-    teacher = {"id": "cccc3333", "seed": 0, "metrics": metrics, "latency": LATENCY | {"batch_1": {"median_ms": 12.0}}}
+    teacher = {"id": "cccc3333", "seed": 0, "metrics": metrics}
     command = f"kdbench method=finetune student.layers=3 teacher.seed=0 dataset=r52 dataset.max_length=64 seed={seed}"
     baselines = {
         "baseline_id": "aaaa1111",
         "baseline_command": command,
         "total_baseline_id": "bbbb2222",
+        "tfidf_command": "kdbench method=tfidf dataset=r52 dataset.max_length=64",
         "total_baseline_command": command.replace("seed=0 dataset=", "seed=0 schedule.steps=3680 dataset="),
     }
     write(root, method, id_, seed, points, **{"teacher": teacher, **baselines, **changes})
@@ -261,24 +268,42 @@ def test_times_measured_together_are_against_the_teacher_that_is_shown(
     write(root, "finetune", "cccc4444", 0, 96.0, **models)
     times = {"cccc3333": 20.0, "cccc4444": 30.0, "aaaa1111": 10.0, "eeee5555": 5.0, "eeee6666": 5.0}
     one = {
-        id_: {"batch_1": {"median_ms": ms, "iqr_ms": 1}, "batch_32": {"median_ms": ms, "iqr_ms": 1}}
+        id_: QUIET | {"batch_1": {"median_ms": ms, "iqr_ms": 1}, "batch_32": {"median_ms": ms, "iqr_ms": 1}}
         for id_, ms in times.items()
     }
     rows = {id_: {"real": one[id_], "fixed": one[id_], "memory_mb": 1} for id_ in times}
-    about = {"when": "now", "machine": "m", "threads": 1, "rounds": 3, "fixed_length": 128, "versions": {}}
-    write_record(root / "latency-9f8e7d6c.json", {"schema": 1, "rows": rows} | about)
+    about = {"when": "now", "machine": "m", "threads": 1, "fixed_length": 128, "versions": {}}
+    write_record(root / "latency-9f8e7d6c.json", {"schema": 2, "rows": rows} | about)
     shown = document(capsys, root, "--where", "id in ['cccc3333', 'aaaa1111', 'eeee5555', 'eeee6666']")
     faster = {id_: row(shown, id_)["speedup"] for id_ in ("cccc3333", "aaaa1111", "eeee5555", "eeee6666")}
     assert faster == {"cccc3333": 1, "aaaa1111": 2, "eeee5555": 4, "eeee6666": 6}
     assert row(document(capsys, root), "aaaa1111")["speedup"] is None  # of two teachers neither is its own
 
 
-def test_latencies_with_other_threads_are_no_speedup(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    student(tree, "pkd", "ffff0001", 0, 94.0, latency=LATENCY | {"threads": 1})
+def test_only_quiet_times_make_a_ratio(
+    tree: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    student(tree, "pkd", "ffff0001", 0, 94.0, latency=NOISY)
     student(tree, "pkd", "ffff0002", 0, 94.0, latency=None, parameters=None)
+    student(tree, "pkd", "ffff0003", 0, 94.0, latency=LATENCY | {"teacher": TEACHER | {"quiet": False}})
+    student(tree, "pkd", "ffff0004", 0, 94.0, latency=LATENCY | {"teacher": None})  # measured without it
+    student(tree, "pkd", "ffff0005", 0, 94.0, latency=LATENCY)
+    for seed, one in enumerate((NOISY, LATENCY | {"batch_1": {"median_ms": 4.0}}, NOISY)):  # the quiet one is shown
+        student(tree, "pkd", "ffff0006", seed, 94.0, latency=one)
     found = document(capsys, tree)
-    assert row(found, "ffff0001")["speedup"] is None and row(found, "ffff0001")["latency_batch_1_ms"] == 3.0
-    assert row(found, "ffff0002")["speedup"] is None and row(found, "ffff0002")["parameters"] is None
+    assert {id_[-1]: row(found, id_)["speedup"] for id_ in (f"ffff000{n}" for n in range(1, 7))} == {
+        "1": None, "2": None, "3": None, "4": None, "5": 4.0, "6": 3.0,
+    }  # fmt: skip
+    assert [row(found, f"ffff000{n}")["latency_quiet"] for n in (1, 2, 5, 6)] == [False, None, True, True]
+    assert row(found, "ffff0001")["latency_batch_1_ms"] == 3.0 and row(found, "ffff0002")["parameters"] is None
+    assert main([str(tree), "--sort", "latency"]) == 0
+    out = capsys.readouterr().out
+    lines = {id_: line for line in out.splitlines() for id_ in ("ffff0001", "ffff0005") if id_ in line.split()}
+    assert "3.00 ± 0.100?" in lines["ffff0001"] and "3.00 ± 0.100 " in lines["ffff0005"]
+    assert out.index("ffff0005") < out.index("ffff0001")
+    notes = [line for line in out.splitlines() if "not quiet" in line or "Not timed" in line]
+    assert "ffff0001" in notes[0] and "ffff0006" not in notes[0] and "ffff0002" in notes[1]
 
 
 def test_a_mistyped_choice_names_the_nearest(capsys):

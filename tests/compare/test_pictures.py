@@ -14,10 +14,11 @@ from kdbench.compare.cli import main
 from kdbench.compare.collect import read_runs
 from kdbench.compare.details import detail
 from kdbench.compare.draw import looks
+from kdbench.compare.heat import grids
 from kdbench.compare.keys import Wanted
 from kdbench.compare.pictures import _in_turns, front, pareto, save
 from kdbench.compare.rows import Table, build_tables
-from tests.compare.test_compare_runs import make_tree, student
+from tests.compare.test_compare_runs import LATENCY, NOISY, make_tree, student
 
 
 def epochs(*points: float) -> list[dict[str, Any]]:
@@ -28,8 +29,11 @@ def epochs(*points: float) -> list[dict[str, Any]]:
 def curve(*points: tuple[float, float]) -> dict[str, Any]:
     found = [{"speed": speed, "accuracy": points / 100, "mean_flops": 1e9 * (1 - speed / 2), "mean_exit_layer": 3.0,
               "exit_shares": [speed, 1 - speed]} for speed, points in points]  # fmt: skip
-    return {"curve_test": found, "latency_by_speed": {f"{speed:g}": {"batch_1": {"median_ms": 9 - 5 * speed}}
-                                                      for speed, _ in points}}  # fmt: skip
+    return {"curve_test": found}
+
+
+def timed_at(*speeds: float) -> dict[str, Any]:
+    return LATENCY | {"by_speed": {f"{speed:g}": {"batch_1": {"median_ms": 9 - 5 * speed}} for speed in speeds}}
 
 
 @pytest.fixture
@@ -50,7 +54,9 @@ def tree(tmp_path: Path) -> Path:
     for folder in root.glob("r52/theseus/*/*"):
         raw = json.loads((folder / "results.json").read_text()) | {"stages": two}
         (folder / "results.json").write_text(json.dumps(raw))
-    student(root, "fastbert", "ffff0001", 0, 93.0, stages=[], reported=curve((0.0, 93.0), (0.5, 92.0), (1.0, 80.0)))
+    fastbert = {"reported": curve((0.0, 93.0), (0.5, 92.0), (1.0, 80.0)), "latency": timed_at(0.0, 0.5, 1.0)}
+    student(root, "fastbert", "ffff0001", 0, 93.0, stages=[], **fastbert)
+    student(root, "logit_kd", "ffff0002", 0, 93.0, form="int8", stages=[])  # no cell of its method's grid
     return root
 
 
@@ -88,6 +94,28 @@ def test_the_same_figures_draw_the_same_file(tree: Path) -> None:
     assert files[0] == files[1]
 
 
+def test_what_was_timed_on_a_busy_machine_is_on_no_front(tree: Path) -> None:
+    fast = NOISY | {"batch_1": {"median_ms": 1.0}}
+    student(tree, "pkd", "ffff0003", 0, 99.0, latency=fast)  # would be all of the front
+    found = table(tree)
+    figure = pareto(found, "accuracy", "test", {row.id: detail(row, "accuracy", "test") for row in found.rows})
+    assert figure is not None
+    (front_line,) = [line for line in figure.axes[0].lines if line.get_label() == "Pareto front"]
+    assert min(front_line.get_xdata()) == 3.0
+    (label,) = [text.get_text() for text in figure.legends[0].get_texts() if "pkd" in text.get_text()]
+    assert "?" in label
+    noisy = replace(found, rows=[replace(row, times=replace(row.times, quiet=False)) for row in found.rows])
+    figure = pareto(noisy, "accuracy", "test", {row.id: detail(row, "accuracy", "test") for row in found.rows})
+    assert figure is not None and "Pareto front" not in [line.get_label() for line in figure.axes[0].lines]
+
+
+def test_a_models_form_is_no_axis(tree: Path) -> None:
+    student(tree, "two_stage", "ffff0004", 0, 93.0)
+    for number, form in enumerate(("onnx", "int8")):
+        student(tree, "two_stage", f"ffff100{number}", 0, 93.0, form=form)
+    assert "grid_two_stage" not in [name for name, _ in grids(table(tree), "accuracy", "test")]
+
+
 def test_front_keeps_what_nothing_beats_in_both() -> None:
     assert front([(3, 90), (1, 80), (2, 95), (4, 95), (5, 96), (1, 70)]) == [(1, 80), (2, 95), (5, 96)]
 
@@ -110,7 +138,7 @@ def test_a_curve_lies_where_its_row_was_measured_again(tree: Path) -> None:
     (row,) = (row for row in table(tree).rows if row.label == "fastbert")
     (curve,) = detail(row, "accuracy", "test").curves
     assert _in_turns(curve, row) == curve.latencies
-    slower = replace(row, latency_1=2 * row.latency_1)
+    slower = replace(row, times=replace(row.times, batch_1=2 * row.times.batch_1))
     assert _in_turns(curve, slower) == [2 * ms for ms in curve.latencies]
 
 

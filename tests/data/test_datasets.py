@@ -121,7 +121,7 @@ def test_tsv_and_orange_tab_and_jsonl_and_parquet_read_the_same(tmp_path: Path) 
     read["parquet"] = load_dataset(config(tmp_path / "x.parquet"), tmp_path)
     for data in read.values():
         assert same(data, read["csv"]) and data.label_names == ["a", "b"]
-        assert "train: 1 rows without a label dropped" in data.notes
+        assert any(note.startswith("train: 1 rows without a label dropped") for note in data.notes)
 
 
 def test_integer_labels_sort_by_value_and_meet_their_strings(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_labels_are_mapped_by_name_not_by_position(tmp_path: Path) -> None:
         ("text,label\nx,0.5\ny,1\n", "labels such as 0.5 are numbers with a fraction"),
         ("sentence,label\nx,a\n", "dataset.text=text: .*has no such column; it has sentence, label"),
         ("text,stars\nx,a\n", "dataset.label=label: .*has no such column; it has text, stars"),
-        ('text,label\nx,a\n"y,b\nz,a\n', "quote that opens in row 3 is never closed"),
+        ('text,label\nx,a\n"y,b,c\nz,a\n', "quote that opens in line 3 is never closed"),
         ("text,label\n\xe9,a\n", "dataset.encoding=utf-8 does not fit"),
     ],
 )
@@ -164,7 +164,6 @@ def test_unusable_tables_are_refused(tmp_path: Path, content: str, message: str)
     [
         ("{", "line 2, is not JSON"),
         ("[1]", "line 2: every line must be an object"),
-        ('{"text": "x"}', "line 2, has no such column; it has text"),
         ('{"text": "x", "label": 0.5}', "label 0.5"),
         ('{"text": 3, "label": "a"}', "3 where a text should be"),
     ],
@@ -209,7 +208,8 @@ def test_repeats_are_counted_and_kept_or_dropped(tmp_path: Path) -> None:
     write(tmp_path / "test.csv", [("text 0", "a"), ("new", "b"), ("text 0", "a")])
     kept = load_dataset(config(tmp_path, "train.csv", "test.csv", "test.csv"), tmp_path)
     assert len(kept.train) == 13 and len(kept.test) == 3
-    assert "train: 3 repeated texts kept, 1 texts have more than one label" in kept.notes
+    assert kept.report["splits"]["train"]["repeated"] == 3
+    assert "train: 1 repeated texts have more than one label" in kept.notes
     assert "test: 2 of its texts are also in train, kept" in kept.notes
     dropped = load_dataset(config(tmp_path, "train.csv", test="test.csv", deduplicate=True), tmp_path)
     assert dropped.test.texts == ["new"] and dropped.test.ids.tolist() == [14]

@@ -50,6 +50,6 @@ def test_a_hub_folder_counts_by_its_visible_files(tmp_path: Path) -> None:
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "x.xlsx").write_text("")
-    with pytest.raises(SourceError, match=r"must end in \.tab, \.csv"):
-        dataset_identity(table(tmp_path / "x.xlsx"), tmp_path)
+    (tmp_path / "x.docx").write_text("")
+    with pytest.raises(SourceError, match=r"must be a table \(\.csv, .*\.xlsx"):
+        dataset_identity(table(tmp_path / "x.docx"), tmp_path)

@@ -220,7 +220,7 @@ def test_every_teacher_yaml_fits_the_schema_and_has_a_legal_source(path: Path) -
     raw = OmegaConf.load(path)
     raw.pop("defaults"), raw.pop("schedule", None)  # composed by Hydra
     merged = OmegaConf.merge(OmegaConf.structured(TeacherConfig), raw)
-    assert {*map(str, raw), "schedule", "path", "embedding", "source_architecture"} == set(merged)
+    assert {*map(str, raw), "schedule", "path", "finetune", "embedding", "source_architecture"} == set(merged)
     if path.stem == "run":  # all but the path comes from the run
         assert all(OmegaConf.is_missing(raw, key) for key in ("path", "source", *SHAPE))
         return

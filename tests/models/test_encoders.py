@@ -81,7 +81,7 @@ def test_states_are_transformers_own(folders, kind):
         torch.testing.assert_close(short, state[:, :1], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta", "electra", "distilbert", "albert"])
+@pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta", "electra", "distilbert", "albert"])
 def test_scores_give_transformers_attention(folders, kind):
     model = loud(classifier(folders[kind], [0, 1, 2, 3], "eager"))
     inputs = of(model)

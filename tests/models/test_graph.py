@@ -1,12 +1,18 @@
 """ONNX graphs beside their PyTorch models: any batch, any length, padding, pairs, exits; and quantised."""
 
+import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from kdbench.errors import UserError
 from kdbench.inference import onnx as graph
 from kdbench.models import students
+from kdbench.sources.model_folder import shape_of
+from kdbench.storage.files import read_json
+from tests.encoders import KINDS, write_encoder
 
 SHAPE = {"vocab_size": 40, "max_positions": 64, "pad_token_id": 0, "layers": 2, "hidden": 16, "heads": 2, "ffn": 24}
 NARROW = {"embedding": 8, "bottleneck": 8, "ffn_blocks": 2}
@@ -90,3 +96,29 @@ def test_a_bilstm_is_refused(tmp_path):
     with pytest.raises(UserError, match="BiLSTM has no ONNX graph"):
         graph.to_onnx(made, tmp_path / "model.onnx", False)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("pairs", [False, True], ids=["texts", "pairs"])
+@pytest.mark.parametrize("kind", [*KINDS, "mobilebert", "ib_bert", "fastbert"])
+@pytest.mark.parametrize("graphs", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["torch", "onnx"])
+def test_a_tokenizer_gives_what_its_model_takes(tmp_path, kind, pairs, graphs):
+    """As people use an export: AutoTokenizer and plain onnxruntime, without kdbench."""
+    teacher = write_encoder(tmp_path / "teacher", kind if kind in KINDS else "bert")
+    config = read_json(teacher / "config.json")
+    shape = shape_of(teacher) | (NARROW if kind in ("mobilebert", "ib_bert") else {}) | {"layers": 2, "pairs": pairs}
+    shape |= {"config": config, "chosen_layers": [0, 1], "pad_token_id": config["pad_token_id"]}
+    shape |= {} if kind in KINDS else {"architecture": kind}
+    made = students.build(shape, ["a", "b", "c"], "sdpa", 0).eval()
+    students.save(made, tmp_path, teacher, pairs)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    texts = (["gold", "a big lead lake"], ["iron", "pear"])[: 1 + pairs]
+    given = tokenizer(*texts, padding=True, return_tensors="pt")
+    assert {*given} == {*tokenizer.model_input_names} == {*students.input_names(made, pairs)}
+    with torch.inference_mode():
+        expected = students.load(tmp_path)(**given).logits
+    if graphs:
+        graph.to_onnx(made, tmp_path / "model.onnx", "token_type_ids" in given)
+        session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+        arrays = {name: value.numpy() for name, value in given.items()}
+        arrays |= {"speed": np.array(0, np.float32)} if kind == "fastbert" else {}
+        torch.testing.assert_close(torch.from_numpy(session.run(["logits"], arrays)[0]), expected, rtol=1e-4, atol=1e-4)

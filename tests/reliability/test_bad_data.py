@@ -50,7 +50,7 @@ READ = {
         {"deduplicate": True},
         lambda d: sorted(texts(d)) == [f"text {row}" for row in range(10)],
     ),
-    "short rows": (b"text,label\n" + b"a,x\nb,y\nonly\n" * 4, {}, lambda d: notes(d, "without the header's columns")),
+    "short rows": (b"text,label\n" + b"a,x\nb,y\nonly\n" * 4, {}, lambda d: notes(d, "another number of columns")),
     "rows without a label": (
         b"text,label\n" + b"a,x\nb,y\nc,\n" * 4,
         {},

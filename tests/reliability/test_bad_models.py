@@ -79,7 +79,7 @@ REFUSED = {
         r"vocab\.txt is not UTF-8",
     ),
     # another architecture
-    "GPT-2": (config(model_type="gpt2"), r"model_type=gpt2; kdbench reads bert, roberta, electra"),
+    "GPT-2": (config(model_type="gpt2"), r"model_type=gpt2; kdbench reads bert, roberta, xlm-roberta, electra"),
     "RoBERTa": (config(model_type="roberta"), r"has pad_token_id=0; kdbench reads roberta with 1 only"),
     "DistilBERT": (config(model_type="distilbert"), r"gives no n_layers"),
     "DeBERTa": (config(model_type="deberta-v2"), r"has relative_attention=None; kdbench reads deberta-v2 with True"),

@@ -83,7 +83,7 @@ def pieces(configure, teacher_folder, tmp_path, monkeypatch) -> dict[str, Piece]
 
     def model(root: Path) -> Any:
         with filling(root / "model") as staged:
-            students.save(network, staged, teacher_folder)
+            students.save(network, staged, teacher_folder, pairs=False)
         return {path.name: path.read_bytes() for path in (root / "model").iterdir()}
 
     return {

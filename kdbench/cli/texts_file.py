@@ -1,0 +1,80 @@
+"""Texts to be asked about, from a file: a row each, in the file's order, blank ones too."""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from kdbench.errors import UserError
+
+Row = tuple[str, ...]  # a text, or two
+
+
+def read(path: Path, columns: Sequence[str]) -> list[Row]:
+    """The rows of a table (.csv, .tsv, .jsonl) in these columns, one or two; of another file its lines, of two with a
+    tab between.
+
+    A row without a text is one of blank texts, so that answers stand beside the file's rows. Raises UserError.
+    """
+    try:
+        text = (sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"is no UTF-8 text: {error}"
+        raise UserError(f"--file {path}: {reason}") from error
+    match path.suffix.lower():
+        case ".csv" | ".tsv" as suffix:
+            return list(_table(path, text, "," if suffix == ".csv" else "\t", columns))
+        case ".jsonl":
+            return list(_objects(path, text, columns))
+        case _:
+            return list(_lines(path, text, columns))
+
+
+def _table(path: Path, text: str, delimiter: str, columns: Sequence[str]) -> Iterator[Row]:
+    csv.field_size_limit(1 << 30)
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    header = [name.strip() for name in next(rows, [])]
+    _require(f"{path}", header, columns)
+    at = [header.index(name) for name in columns]
+    for row in rows:
+        yield tuple(row[index] if index < len(row) else "" for index in at)
+
+
+def _objects(path: Path, text: str, columns: Sequence[str]) -> Iterator[Row]:
+    for number, line in enumerate(_whole_lines(text), start=1):
+        try:
+            row: Any = json.loads(line) if line.strip() else dict.fromkeys(columns, "")
+        except ValueError as error:
+            raise UserError(f"--file {path}, line {number}: is no JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise UserError(f'--file {path}, line {number}: must be an object, such as {{"{columns[0]}": "..."}}')
+        _require(f"{path}, line {number}", list(row), columns)
+        yield tuple("" if row[name] is None else str(row[name]) for name in columns)
+
+
+def _lines(path: Path, text: str, columns: Sequence[str]) -> Iterator[Row]:
+    for number, line in enumerate(_whole_lines(text), start=1):
+        row = tuple(line.split("\t")) if len(columns) > 1 else (line,)
+        if len(row) == len(columns):
+            yield row
+        elif not line.strip():
+            yield ("",) * len(columns)
+        else:
+            raise UserError(f"--file {path}, line {number}: this model reads two texts with a tab between them")
+
+
+def _whole_lines(text: str) -> list[str]:
+    """What ends at a line feed; the last needs none."""
+    lines = [line.rstrip("\r") for line in text.split("\n")]
+    return lines[:-1] if not lines[-1] else lines
+
+
+def _require(where: str, names: list[str], columns: Sequence[str]) -> None:
+    if missing := [name for name in columns if name not in names]:
+        there = ", ".join(names)
+        raise UserError(
+            f"--file {where}: has no {missing[0]!r}, where this model's texts were in training; it has {there}"
+        )

@@ -1,0 +1,171 @@
+"""What a data set was read as: kept beside its splits, and told in the log, in results.json and on the page.
+
+All of it is plain JSON, so that the sentences are the same wherever they come from.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdbench.data.reading import Dropped, Reading
+
+SHOWN_CLASSES = 20
+TOO_MANY_UNKNOWN = 0.05  # share of a split's pieces: above it, the model does not know the language
+_SPLITS = ("train", "dev", "test")
+
+
+class FileReport(TypedDict):
+    """How the file of one split was read, and which of its rows were left out."""
+
+    split: str
+    file: str
+    format: str
+    separator: str | None
+    encoding: str | None
+    unit: str  # what `first` counts: line or row
+    dropped: list[dict[str, Any]]  # reason, rows, first; each is also in the data set's notes
+    notes: list[str]
+
+
+class SplitReport(TypedDict):
+    rows: int
+    cut: float | None  # share of the rows that it was cut from; None: it has a file of its own
+    empty: int
+    repeated: int  # texts that stand earlier in the same split
+
+
+class DataReport(TypedDict):
+    name: str
+    files: list[FileReport]
+    splits: dict[str, SplitReport]
+    class_count: int | None  # None: numbers are predicted
+    classes: dict[str, dict[str, int]]  # of the first ones, rows (tagged words: words) in each split
+    range: dict[str, float] | None  # min and max of the numbers to predict
+    notes: list[str]
+
+
+class Counts(TypedDict):
+    """What a tokenizer made of a split's texts."""
+
+    texts: int
+    cut: int  # texts longer than dataset.max_length
+    pieces: int  # without [CLS], [SEP] and their like
+    unknown: int  # pieces
+    examples: list[str]  # of what is unknown, as it stands in the texts
+
+
+class PiecesReport(TypedDict):
+    tokenizer: str
+    pretrained: bool  # False: its words are train's own, and rare ones are unknown
+    max_length: int
+    splits: dict[str, Counts]
+
+
+class ReadReport(DataReport):
+    """`data` in results.json: what a run read."""
+
+    pieces: list[PiecesReport]  # for each tokenizer of the run
+
+
+def file_report(split: str, reading: Reading, dropped: Sequence[Dropped]) -> FileReport:
+    """`dropped`: the rows that were left out after the file was read."""
+    return {
+        "split": split,
+        "file": reading.file,
+        "format": reading.format,
+        "separator": reading.separator,
+        "encoding": reading.encoding,
+        "unit": reading.unit,
+        "dropped": [asdict(one) for one in (*reading.dropped, *dropped)],
+        "notes": [*reading.notes],
+    }
+
+
+def class_counts(names: list[str], labels: dict[str, NDArray[Any]]) -> dict[str, dict[str, int]]:
+    """For each of the first classes, how many rows each split has of it; of tagged words, how many words."""
+    counts = {split: _counted(found, len(names)) for split, found in labels.items()}
+    return {
+        name: {split: int(found[index]) for split, found in counts.items()}
+        for index, name in enumerate(names[:SHOWN_CLASSES])
+    }
+
+
+def _counted(labels: NDArray[Any], classes: int) -> NDArray[np.int64]:
+    if labels.ndim == 2:  # a column for each label
+        return labels.sum(0, dtype=np.int64)
+    flat = np.concatenate(labels) if labels.dtype == object and len(labels) else labels
+    return np.bincount(flat.astype(np.int64), minlength=classes)
+
+
+def data_lines(data: DataReport) -> list[str]:
+    """The report in sentences, one a line."""
+    return [*_files(data), _rows(data), _labels(data), *data["notes"]]
+
+
+def _files(data: DataReport) -> Iterator[str]:
+    for one in data["files"]:
+        how = [one["format"]]
+        how += [f"separator {json.dumps(one['separator'])}"] if one["separator"] is not None else []
+        how += [one["encoding"]] if one["encoding"] is not None else []
+        yield f"{one['split']} is {one['file']} ({', '.join(how)})"
+        yield from (f"{one['split']}: {note}" for note in one["notes"])
+
+
+def _rows(data: DataReport) -> str:
+    parts = []
+    for name, split in data["splits"].items():
+        told = [f"{split['empty']} empty"] if split["empty"] else []
+        told += [f"{split['repeated']} repeated"] if split["repeated"] else []
+        parts.append(f"{name} {split['rows']}" + (f" ({', '.join(told)})" if told else ""))
+    return f"rows: {', '.join(parts)}"
+
+
+def _labels(data: DataReport) -> str:
+    if data["range"] is not None:
+        return f"numbers from {data['range']['min']:g} to {data['range']['max']:g}"
+    known = [f"{json.dumps(name, ensure_ascii=False)} {'/'.join(map(str, found.values()))}"
+             for name, found in data["classes"].items()]  # fmt: skip
+    more = (data["class_count"] or 0) - len(known)
+    known += [f"and {more} more"] if more else []
+    return f"{data['class_count']} classes (train/dev/test): {', '.join(known)}"
+
+
+def pieces_lines(pieces: Sequence[PiecesReport]) -> list[str]:
+    """How many texts are cut and how many pieces are unknown, for each tokenizer."""
+    lines = []
+    for report in pieces:
+        length, splits = report["max_length"], report["splits"]
+        cut = ", ".join(f"{name} {one['cut']} ({_share(one['cut'], one['texts'])})" for name, one in splits.items())
+        unknown = ", ".join(f"{name} {_share(one['unknown'], one['pieces'])}" for name, one in splits.items())
+        lines.append(f"{report['tokenizer']}: texts cut to {length} pieces (dataset.max_length): {cut}")
+        lines.append(f"{report['tokenizer']}: unknown pieces: {unknown}")
+    return lines
+
+
+def warnings(pieces: Sequence[PiecesReport]) -> list[str]:
+    """What is so wrong with the data that nobody should have to look for it."""
+    found = []
+    for one in pieces:
+        above = [(name, split) for name, split in one["splits"].items() if _unknown_share(split) > TOO_MANY_UNKNOWN]
+        if one["pretrained"] and above:
+            name, split = above[0]
+            found.append(
+                f"{_share(split['unknown'], split['pieces'])} of {name}'s pieces are unknown to {one['tokenizer']}:"
+                f" {', '.join(split['examples'])} and others. It cannot read such texts, and another English encoder"
+                " cannot either. Fetch one of their language where there is a network (hf download <org>/<name>"
+                " --local-dir my_encoder), then give teacher=local teacher.source=my_encoder. Without one, use"
+                " method=tfidf, on n-grams of characters."
+            )
+    return found
+
+
+def _unknown_share(split: Counts) -> float:
+    return split["unknown"] / split["pieces"] if split["pieces"] else 0.0
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole if whole else 0:.1f} %"

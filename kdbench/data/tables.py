@@ -1,0 +1,509 @@
+"""Tables as files hold them: their format and separator, columns and rows. What a cell means is for `cells` to say."""
+
+import csv
+import io
+import json
+import re
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from kdbench.data.reading import Dropped, Reading
+from kdbench.errors import SettingError, SourceError
+from kdbench.schema import SEPARATORS, DatasetConfig
+from kdbench.sources import files
+
+_OWN = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t"}  # separators by ending
+_SEPARATORS = (",", ";", "\t", "|")
+_LINES, _ROWS = (".jsonl", ".ndjson"), (".parquet", ".xlsx")
+START = 1 << 16  # characters in which the header is looked for
+_MOST_LEFT_OUT = 0.2  # of the rows; above that the file is not what it was taken for
+_END = "\0end"
+_BLANK = re.compile(r'(?:""|[,;|]|[^\S\n])*\n')  # a line without a cell
+_TYPES = re.compile(r"([cdst]|continuous|discrete|string|time|basket)?", re.IGNORECASE)  # Orange's second row
+_FLAGS = re.compile(r"((class|meta|ignore|skip|weight|[cimsw]|\S+=\S*)(\s|$))*", re.IGNORECASE)  # its third
+
+
+@dataclass(frozen=True)
+class Table:
+    names: list[str]  # of its columns
+    column: Callable[[str], Sequence[Any]]  # of one of the names
+    lines: Sequence[int]  # where each row begins; see Reading.unit
+    reading: Reading
+
+
+def wanted(config: DatasetConfig) -> list[tuple[str, str]]:
+    """(key below `dataset`, column) of all columns that are read."""
+    labels = config.label if isinstance(config.label, list) else [config.label]
+    pair = [] if config.text_pair is None else [("text_pair", config.text_pair)]
+    return [("text", config.text), *pair, *(("label", name) for name in labels)]
+
+
+def read(path: Path, config: DatasetConfig) -> Table:
+    """The table in a file. Raises SourceError where it cannot be read as one."""
+    with files.opened(path) as (ending, file):
+        if ending in _ROWS and ending == path.suffix.lower():
+            return _parquet(path, path, config) if ending == ".parquet" else _xlsx(path, file, config)
+        data = file.read()
+    if ending == ".parquet":
+        return _parquet(path, io.BytesIO(data), config)
+    if ending == ".xlsx":
+        return _xlsx(path, io.BytesIO(data), config)
+    if ending not in (*files.TABLES, files.TEXT):
+        raise SourceError(f"{path}: its ending says of no format that is read. These are: {files.FORMATS}.")
+    text = files.text(path, data, config.encoding)
+    if ending in _LINES:
+        return _json_lines(path, text, config)
+    if ending == ".json":
+        return _json(path, text, config)
+    if ending in files.TAGGED:
+        return _tagged(path, text, config)
+    if files.codec_of(config.encoding) == "iso8859-1":
+        # In ISO 8859-1 the byte 0x85 ends a line (NEL); tweet_sentiment's 37,231 tweets are counted so.
+        # A Windows file means an ellipsis by it: its encoding is cp1252.
+        text = text.replace("\x85", "\n")
+    return _delimited(path, ending, text, config)
+
+
+def names_at_start(path: Path, config: DatasetConfig) -> list[str] | None:
+    """The columns by the first lines; None where these do not tell. What `read` will refuse is left to it."""
+    try:
+        with files.opened(path) as (ending, file):
+            if ending == ".parquet":
+                return _parquet_names(path if path.suffix.lower() == ending else io.BytesIO(file.read()))
+            if ending == ".xlsx" or ending in files.TAGGED or (ending == ".txt" and config.delimiter is None):
+                return None
+            data = file.read(4 * START)
+            complete = not file.read(1)
+        text = files.start(data, config.encoding)
+        if ending in _LINES or ending == ".json":
+            whole = ending == ".json"  # a file of JSON lines that is called so is left to `read`
+            rows = json.loads(text) if whole else [json.loads(line) for line in text.split("\n") if line.strip()]
+            return _names(iter(rows)) if complete and isinstance(rows, list) else None
+        return _header(path, ending, text[:START], config).names or None
+    except (OSError, LookupError, ValueError, TypeError, AttributeError, csv.Error):
+        return None  # SourceError too: reading it all says what is wrong
+
+
+# --- text with separators
+
+
+class _Header(NamedTuple):
+    names: list[str]
+    separator: str
+    begin: int  # character at which the header, or without one the first row, begins
+    line: int  # its line, from 1
+    rows: int  # that are no data: the header and Orange's two
+    padded: bool  # the header ends in cells without a name
+    notes: list[str]
+
+
+def _header(path: Path, ending: str, text: str, config: DatasetConfig) -> _Header:
+    """What the first lines of a file say of all of it. `text`: the whole file, or its first START characters."""
+    begin, line, notes, given = 0, 1, [], separator(config.delimiter)
+    if told := re.match(r'"?sep=(.)"?\r?\n', text):  # Excel's
+        begin, line, given = told.end(), 2, given or told[1]
+        notes.append(f"line 1 is Excel's and says that {_spelled(told[1])} separates the columns")
+    first = line
+    while found := _BLANK.match(text, begin):
+        begin, line = found.end(), line + 1
+    if line > first:
+        notes.append(f"{line - first} empty lines above the first row are skipped")
+    sample = text[begin : begin + START]
+    own = given or _OWN[ending]
+    tried = [own] if given else [own, *(sign for sign in _SEPARATORS if sign != own)]
+    chosen, names = own, []
+    found_rows = {sign: _first_rows(sample, sign) for sign in tried}
+    for sign in tried:
+        rows = found_rows[sign]
+        names = _column_names(rows, config.header)
+        if {name for _, name in wanted(config)} <= set(names):
+            chosen = sign
+            break
+    else:  # some column is missing under each: the message is to show the columns that there are
+        if len(found_rows[own][0] if found_rows[own] else ()) < 2:
+            chosen = max(tried, key=lambda sign: len(found_rows[sign][0]) if found_rows[sign] else 0)
+        names = _column_names(found_rows[chosen], config.header)
+    if not given and chosen != _OWN[ending]:
+        where = "in the header" if config.header else "in the first rows"
+        notes.append(f"{_spelled(chosen)} separates the columns, by what is {where}; dataset.delimiter sets it")
+    if not config.header:
+        return _Header(names, chosen, begin, line, 0, False, [*notes, "no header: its columns go by number, from 1"])
+    padded = bool(names) and len(found_rows[chosen][0]) > len(names)
+    if ending == ".tab" and _is_orange(found_rows[chosen]):
+        return _Header(names, chosen, begin, line, 3, padded, [*notes, "rows 2 and 3 are Orange's types and flags"])
+    return _Header(names, chosen, begin, line, 1, padded, notes)
+
+
+def separator(delimiter: str | None) -> str | None:
+    """The sign that `dataset.delimiter` gives, or gives the name of."""
+    return None if delimiter is None else SEPARATORS.get(delimiter, delimiter)
+
+
+def _spelled(sign: str) -> str:
+    return {"\t": "a tab", " ": "a space"}.get(sign, sign)
+
+
+def _first_rows(text: str, sign: str) -> list[list[str]]:
+    rows = list(islice(csv.reader(io.StringIO(text, newline=""), delimiter=sign), 21))
+    return [row for row in (rows[:-1] if len(rows) > 1 and not text.endswith("\n") else rows) if row]
+
+
+def _column_names(rows: list[list[str]], header: bool) -> list[str]:
+    """Of the first rows; without a header numbers, as many as most rows have cells."""
+    if not rows:
+        return []
+    if not header:
+        width = Counter(map(len, rows)).most_common(1)[0][0]
+        return [str(number) for number in range(1, width + 1)]
+    names = [name.strip().strip("\ufeff\u200b") for name in rows[0]]
+    while names and not names[-1]:  # a separator at the end of the line
+        names.pop()
+    return names
+
+
+def _is_orange(rows: list[list[str]]) -> bool:
+    """Whether the second and third row say types and flags; a discrete column's type may be the list of its values."""
+    if len(rows) < 3:
+        return False
+    types = sum(_TYPES.fullmatch(cell.strip()) is not None for cell in rows[1])
+    flags = all(_FLAGS.fullmatch(cell.strip()) for cell in rows[2])
+    return flags and (types == len(rows[1]) or (types > 0 and any(cell.strip() for cell in rows[2])))
+
+
+class _Records(NamedTuple):
+    rows: list[list[str]]
+    lines: list[int]
+    closed: bool  # no quote is left open at the end
+    spread: bool  # some row has several lines
+
+    def fits(self, width: int) -> bool:
+        return self.closed and all(len(row) == width or _blank(row) for row in self.rows)
+
+
+def _empty(cells: list[str]) -> bool:
+    return not "".join(cells).strip()
+
+
+def _blank(row: list[str]) -> bool:
+    return not row or (len(row) == 1 and not row[0].strip())
+
+
+def _records(path: Path, text: str, sign: str, line: int, width: int, quotes: bool = True) -> _Records:
+    """All rows; what stands behind the last column and is empty is cut off."""
+    csv.field_size_limit(1 << 30)  # characters; the module's own limit is 131,072, less than a long document
+    ended = io.StringIO(f"{text}\n{_END}", newline="")
+    reader = csv.reader(ended, delimiter=sign, quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE)
+    rows, lines, last, spread = [], [], 0, False
+    try:
+        for row in reader:
+            rows.append(row)
+            lines.append(line + last)
+            spread |= reader.line_num > last + 1
+            last = reader.line_num
+    except csv.Error as error:
+        raise SourceError(f"{path}, line {line + last}, cannot be read: {error}.") from error
+    if rows[-1] != [_END]:
+        return _Records(rows, lines, False, spread)
+    return _Records(rows[:-1], lines[:-1], True, spread)
+
+
+def _delimited(path: Path, ending: str, text: str, config: DatasetConfig) -> Table:
+    if ending == ".txt" and config.delimiter is None:
+        raise SourceError(
+            f"{path}: a .txt holds texts without labels, for corpus.running. If it is a table, say what separates its"
+            " columns, such as dataset.delimiter=tab."
+        )
+    try:
+        header = _header(path, ending, text[:START], config)
+    except csv.Error as error:
+        raise SourceError(f"{path} cannot be read as a table: {error}.") from error
+    names, notes = header.names, list(header.notes)
+    if not names:
+        raise SourceError(f"{path} is empty.")
+    require(path, names, config)
+    for key, name in wanted(config):
+        if names.count(name) > 1:
+            raise SettingError(
+                f"dataset.{key}", name, f"{path} has {names.count(name)} columns of this name: rename one."
+            )
+    records = _unquoted(path, text[header.begin :], header, notes)
+    body = [at for at in range(header.rows, len(records.rows)) if not _blank(records.rows[at])]
+    surplus = [at for at in body if len(records.rows[at]) > len(names) and _empty(records.rows[at][len(names) :])]
+    if surplus and (header.padded or len(surplus) <= _MOST_LEFT_OUT * len(body)):
+        notes.append(f"{len(surplus)} rows end in empty cells beyond the last column, which are cut off")
+        for at in surplus:
+            del records.rows[at][len(names) :]
+    kept = [at for at in body if len(records.rows[at]) == len(names)]
+    other = [at for at in body if len(records.rows[at]) != len(names)]
+    if len(other) > _MOST_LEFT_OUT * len(body):
+        said = _other_width(path, records, other, body, header)
+        raise SourceError(f"{said}{_backslashes(text)}")
+    reason = "another number of columns than the header" if config.header else "another number of columns than most"
+    dropped = (Dropped(reason, len(other), records.lines[other[0]]),) if other else ()
+    kind = "orange tab" if header.rows == 3 else ending.removeprefix(".")
+    reading = Reading(str(path), kind, header.separator, config.encoding, dropped, tuple(notes))
+
+    def column(name: str) -> list[str]:
+        index = names.index(name)
+        return [records.rows[at][index] for at in kept]
+
+    return Table(names, column, [records.lines[at] for at in kept], reading)
+
+
+def _unquoted(path: Path, text: str, header: _Header, notes: list[str]) -> _Records:
+    """The rows, with quotes around cells or, where only that fits the file, as letters like others."""
+    width = len(header.names)
+
+    def records(quotes: bool) -> _Records:
+        return _records(path, text, header.separator, header.line, width, quotes)
+
+    usual = records(quotes=True)
+    if '"' in text and (usual.spread or not usual.closed):
+        plain = records(quotes=False)
+        # Where lines that fit as they stand would be joined by quotes, and no cell is in quotes, they are text.
+        around = any(len(cell) > 1 and cell[0] == cell[-1] == '"' for row in plain.rows for cell in row)
+        if plain.fits(width) and not around and len(plain.rows) > len(usual.rows):
+            notes.append('the sign " is a letter like others: no cell is in quotes')
+            return plain
+    if not usual.closed:
+        raise SourceError(
+            f"{path}: a quote that opens in line {usual.lines[-1]} is never closed; double it if it is text."
+            f"{_backslashes(text)}"
+        )
+    return usual
+
+
+def _backslashes(text: str) -> str:
+    return ' In a CSV a quote inside quotes is doubled, "", where this file has \\".' if '\\"' in text else ""
+
+
+def _other_width(path: Path, records: _Records, other: list[int], body: list[int], header: _Header) -> str:
+    row, width = records.rows[other[0]], len(header.names)
+    if _empty(row[width:]) and len(row) > width:
+        cure = "Its cells beyond those are empty: give the header a name for each, or take them off the rows."
+    else:
+        cure = (
+            f"A text that has {_spelled(header.separator)} in it must be in quotes; dataset.delimiter names another"
+            " separator."
+        )
+    return (
+        f"{path}: {len(other)} of {len(body)} rows have another number of columns than"
+        f" {'the header' if header.rows else 'the others'}, {width}. The first is line {records.lines[other[0]]} with"
+        f" {len(row)}: {header.separator.join(row)[:60]!r}. {cure}"
+    )
+
+
+# --- JSON
+
+
+def _json_lines(path: Path, text: str, config: DatasetConfig, notes: tuple[str, ...] = ()) -> Table:
+    rows, lines = [], []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise SourceError(f"{path}, line {number}, is not JSON: {error}.") from error
+        if not isinstance(row, dict):
+            raise SourceError(f'{path}, line {number}: every line must be an object, {{"text": ..., "label": ...}}.')
+        rows.append(row)
+        lines.append(number)
+    return _objects(path, rows, lines, Reading(str(path), "jsonl", encoding=config.encoding, notes=notes), config)
+
+
+def _json(path: Path, text: str, config: DatasetConfig) -> Table:
+    """A list of objects; a .json may hold JSON lines as well, or an object with the list in it."""
+    notes: tuple[str, ...] = ()
+    try:
+        rows = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        with suppress(ValueError):
+            if isinstance(json.loads(text.lstrip().partition("\n")[0]), dict):
+                return _json_lines(path, text, config, ("a .json with an object a line",))
+        raise SourceError(f"{path} is not JSON: {error}.") from error
+    if isinstance(rows, dict):
+        lists = {key: value for key, value in rows.items() if isinstance(value, list)}
+        if len(lists) == 1:
+            ((key, rows),) = lists.items()
+            notes = (f"the rows are the list under {key!r}",)
+        elif wanted(config)[0][1] in rows and not lists:
+            rows = [rows]  # one line of JSON lines
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise SourceError(f'{path} must hold a list of objects: [{{"text": ..., "label": ...}}, ...].')
+    reading = Reading(str(path), "json", encoding=config.encoding, notes=notes)
+    return _objects(path, rows, range(1, len(rows) + 1), reading, config)
+
+
+def _objects(
+    path: Path, rows: list[dict[str, Any]], lines: Sequence[int], reading: Reading, config: DatasetConfig
+) -> Table:
+    if not rows:
+        raise SourceError(f"{path} is empty.")
+    names = _names(iter(rows))
+    require(path, names, config)
+    return Table(names, lambda name: [reached(row, name) for row in rows], lines, reading)
+
+
+def _names(rows: Iterator[Any]) -> list[str]:
+    """The keys of all rows, those of inner objects as outer.inner."""
+    names: dict[str, None] = {}
+
+    def add(row: dict[str, Any], before: str) -> None:
+        for key, value in row.items():
+            names[before + key] = None
+            if isinstance(value, dict):
+                add(value, f"{before}{key}.")
+
+    for row in rows:
+        add(row, "")
+    return list(names)
+
+
+def reached(row: Any, name: str) -> Any:
+    """The value under a key, or under outer.inner; None where it is absent, as where it is null."""
+    if not isinstance(row, dict):
+        return None
+    if name in row:
+        return row[name]
+    for at, letter in enumerate(name):
+        if letter == "." and (inner := reached(row.get(name[:at]), name[at + 1 :])) is not None:
+            return inner
+    return None
+
+
+# --- words with tags, Parquet, Excel
+
+
+def _tagged(path: Path, text: str, config: DatasetConfig) -> Table:
+    """CoNLL's form: a word a line, its tag in the last column, an empty line between sentences."""
+    if config.task != "token_classification":
+        raise SourceError(f"{path} has a tag for each word: it is read with dataset.task=token_classification.")
+    sentences: list[list[list[str]]] = [[]]
+    lines = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        cells = line.split()
+        if cells and not line.startswith("-DOCSTART-"):
+            if len(cells) == 1:
+                raise SourceError(f"{path}, line {number}, has one column: a word and, last, its tag are needed.")
+            if not sentences[-1]:
+                lines.append(number)
+            sentences[-1].append([cells[0], cells[-1]])
+        elif sentences[-1]:
+            sentences.append([])
+    kept = [[list(column) for column in zip(*sentence, strict=True)] for sentence in sentences if sentence]
+    if not kept:
+        raise SourceError(f"{path} is empty.")
+    table = dict(zip((config.text, str(config.label)), zip(*kept, strict=True), strict=True))
+    return Table(list(table), table.__getitem__, lines, Reading(str(path), "conll", " ", config.encoding))
+
+
+def _parquet_names(source: Path | io.BytesIO) -> list[str]:
+    import pyarrow.parquet
+
+    names: list[str] = []
+
+    def add(fields: Any, before: str) -> None:
+        for field in fields:
+            names.append(before + field.name)
+            if str(field.type).startswith("struct"):
+                add(field.type, f"{before}{field.name}.")
+
+    add(pyarrow.parquet.read_schema(source), "")
+    return names
+
+
+def _parquet(path: Path, source: Path | io.BytesIO, config: DatasetConfig) -> Table:
+    import pyarrow.parquet
+    from pyarrow import ArrowException
+
+    try:
+        names = _parquet_names(source)
+        require(path, names, config)
+        top = set(pyarrow.parquet.read_schema(source).names)
+        outer = {name if name in top else name.partition(".")[0] for _, name in wanted(config)}
+        table = pyarrow.parquet.read_table(source, columns=sorted(outer))
+    except (ArrowException, OSError) as error:
+        raise SourceError(f"{path} cannot be read as parquet: {str(error).splitlines()[0]}") from error
+
+    def column(name: str) -> list[Any]:
+        if name in table.column_names:
+            return list(table[name].to_pylist())
+        return [reached(row, name) for row in table.select([name.partition(".")[0]]).to_pylist()]
+
+    return Table(names, column, range(1, table.num_rows + 1), Reading(str(path), "parquet"))
+
+
+def _xlsx(path: Path, file: Any, config: DatasetConfig) -> Table:
+    """The first sheet that has rows, or that which `dataset.subset` names."""
+    try:
+        import openpyxl
+    except ImportError as error:
+        raise SourceError(f"{path}: .xlsx needs openpyxl: pip install 'kdbench[excel]'") from error
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of styles and of what else openpyxl does not keep
+            book = openpyxl.load_workbook(file, read_only=True, data_only=True)
+            sheets = {
+                sheet.title: [list(row) for row in sheet.iter_rows(values_only=True)] for sheet in book.worksheets
+            }
+    except Exception as error:  # openpyxl's own are of many kinds: KeyError, BadZipFile, InvalidFileException, ...
+        raise SourceError(f"{path} cannot be read as .xlsx: {type(error).__name__}: {error}") from error
+    full = {
+        title: [(line, row) for line, row in enumerate(rows, 1) if any(cell not in (None, "") for cell in row)]
+        for title, rows in sheets.items()
+    }
+    if config.subset is not None and config.subset not in full:
+        raise SourceError(f"dataset.subset={config.subset}: {path} has no such sheet; it has {', '.join(full)}.")
+    filled = [title for title, rows in full.items() if rows]
+    if not filled:
+        raise SourceError(f"{path} is empty.")
+    title = config.subset or filled[0]
+    notes = [f"sheet {title!r}"]
+    if config.subset is None and len(filled) > 1:
+        notes[0] += f", the first of {', '.join(map(repr, filled))}; dataset.subset names another"
+    rows = full[title]
+    width = max((len(row) for _, row in rows), default=0)
+    names = [str(number) for number in range(1, width + 1)]
+    if config.header:
+        names = ["" if cell is None else _as_text(cell).strip() for cell in rows[0][1]] if rows else []
+        rows = rows[1:]
+    require(path, names, config)
+
+    def column(name: str) -> list[Any]:
+        index = names.index(name)
+        cells = [row[index] if index < len(row) else None for _, row in rows]
+        # Excel makes numbers and dates of texts that look like them.
+        return [_as_text(cell) for cell in cells] if name in (config.text, config.text_pair) else cells
+
+    return Table(names, column, [line for line, _ in rows], Reading(str(path), "xlsx", notes=tuple(notes)))
+
+
+def _as_text(cell: Any) -> Any:
+    if cell is None or isinstance(cell, str):
+        return cell
+    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
+
+
+# --- columns
+
+
+def require(where: Path | str, names: Sequence[str], config: DatasetConfig) -> None:
+    """SourceError where a column that is read is missing."""
+    for key, name, problem in missing(where, names, config):
+        raise SettingError(f"dataset.{key}", name, problem)
+
+
+def missing(where: Path | str, names: Sequence[str], config: DatasetConfig) -> Iterator[tuple[str, str, str]]:
+    """(key below `dataset`, its value, what is wrong) of each column that is asked for and not there."""
+    numbered = "" if config.header else " (dataset.header=false: columns go by number)"
+    for key, name in wanted(config):
+        if name not in names:
+            yield key, name, f"{where} has no such column; it has {', '.join(names)}{numbered}."

@@ -1,0 +1,72 @@
+"""When a command ends: how fast the models are that it has trained, measured together.
+
+A run is finished before that. So a command that is killed leaves runs without times, and the same command, which then
+finds them, measures them.
+"""
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from kdbench.errors import UserError
+from kdbench.storage.provenance import machine
+from kdbench.storage.results import Runs, amend_result, read_result
+from kdbench.training.progress import show_log
+
+log = logging.getLogger("kdbench")
+
+
+def at_the_end(runs: Runs) -> None:
+    """Fill in the times of those `runs` that have none, measured in turns with all others and their teachers.
+
+    Of several processes (torchrun) the first does it. Runs of another machine are left as they are.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return
+    teachers = [teacher for teacher in runs.values() if teacher is not None]
+    all_runs = {teacher: teacher for teacher in teachers} | runs  # of a run that was found it may have no times either
+    try:
+        _fill_in({folder: result for folder in all_runs if (result := read_result(folder)) is not None}, all_runs)
+    except UserError as error:  # the runs are finished all the same
+        log.warning("no times were measured: %s", error)
+
+
+def _fill_in(results: dict[Path, dict[str, Any]], runs: Mapping[Path, Path | None]) -> None:
+    untimed = [folder for folder, result in results.items() if result["latency"]["when"] is None]
+    here = [folder for folder in untimed if results[folder]["machine"] == machine()]
+    if not untimed:
+        return
+    show_log()
+    if elsewhere := len(untimed) - len(here):
+        log.info("%d runs were done on another machine: compare-runs --latency measures their times", elsewhere)
+    if here:
+        from kdbench.inference.latency import together  # loads torch
+
+        found = together({folder: runs[folder] for folder in here})
+        for folder, latency in found.items():
+            _keep(folder, results[folder]["latency"] | latency)
+        _announce([*found.values()])
+
+
+def _announce(found: list[dict[str, Any]]) -> None:
+    """Say whether the times are worth anything."""
+    noisy = [one["load"] for one in found if not one["quiet"]]
+    if noisy:
+        log.info(
+            "the machine was not quiet (other work took %.2f of %d processors): these times are shown with a ?, and"
+            " compare-runs --latency measures them again", noisy[0]["others"], noisy[0]["processors"],
+        )  # fmt: skip
+
+
+def _keep(folder: Path, latency: dict[str, Any]) -> None:
+    try:
+        with FileLock(folder.parent / f".{folder.name}.lock", timeout=0):
+            amend_result(folder, {"latency": latency})
+    except Timeout:  # another command does the run again, and will measure it
+        log.info("%s is in use by another command: it keeps no times", folder)
+    except UserError as error:  # another's run, as a teacher may be
+        log.warning("%s keeps no times: %s", folder, error)
