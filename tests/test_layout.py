@@ -45,7 +45,9 @@ sys.meta_path.insert(0, Watch)
 """
 
 
-@pytest.mark.parametrize("loads_torch", ["run", "latency", "export", "classifier"])  # what the console scripts load
+@pytest.mark.parametrize(
+    "loads_torch", ["runs.execute", "inference.latency", "shipping.export", "inference.classifier"]
+)  # what the console scripts load
 def test_threads_that_wait_do_not_spin_for_long_unless_the_user_says_so(loads_torch):
     def seen(**own: str) -> str:
         """What libgomp would read."""

@@ -1,8 +1,7 @@
 """The tests of a table as a sheet: each difference with its interval and p values."""
 
 from kdbench.compare.columns import NOTHING, Column, Sheet
-from kdbench.compare.rows import Row, Table
-from kdbench.compare.tested import Test
+from kdbench.compare.table import Row, Table, Test
 
 LEGEND = (
     "Differences to direct fine-tuning, for other seeds and other test examples. All are tested together: where no row "

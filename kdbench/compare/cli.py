@@ -15,8 +15,9 @@ from kdbench.compare.keys import UnknownKeyError, Wanted
 from kdbench.compare.load import with_tests
 from kdbench.compare.notes import sheet
 from kdbench.compare.options import Parser, ordered, parser
-from kdbench.compare.rows import Table, build_tables
+from kdbench.compare.rows import build_tables
 from kdbench.compare.speed import with_speed
+from kdbench.compare.table import Table
 from kdbench.console import guarded
 from kdbench.errors import UserError
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kdbench.compare.collect import ANY
-from kdbench.compare.rows import Row, Table, Times
 from kdbench.compare.statistics import LEAST_GAP, Summary
+from kdbench.compare.table import Row, Table, Times
 
 if TYPE_CHECKING:
-    from kdbench.compare.tested import RowTests
+    from kdbench.compare.table import RowTests
 
 NOTHING = "–"
 UNITS = {"precision": "{}", "device": "{}", "threads": "{} threads", "length": "length {}"}

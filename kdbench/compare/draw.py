@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from kdbench.compare.rows import Row, Table
+from kdbench.compare.table import Row, Table
 
 matplotlib.rcParams.update(
     {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdbench.compare.commands import join_seeds, tfidf_command
 from kdbench.compare.notes import notes
-from kdbench.compare.rows import Row, Table
+from kdbench.compare.table import Row, Table
 
 if TYPE_CHECKING:
     import pandas

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from kdbench.compare.collect import NULL
 from kdbench.compare.columns import METRICS, NOTHING, unit
 from kdbench.compare.draw import canvas
-from kdbench.compare.rows import Row, Table
+from kdbench.compare.table import Row, Table
 
 
 def grids(table: Table, metric: str, split: str) -> Iterator[tuple[str, Figure]]:

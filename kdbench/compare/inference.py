@@ -26,6 +26,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from kdbench.compare.table import Estimate
+
 Points = NDArray[np.float64]
 LEVEL = 0.05
 DRAWS = 19_999  # with the table itself 20,000: the error of a p of 0.05 is 0.0015
@@ -47,18 +49,6 @@ DEGREES = {
     15: (0.0, 0.042, 0.264, 0.601, 1.0),
     30: (0.0, 0.044, 0.252, 0.571, 1.0),
 }
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean with its 95 % interval, in the unit of the values."""
-
-    mean: float
-    low: float
-    high: float
-    error: float  # standard error
-    seeds: int
-    p: float | None = None  # two-sided, that it is zero, over all pairs tested together
 
 
 @dataclass(frozen=True)

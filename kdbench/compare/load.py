@@ -8,7 +8,8 @@ from kdbench.compare.collect import read_runs
 from kdbench.compare.frame import frame, records
 from kdbench.compare.keys import Wanted
 from kdbench.compare.options import TESTED, ordered
-from kdbench.compare.rows import Table, build_tables
+from kdbench.compare.rows import build_tables
+from kdbench.compare.table import Table
 from kdbench.compare.where import condition
 from kdbench.storage.results import PREDICTIONS
 
@@ -22,7 +23,7 @@ def with_tests(table: Table, metric: str, split: str, asked: bool | None) -> Tab
     few = len(table.rows) <= TESTED and any(path.is_file() for path in paths)
     if not (few if asked is None else asked):
         return table
-    from kdbench.compare.tested import tests  # scipy
+    from kdbench.compare.testing import tests  # scipy
 
     made = tests(table, metric, split)
     if not made.rows:

@@ -2,8 +2,8 @@
 
 from kdbench.compare.columns import CONDITIONS, LEGEND, Sheet, columns, heading, row_tests, values
 from kdbench.compare.commands import join_seeds, tfidf_command
-from kdbench.compare.rows import Row, Table
 from kdbench.compare.statistics import LEAST_GAP
+from kdbench.compare.table import Row, Table
 
 
 def sheet(table: Table, metric: str, split: str) -> Sheet:

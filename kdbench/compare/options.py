@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from kdbench.compare.columns import METRICS
-from kdbench.compare.rows import ROLES, Row
 from kdbench.compare.statistics import Summary
+from kdbench.compare.table import ROLES, Row
 from kdbench.compare.where import Condition, ConditionError, condition
 
 TESTED = 30  # rows: their tests take about a second

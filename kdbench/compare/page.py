@@ -13,12 +13,12 @@ from matplotlib.figure import Figure
 
 from kdbench.compare import certainty, diff, speed
 from kdbench.compare.columns import Sheet, bold, row_tests, unit
-from kdbench.compare.details import detail
+from kdbench.compare.confusions import Mistakes, mistakes
+from kdbench.compare.curves import detail
 from kdbench.compare.draw import name_of
-from kdbench.compare.mistakes import Mistakes, mistakes
 from kdbench.compare.notes import sheet
 from kdbench.compare.pictures import front, learning, pictures
-from kdbench.compare.rows import Row, Table
+from kdbench.compare.table import Row, Table
 from kdbench.compare.texts import Texts, texts
 from kdbench.data.report import ReadReport, data_lines, pieces_lines, warnings
 from kdbench.storage.files import read_json

@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from kdbench.compare.columns import METRICS, unit
-from kdbench.compare.details import Curve, Detail, detail
+from kdbench.compare.curves import Curve, Detail, detail
 from kdbench.compare.draw import canvas, log_axis, looks, name_of, points
 from kdbench.compare.heat import grids
-from kdbench.compare.rows import Row, Table
+from kdbench.compare.table import Row, Table
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

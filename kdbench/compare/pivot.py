@@ -11,8 +11,8 @@ from typing import Any
 from kdbench.compare.collect import Run
 from kdbench.compare.columns import METRICS, NOTHING, Column, Sheet, heading, unit
 from kdbench.compare.keys import SHORT
-from kdbench.compare.rows import Row, Table
 from kdbench.compare.statistics import Summary, summarize
+from kdbench.compare.table import Row, Table
 
 LEGEND = "mean ± sample s.d. over all n runs of a group; ×k: of k configurations, whose spread is part of it."
 

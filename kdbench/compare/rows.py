@@ -1,152 +1,18 @@
 """Rows and tables: which runs are one configuration, and which configurations may stand in one table."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from statistics import fmean, median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kdbench.compare.collect import Latency, Run, Teacher
 from kdbench.compare.settings import telling
-from kdbench.compare.statistics import Summary, gap_share, paired_difference, summarize
+from kdbench.compare.statistics import gap_share, paired_difference, summarize
+from kdbench.compare.table import Row, Table, Times
 
 if TYPE_CHECKING:
-    from kdbench.compare.speed import Session
-    from kdbench.compare.tested import Tests
+    pass
 
 _Scores = Mapping[str, Mapping[int, float]]  # by id and seed
-ROLES = ("teacher", "tfidf", "baseline", "method")  # in the order of a table's rows
-
-
-@dataclass(frozen=True)
-class Times:
-    """Milliseconds of a batch of 1 and of 32, each with its interquartile range."""
-
-    batch_1: float | None = None
-    batch_32: float | None = None
-    spread_1: float | None = None
-    spread_32: float | None = None
-    quiet: bool = False  # a time that is not is shown with a mark, and nothing is concluded from it
-    others: float | None = None  # processors that other work took meanwhile
-
-
-@dataclass(frozen=True)
-class Row:
-    """One configuration: all seeds of one id."""
-
-    role: str  # one of ROLES
-    settings: str  # the parameters that tell it from the rows beside it
-    runs: list[Run]  # one a seed, in their order
-    score: Summary
-    differences: list[Summary | None]  # to the direct fine-tunes: same schedule, same total of updates
-    gap_closed: float | None  # also None where a test cannot tell the gap from zero
-    gap_too_small: bool  # the teacher is hardly better than the baseline: there is no gap to close
-    times: Times
-    speedup: float | None  # over the teacher, measured in turns with it on a quiet machine
-    seconds: float | None
-    teacher_seconds: float | None
-    general_seconds: float | None
-    tried: int = 1  # configurations of the grid that this one was the best of, on dev
-
-    @property
-    def id(self) -> str:
-        return self.runs[0].id
-
-    @property
-    def dirty(self) -> bool:
-        return any(run.dirty for run in self.runs)
-
-    @property
-    def selected_on_reported(self) -> bool:
-        """Not on dev, so on the split that is reported; where nothing was selected it is null."""
-        return any(run.selected_on not in ("dev", None) for run in self.runs)
-
-    @property
-    def label(self) -> str:
-        method = self.runs[0].method
-        if chosen := " or ".join(sorted({run.chosen for run in self.runs if run.chosen})):
-            method = f"{method} ({chosen})"
-        return f"teacher ({method})" if self.role == "teacher" else method
-
-    @property
-    def dev_score(self) -> float:
-        return fmean([run.dev_score for run in self.runs])
-
-    @property
-    def conditions(self) -> dict[str, str]:
-        """Precision, device, threads, machine and length; both values where the seeds ran on different ones."""
-        names = self.runs[0].conditions
-        return {name: "/".join(sorted({run.conditions[name] for run in self.runs})) for name in names}
-
-    @property
-    def values(self) -> dict[str, Any]:
-        """Of the keys that were asked for, where all seeds have one value; null where they differ."""
-        first = self.runs[0].values
-        return {
-            key: value if all(run.values[key] == value for run in self.runs) else None for key, value in first.items()
-        }
-
-    def record(self) -> dict[str, str | float | bool | None]:
-        """The row flat and in full precision, as CSV and JSON have it; a unit is in the name."""
-        run = self.runs[0]
-        figures: dict[str, str | float | bool | None] = {
-            "role": self.role,
-            "method": run.method,
-            "student": run.student,
-            "id": run.id,
-            "settings": self.settings,
-        }
-        names = ("score", "difference", "total_difference")
-        for name, summary in zip(names, (self.score, *self.differences), strict=True):
-            figures[f"{name}_points"] = summary.mean if summary else None
-            figures[f"{name}_sd_points"] = summary.sd if summary else None
-            figures[f"{name}_n"] = summary.n if summary else 0
-        return figures | {
-            "gap_closed": self.gap_closed,
-            "form": run.settings["form"],
-            "parameters": run.parameters,
-            "bytes": run.bytes,
-            "flops_per_example": run.flops,
-            "latency_batch_1_ms": self.times.batch_1,
-            "latency_batch_32_ms": self.times.batch_32,
-            "latency_quiet": None if self.times.batch_1 is None else self.times.quiet,
-            "speedup": self.speedup,
-            "training_seconds": self.seconds,
-            "teacher_seconds": self.teacher_seconds,
-            "general_seconds": self.general_seconds,
-            **self.conditions,
-            "selected_on": run.selected_on,
-            "tag": run.tag,
-            "dev_score_points": self.dev_score,
-            "best_on_dev_of": self.tried,
-            "dirty": self.dirty,
-        }
-
-
-@dataclass(frozen=True)
-class Table:
-    """The rows that can be compared: one data set, the same rows of it, the same split and metric."""
-
-    dataset: str
-    data_id: str
-    data_split: str
-    metric: str
-    examples: int
-    differs_in: list[str]  # what keeps it apart from another table of the same data set
-    rows: list[Row]  # those to show
-    every: list[Row]  # hidden ones too
-    tests: "Tests | None" = None  # made where the predictions are read
-    session: "Session | None" = None  # times that were measured together
-
-    @property
-    def runs(self) -> list[Run]:
-        return [run for row in self.every for run in row.runs]
-
-    @property
-    def missing(self) -> list[str]:
-        """The commands that make the baselines which rows of this table lack, one a run."""
-        done = {(run.id, run.seed) for run in self.runs}
-        wanted = [(run.seed, base) for row in self.rows for run in row.runs for base in run.baselines if base]
-        return [command for seed, (id_, command) in wanted if (id_, seed) not in done]
 
 
 def build_tables(runs: list[Run], shown: Callable[[Run], bool]) -> list[Table]:

@@ -4,12 +4,12 @@ What was measured is kept in the first ROOT, latency-<data id>.json, and shown a
 """
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from kdbench.compare.columns import Column, Sheet, number, time
-from kdbench.compare.rows import Row, Table, Times, ratio
+from kdbench.compare.rows import ratio
+from kdbench.compare.table import Row, Session, Table, Times
 from kdbench.storage.files import Damaged, read_record, write_record
 
 SCHEMA = 2  # of the kept file
@@ -19,27 +19,6 @@ LEGEND = (
     "(configuration, tokenizer, form) the first was measured for all. memory: by how much a fresh process grows that "
     "loads the model and answers 32 texts of the fixed length."
 )
-
-
-@dataclass(frozen=True)
-class Session:
-    """What one measurement found."""
-
-    when: str
-    machine: str
-    threads: int
-    fixed_length: int
-    rows: dict[str, Any]  # by id: real, fixed -> as a run's `latency` in results.json; memory_mb
-
-    def times(self, row: Row, kind: str) -> Times | None:
-        """Of one kind of texts; None where the row was not measured with them."""
-        found = self.rows.get(row.id, {}).get(kind)
-        if not found:
-            return None
-        (first, batch), load = (found[f"batch_{size}"] for size in (1, 32)), found["load"]
-        return Times(
-            first["median_ms"], batch["median_ms"], first["iqr_ms"], batch["iqr_ms"], found["quiet"], load["others"]
-        )
 
 
 def with_speed(table: Table, root: Path, again: bool, quiet: bool) -> Table:

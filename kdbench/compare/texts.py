@@ -10,7 +10,7 @@ import numpy as np
 
 from kdbench.compare.collect import Run
 from kdbench.compare.keys import Source
-from kdbench.compare.rows import Table
+from kdbench.compare.table import Table
 from kdbench.storage.files import Damaged
 from kdbench.storage.predictions import NoPredictionsError, read
 

@@ -10,7 +10,8 @@ from kdbench.compare.columns import METRICS as NAMES
 from kdbench.compare.columns import unit
 from kdbench.compare.keys import Wanted, flat
 from kdbench.compare.load import with_tests
-from kdbench.compare.rows import Row, Table, build_tables
+from kdbench.compare.rows import build_tables
+from kdbench.compare.table import Row, Table
 from kdbench.errors import shown
 from kdbench.inference.classifier import label_names
 from kdbench.inference.finished_run import FinishedRun

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kdbench.compare.collect import NULL, Run
-from kdbench.compare.rows import Row, Table
+from kdbench.compare.table import Row, Table
 from kdbench.storage.files import read_json
 from scripts.study.finished import CUT, Finished
 from scripts.study.plan import Plan, place

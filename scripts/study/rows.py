@@ -7,8 +7,9 @@ from kdbench.compare.collect import NULL
 from kdbench.compare.frame import records
 from kdbench.compare.load import with_tests
 from kdbench.compare.options import ordered
-from kdbench.compare.rows import Row, Table, build_tables
+from kdbench.compare.rows import build_tables
 from kdbench.compare.speed import with_speed
+from kdbench.compare.table import Row, Table
 from scripts.study.finished import CUT, Finished, environment, trained_id
 from scripts.study.plan import Plan, Words
 

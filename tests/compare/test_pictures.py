@@ -12,12 +12,13 @@ from PIL import Image
 
 from kdbench.compare.cli import main
 from kdbench.compare.collect import read_runs
-from kdbench.compare.details import detail
+from kdbench.compare.curves import detail
 from kdbench.compare.draw import looks
 from kdbench.compare.heat import grids
 from kdbench.compare.keys import Wanted
 from kdbench.compare.pictures import _in_turns, front, pareto, save
-from kdbench.compare.rows import Table, build_tables
+from kdbench.compare.rows import build_tables
+from kdbench.compare.table import Table
 from tests.compare.test_compare_runs import LATENCY, NOISY, make_tree, student
 
 

@@ -132,7 +132,8 @@ def test_only_rows_shown_are_read(
     read: list[str] = []
     whole = predictions.read
     monkeypatch.setattr(
-        "kdbench.compare.tested.read", lambda path, split: (read.append(path.parent.parent.name), whole(path, split))[1]
+        "kdbench.compare.testing.read",
+        lambda path, split: (read.append(path.parent.parent.name), whole(path, split))[1],
     )
     document(capsys, tree, "--method", "theseus")
     needed = {"eeee5555", "aaaa1111", "bbbb2222", "cccc3333"}  # the row, its baselines and its teacher, once each

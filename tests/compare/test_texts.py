@@ -12,7 +12,8 @@ from omegaconf import OmegaConf
 
 from kdbench.compare.collect import read_runs
 from kdbench.compare.keys import Wanted
-from kdbench.compare.rows import Table, build_tables
+from kdbench.compare.rows import build_tables
+from kdbench.compare.table import Table
 from kdbench.compare.texts import texts
 from kdbench.data.stored import kept_split, stored_dataset
 from kdbench.schema import DatasetConfig, DatasetSplits

@@ -6,7 +6,7 @@ from typing import Any
 
 from kdbench.compare.collect import Run
 from kdbench.compare.keys import inner
-from kdbench.compare.rows import Row
+from kdbench.compare.table import Row
 from kdbench.storage.files import read_json
 
 

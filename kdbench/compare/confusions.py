@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kdbench.compare.rows import Row
+from kdbench.compare.table import Row
 from kdbench.storage.predictions import NoPredictionsError, Predictions, read
 
 CLASSES = 12  # shown of a confusion matrix: those with most errors

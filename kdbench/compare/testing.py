@@ -4,81 +4,17 @@ Reads the predictions of the rows shown, of their baselines and teachers, no oth
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations
-from typing import Any, NamedTuple
 
 import numpy as np
 
 from kdbench.compare import inference
 from kdbench.compare.collect import NULL, Run
-from kdbench.compare.inference import LEVEL, Estimate, Points, Scores
-from kdbench.compare.rows import Row, Table
+from kdbench.compare.inference import LEVEL, Points, Scores
 from kdbench.compare.scores import scores
+from kdbench.compare.table import Estimate, Row, RowTests, Share, Table, Test, Tests
 from kdbench.storage.predictions import NoPredictionsError, Predictions, read
-
-AGAINST = ("difference", "total_difference")  # to direct fine-tuning: same schedule, same total of updates
-
-
-@dataclass(frozen=True)
-class Test:
-    """One row against one of its baselines."""
-
-    estimate: Estimate
-    mcnemar: dict[int, float]  # exact p by seed, of accuracy alone
-    permutation: float | None  # over seeds
-
-
-class Share(NamedTuple):
-    """95 % interval of the share of the gap to the teacher; None where the gap may be zero: it has no end."""
-
-    low: float | None = None
-    high: float | None = None
-
-
-@dataclass(frozen=True)
-class RowTests:
-    score: Estimate
-    against: tuple[Test | None, Test | None]
-    gap: Share | None = None  # None where there is no gap, or no predictions of the teacher
-    rank: tuple[int, int] | None = None  # of all shown rows but the teacher and those of one seed
-    tied_with_best: bool | None = None  # with the best that has a rank; None where it was not tested against it
-    behind: frozenset[str] = frozenset()  # the rows that are better, by a test
-
-    @property
-    def gap_may_be_zero(self) -> bool:
-        """Whether the gap to the teacher is too small to divide by."""
-        return self.gap is not None and self.gap.low is None
-
-    @property
-    def untested(self) -> bool:
-        return self.rank is not None and self.tied_with_best is None
-
-    def record(self) -> dict[str, float | int | bool | str | None]:
-        """Flat, as CSV and JSON have it."""
-        figures: dict[str, Any] = {"score_low_points": self.score.low, "score_high_points": self.score.high}
-        figures |= {"rank_low": self.rank and self.rank[0], "rank_high": self.rank and self.rank[1]}
-        figures["tied_with_best"] = self.tied_with_best
-        figures |= {"gap_closed_low": self.gap and self.gap.low, "gap_closed_high": self.gap and self.gap.high}
-        for name, test in zip(AGAINST, self.against, strict=True):
-            one = test.estimate if test else None
-            figures[f"{name}_low_points"] = one.low if one else None
-            figures[f"{name}_high_points"] = one.high if one else None
-            figures[f"{name}_p"] = one.p if one else None
-            figures[f"{name}_permutation_p"] = test.permutation if test else None
-            figures[f"{name}_mcnemar_p"] = (
-                " ".join(f"{p:.4g}" for p in test.mcnemar.values()) if test and test.mcnemar else None
-            )
-        return figures
-
-
-@dataclass(frozen=True)
-class Tests:
-    """All tests of a table, by the row's id; a row without predictions is not there."""
-
-    rows: dict[str, RowTests]
-    count: int  # of the differences to baselines that are tested together
-    warnings: list[str]
 
 
 class _Reader:
