@@ -1,1 +1,1 @@
-"""From words on a command line to jobs, and what a command answers."""
+"""Words on a command line to jobs, and what a command answers without running anything. May import: everything (the order is in pyproject.toml)."""

@@ -1,1 +1,1 @@
-"""compare-runs: which of the finished students should I ship? Reads `results.json` only, never torch."""
+"""Judge finished runs: tables, tests, pictures, the page. Never imports torch. May import: inference and below (the order is in pyproject.toml)."""

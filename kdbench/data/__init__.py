@@ -1,1 +1,1 @@
-"""Where models and texts come from, and how they become batches."""
+"""Texts to batches, and the teacher's outputs for them. May import: training and below (the order is in pyproject.toml)."""

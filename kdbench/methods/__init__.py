@@ -1,1 +1,1 @@
-"""One file a method: `Params` and `stages`. The file name is the key (`method=<name>`)."""
+"""One paper a file: the stages of a method. May import: runs and below; no method imports another (the order is in pyproject.toml)."""
