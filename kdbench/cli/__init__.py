@@ -1,1 +1,1 @@
-"""Words on a command line to jobs, and what a command answers without running anything. May import: everything (the order is in pyproject.toml)."""
+"""Words on a command line to jobs, and what a command answers without running anything. May import: everything."""

@@ -1,1 +1,1 @@
-"""Judge finished runs: tables, tests, pictures, the page. Never imports torch. May import: inference and below (the order is in pyproject.toml)."""
+"""Judge finished runs: tables, tests, pictures, the page. Never imports torch. May import: inference and below."""

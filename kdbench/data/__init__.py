@@ -1,1 +1,1 @@
-"""Texts to batches, and the teacher's outputs for them. May import: training and below (the order is in pyproject.toml)."""
+"""Texts to batches, and the teacher's outputs for them. May import: training and below."""

@@ -1,1 +1,1 @@
-"""A finished model at work: its answers, its speed, its ONNX graph. May import: validation and below (the order is in pyproject.toml)."""
+"""A finished model at work: its answers, its speed, its ONNX graph. May import: validation and below."""

@@ -1,1 +1,1 @@
-"""One paper a file: the stages of a method. May import: runs and below; no method imports another (the order is in pyproject.toml)."""
+"""One paper a file: the stages of a method. May import: runs and below; no method imports another."""

@@ -1,1 +1,1 @@
-"""Architectures: build, save, load, and walk layer by layer. May import: data and below (the order is in pyproject.toml)."""
+"""Architectures: build, save, load, and walk layer by layer. May import: data and below."""

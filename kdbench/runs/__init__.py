@@ -1,1 +1,1 @@
-"""One config to one results.json, and what a method may ask of its run. May import: shipping and below (the order is in pyproject.toml)."""
+"""One config to one results.json, and what a method may ask of its run. May import: shipping and below."""

@@ -1,1 +1,1 @@
-"""Where models and data come from: the package index, the hub, a path. May import: console and below (the order is in pyproject.toml)."""
+"""Where models and data come from: the package index, the hub, a path. May import: console and below."""

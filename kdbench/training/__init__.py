@@ -1,1 +1,1 @@
-"""The training loop and what a step needs. May import: sources and below (the order is in pyproject.toml)."""
+"""The training loop and what a step needs. May import: sources and below."""

@@ -1,1 +1,1 @@
-"""May this run? Every fault is found before anything starts. May import: objectives and below (the order is in pyproject.toml)."""
+"""May this run? Every fault is found before anything starts. May import: objectives and below."""
