@@ -24,7 +24,7 @@ from kdbench import cli
 from kdbench.composing import composing
 from kdbench.config import load
 from kdbench.derived import baseline, row_to_beat, teacher_run, total_baseline
-from kdbench.errors import Fault, UserError
+from kdbench.errors import Fault, SourceError, UserError
 from kdbench.schema import GROUPS, RunConfig
 
 CONF = cli.conf_dir()
@@ -130,6 +130,9 @@ REFUSALS = {
     "-m method.replace_rate=interval(0,1)": r"needs a sweeper that searches",
     "-m student.layers=3,6 seed=1,2,-3": r"^seed=-3: must be 0 or more$",
     "-m student.layers=3,4 seed=0,1,2": r"student\.layers=4: must divide teacher\.layers=6 .* Legal: 1, 2, 3, 6",
+    "dataset.delimiter=ab": r"dataset\.delimiter=ab: must be null, or a character, or comma, semicolon",
+    "dataset.label=[a,b]": r"dataset\.label=\[a,b\]: a column for each label is for dataset\.task=multi_label",
+    "dataset.label=[a]": r"dataset\.label=\[a\]: must be a column, or",
     # what does not fit together
     "student.layers=12": r"student\.layers=12: must divide teacher\.layers=6",
     "student.hidden=312": r"student\.hidden=312: must equal teacher\.hidden=384",
@@ -426,6 +429,19 @@ def test_a_failure_does_not_stop_a_sweep(main: Main, capsys: pytest.CaptureFixtu
         "kdbench: 2 of 3 jobs failed\n  seed=0: the teacher is on strike\n  seed=1: ZeroDivisionError: a bug\n"
     )
     assert errors.count("Traceback") == 1  # the bug's
+
+
+def test_data_that_cannot_be_read_end_with_2(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
+    def execute(config: RunConfig, _: Any) -> None:
+        if config.seed < 2:
+            raise SourceError(f"x.csv, line {config.seed}, has no label")
+        if config.seed == 3:
+            raise UserError("the teacher is on strike")
+
+    assert main("seed=0", execute)[-1] == 2
+    assert capsys.readouterr().err == "kdbench: x.csv, line 0, has no label\n"
+    assert main("-m seed=0,1,2", execute)[-1] == 2
+    assert main("-m seed=0,2,3", execute)[-1] == 1, "something else failed as well"
 
 
 def test_an_expected_failure_has_no_traceback(main: Main, capsys: pytest.CaptureFixture[str]) -> None:

@@ -506,4 +506,5 @@ def missing(where: Path | str, names: Sequence[str], config: DatasetConfig) -> I
     numbered = "" if config.header else " (dataset.header=false: columns go by number)"
     for key, name in wanted(config):
         if name not in names:
-            yield key, name, f"{where} has no such column; it has {', '.join(names)}{numbered}."
+            lacks = f"column {name}" if isinstance(config.label, list) and key == "label" else "such column"
+            yield key, name, f"{where} has no {lacks}; it has {', '.join(names)}{numbered}."
