@@ -264,7 +264,8 @@ def _unquoted(path: Path, text: str, header: _Header, notes: list[str]) -> _Reco
         return _records(path, text, header.separator, header.line, width, quotes)
 
     usual = records(quotes=True)
-    if '"' in text and (usual.spread or not usual.closed):
+    # A comma file whose quote is open is broken; in one with tabs, quotes often are letters.
+    if '"' in text and (usual.spread if usual.closed else header.separator == "\t"):
         plain = records(quotes=False)
         # Where lines that fit as they stand would be joined by quotes, and no cell is in quotes, they are text.
         around = any(len(cell) > 1 and cell[0] == cell[-1] == '"' for row in plain.rows for cell in row)
