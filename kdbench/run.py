@@ -66,9 +66,11 @@ def _execute(config: RunConfig, about: About) -> dict[str, Any]:
         show_log()
     if config.inspect or (config.dry_run and config.phase == "task"):
         found = RunData(config, hardware, processes)  # all of it: a dry run trains on little
-        tell(found.read)
+        if processes.is_main_process:
+            tell(found.read)
         if config.inspect:
-            show_rows(found.data)
+            if processes.is_main_process:
+                show_rows(found.data)
             return {"data": found.read}
     if config.dry_run:
         with tempfile.TemporaryDirectory() as scratch:
@@ -169,8 +171,8 @@ def _do(run: Run, about: About) -> dict[str, Any]:
         quiet_libraries()
     if run.accelerator.is_main_process:
         write_start(run, about)
-    if run.config.phase == "task" and not run.config.dry_run:
-        tell(run.read)
+        if run.config.phase == "task" and not run.config.dry_run:
+            tell(run.read)
     with tracked(run) as tracking:
         stages, student = train_stages(run, tracking, about.watch)
         result = record.finish(run, about, stages, student)
