@@ -13,12 +13,13 @@ import torch
 from accelerate import Accelerator
 from filelock import FileLock
 
-from kdbench import record
+from kdbench import elsewhere, record
+from kdbench.config import cache_folder
 from kdbench.console import quiet_libraries
 from kdbench.context import Run
 from kdbench.context_data import RunData
 from kdbench.data.batches import TrainBatches
-from kdbench.derived import teacher_run
+from kdbench.derived import found_teacher_run, teacher_run
 from kdbench.dropout import cheap
 from kdbench.environment import About, Runs, write_start
 from kdbench.export import export_run, has_export
@@ -95,15 +96,16 @@ def _small(config: RunConfig, outputs: str) -> RunConfig:
 
 
 def ensure(
-    config: RunConfig, hardware: Hardware, accelerator: Accelerator, about: About
+    config: RunConfig, hardware: Hardware, accelerator: Accelerator, about: About, needed: bool = False
 ) -> tuple[dict[str, Any], Path]:
-    """The finished run of `config` and its folder: found, or done now, by one process at a time."""
+    """The finished run of `config` and its folder: found, or done now, by one process at a time.
+
+    One that another run needs, its teacher above all, is looked for in other outputs folders, too.
+    """
     folder = run_folder(config, hardware)
     with torch.random.fork_rng(devices=[]), _locked(folder, accelerator):
-        result = None if config.rerun else _finished(folder)
-        if result is not None:
-            log.info("found: %s", folder)
-        else:
+        result = None if config.rerun else _found(config, hardware, folder, accelerator, needed)
+        if result is None:
             wait(accelerator)
             if accelerator.is_main_process:
                 _make_ready(folder, config.rerun)
@@ -111,9 +113,11 @@ def ensure(
             with logged_to(folder / "run.log", accelerator.is_main_process):
 
                 def finished(other: RunConfig) -> tuple[dict[str, Any], Path]:
-                    return ensure(other, hardware, accelerator, about.of_needed(other))
+                    return ensure(other, hardware, accelerator, about.of_needed(other), needed=True)
 
                 result = _do(Run(config, hardware, accelerator, folder, finished), about)
+        if accelerator.is_main_process and not config.dry_run:
+            elsewhere.remember(cache_folder(config), folder)
     if not config.dry_run and config.phase == "task":
         about.runs[folder.absolute()] = _teacher_folder(config, hardware)
     return result | {"folder": str(folder)}, folder
@@ -123,8 +127,28 @@ def _teacher_folder(config: RunConfig, hardware: Hardware) -> Path | None:
     """Where the teacher is that the run is compared with, or will be: a direct fine-tune needs none, but has one."""
     if "encoder" not in config.method.needs:
         return None
-    path = config.teacher.path
-    return (run_folder(teacher_run(config), hardware) if path is None else Path(path)).absolute()
+    if config.teacher.path is not None:
+        return Path(config.teacher.path).absolute()
+    found, trained = (run_folder(one(config), hardware).absolute() for one in (found_teacher_run, teacher_run))
+    return found if not config.teacher.finetune and (found / RESULTS).is_file() else trained
+
+
+def _found(
+    config: RunConfig, hardware: Hardware, folder: Path, accelerator: Accelerator, needed: bool
+) -> dict[str, Any] | None:
+    """The result of a run that is done, here or, where another run needs it, in another outputs folder."""
+    result = _finished(folder)
+    if result is None and needed:
+        wait(accelerator)
+        if accelerator.is_main_process:
+            source = elsewhere.bring(cache_folder(config), run_id(config, hardware), config.seed, folder)
+            if source is not None:
+                log.info("copied: %s", source)
+        wait(accelerator)
+        result = _finished(folder)
+    if result is not None:
+        log.info("found: %s", folder)
+    return result
 
 
 def _finished(folder: Path) -> dict[str, Any] | None:

@@ -1,0 +1,59 @@
+"""Finished runs of other outputs folders: the cache knows where each lies, so that a teacher is trained once.
+
+`outputs` lies in the working directory: the same command typed elsewhere would train the same teacher again. The cache
+keeps a note a run, by its id, of where its folder is. A needed run that is not in this `outputs` is copied from there.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from kdbench.results import EXPORT, read_result, verify_run
+from kdbench.store import Damaged, explained, remove, write_json
+
+NOTES = "runs"  # below the cache
+
+
+def remember(cache: Path, folder: Path) -> None:
+    """Note in the cache where a finished run lies."""
+    result = read_result(folder)
+    assert result is not None
+    note, where = _note(cache, result["id"], result["seed"]), str(folder.absolute())
+    if _noted(note) != where:
+        write_json(note, where)
+
+
+def bring(cache: Path, id_: str, seed: int, folder: Path) -> Path | None:
+    """Copy the finished run `id_` to `folder` and say from where; None where it lies nowhere else, or not whole."""
+    noted = _noted(_note(cache, id_, seed))
+    source = None if noted is None else Path(noted)
+    if source is None or source == folder.absolute() or not _is_whole(source, id_, seed):
+        return None
+    staged = folder.with_name(f".{folder.name}.part")
+    with explained(folder):
+        remove(staged)  # of a killed process
+        shutil.copytree(source, staged, ignore=shutil.ignore_patterns(EXPORT))
+        remove(folder)  # what an earlier attempt left
+        os.replace(staged, folder)
+    return source
+
+
+def _note(cache: Path, id_: str, seed: int) -> Path:
+    return cache / NOTES / f"{id_}-seed{seed}.json"
+
+
+def _noted(note: Path) -> str | None:
+    try:
+        value = json.loads(note.read_text(encoding="utf8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, str) else None
+
+
+def _is_whole(folder: Path, id_: str, seed: int) -> bool:
+    try:
+        result = verify_run(folder)
+    except (Damaged, OSError):
+        return False
+    return result is not None and (result["id"], result["seed"]) == (id_, seed)
