@@ -4,14 +4,15 @@
 keeps a note a run, by its id, of where its folder is. A needed run that is not in this `outputs` is copied from there.
 """
 
-import json
+import logging
 import os
 import shutil
 from pathlib import Path
 
 from kdbench.results import EXPORT, read_result, verify_run
-from kdbench.store import Damaged, explained, remove, write_json
+from kdbench.store import Damaged, explained, read_record, remove, write_record
 
+log = logging.getLogger("kdbench")
 NOTES = "runs"  # below the cache
 
 
@@ -21,7 +22,7 @@ def remember(cache: Path, folder: Path) -> None:
     assert result is not None
     note, where = _note(cache, result["id"], result["seed"]), str(folder.absolute())
     if _noted(note) != where:
-        write_json(note, where)
+        write_record(note, {"folder": where})
 
 
 def bring(cache: Path, id_: str, seed: int, folder: Path) -> Path | None:
@@ -44,11 +45,14 @@ def _note(cache: Path, id_: str, seed: int) -> Path:
 
 
 def _noted(note: Path) -> str | None:
-    try:
-        value = json.loads(note.read_text(encoding="utf8"))
-    except (OSError, ValueError):
+    """The folder in a note; None where there is no note, or it is not what was written."""
+    if not note.is_file():
         return None
-    return value if isinstance(value, str) else None
+    try:
+        return str(read_record(note)["folder"])
+    except Damaged as damage:
+        log.warning("%s; it is written anew when the run is done", damage)
+        return None
 
 
 def _is_whole(folder: Path, id_: str, seed: int) -> bool:

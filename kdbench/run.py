@@ -191,6 +191,8 @@ def _locked(folder: Path, accelerator: Accelerator) -> Iterator[None]:
 
 def _do(run: Run, about: About) -> dict[str, Any]:
     log.info("run: %s", run.folder)
+    if plan := _plan(run.config):
+        log.info("  %s; the time left is told after ten steps", plan)
     if "encoder" in run.config.method.needs:  # else transformers may not even be needed
         quiet_libraries()
     if run.accelerator.is_main_process:
@@ -205,6 +207,13 @@ def _do(run: Run, about: About) -> dict[str, Any]:
         record.announce(run, result)
         tracking.finished(result)
     return result
+
+
+def _plan(config: RunConfig) -> str:
+    """The stages of the run, by name and length."""
+    before, general = config.method.general_stages, config.phase == "general"
+    stages = config.method.stages.items()
+    return ", then ".join(f"{name} for {one.length}" for name, one in stages if (name in before) == general)
 
 
 def train_stages(run: Run, tracking: Tracking, watch: Watch | None) -> tuple[list[dict[str, Any]], Any]:

@@ -365,7 +365,7 @@ def main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Main:
         def stand_in(config: RunConfig, **keywords: Any) -> dict[str, Any]:
             seen.append((config, keywords))
             execute(config, keywords["baseline_command"])
-            return {"metrics": {"dev": {"accuracy": 0.5}}}
+            return {"metrics": {"dev": {"accuracy": 0.5}}, "folder": f"{config.outputs}/seed{config.seed}"}
 
         monkeypatch.setitem(sys.modules, "kdbench.run", SimpleNamespace(execute=stand_in))
         monkeypatch.setattr(sys, "argv", ["kdbench", *shlex.split(line)])
@@ -377,6 +377,26 @@ def main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Main:
         return seen
 
     return run
+
+
+@pytest.mark.parametrize(
+    ("line", "commands"),
+    [
+        ("outputs='\"my runs\"' seed=3", ["compare-runs 'my runs'", "kdbench-export 'my runs/seed3'", "dataset=files"]),
+        ("method=tfidf", ["compare-runs outputs", "dataset=files"]),
+        ("dry_run=true", []),
+        ("-m seed=0,1", []),
+    ],
+)
+def test_a_single_run_ends_with_what_may_come_next(
+    main: Main, capsys: pytest.CaptureFixture[str], line: str, commands: list[str]
+) -> None:
+    main(line)
+    said = capsys.readouterr().out
+    assert ("next:" in said) is bool(commands)
+    for command in commands:
+        assert command in said
+    assert ("kdbench-export" in said) is any("export" in command for command in commands)
 
 
 def test_a_refused_sweep_leaves_nothing(main: Main, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A teacher that was trained for one outputs folder serves another one, as long as it is whole."""
 
+import logging
 import shutil
 from pathlib import Path
 
@@ -53,9 +54,11 @@ def test_a_dry_run_is_not_remembered(configure, execute, tmp_path):
     assert not (tmp_path / "cache" / elsewhere.NOTES).exists()
 
 
-def test_a_note_that_cannot_be_read_is_none(tmp_path):
+def test_a_note_that_cannot_be_read_is_none(tmp_path, caplog):
     (tmp_path / elsewhere.NOTES).mkdir()
+    logging.getLogger("kdbench").propagate = True
     for content in (b"{", b"[]", b"\xff", b"3"):
         (tmp_path / elsewhere.NOTES / "ab-seed0.json").write_bytes(content)
         assert elsewhere.bring(tmp_path, "ab", 0, tmp_path / "x") is None
+    assert "ab-seed0.json is damaged" in caplog.text
     assert read_result(Path(tmp_path / "x")) is None
