@@ -100,10 +100,8 @@ def test_cut_refuses_where_no_class_has_a_row_for_each_split(tmp_path: Path, row
         load_dataset(config(path), tmp_path)
     made = config(tmp_path, "x.csv", test="x.csv")
     if rows == 4:
-        assert [len(split) for split in (load_dataset(made, tmp_path).train, load_dataset(made, tmp_path).dev)] == [
-            2,
-            2,
-        ]
+        data = load_dataset(made, tmp_path)
+        assert len(data.train) == len(data.dev) == 2
     else:
         with pytest.raises(SourceError, match=r"no class has 2 rows"):
             load_dataset(made, tmp_path)
