@@ -19,7 +19,6 @@ import yaml
 from hydra._internal.utils import get_args_parser
 from safetensors.torch import load_file, save_file
 
-from kdbench import times
 from kdbench.cli import export as export_command
 from kdbench.cli import help as answers
 from kdbench.cli import main as cli
@@ -29,6 +28,7 @@ from kdbench.cli.compose import composing
 from kdbench.cli.hydra_keys import closed
 from kdbench.compare import cli as compare_runs
 from kdbench.compare import options as compare_options
+from kdbench.runs import times
 from kdbench.storage.results import RESULTS
 from kdbench.validation.keys import method_names, run_keys
 from scripts import docs as written

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from kdbench import quiet, times
 from kdbench.cli import main as cli
 from kdbench.compare import cli as compare_runs
-from kdbench.inference import latency
+from kdbench.inference import latency, quiet
 from kdbench.inference import measure as evaluate
+from kdbench.runs import times
 from kdbench.storage.files import Damaged
 from kdbench.storage.results import amend_result, read_result, verify_run
 from kdbench.training.interrupts import Stopped

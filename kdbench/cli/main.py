@@ -201,7 +201,7 @@ def show(command: Command, args: argparse.Namespace) -> None:
 def _measure(runs: dict[Path, Path | None]) -> None:
     """The times of all models of a command, now that it has them; a search and a dry run may have none."""
     if runs:
-        from kdbench.times import at_the_end  # for the reader of --help too slow to load
+        from kdbench.runs.times import at_the_end  # for the reader of --help too slow to load
 
         at_the_end(runs)
 
@@ -236,6 +236,8 @@ def run(command: Command) -> int:
         print(stopped, file=sys.stderr)
     except Exception as error:  # of a launcher, whose process died
         failures.append(("the launcher", reason_of(error)))
+    if command.jobs == 1 and told and told[0].state == "done" and told[0].reason:
+        print(told[0].reason)
     failures += sweep.failures(told, stopped is not None)
     print_failures(failures, command.jobs)
     left = command.jobs - len(told)

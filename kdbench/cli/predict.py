@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdbench import texts_file
+from kdbench.cli import texts_file
 from kdbench.console import guarded, quiet_libraries
 from kdbench.errors import UserError
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.data.batches import Examples
-from kdbench.quiet import Stopwatch, is_quiet
+from kdbench.inference.quiet import Stopwatch, is_quiet
 from kdbench.stage import Batch
 
 Call = Callable[[int, int], object]  # (batch size, number of the round): does what is timed
