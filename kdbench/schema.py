@@ -49,6 +49,11 @@ class ScheduleConfig:
     optimizer: str = option(one_of("adamw", "adadelta"))
     patience: int | None = option(or_none(at_least(1)))  # epochs without a better dev score
 
+    @property
+    def length(self) -> str:
+        """How long it is, in words."""
+        return f"{self.steps} steps" if self.steps is not None else f"{self.epochs} epochs"
+
 
 @dataclass
 class TeacherConfig:

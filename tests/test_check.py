@@ -234,3 +234,85 @@ def test_colours_are_for_terminals(capsys: pytest.CaptureFixture[str], monkeypat
     monkeypatch.setenv("NO_COLOR", "1")
     print_faults([fault])
     assert "\x1b[1;31m" not in capsys.readouterr().err
+
+
+# --- data sets of one's own: what is refused at once is what the reader would refuse
+
+
+def own(source: str, *overrides: str) -> DictConfig:
+    return composed("method=tfidf", "dataset=files", "dataset.name=own", f'dataset.source="{source}"', *overrides)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "overrides"),
+    [
+        ("x.csv", "text;label\n", []),
+        ("x.csv", "sep=;\ntext;label\n", []),
+        ("x.csv", "\n\ntext,label\n", []),
+        ("x.csv", "text~label\n", ['dataset.delimiter="~"']),
+        ("x.tsv", "text\tlabel\n", ["dataset.delimiter=tab"]),
+        ("x.csv", "a,b\n", ["dataset.header=false", "dataset.text=1", "dataset.label=2"]),
+        ("x.csv", "text,a,b\n", ["dataset.label=[a,b]", "dataset.task=multi_label"]),
+        ("x.jsonl", '{"m": {"b": "t"}}\n{"label": "x"}', ["dataset.text=m.b"]),
+        ("x.json", '[{"text": "t", "label": "x"}]', []),
+        ("x.json", '{"text": "t", "label": "x"}\n{"text": "t"}', []),
+        ("ab:c.csv", "text,label\n", []),
+        ("~t.csv", "text,label\n", []),
+    ],
+)
+def test_what_the_reader_reads_is_not_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: str, overrides: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_text(content)
+    assert faults(own(name, *overrides)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "given", "subjects"),
+    [
+        ("x.csv", "text;label\n", ["dataset.delimiter=comma"], ["dataset.text=text", "dataset.label=label"]),
+        ("x.csv", "body;stars\n", [], ["dataset.text=text", "dataset.label=label"]),
+        ("x.csv", "a,b\n", ["dataset.header=false", "dataset.text=1"], ["dataset.label=label"]),
+        ("x.jsonl", '{"m": {"c": "t"}, "label": "x"}', ["dataset.text=m.b"], ["dataset.text=m.b"]),
+        ("x.docx", "", [], ["dataset.source=x.docx"]),
+        ("none: at all.csv", None, [], ["dataset.source=none: at all.csv"]),
+        ("zz:none.csv", None, [], ["dataset.source=zz:none.csv"]),
+    ],
+)
+def test_one_fault_is_told_once_and_whole(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    content: str | None,
+    given: list[str],
+    subjects: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        Path(name).write_text(content)
+    found = faults(own(name, *given))
+    assert said(found) == subjects and not any("\n" in fault.problem for fault in found)
+
+
+def test_a_split_that_is_not_there_is_named_by_its_key(tmp_path: Path) -> None:
+    (tmp_path / "a: b.csv").write_text("text,label\n")
+    (found,) = faults(own(str(tmp_path), 'dataset.splits.train="a: b.csv"', 'dataset.splits.test="c: d.csv"'))
+    assert found.subject == "dataset.splits.test=c: d.csv" and "a: b.csv" in found.problem
+
+
+def test_a_path_may_begin_with_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))  # Windows
+    (tmp_path / "x.csv").write_text("text,label\n")
+    cfg = own("~/x.csv", 'outputs="~/runs"', 'cache_dir="~/cache"')
+    assert faults(cfg) == []
+    config = load(cfg)
+    assert (config.dataset.source, config.outputs, config.cache_dir) == (
+        str(tmp_path / "x.csv"), str(tmp_path / "runs"), str(tmp_path / "cache"),
+    )  # fmt: skip
+    teachers = composed("teacher=local", 'teacher.source="~/bert"', "student.layers=2")
+    assert [fault.key for fault in faults(teachers)] == ["teacher.source"]  # looked for, and not there
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        whole = compose("config", overrides=['outputs="~/runs"'], return_hydra_config=True)
+    assert whole.hydra.run.dir == whole.hydra.sweep.dir == str(tmp_path / "runs"), "Hydra makes that folder itself"

@@ -22,7 +22,7 @@ from hydra._internal.utils import get_args_parser
 
 from kdbench.cli import main as cli
 from kdbench.cli.compose import composing
-from kdbench.errors import Fault, UserError
+from kdbench.errors import Fault, SourceError, UserError
 from kdbench.runs.related import baseline, row_to_beat, teacher_run, total_baseline
 from kdbench.schema import GROUPS, RunConfig
 from kdbench.validation.load import load
@@ -130,6 +130,9 @@ REFUSALS = {
     "-m method.replace_rate=interval(0,1)": r"needs a sweeper that searches",
     "-m student.layers=3,6 seed=1,2,-3": r"^seed=-3: must be 0 or more$",
     "-m student.layers=3,4 seed=0,1,2": r"student\.layers=4: must divide teacher\.layers=6 .* Legal: 1, 2, 3, 6",
+    "dataset.delimiter=ab": r"dataset\.delimiter=ab: must be null, or a character, or comma, semicolon",
+    "dataset.label=[a,b]": r"dataset\.label=\[a,b\]: a column for each label is for dataset\.task=multi_label",
+    "dataset.label=[a]": r"dataset\.label=\[a\]: must be a column, or",
     # what does not fit together
     "student.layers=12": r"student\.layers=12: must divide teacher\.layers=6",
     "student.hidden=312": r"student\.hidden=312: must equal teacher\.hidden=384",
@@ -379,7 +382,7 @@ def main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Main:
         def stand_in(config: RunConfig, **keywords: Any) -> dict[str, Any]:
             seen.append((config, keywords))
             execute(config, keywords["baseline_command"])
-            return {"metrics": {"dev": {"accuracy": 0.5}}}
+            return {"metrics": {"dev": {"accuracy": 0.5}}, "folder": f"{config.outputs}/seed{config.seed}"}
 
         monkeypatch.setitem(sys.modules, "kdbench.runs.execute", SimpleNamespace(execute=stand_in))
         monkeypatch.setattr(sys, "argv", ["kdbench", *shlex.split(line)])
@@ -391,6 +394,26 @@ def main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Main:
         return seen
 
     return run
+
+
+@pytest.mark.parametrize(
+    ("line", "commands"),
+    [
+        ("outputs='\"my runs\"' seed=3", ["compare-runs 'my runs'", "kdbench-export 'my runs/seed3'", "dataset=files"]),
+        ("method=tfidf", ["compare-runs outputs", "dataset=files"]),
+        ("dry_run=true", []),
+        ("-m seed=0,1", []),
+    ],
+)
+def test_a_single_run_ends_with_what_may_come_next(
+    main: Main, capsys: pytest.CaptureFixture[str], line: str, commands: list[str]
+) -> None:
+    main(line)
+    said = capsys.readouterr().out
+    assert ("next:" in said) is bool(commands)
+    for command in commands:
+        assert command in said
+    assert ("kdbench-export" in said) is any("export" in command for command in commands)
 
 
 def test_a_refused_sweep_leaves_nothing(main: Main, tmp_path: Path) -> None:
@@ -443,6 +466,19 @@ def test_a_failure_does_not_stop_a_sweep(main: Main, capsys: pytest.CaptureFixtu
         "kdbench: 2 of 3 jobs failed\n  seed=0: the teacher is on strike\n  seed=1: ZeroDivisionError: a bug\n"
     )
     assert errors.count("Traceback") == 1  # the bug's
+
+
+def test_data_that_cannot_be_read_end_with_2(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
+    def execute(config: RunConfig, _: Any) -> None:
+        if config.seed < 2:
+            raise SourceError(f"x.csv, line {config.seed}, has no label")
+        if config.seed == 3:
+            raise UserError("the teacher is on strike")
+
+    assert main("seed=0", execute)[-1] == 2
+    assert capsys.readouterr().err == "kdbench: x.csv, line 0, has no label\n"
+    assert main("-m seed=0,1,2", execute)[-1] == 2
+    assert main("-m seed=0,2,3", execute)[-1] == 1, "something else failed as well"
 
 
 def test_an_expected_failure_has_no_traceback(main: Main, capsys: pytest.CaptureFixture[str]) -> None:

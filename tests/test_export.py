@@ -175,6 +175,8 @@ TABLES = {  # four rows: a text, a blank one, one with a tab and a line break, n
     "plain.csv": 'label,text\na,gold\nb,\nc,"a\tbig\nlead"\nd\n',
     "plain.tsv": 'text\tlabel\ngold\ta\n \tb\n"a\tbig\nlead"\tc\n\td\n',
     "marked.csv": '\ufefftext,label\r\ngold,a\r\n,b\r\n"a\tbig\nlead",c\r\n"  ",d\r\n',
+    "excel.csv": 'sep=;\n\ntext;label\ngold;a\n;b\n"a\tbig\nlead";c\n ;d\n',
+    "list.json": '[{"text": "gold"}, {"text": ""}, {"text": "a\\tbig\\nlead"}, {"x": 1}]',
     "plain.jsonl": '{"text": "gold"}\n\n{"text": "a\\tbig\\nlead", "x": 1}\n{"text": null}\n',
     "plain.txt": "gold\n\na\u2028big lead\n \t \n",
 }

@@ -71,7 +71,7 @@ def test_a_head_that_does_not_fit_is_told(configure, execute, found, monkeypatch
     folder, _ = found
     change(folder, id2label={0: "fruit", 1: "metal", 2: "wood"})
     lines: list[str] = []
-    monkeypatch.setattr(logging.getLogger("kdbench"), "info", lambda text, *values: lines.append(text % values))
+    monkeypatch.setattr(logging.getLogger("kdbench"), "info", lambda text, *values, **_: lines.append(text % values))
     given = ["method=logit_kd", f"teacher.source={folder}", "schedule.epochs=1", "schedule.steps=2"]
     result = execute(configure(*given))
     assert result["cost"]["teacher_seconds"] > 0

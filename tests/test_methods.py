@@ -87,12 +87,12 @@ def test_killed_and_resumed_equals_unbroken(configure, execute, tmp_path, monkey
         taken.append((str(self.folder), self.progress.step))
         step(self, batch)
 
-    elsewhere = f"outputs={tmp_path / 'elsewhere'}"
+    elsewhere = [f"{key}={tmp_path / 'elsewhere' / key}" for key in ("outputs", "cache_dir")]  # it finds no teacher
     monkeypatch.setattr(train._Trainer, "_step", lambda self, batch: counted(self, batch, broken_at))
     with pytest.raises(KeyboardInterrupt):
-        execute(configure(f"method={method}", elsewhere))
+        execute(configure(f"method={method}", *elsewhere))
     monkeypatch.setattr(train._Trainer, "_step", counted)
-    resumed = execute(configure(f"method={method}", elsewhere))
+    resumed = execute(configure(f"method={method}", *elsewhere))
     assert same(weights(whole), weights(resumed))
     assert whole["metrics"] == resumed["metrics"] and steady(whole) == steady(resumed)
     assert len(taken) - len(set(taken)) <= 5  # checkpoint_every

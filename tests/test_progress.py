@@ -20,7 +20,7 @@ class Clock:
 @pytest.fixture
 def lines(monkeypatch):
     heard: list[str] = []
-    monkeypatch.setattr(logging.getLogger("kdbench"), "info", lambda text, *values: heard.append(text % values))
+    monkeypatch.setattr(logging.getLogger("kdbench"), "info", lambda text, *values, **_: heard.append(text % values))
     return heard
 
 

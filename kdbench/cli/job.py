@@ -4,14 +4,18 @@ import os
 import shlex
 import traceback
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
 from kdbench.cli import search, sweep
 from kdbench.errors import SourceError, UserError
 from kdbench.schema import RunConfig
+from kdbench.sources.fetch import parse
 from kdbench.training import interrupts as stopping
 from kdbench.training.interrupts import Pruned, Stopped
+from kdbench.validation.fit import KEEPS_NONE
 from kdbench.validation.load import load
 from kdbench.validation.values import faults
 
@@ -37,7 +41,7 @@ def do(
     if number is not None:
         print(f"[{number + 1}/{job.sweep.jobs}] {job.label}", flush=True)
     try:
-        _run(cfg, job, choices, baseline_command)
+        config, result = _run(cfg, job, choices, baseline_command)
     except Pruned as pruned:
         job.tell("pruned", str(pruned))
     except Stopped as stopped:
@@ -47,12 +51,13 @@ def do(
     except Exception as error:
         job.tell("failed", reason_of(error), 2 if isinstance(error, SourceError) else 1)
     else:
-        job.tell("done")
+        looked = config.dry_run or config.inspect  # and made nothing
+        job.tell("done", "" if looked else next_commands(config, Path(result["folder"])))
 
 
 def _run(
     cfg: DictConfig, job: sweep.Job, choices: dict[str, str], baseline_command: Callable[[RunConfig], str]
-) -> None:
+) -> tuple[RunConfig, dict[str, Any]]:
     from kdbench.runs.execute import execute  # loads torch
 
     if job.sweep.elsewhere:
@@ -64,11 +69,25 @@ def _run(
         raise UserError("inspect=true trains nothing that a search could choose by: leave out hydra/sweeper=optuna")
     typed = shlex.join(["kdbench", *job.sweep.argv])
     watch = None if trial is None else trial.watch
+    config = load(cfg)
     result = execute(
-        load(cfg), choices=choices, command=typed, baseline_command=baseline_command, watch=watch, runs=job.runs
+        config, choices=choices, command=typed, baseline_command=baseline_command, watch=watch, runs=job.runs
     )
     if trial is not None:
         trial.done(result)
+    return config, result
+
+
+def next_commands(config: RunConfig, folder: Path) -> str:
+    """What a person may want to do with a finished run, ready to be typed."""
+    commands = {"compare": ["compare-runs", config.outputs]}
+    if config.phase == "task" and config.method.name not in KEEPS_NONE:
+        commands["export"] = ["kdbench-export", str(folder), "--int8"]
+        commands["ask"] = ["kdbench-predict", str(folder), "--text", "..."]
+    if parse(config.dataset.source).kind != "path":
+        own = ["dataset=files", "dataset.source=your.csv", "dataset.name=yours"]
+        commands["your own data"] = ["kdbench", f"method={config.method.name}", *own]
+    return "\n".join(["next:", *(f"  {what:14}{shlex.join(words)}" for what, words in commands.items())])
 
 
 def reason_of(error: Exception) -> str:

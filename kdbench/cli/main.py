@@ -236,6 +236,8 @@ def run(command: Command) -> int:
         print(stopped, file=sys.stderr)
     except Exception as error:  # of a launcher, whose process died
         failures.append(("the launcher", reason_of(error)))
+    if command.jobs == 1 and told and told[0].state == "done" and told[0].reason:
+        print(told[0].reason)
     failures += sweep.failures(told, stopped is not None)
     print_failures(failures, command.jobs)
     left = command.jobs - len(told)

@@ -25,7 +25,7 @@ LOST = (
 
 
 class Told(NamedTuple):
-    """How a job stands: begun, done, pruned, stopped or failed, and why."""
+    """How a job stands: begun, done, pruned, stopped or failed, and why; of a done one, what may come next."""
 
     label: str
     state: str = "begun"

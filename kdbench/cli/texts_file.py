@@ -5,41 +5,64 @@ import io
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from kdbench.data import tables
 from kdbench.errors import UserError
+from kdbench.schema import DatasetConfig
+from kdbench.sources import files
 
 Row = tuple[str, ...]  # a text, or two
 
 
 def read(path: Path, columns: Sequence[str]) -> list[Row]:
-    """The rows of a table (.csv, .tsv, .jsonl) in these columns, one or two; of another file its lines, of two with a
-    tab between.
+    """The rows of a table in these columns, one or two; of another file its lines, of two with a tab between.
 
     A row without a text is one of blank texts, so that answers stand beside the file's rows. Raises UserError.
     """
     try:
-        text = (sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()).decode("utf-8-sig")
+        if str(path) == "-":
+            ending, data = "", sys.stdin.buffer.read()
+        else:
+            with files.opened(path) as (ending, file):
+                data = file.read()
+        if ending in (".json", ".parquet", ".xlsx"):
+            return _whole_table(path, columns)
+        text = data.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"is no UTF-8 text: {error}"
         raise UserError(f"--file {path}: {reason}") from error
-    match path.suffix.lower():
-        case ".csv" | ".tsv" as suffix:
-            return list(_table(path, text, "," if suffix == ".csv" else "\t", columns))
-        case ".jsonl":
+    match ending:
+        case ".csv" | ".tsv" | ".tab":
+            return list(_table(path, ending, text, columns))
+        case ".jsonl" | ".ndjson":
             return list(_objects(path, text, columns))
         case _:
             return list(_lines(path, text, columns))
 
 
-def _table(path: Path, text: str, delimiter: str, columns: Sequence[str]) -> Iterator[Row]:
+def _as_read(columns: Sequence[str]) -> DatasetConfig:
+    return DatasetConfig(text=columns[0], text_pair=columns[1] if len(columns) > 1 else None, label=columns[0])
+
+
+def _whole_table(path: Path, columns: Sequence[str]) -> list[Row]:
+    """Of a format that has no lines."""
+    table = tables.read(path, _as_read(columns))
+    return [
+        tuple("" if cell is None else str(cell) for cell in row)
+        for row in zip(*(table.column(name) for name in columns), strict=True)
+    ]
+
+
+def _table(path: Path, ending: str, text: str, columns: Sequence[str]) -> Iterator[Row]:
     csv.field_size_limit(1 << 30)
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    header = [name.strip() for name in next(rows, [])]
-    _require(f"{path}", header, columns)
-    at = [header.index(name) for name in columns]
-    for row in rows:
+    header = tables.header_of(path, ending, text[: tables.START], _as_read(columns))
+    _require(f"{path}", header.names, columns)
+    at = [header.names.index(name) for name in columns]
+    rows = csv.reader(io.StringIO(text[header.begin :], newline=""), delimiter=header.separator)
+    for row in islice(rows, header.rows, None):
         yield tuple(row[index] if index < len(row) else "" for index in at)
 
 

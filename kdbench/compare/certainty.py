@@ -8,8 +8,8 @@ LEGEND = (
     "differs from its baseline, 95 of 100 tables have no star, and all intervals hold zero. p < 0.05, the star and an "
     "interval without zero say the same. The spread between seeds is pooled over the rows of the table; a row that "
     "varies more keeps its own. With one seed the interval is for other examples alone, and there is no p. Exports are "
-    "not tested. Permuted seeds (exact, never below 2 / 2^n) and McNemar (exact, one seed, accuracy) are of one row "
-    "alone."
+    "not tested. Of one row alone are the interval of the gap, permuted seeds (exact, never below 2 / 2^n) and McNemar "
+    "(exact, one seed, accuracy)."
 )
 
 

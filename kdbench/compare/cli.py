@@ -59,7 +59,9 @@ def _compare(options: argparse.Namespace) -> int:
         return _diff(options, runs)
     runs, complaints = chosen(runs, options)
     if not options.quiet:
-        for line in [*warnings, *complaints]:
+        from kdbench.compare.watch import unfinished
+
+        for line in [*warnings, *complaints, *unfinished(options.roots)]:
             print(f"compare-runs: {line}", file=sys.stderr)
     tables = build_tables(runs, lambda run: _shown(run, options))
     if not tables:

@@ -12,7 +12,9 @@ The differences of a table are tested together, as Dunnett (1955) tests several 
    a pair alike, the test is conservative.
 2. The examples' part of a difference's variance comes from that difference alone, paired by example. Two examples are
    added, one for each side (Bonett and Price 2012), so that it is not zero where few examples tell two models apart.
-3. What the largest |difference / standard error| of all pairs is where no pair differs is drawn DRAWS times. The
+3. A row that varies far more than the others (FAR_MORE), such as one that fails with some seeds, is not pooled: it
+   would hide all other differences. Its pairs have n - 1 degrees of freedom and Bonferroni's correction.
+4. What the largest |difference / standard error| of all pairs is where no pair differs is drawn DRAWS times. The
    seeds' variance is drawn as well, from its chi-square. The 95 % quantile of these draws gives all intervals; the
    share of draws above a pair's own value is its p.
 
@@ -31,6 +33,7 @@ from kdbench.compare.table import Estimate
 Points = NDArray[np.float64]
 LEVEL = 0.05
 DRAWS = 19_999  # with the table itself 20,000: the error of a p of 0.05 is 0.0015
+FAR_MORE = 0.01  # level of the F test, Bonferroni's over the rows, by which a row is not pooled
 MANY = 1e6  # degrees of freedom: as good as a normal distribution
 
 # (S - 1) / degrees of freedom, at these shares of the seeds in the estimated variance. Satterthwaite's square of the
@@ -100,28 +103,52 @@ def differences(
     The intervals and p values hold for all pairs together, see above. A pair of one common seed is not among them: its
     interval is for other examples alone, and it has no p.
     """
-    pooled, degrees = spread(rows.values())
+    pooled, degrees, apart = spread(rows)
     spreads = {name: 0.0 if row.seedless else max(pooled, _between_seeds(row)) for name, row in rows.items()}
     found = [_difference(rows[a], rows[b]) for a, b in pairs]
-    tested = {
+    every = {
         at: Tested(*pair, len(values), (spreads[pair[0]] + spreads[pair[1]]) / len(values), *_by_examples(values))
         for at, (pair, values) in enumerate(zip(pairs, found, strict=True))
         if values is not None and (len(values) > 1 or all(rows[name].seedless for name in pair))
     }
-    used = dict.fromkeys(name for pair in tested.values() for name in (pair.a, pair.b))
-    spreads = {name: spreads[name] for name in used}
-    drawn = largest(list(tested.values()), spreads, degrees, _covariance(rows, used), draws) if tested else np.zeros(0)
-    return [
-        values if values is None else tested[at].estimate(values, drawn) if at in tested else _one_seed(values)
-        for at, values in enumerate(found)
-    ]
+    tested = [pair for pair in every.values() if not {pair.a, pair.b} & apart]
+    used = dict.fromkeys(name for pair in tested for name in (pair.a, pair.b))
+    drawn = np.zeros(0)
+    if tested:
+        drawn = largest(tested, {name: spreads[name] for name in used}, degrees, _covariance(rows, used), draws)
+    estimates: list[Estimate | None] = []
+    for at, values in enumerate(found):
+        if values is None:
+            estimates.append(None)
+        elif at not in every:
+            estimates.append(_one_seed(values))
+        elif every[at] in tested:
+            estimates.append(every[at].estimate(values, drawn))
+        else:
+            estimates.append(every[at].alone(values, len(every)))
+    return estimates
 
 
-def spread(rows: Iterable[Scores]) -> tuple[float, int]:
-    """Return the variance of a score between seeds, pooled over the trained rows, and its degrees of freedom."""
-    known = [row for row in rows if row.trained and len(row.by_seed) > 1]
-    degrees = sum(len(row.by_seed) - 1 for row in known)
-    return sum((len(row.by_seed) - 1) * _between_seeds(row) for row in known) / max(degrees, 1), degrees
+def spread(rows: Mapping[str, Scores]) -> tuple[float, int, set[str]]:
+    """Return the variance of a score between seeds, its degrees of freedom, and the rows that vary far more.
+
+    It is pooled over the trained rows but these. Rows are added from the smallest spread on.
+    """
+    from scipy import stats
+
+    known = sorted(
+        (_between_seeds(row), len(row.by_seed) - 1, name)
+        for name, row in rows.items()
+        if row.trained and len(row.by_seed) > 1
+    )
+    total, degrees = 0.0, 0
+    for at, (variance, own, name) in enumerate(known):
+        step = 100 / len(rows[name].of(next(iter(rows[name].by_seed))))  # a score moves by whole examples
+        ratio = variance / max(total / max(degrees, 1), step**2 / 12)
+        if at and stats.f.sf(ratio, own, degrees) < FAR_MORE / len(known):
+            return total / degrees, degrees, {name for *_, name in known[at:]}
+        total, degrees = total + own * variance, degrees + own
+    return total / max(degrees, 1), degrees, set()
 
 
 def _between_seeds(row: Scores) -> float:
@@ -167,11 +194,24 @@ class Tested(NamedTuple):
     def error(self) -> float:
         return (self.by_seeds + self.by_examples) ** 0.5
 
+    @property
+    def size(self) -> float:
+        return abs(self.centre) / self.error if self.error else np.inf if self.centre else 0.0
+
     def estimate(self, values: Points, drawn: Points) -> Estimate:
         """Return the pair's interval and p; `drawn`: see `largest`."""
-        size = abs(self.centre) / self.error if self.error else np.inf if self.centre else 0.0
-        p = float(1 + len(drawn) - np.searchsorted(drawn, size)) / (1 + len(drawn))
-        half = critical(drawn) * self.error
+        p = float(1 + len(drawn) - np.searchsorted(drawn, self.size)) / (1 + len(drawn))
+        return self._around(values, critical(drawn) * self.error, p)
+
+    def alone(self, values: Points, count: int) -> Estimate:
+        """Return the interval and p of a pair that is not drawn with the others, corrected for `count` pairs."""
+        from scipy import stats
+
+        p = min(1.0, count * 2 * float(stats.t.sf(self.size, self.seeds - 1)))
+        half = float(stats.t.ppf(1 - LEVEL / count / 2, self.seeds - 1)) * self.error
+        return self._around(values, half, p)
+
+    def _around(self, values: Points, half: float, p: float) -> Estimate:
         low, high = max(self.centre - half, -100.0), min(self.centre + half, 100.0)
         return Estimate(float(values.mean()), low, high, self.error, self.seeds, p)
 

@@ -19,6 +19,7 @@ from kdbench.storage.results import RESULTS, metric_of, read_result
 if TYPE_CHECKING:
     from rich.console import Console, Group
 
+SHOWN = 5  # failed runs, one by one
 EVERY = 2.0  # seconds
 PAUSE = 60.0  # seconds without a running run after which a sweep is over: between two jobs none is running
 STAMP = r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d+"
@@ -54,6 +55,19 @@ def states(roots: Sequence[Path]) -> list[State]:
     """Every run below `roots`, failed ones first."""
     found = [_state(folder) for root in roots for folder in _folders(root)]
     return sorted(found, key=lambda one: (ORDER.index(one.state), one.folder))
+
+
+def unfinished(roots: Sequence[Path]) -> list[str]:
+    """Say which runs have no row: failed ones with their reason, how many were stopped or are running."""
+    folders = (folder for root in roots for folder in _folders(root) if not (folder / RESULTS).is_file())
+    found = [_state(folder) for folder in folders]
+    failed = [one for one in found if one.state == "failed"]
+    lines = [f"{one.folder} {one.reason}" for one in failed[:SHOWN]]
+    lines += [f"and {len(failed) - SHOWN} more failed"] if len(failed) > SHOWN else []
+    for state, more in (("stopped", "the same command goes on"), ("running", "see compare-runs --watch")):
+        if count := sum(one.state == state for one in found):
+            lines.append(f"{count} {'run' if count == 1 else 'runs'} without a row: {state}, {more}")
+    return lines
 
 
 def _folders(root: Path) -> Iterator[Path]:

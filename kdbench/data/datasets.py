@@ -90,11 +90,18 @@ def load_dataset(config: DatasetConfig, cache: Path) -> TextData:
     if config.deduplicate:
         parts = _without_repeats(parts, notes)
     shares: dict[str, float] = {}
+    absent = [part for part in ("test", "dev") if part not in parts]
     for part, number in (("test", _TEST_CUT), ("dev", _DEV_CUT)):
-        if part not in parts:
+        if part in absent:
             asked: float = getattr(config, f"{part}_fraction")
             size = len(parts["train"])
-            parts["train"], parts[part] = cut(parts["train"], asked, [config.split_seed, number])
+            # What a cut of test leaves out, that of dev does as well: both are of one distribution.
+            of = parts["test"].labels if part == "dev" and "test" in absent else parts["train"].labels
+            later = absent[absent.index(part) + 1 :]
+            before = parts["train"]
+            parts["train"], parts[part] = cut(before, asked, [config.split_seed, number], of, 2 + len(later))
+            if small := _classes_apart(before, parts[part], names):
+                notes.append(f"{part}: no row of {small}: too few rows to cut from, all are in train")
             shares[part] = len(parts[part]) / size
             told = f"{100 * shares[part]:.1f} % of it"
             if not asked / _FAR <= shares[part] <= asked * _FAR:
@@ -204,23 +211,41 @@ def _note_shared(part: str, parts: dict[str, Split], notes: list[str]) -> None:
         notes.append(f"{part}: {shared} of its {parts[part].unit} are also in train, kept")
 
 
-def cut(split: Split, fraction: float, seed: list[int]) -> tuple[Split, Split]:
-    """(rest, cut): about `fraction` of each class, drawn; at least one row of a class and never its last.
+def cut(
+    split: Split, fraction: float, seed: list[int], of: NDArray[Any] | None = None, parts: int = 2
+) -> tuple[Split, Split]:
+    """(rest, cut): about `fraction` of each class of `of`, drawn; one row at least, and the rest keeps one for each
+    of the other `parts`.
 
-    A class with one row stays in the rest. Where a row has no one class, all are of one. Raises SourceError where no
-    class has two.
+    A class with fewer rows than parts stays in the rest. Where a row has no one class, all are of one. Raises
+    SourceError where no class has as many.
     """
     draw = np.random.default_rng(seed)
     chosen = []
-    classes = split.labels if split.labels.dtype == np.int64 else np.zeros(len(split), np.int64)
+    classes, wanted = _one_class_a_row(split.labels), _one_class_a_row(split.labels if of is None else of)
     for label in np.unique(classes):
         rows = np.flatnonzero(classes == label)
-        size = min(max(1, round(len(rows) * fraction)), len(rows) - 1)
-        chosen.append(draw.permutation(rows)[:size])
+        size = min(max(1, round(len(rows) * fraction)), len(rows) - parts + 1) if label in wanted else 0
+        chosen.append(draw.permutation(rows)[: max(0, size)])
     held = np.sort(np.concatenate(chosen))
     if not len(held):
-        raise SourceError("no class has two rows, so no dev or test can be cut from train: name the splits' files.")
+        most = np.unique(classes, return_counts=True)[1].max()
+        raise SourceError(
+            f"no class has {parts} rows, one for each of {parts} splits (the largest has {most}): dev or test cannot be"
+            " cut from train. Name their files, dataset.splits.dev and dataset.splits.test."
+        )
     return split.take(np.setdiff1d(np.arange(len(split)), held)), split.take(held)
+
+
+def _one_class_a_row(labels: NDArray[Any]) -> NDArray[np.int64]:
+    return labels if labels.dtype == np.int64 else np.zeros(len(labels), np.int64)
+
+
+def _classes_apart(whole: Split, part: Split, names: list[str]) -> str:
+    """The classes of `whole` that `part` lacks, in words; empty where there are none."""
+    found = sorted({*_one_class_a_row(whole.labels)} - {*_one_class_a_row(part.labels)})
+    more = f" and {len(found) - 5} others" if len(found) > 5 else ""
+    return ", ".join(repr(names[label]) for label in found[:5]) + more
 
 
 def _limited(split: Split, limit: int | None, seed: list[int]) -> Split:

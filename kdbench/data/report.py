@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from kdbench.data.reading import Dropped, Reading
 
 SHOWN_CLASSES = 20
+_LONGEST_NAME = 40  # characters of a class in a line: a wrong label column may hold whole texts
 TOO_MANY_UNKNOWN = 0.05  # share of a split's pieces: above it, the model does not know the language
 _SPLITS = ("train", "dev", "test")
 
@@ -127,8 +128,10 @@ def _rows(data: DataReport) -> str:
 def _labels(data: DataReport) -> str:
     if data["range"] is not None:
         return f"numbers from {data['range']['min']:g} to {data['range']['max']:g}"
-    known = [f"{json.dumps(name, ensure_ascii=False)} {'/'.join(map(str, found.values()))}"
-             for name, found in data["classes"].items()]  # fmt: skip
+    known = []
+    for name, found in data["classes"].items():
+        short = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
+        known.append(f"{json.dumps(short, ensure_ascii=False)} {'/'.join(map(str, found.values()))}")
     more = (data["class_count"] or 0) - len(known)
     known += [f"and {more} more"] if more else []
     return f"{data['class_count']} classes (train/dev/test): {', '.join(known)}"

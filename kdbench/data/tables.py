@@ -85,7 +85,7 @@ def names_at_start(path: Path, config: DatasetConfig) -> list[str] | None:
             whole = ending == ".json"  # a file of JSON lines that is called so is left to `read`
             rows = json.loads(text) if whole else [json.loads(line) for line in text.split("\n") if line.strip()]
             return _names(iter(rows)) if complete and isinstance(rows, list) else None
-        return _header(path, ending, text[:START], config).names or None
+        return header_of(path, ending, text[:START], config).names or None
     except (OSError, LookupError, ValueError, TypeError, AttributeError, csv.Error):
         return None  # SourceError too: reading it all says what is wrong
 
@@ -93,7 +93,7 @@ def names_at_start(path: Path, config: DatasetConfig) -> list[str] | None:
 # --- text with separators
 
 
-class _Header(NamedTuple):
+class Header(NamedTuple):
     names: list[str]
     separator: str
     begin: int  # character at which the header, or without one the first row, begins
@@ -103,7 +103,7 @@ class _Header(NamedTuple):
     notes: list[str]
 
 
-def _header(path: Path, ending: str, text: str, config: DatasetConfig) -> _Header:
+def header_of(path: Path, ending: str, text: str, config: DatasetConfig) -> Header:
     """What the first lines of a file say of all of it. `text`: the whole file, or its first START characters."""
     begin, line, notes, given = 0, 1, [], separator(config.delimiter)
     if told := re.match(r'"?sep=(.)"?\r?\n', text):  # Excel's
@@ -133,11 +133,11 @@ def _header(path: Path, ending: str, text: str, config: DatasetConfig) -> _Heade
         where = "in the header" if config.header else "in the first rows"
         notes.append(f"{_spelled(chosen)} separates the columns, by what is {where}; dataset.delimiter sets it")
     if not config.header:
-        return _Header(names, chosen, begin, line, 0, False, [*notes, "no header: its columns go by number, from 1"])
+        return Header(names, chosen, begin, line, 0, False, [*notes, "no header: its columns go by number, from 1"])
     padded = bool(names) and len(found_rows[chosen][0]) > len(names)
     if ending == ".tab" and _is_orange(found_rows[chosen]):
-        return _Header(names, chosen, begin, line, 3, padded, [*notes, "rows 2 and 3 are Orange's types and flags"])
-    return _Header(names, chosen, begin, line, 1, padded, notes)
+        return Header(names, chosen, begin, line, 3, padded, [*notes, "rows 2 and 3 are Orange's types and flags"])
+    return Header(names, chosen, begin, line, 1, padded, notes)
 
 
 def separator(delimiter: str | None) -> str | None:
@@ -220,7 +220,7 @@ def _delimited(path: Path, ending: str, text: str, config: DatasetConfig) -> Tab
             " columns, such as dataset.delimiter=tab."
         )
     try:
-        header = _header(path, ending, text[:START], config)
+        header = header_of(path, ending, text[:START], config)
     except csv.Error as error:
         raise SourceError(f"{path} cannot be read as a table: {error}.") from error
     names, notes = header.names, list(header.notes)
@@ -256,7 +256,7 @@ def _delimited(path: Path, ending: str, text: str, config: DatasetConfig) -> Tab
     return Table(names, column, [records.lines[at] for at in kept], reading)
 
 
-def _unquoted(path: Path, text: str, header: _Header, notes: list[str]) -> _Records:
+def _unquoted(path: Path, text: str, header: Header, notes: list[str]) -> _Records:
     """The rows, with quotes around cells or, where only that fits the file, as letters like others."""
     width = len(header.names)
 
@@ -264,7 +264,8 @@ def _unquoted(path: Path, text: str, header: _Header, notes: list[str]) -> _Reco
         return _records(path, text, header.separator, header.line, width, quotes)
 
     usual = records(quotes=True)
-    if '"' in text and (usual.spread or not usual.closed):
+    # A comma file whose quote is open is broken; in one with tabs, quotes often are letters.
+    if '"' in text and (usual.spread if usual.closed else header.separator == "\t"):
         plain = records(quotes=False)
         # Where lines that fit as they stand would be joined by quotes, and no cell is in quotes, they are text.
         around = any(len(cell) > 1 and cell[0] == cell[-1] == '"' for row in plain.rows for cell in row)
@@ -283,7 +284,7 @@ def _backslashes(text: str) -> str:
     return ' In a CSV a quote inside quotes is doubled, "", where this file has \\".' if '\\"' in text else ""
 
 
-def _other_width(path: Path, records: _Records, other: list[int], body: list[int], header: _Header) -> str:
+def _other_width(path: Path, records: _Records, other: list[int], body: list[int], header: Header) -> str:
     row, width = records.rows[other[0]], len(header.names)
     if _empty(row[width:]) and len(row) > width:
         cure = "Its cells beyond those are empty: give the header a name for each, or take them off the rows."
@@ -506,4 +507,5 @@ def missing(where: Path | str, names: Sequence[str], config: DatasetConfig) -> I
     numbered = "" if config.header else " (dataset.header=false: columns go by number)"
     for key, name in wanted(config):
         if name not in names:
-            yield key, name, f"{where} has no such column; it has {', '.join(names)}{numbered}."
+            lacks = f"column {name}" if isinstance(config.label, list) and key == "label" else "such column"
+            yield key, name, f"{where} has no {lacks}; it has {', '.join(names)}{numbered}."

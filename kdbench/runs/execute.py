@@ -16,12 +16,12 @@ from filelock import FileLock
 from kdbench.console import quiet_libraries
 from kdbench.data.batches import TrainBatches
 from kdbench.models import students
-from kdbench.runs import record
+from kdbench.runs import elsewhere, record
 from kdbench.runs.context import Run
 from kdbench.runs.identity import run_id
 from kdbench.runs.look import show_rows, tell
 from kdbench.runs.record import About, write_start
-from kdbench.runs.related import teacher_run
+from kdbench.runs.related import found_teacher_run, teacher_run
 from kdbench.runs.texts import RunData
 from kdbench.runs.trackers import Tracking, tracked
 from kdbench.schema import RunConfig, TrackConfig, method_module
@@ -36,6 +36,7 @@ from kdbench.training.interrupts import Limits, Watch
 from kdbench.training.loop import train
 from kdbench.training.processes import wait
 from kdbench.training.progress import Display, console, logged_to, show_log
+from kdbench.validation.load import cache_folder
 
 log = logging.getLogger("kdbench")
 
@@ -66,9 +67,11 @@ def _execute(config: RunConfig, about: About) -> dict[str, Any]:
         show_log()
     if config.inspect or (config.dry_run and config.phase == "task"):
         found = RunData(config, hardware, processes)  # all of it: a dry run trains on little
-        tell(found.read)
+        if processes.is_main_process:
+            tell(found.read)
         if config.inspect:
-            show_rows(found.data)
+            if processes.is_main_process:
+                show_rows(found.data)
             return {"data": found.read}
     if config.dry_run:
         with tempfile.TemporaryDirectory() as scratch:
@@ -93,15 +96,16 @@ def _small(config: RunConfig, outputs: str) -> RunConfig:
 
 
 def ensure(
-    config: RunConfig, hardware: Hardware, accelerator: Accelerator, about: About
+    config: RunConfig, hardware: Hardware, accelerator: Accelerator, about: About, needed: bool = False
 ) -> tuple[dict[str, Any], Path]:
-    """The finished run of `config` and its folder: found, or done now, by one process at a time."""
+    """The finished run of `config` and its folder: found, or done now, by one process at a time.
+
+    One that another run needs, its teacher above all, is looked for in other outputs folders, too.
+    """
     folder = run_folder(config, hardware)
     with torch.random.fork_rng(devices=[]), _locked(folder, accelerator):
-        result = None if config.rerun else _finished(folder)
-        if result is not None:
-            log.info("found: %s", folder)
-        else:
+        result = None if config.rerun else _found(config, hardware, folder, accelerator, needed)
+        if result is None:
             wait(accelerator)
             if accelerator.is_main_process:
                 _make_ready(folder, config.rerun)
@@ -109,9 +113,11 @@ def ensure(
             with logged_to(folder / "run.log", accelerator.is_main_process):
 
                 def finished(other: RunConfig) -> tuple[dict[str, Any], Path]:
-                    return ensure(other, hardware, accelerator, about.of_needed(other))
+                    return ensure(other, hardware, accelerator, about.of_needed(other), needed=True)
 
                 result = _do(Run(config, hardware, accelerator, folder, finished), about)
+        if accelerator.is_main_process and not config.dry_run:
+            elsewhere.remember(cache_folder(config), folder)
     if not config.dry_run and config.phase == "task":
         about.runs[folder.absolute()] = _teacher_folder(config, hardware)
     return result | {"folder": str(folder)}, folder
@@ -121,8 +127,28 @@ def _teacher_folder(config: RunConfig, hardware: Hardware) -> Path | None:
     """Where the teacher is that the run is compared with, or will be: a direct fine-tune needs none, but has one."""
     if "encoder" not in config.method.needs:
         return None
-    path = config.teacher.path
-    return (run_folder(teacher_run(config), hardware) if path is None else Path(path)).absolute()
+    if config.teacher.path is not None:
+        return Path(config.teacher.path).absolute()
+    found, trained = (run_folder(one(config), hardware).absolute() for one in (found_teacher_run, teacher_run))
+    return found if not config.teacher.finetune and (found / RESULTS).is_file() else trained
+
+
+def _found(
+    config: RunConfig, hardware: Hardware, folder: Path, accelerator: Accelerator, needed: bool
+) -> dict[str, Any] | None:
+    """The result of a run that is done, here or, where another run needs it, in another outputs folder."""
+    result = _finished(folder)
+    if result is None and needed:
+        wait(accelerator)
+        if accelerator.is_main_process:
+            source = elsewhere.bring(cache_folder(config), run_id(config, hardware), config.seed, folder)
+            if source is not None:
+                log.info("copied: %s", source)
+        wait(accelerator)
+        result = _finished(folder)
+    if result is not None:
+        log.info("found: %s", folder)
+    return result
 
 
 def _finished(folder: Path) -> dict[str, Any] | None:
@@ -165,12 +191,14 @@ def _locked(folder: Path, accelerator: Accelerator) -> Iterator[None]:
 
 def _do(run: Run, about: About) -> dict[str, Any]:
     log.info("run: %s", run.folder)
+    if plan := _plan(run.config):
+        log.info("  %s; the time left is told after ten steps", plan)
     if "encoder" in run.config.method.needs:  # else transformers may not even be needed
         quiet_libraries()
     if run.accelerator.is_main_process:
         write_start(run, about)
-    if run.config.phase == "task" and not run.config.dry_run:
-        tell(run.read)
+        if run.config.phase == "task" and not run.config.dry_run:
+            tell(run.read)
     with tracked(run) as tracking:
         stages, student = train_stages(run, tracking, about.watch)
         result = record.finish(run, about, stages, student)
@@ -179,6 +207,13 @@ def _do(run: Run, about: About) -> dict[str, Any]:
         record.announce(run, result)
         tracking.finished(result)
     return result
+
+
+def _plan(config: RunConfig) -> str:
+    """The stages of the run, by name and length."""
+    before, general = config.method.general_stages, config.phase == "general"
+    stages = config.method.stages.items()
+    return ", then ".join(f"{name} for {one.length}" for name, one in stages if (name in before) == general)
 
 
 def train_stages(run: Run, tracking: Tracking, watch: Watch | None) -> tuple[list[dict[str, Any]], Any]:

@@ -70,6 +70,8 @@ class RunModels(RunData):
             raise UserError(f"teacher.finetune=false: {teacher.source} cannot be used as it is: {why}")
         if misfit:
             log.info("teacher: the head of %s is not used: %s", teacher.source, misfit)
+        length = teacher.schedule.length
+        log.info("teacher, trained once for all students: %s by teacher.schedule, whatever schedule is", length)
         return teacher_run(self.config)
 
     @cached_property

@@ -132,9 +132,9 @@ def _misfit(path: Path, encoding: str, found: str, fitting: str) -> SourceError:
 
 
 def _wide(data: bytes) -> str | None:
-    """UTF-16 without a mark: of ASCII letters every other byte is 0."""
-    even, odd = data[:200:2].count(0), data[1:200:2].count(0)
-    return "utf-16-le" if odd > 10 * even else "utf-16-be" if even > 10 * odd else None
+    """UTF-16 without a mark: of ASCII letters, such as those of a header, every other byte is 0."""
+    even, odd = data[:16:2].count(0), data[1:16:2].count(0)
+    return "utf-16-le" if odd > 5 and not even else "utf-16-be" if even > 5 and not odd else None
 
 
 def suggestion(data: bytes) -> str:

@@ -116,11 +116,28 @@ def test_rows_that_share_no_seed_have_no_difference() -> None:
 def test_exports_do_not_add_to_what_is_known_of_the_spread_between_seeds() -> None:
     made = rows([50.0, 51.0, 52.0], [50.5, 51.0, 51.5])
     export = Scores(made["1"].by_seed, trained=False)
-    assert inference.spread(made.values()) == (pytest.approx(0.625), 4)
-    assert inference.spread([*made.values(), export, Scores({0: np.ones(9)}, seedless=True)]) == (
-        pytest.approx(0.625),
-        4,
-    )
+    assert inference.spread(made) == (pytest.approx(0.625), 4, set())
+    more = {"export": export, "floor": Scores({0: np.ones(9)}, seedless=True, trained=False)}
+    assert inference.spread(made | more) == (pytest.approx(0.625), 4, set())
+
+
+def test_a_row_that_fails_with_some_seeds_hides_no_other_and_is_judged_by_its_own_spread() -> None:
+    rng = np.random.default_rng(4)
+    means = [list(80 + rng.normal(0, 0.5, 3)) for _ in range(8)]
+    made = rows(*means, [60.0, 80.0, 79.0], [mean + 4 for mean in means[0]])
+    pooled, degrees, apart = inference.spread(made)
+    assert pooled < 1 and degrees == 18 and apart == {"8"}
+    *_, failing, better = inference.differences(made, [(str(at), "0") for at in range(1, 10)])
+    assert better and better.p is not None and better.p < 0.001 and better.low > 2
+    assert failing and failing.p == 1 and failing.low < -50 and failing.high > 30
+
+
+def test_rows_without_any_spread_leave_no_other_out() -> None:
+    """Of few examples: that all seeds have the same score says little."""
+    right = np.full(12, 100.0)
+    other = np.where(np.arange(12) == 0, 0.0, 100.0)
+    made = {str(at): Scores(dict.fromkeys(range(3), right)) for at in range(4)}
+    assert inference.spread(made | {"4": Scores({0: other, 1: right, 2: right})})[2] == set()
 
 
 def test_star_interval_and_p_say_the_same() -> None:

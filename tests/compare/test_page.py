@@ -70,6 +70,28 @@ def test_what_users_wrote_is_escaped(tree: Path, capsys: pytest.CaptureFixture[s
     assert len(re.findall("<script", text)) == 1
 
 
+def test_what_was_read_is_shown_once_with_its_warnings_and_escaped(
+    tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evil = "<b>evil</b>"
+    counts = {"texts": 4, "cut": 1, "pieces": 10, "unknown": 5, "examples": [evil]}
+    data = {
+        "name": "r52",
+        "files": [{"split": "train", "file": f"{evil}.csv", "format": "csv", "separator": ";", "encoding": "cp1252",
+                   "unit": "line", "dropped": [], "notes": []}],
+        "splits": {"train": {"rows": 4, "cut": None, "empty": 0, "repeated": 2}},
+        "class_count": 1, "classes": {evil: {"train": 4}}, "range": None, "notes": [f"train: {evil}"],
+        "pieces": [{"tokenizer": "small", "pretrained": True, "max_length": 32, "splits": {"train": counts}}],
+    }  # fmt: skip
+    for seed in range(2):
+        student(tree, "pkd", "ffff0001", seed, 92.0, data=data)
+        student(tree, "pkd", "ffff0002", seed, 92.0, data=data)
+    text = page(capsys, tree)
+    assert evil not in text and text.count("&lt;b&gt;evil&lt;/b&gt;.csv (csv, separator &#34;;&#34;, cp1252)") == 1
+    assert text.count("cut to 32 pieces") == 1 and text.count("50.0 % of train") == 1
+    assert "What was read" in text and "What was read" not in page(capsys, tree, "--method", "theseus")
+
+
 def test_an_exported_form_has_its_labels_names(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run,) = tree.glob("r52/theseus/*/seed0")
     form = run / "export" / "int8"

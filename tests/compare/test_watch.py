@@ -120,3 +120,24 @@ def test_a_pipe_gets_the_states_once(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert shown.startswith("1 failed, 11 done") and "RuntimeError: loss is nan" in shown and "40/100" in shown
     assert main([str(tmp_path), "--watch", "--json"]) == 0
     assert [one["state"] for one in json.loads(capsys.readouterr().out)["runs"]].count("done") == 11
+
+
+def test_the_table_says_which_runs_have_no_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_tree(tmp_path)
+    assert main([str(tmp_path)]) == 0
+    before = capsys.readouterr()
+    for seed in range(10, 17):
+        begun(tmp_path, seed, "2026-01-01 00:00:00,000 ERROR failed: RuntimeError: loss is nan")
+    begun(tmp_path, 20)
+    folder = begun(tmp_path, 21)
+    with FileLock(folder.parent / ".seed21.lock"):
+        assert main([str(tmp_path)]) == 0
+    after = capsys.readouterr()
+    assert after.out == before.out
+    new = [line for line in after.err.splitlines() if line not in before.err]
+    assert [("seed10" in line or "seed14" in line) and "loss is nan" in line for line in new] == [
+        True, False, False, False, True, False, False, False,
+    ]  # fmt: skip
+    assert "2 more failed" in new[5] and "1 run" in new[6] and "stopped" in new[6] and "running" in new[7]
+    assert main([str(tmp_path), "--quiet"]) == 0
+    assert capsys.readouterr().err == ""

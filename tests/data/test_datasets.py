@@ -93,9 +93,33 @@ def test_cut_is_stratified_and_leaves_a_single_row_in_train() -> None:
     assert held.texts == [str(row) for row in held.ids]
 
 
-def test_cut_refuses_where_no_class_has_two_rows(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="no class has two rows"):
-        load_dataset(config(write(tmp_path / "x.csv", TEN[:2])), tmp_path)
+@pytest.mark.parametrize("rows", [2, 4])
+def test_cut_refuses_where_no_class_has_a_row_for_each_split(tmp_path: Path, rows: int) -> None:
+    path = write(tmp_path / "x.csv", TEN[:rows])
+    with pytest.raises(SourceError, match=rf"no class has 3 rows.*largest has {rows // 2}\)"):
+        load_dataset(config(path), tmp_path)
+    made = config(tmp_path, "x.csv", test="x.csv")
+    if rows == 4:
+        data = load_dataset(made, tmp_path)
+        assert len(data.train) == len(data.dev) == 2
+    else:
+        with pytest.raises(SourceError, match=r"no class has 2 rows"):
+            load_dataset(made, tmp_path)
+
+
+@pytest.mark.parametrize("sizes", [[20, 3, 2, 1], [3, 3], [5, 4, 3, 2], [200, 15, 15, 4, 2, 2], [3] * 40])
+@pytest.mark.parametrize("fraction", [0.01, 0.1, 0.5])
+def test_dev_and_test_are_cut_of_the_same_classes(tmp_path: Path, sizes: list[int], fraction: float) -> None:
+    rows = [(f"{label} {row}", f"c{label}") for label, size in enumerate(sizes) for row in range(size)]
+    path = write(tmp_path / "x.csv", rows)
+    data = load_dataset(config(path, dev_fraction=fraction, test_fraction=fraction), tmp_path)
+    counts = [Counter(labelled(data, split)[row][1] for row in range(len(split))) for split in (data.dev, data.test)]
+    spread = {f"c{label}" for label, size in enumerate(sizes) if size >= 3}
+    assert set(counts[0]) == set(counts[1]) == spread
+    assert len(set(data.train.labels)) == len(sizes), "train has each class"
+    small = len(sizes) - len(spread)
+    for part in ("dev", "test"):
+        assert any(note.startswith(f"{part}: no row of ") for note in data.notes) == (small > 0)
 
 
 def test_quotes_newlines_and_unicode_line_ends_stay_in_a_text(tmp_path: Path) -> None:

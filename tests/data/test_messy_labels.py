@@ -176,7 +176,7 @@ def test_a_column_for_each_label(tmp_path: Path, on: tuple[str, str]) -> None:
         with pytest.raises(SourceError, match=f"x.csv, line 2, has {words}"):
             read_splits(made, tmp_path)
     (tmp_path / "x.csv").write_text("text,a,c\nt,1,1\n")
-    with pytest.raises(SourceError, match=r"dataset\.label=b: .* it has text, a, c"):
+    with pytest.raises(SourceError, match=r"dataset\.label=b: .* has no column b; it has text, a, c"):
         read_splits(made, tmp_path)
 
 

@@ -10,7 +10,7 @@ from kdbench.data import tokenize as tokens
 from kdbench.data.datasets import Split, load_dataset
 from kdbench.data.report import SHOWN_CLASSES, Counts, PiecesReport, data_lines, pieces_lines, warnings
 from kdbench.data.stored import stored_dataset
-from kdbench.data.tokenize import tokenize, tokenize_here
+from kdbench.data.tokenize import load_tokenizer, tokenize, tokenize_here
 from kdbench.metrics import ragged
 from tests.data.test_datasets import TEN, config, write
 
@@ -108,7 +108,7 @@ def test_counts_do_not_depend_on_the_parts(
     assert whole["examples"] == ["zz1", "zz2", "zz3"] and whole["unknown"] == 5
     monkeypatch.setattr(tokens, "AT_A_TIME", 2)
     assert counts(split(texts), teacher_folder, 5, tmp_path / "parts") == whole
-    assert tokenize_here(split(texts), teacher_folder, 5).counts == whole
+    assert tokenize_here(split(texts), load_tokenizer(teacher_folder), 5).counts == whole
 
 
 def test_of_pairs_and_of_tagged_words(tmp_path: Path, teacher_folder: Path) -> None:

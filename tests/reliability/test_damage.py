@@ -15,6 +15,7 @@ import kdbench
 from kdbench.compare.collect import read_runs
 from kdbench.compare.keys import Wanted
 from kdbench.errors import UserError
+from kdbench.runs import elsewhere
 from kdbench.runs import execute as run
 from kdbench.storage import files as store
 from kdbench.storage.cache import cached
@@ -63,6 +64,8 @@ def damage(path: Path, draw: random.Random) -> bytes:
 def owner(path: Path, tmp_path: Path) -> tuple[str, Path]:
     """Which reader is to notice, and of which folder."""
     if path.is_relative_to(tmp_path / "cache"):
+        if path.parent.name == elsewhere.NOTES:
+            return "note", path
         return "cache", next(p for p in path.parents if p.parent.parent == tmp_path / "cache")
     return "run", next(p for p in path.parents if p.name.startswith("seed"))
 
@@ -70,7 +73,9 @@ def owner(path: Path, tmp_path: Path) -> tuple[str, Path]:
 def noticed(kind: str, folder: Path, caplog: pytest.LogCaptureFixture) -> str:
     """What the reader says of the damage."""
     caplog.clear()
-    if kind == "run":
+    if kind == "note":
+        assert elsewhere.bring(folder.parents[1], *folder.stem.split("-seed"), folder.parent / "x") is None
+    elif kind == "run":
         assert run._finished(folder) is None, f"{folder} was taken for whole"
     else:
 
@@ -165,6 +170,7 @@ def test_a_damaged_cache_is_made_again(finished, execute, tmp_path):
     for folder in (p.parent for p in list((tmp_path / "cache").rglob(MANIFEST))):
         for path in files(folder):
             damage(path, random.Random(2))
+    shutil.rmtree(tmp_path / "cache" / elsewhere.NOTES)  # so that no run is found
     after = execute(replace(config, outputs=str(tmp_path / "again")))  # reads all of it
     assert after["metrics"] == before["metrics"]
     for manifest in (tmp_path / "cache").rglob(MANIFEST):
