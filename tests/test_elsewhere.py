@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kdbench import elsewhere
+from kdbench.runs import elsewhere
 from kdbench.storage.results import read_result, verify_run
 from kdbench.training import loop as train
 

@@ -13,11 +13,10 @@ import torch
 from accelerate import Accelerator
 from filelock import FileLock
 
-from kdbench import elsewhere
 from kdbench.console import quiet_libraries
 from kdbench.data.batches import TrainBatches
 from kdbench.models import students
-from kdbench.runs import record
+from kdbench.runs import elsewhere, record
 from kdbench.runs.context import Run
 from kdbench.runs.identity import run_id
 from kdbench.runs.look import show_rows, tell

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file
 
 import kdbench
-from kdbench import elsewhere
 from kdbench.compare.collect import read_runs
 from kdbench.compare.keys import Wanted
 from kdbench.errors import UserError
+from kdbench.runs import elsewhere
 from kdbench.runs import execute as run
 from kdbench.storage import files as store
 from kdbench.storage.cache import cached
