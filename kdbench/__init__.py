@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 # builds for Linux link, reads how long when it is loaded: so it is set here, before any module imports torch. Figures
 # are in scripts/bench/NOTES.md.
 if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
-    os.environ["GOMP_SPINCOUNT"] = "1000"
+    os.environ["GOMP_SPINCOUNT"] = "10000"
 
 
 def load(folder: str | Path) -> Any:

@@ -13,6 +13,7 @@ MISSING: Any = "???"  # OmegaConf's word for "the YAML gives it": no default hid
 class Rule(NamedTuple):
     legal: str  # in words, for the message
     holds: Callable[[Any], bool]
+    text: bool = False  # of a value of any type: each single one is text
 
 
 def option(rule: Rule, default: Any = MISSING) -> Any:
@@ -73,4 +74,4 @@ def column_or_columns() -> Rule:
             return isinstance(value, str | int) and value != ""
         return len(value) > 1 and all(map(holds, value)) and len(set(map(str, value))) == len(value)
 
-    return Rule("a column, or for task=multi_label a list of columns such as [sport,politics]", holds)
+    return Rule("a column, or for task=multi_label a list of columns such as [sport,politics]", holds, text=True)

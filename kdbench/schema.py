@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from kdbench.options import (
     MISSING,
+    Rule,
     above,
     at_least,
     between,
@@ -192,11 +193,17 @@ class CorpusConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)  # of the teacher's masked-LM adaptation
 
 
+DEVICE = Rule(
+    "auto, cpu, cuda or mps; to take one GPU of several begin the command with CUDA_VISIBLE_DEVICES=<its number>",
+    lambda value: value in ("auto", "cpu", "cuda", "mps"),
+)
+
+
 @dataclass
 class HardwareConfig:
     """`auto` is settled by kdbench.training.hardware before the identity is taken."""
 
-    device: str = option(one_of("auto", "cpu", "cuda", "mps"))
+    device: str = option(DEVICE)
     precision: str = option(one_of("auto", "fp32", "bf16"))
     attention: str = option(one_of("auto", "eager", "sdpa"))
     threads: int | None = option(or_none(at_least(1)))

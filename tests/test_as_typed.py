@@ -1,6 +1,7 @@
 """What the schema has as text arrives as it was typed, and what kdbench prints of it can be typed again."""
 
 from pathlib import Path
+from typing import get_origin
 
 import hydra
 import pytest
@@ -18,7 +19,9 @@ from kdbench.validation.load import recorded_dataset
 RETYPED = ["2024_01", "1e3", "true", "False", "NULL", "Null", "nan", "-inf", "007", "1_0.5", "+5", "0", "1.", "-1_0e2"]
 # Words of a command line without Hydra's own punctuation, and with what looks like numbers to it.
 WORDS = st.sampled_from(RETYPED) | st.from_regex(r"[+-]?[0-9_.eE]{1,6}|[A-Za-z_][\w./ -]{0,6}[\w/]", fullmatch=True)
-TEXTS = sorted(key for key, leaf in run_keys("finetune", ()).leaves.items() if leaf.hint in (str, str | None))
+TEXTS = sorted(
+    key for key, leaf in run_keys("finetune", ()).leaves.items() if leaf.text and get_origin(leaf.hint) is not dict
+)
 CONF = Path(__file__).parents[1] / "conf"
 shared = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -57,6 +60,8 @@ def test_lists_dictionaries_and_sweeps_too(configs):
         [configs.parse(text) for text in ("corpus.running.files={a.txt:2024_01}", "tag=1e3,b", "tag=choice(1,true)")],
     )
     assert files.value == {"a.txt": "2024_01"}
+    (labels,) = as_typed(configs, [configs.parse("dataset.label=[1e3,true,2024_01]")])
+    assert labels.value == ["1e3", "true", "2024_01"]
     assert tags.sweep == ['tag="1e3"', "tag=b"] and choices.sweep == ['tag="1"', 'tag="true"']
 
 

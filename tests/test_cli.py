@@ -83,6 +83,7 @@ REFUSALS = {
     "schedule.steps=0": r"schedule\.steps=0: must be null, or 1 or more",
     "schedule.optimizer=sgd": r"schedule\.optimizer=sgd: must be adamw or adadelta",
     "hardware.device=gpu": r"hardware\.device=gpu: must be auto, cpu, cuda or mps",
+    "hardware.device=cuda:1": r"hardware\.device=cuda:1: must be .*CUDA_VISIBLE_DEVICES",
     "hardware.precision=fp8": r"hardware\.precision=fp8: must be auto, fp32 or bf16",
     "hardware.threads=0": r"hardware\.threads=0: must be null, or 1 or more",
     "dataset.max_length=2": r"dataset\.max_length=2: must be 3 or more",

@@ -5,6 +5,7 @@ import re
 import shutil
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast, pipeline
@@ -18,6 +19,7 @@ from kdbench.errors import UserError
 from kdbench.inference import classifier, latency
 from kdbench.inference import measure as evaluate
 from kdbench.inference import onnx as graph
+from kdbench.models import tfidf
 from kdbench.storage import files as store
 from kdbench.validation.values import cross_faults
 
@@ -110,14 +112,11 @@ def test_a_failed_export_leaves_the_one_before(configure, run_of, capsys, monkey
 
 
 def test_what_cannot_be_exported_says_why(configure, run_of, capsys, tmp_path):
-    folder = run_of(configure("method=tfidf"))
-    for command, words in ((export_command.main, []), (predict.main, ["--text", "gold"])):
-        assert command([str(folder), *words]) == 2
-        assert "method=tfidf keeps no model" in capsys.readouterr().err
     assert export_command.main([str(tmp_path)]) == 2
     assert "is no finished run: name the folder of a seed" in capsys.readouterr().err
     for overrides, key in (
-        (["method=tfidf", "export.onnx=true"], "export.onnx"),
+        (["method=cascade", "export.onnx=true"], "export.onnx"),
+        (["method=tfidf", "export.int8=true"], "export.int8"),
         (["method=bilstm", "student=bilstm_150", "student.layers=1", "export.int8=true"], "export.int8"),
         (["method=mlm", "phase=general", "export.onnx=true"], "export.onnx"),
     ):
@@ -240,8 +239,8 @@ def test_times_are_measured_together_and_kept(configure, run_of, capsys, monkeyp
     with pytest.raises(SystemExit, match="2"):
         compare_runs.main([*compare, "--latency"])
     assert "is damaged: expected" in capsys.readouterr().err
-    floor = rows["tfidf"]  # keeps the time of when its run ended
-    assert floor["real_batch_1_ms"] is None and floor["latency_batch_1_ms"] > 0
+    floor = rows["tfidf"]  # has the time of when its command ended: here, none
+    assert floor["real_batch_1_ms"] is None and floor["latency_batch_1_ms"] is None
     assert floor["speedup"] is None  # it took no turns with the teacher
     assert compare_runs.main(compare) == 0  # what was measured before is kept
     out = capsys.readouterr().out
@@ -257,7 +256,7 @@ def test_times_are_measured_together_and_kept(configure, run_of, capsys, monkeyp
     out, err = capsys.readouterr()
     assert "was not quiet" in err
     rows = json.loads(out)["tables"][0]["rows"]
-    assert {row["speedup"] for row in rows} == {None} and {row["latency_quiet"] for row in rows} == {False, True}
+    assert {row["speedup"] for row in rows} == {None} and {row["latency_quiet"] for row in rows} == {False, None}
 
 
 def test_one_fastbert_is_not_like_another(configure, run_of):
@@ -305,3 +304,53 @@ def test_the_tokenizer_is_read_once(configure, run_of, monkeypatch):
     for _ in range(3):
         classify(TEXTS)
     assert len(read) == 1
+
+
+@pytest.mark.parametrize("chars", [False, True], ids=["words", "characters"])
+def test_tf_idf_is_shipped_like_a_student(configure, run_of, capsys, monkeypatch, chars):
+    only = ["method.unknown_words=0", "method.max_char_ngrams=[3]"] if chars else ["method.max_char_ngrams=[]"]
+    if chars:  # as if words could not be split
+        monkeypatch.setitem(tfidf.PATTERNS, "word", r".+")
+    folder = run_of(configure("method=tfidf", *only, "export.onnx=true"))
+    result, exported = json.loads((folder / "results.json").read_text()), folder / "export"
+    assert result["bytes"] == (folder / "model" / "model.safetensors").stat().st_size
+    times = latency.together({folder: None})[folder]
+    assert times["batch_1"]["median_ms"] > 0 and result["latency"]["length"] is None
+    store.verify(exported / "MANIFEST.json")
+    assert not [path for path in exported.rglob("*") if path.suffix in (".pkl", ".joblib", ".bin", ".pt")]
+
+    texts = [*TEXTS, "水 😀", "ＡＰＰＬＥ ÉTÉ", "x" * 4000, "apple " * 3000]
+    answers = {}
+    for where in (folder, exported, exported / "onnx"):
+        classify = kdbench.load_classifier(where)
+        answers[where] = classify.logits(texts)
+        assert all(isinstance(one, classifier.Scored) for one in classify(texts))
+        assert [one.label for one in classify(texts)] == [classify.labels[at] for at in answers[where].argmax(-1)]
+    assert torch.equal(answers[folder], answers[exported])
+    torch.testing.assert_close(answers[exported / "onnx"], answers[folder], rtol=1e-5, atol=1e-5)
+
+    form = json.loads((exported / "onnx" / "results.json").read_text())
+    assert form["metrics"]["test"] == result["metrics"]["test"]
+    rows = pyarrow.parquet.read_table(folder / "predictions.parquet").to_pylist()
+    others = pyarrow.parquet.read_table(exported / "onnx" / "predictions.parquet").to_pylist()
+    for row, other in zip(rows, others, strict=True):
+        assert row["logits"] == pytest.approx(other["logits"], abs=1e-5)
+
+    card = (exported / "README.md").read_text()
+    assert result["reported"]["chosen"] in card and "not probabilities" in card and "| ONNX, fp32 |" in card
+    assert not re.search(r"\bNone\b|\bnan\b|\{\{|layers of width", card)
+    capsys.readouterr()
+    assert predict.main([str(exported / "onnx"), "--text", TEXTS[0], "--json"]) == 0
+    (answer,) = json.loads(capsys.readouterr().out)["answers"]
+    assert "probabilities" not in answer and answer["scores"].keys() == {"fruit", "metal", "water"}
+    assert export_command.main([str(folder), "--int8"]) == 2
+    assert "no int8" in capsys.readouterr().err
+    assert compare_runs.main([str(folder.parents[2]), "--json"]) == 0
+    (table,) = json.loads(capsys.readouterr().out)["tables"]
+    assert {row["form"] for row in table["rows"]} == {"null", "onnx"}
+
+
+def test_tf_idf_teaches_nobody(configure, run_of):
+    folder = run_of(configure("method=tfidf"))
+    with pytest.raises(UserError, match="TF-IDF"):
+        configure("method=logit_kd", "teacher=run", f"teacher.path={folder}")

@@ -21,7 +21,8 @@ MODEL is a finished run (outputs/<...>/seed0), what kdbench-export made of it (.
 table (.csv, .tsv, .jsonl) the columns are read that had the texts in training (dataset.text, dataset.text_pair).
 Without --json a line an answer: label, its probability, the text, with tabs between. Of several labels: those above one
 half, with commas between, and the text. Of a number: it and the text. Of labels of words, which are what has spaces
-between: the tags, the text, the entities.
+between: the tags, the text, the entities. TF-IDF has no probabilities: in their place are its scores (--json: scores),
+which say no more than which label is above which.
 Each row of a file has an answer, in the file's order. That of a blank text is empty (--json: null): no model knows it.
 
 examples:
@@ -65,7 +66,7 @@ def _answer(options: argparse.Namespace) -> int:
         raise UserError(f"--pair must be given as often as --text: {len(options.text)} times, not {len(options.pair)}")
     if not options.model.is_dir():
         raise UserError(f"{options.model}: no such folder")
-    from kdbench.inference.classifier import ANSWERS, load_classifier  # loads torch: not for --help
+    from kdbench.inference.classifier import load_classifier  # loads torch: not for --help
 
     quiet_libraries()
     classifier = load_classifier(options.model)
@@ -83,7 +84,7 @@ def _answer(options: argparse.Namespace) -> int:
     found = iter(classifier(columns[0], columns[1] if len(columns) > 1 else None) if columns else [])
     answers = [None if empty else next(found) for empty in blank]
     if options.json:
-        _print_json(options.model, rows, answers, ANSWERS[classifier.task]._fields)
+        _print_json(options.model, rows, answers, classifier.answer._fields)
     else:
         for row, answer in zip(rows, answers, strict=True):
             cells = _cells(answer, row, classifier.task)
@@ -94,7 +95,7 @@ def _answer(options: argparse.Namespace) -> int:
 
 def _cells(answer: "AnyAnswer | None", row: tuple[str, ...], task: str) -> tuple[str, ...]:
     """Of a plain line: as many for a blank text as for others."""
-    from kdbench.inference.classifier import Answer, Labels, Value
+    from kdbench.inference.classifier import Answer, Labels, Scored, ScoredLabels, Value
 
     match answer:
         case None:
@@ -102,7 +103,9 @@ def _cells(answer: "AnyAnswer | None", row: tuple[str, ...], task: str) -> tuple
             return *("",) * before, *row, *("",) * after
         case Answer(label, probabilities):
             return label, f"{probabilities[label]:.4f}", *row
-        case Labels(labels, _):
+        case Scored(label, scores):
+            return label, f"{scores[label]:.4f}", *row
+        case Labels(labels, _) | ScoredLabels(labels, _):
             return ",".join(labels), *row
         case Value(value):
             return f"{value:.4f}", *row

@@ -92,7 +92,9 @@ def score(values: Points, lowest: float = 0.0) -> Estimate:
     half = float(stats.t.ppf(1 - LEVEL / 2, degrees)) * variance**0.5
     centre = (mean + (lowest + span / 2) * z2) / (1 + z2)
     half = (half**2 + (span * z2 / 2) ** 2) ** 0.5 / (1 + z2)
-    return Estimate(mean, max(centre - half, lowest), min(centre + half, 100.0), variance**0.5, len(values))
+    low, high = max(centre - half, lowest), min(centre + half, 100.0)
+    # By rounding a bound can miss the mean at an end of the scale, and a picture has no negative whisker.
+    return Estimate(mean, min(low, mean), max(high, mean), variance**0.5, len(values))
 
 
 def differences(

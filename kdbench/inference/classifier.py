@@ -17,7 +17,7 @@ from kdbench.data.datasets import Split
 from kdbench.data.teacher_cache import compute_outputs
 from kdbench.data.tokenize import load_tokenizer, pad_id, tokenize_here
 from kdbench.errors import UserError
-from kdbench.inference.finished_run import open_run
+from kdbench.inference.finished_run import open_run, read_length
 from kdbench.inference.onnx import Graph
 from kdbench.metrics import Logits, answers, ragged
 from kdbench.models import students
@@ -43,6 +43,20 @@ class Labels(NamedTuple):
     probabilities: dict[str, float]  # of all labels, each on its own
 
 
+class Scored(NamedTuple):
+    """Of one class a text, by a model that knows no probabilities (TF-IDF)."""
+
+    label: str
+    scores: dict[str, float]  # of all labels: distances from planes, comparable with one another only
+
+
+class ScoredLabels(NamedTuple):
+    """Of several labels, likewise: those whose score is above 0."""
+
+    labels: list[str]
+    scores: dict[str, float]
+
+
 class Value(NamedTuple):
     """Of a number."""
 
@@ -57,10 +71,11 @@ class Tagged(NamedTuple):
     entities: list[tuple[str, str]]  # (kind, its words), where the tags are BIO
 
 
-AnyAnswer = Answer | Labels | Value | Tagged
+AnyAnswer = Answer | Labels | Scored | ScoredLabels | Value | Tagged
 ANSWERS: dict[str, type[AnyAnswer]] = {
     "classification": Answer, "multi_label": Labels, "regression": Value, "token_classification": Tagged,
 }  # fmt: skip
+SCORED: dict[str, type[AnyAnswer]] = {"classification": Scored, "multi_label": ScoredLabels, "regression": Value}
 
 
 @dataclass(frozen=True)
@@ -74,6 +89,12 @@ class Classifier:
     tokenizer: Any  # loaded once: that takes longer than a small model's answer
     pad_id: int
     predict: Predict
+    probable: bool = True  # whether its logits are of probabilities
+
+    @property
+    def answer(self) -> type[AnyAnswer]:
+        """What its answers are."""
+        return (ANSWERS if self.probable else SCORED)[self.task]
 
     @property
     def pairs(self) -> bool:
@@ -91,14 +112,20 @@ class Classifier:
             return []
         match self.task:
             case "multi_label":
-                shares = self._named(self.logits(texts, pairs).sigmoid())
+                logits = self.logits(texts, pairs)
+                if not self.probable:
+                    return [ScoredLabels([k for k, v in one.items() if v > 0], one) for one in self._named(logits)]
+                shares = self._named(logits.sigmoid())
                 return [Labels([label for label, share in one.items() if share > 0.5], one) for one in shares]
             case "regression":
                 return [Value(value) for (value,) in self.logits(texts, pairs).tolist()]
             case "token_classification":
                 return self._tagged([text.split() for text in texts])
             case _:
-                shares = self._named(self.logits(texts, pairs).softmax(-1))
+                logits = self.logits(texts, pairs)
+                if not self.probable:
+                    return [Scored(max(one, key=one.__getitem__), one) for one in self._named(logits)]
+                shares = self._named(logits.softmax(-1))
                 return [Answer(max(one, key=one.__getitem__), one) for one in shares]
 
     def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Tensor:
@@ -145,22 +172,22 @@ def load_classifier(folder: Path) -> Classifier:
     folder = Path(os.path.expanduser(folder))
     if (folder / GRAPH).is_file():
         store.verify(folder.parent / store.MANIFEST)
-        return _classifier(folder.parent, folder.parent, graph_predict(folder / GRAPH, speed_of(folder.parent)))
+        return classifier_of(folder.parent, folder.parent, graph_predict(folder / GRAPH, speed_of(folder.parent)))
     if (folder / "config.json").is_file() and (folder / "config.yaml").is_file():
-        return _classifier(folder, folder, model_predict(folder))
+        return classifier_of(folder, folder, model_predict(folder))
     if not (folder / RESULTS).is_file():
         raise UserError(f"{folder} is no model: name a finished run (outputs/<...>/seed0) or what was exported of one")
     model = open_run(folder).model
-    return _classifier(folder, model, model_predict(model))
+    return classifier_of(folder, model, model_predict(model))
 
 
-def _classifier(recipe: Path, model: Path, predict: Predict) -> Classifier:
+def classifier_of(recipe: Path, model: Path, predict: Predict) -> Classifier:
     dataset: Any = OmegaConf.load(recipe / "config.yaml").dataset
     task, columns = dataset.get("task", "classification"), (dataset.text, dataset.get("text_pair"))
     given = tuple(name for name in columns if name is not None)
-    return Classifier(
-        task, label_names(model), given, dataset.max_length, load_tokenizer(model), pad_id(model), predict
-    )
+    probable = students.model_type(model) != "kdbench_tfidf"
+    length, tokenizer = read_length(model, dataset.max_length), load_tokenizer(model)
+    return Classifier(task, label_names(model), given, length, tokenizer, pad_id(model), predict, probable)
 
 
 def label_names(model: Path) -> list[str]:

@@ -15,10 +15,13 @@ from kdbench.data.stored import stored_dataset
 from kdbench.data.tokenize import pad_id, tokenize
 from kdbench.errors import UserError
 from kdbench.metrics import plain
+from kdbench.models import students
 from kdbench.schema import DatasetConfig
 from kdbench.storage.results import PREDICTIONS, RESULTS, verify_run
 from kdbench.validation.fit import KEEPS_NONE
 from kdbench.validation.load import cache_at, recorded_dataset
+
+WHOLE = 2**31 - 1  # tokens: no text has more
 
 
 @dataclass(frozen=True)
@@ -68,9 +71,19 @@ class FinishedRun:
                 )
         return data
 
+    @property
+    def max_length(self) -> int:
+        """Tokens that the model reads of a text."""
+        return read_length(self.model, self.dataset.max_length)
+
     def examples(self, split: Split) -> Examples:
-        tokens = tokenize(split, self.model, self.dataset.max_length, self.cache)
+        tokens = tokenize(split, self.model, self.max_length, self.cache)
         return Examples(tokens, split.ids, split.labels, pad_id(self.model))
+
+
+def read_length(model: Path, max_length: int) -> int:
+    """How much of a text the model in this folder reads, in tokens: what it was trained on or, TF-IDF, all of it."""
+    return WHOLE if students.model_type(model) == "kdbench_tfidf" else max_length
 
 
 def open_run(folder: Path) -> FinishedRun:

@@ -92,8 +92,8 @@ def beside(times: dict[str, Any], teacher: dict[str, Any]) -> dict[str, Any]:
 
 
 def own_call(run: FinishedRun, predict: Predict) -> evaluate.Call:
-    """`predict` over random texts as long as the run's; of a FastBERT over test texts: others would not leave alike."""
-    if students.model_type(run.model) == "kdbench_fastbert":
+    """`predict` over random texts as long as the run's; where their words matter (FastBERT, TF-IDF) over test texts."""
+    if students.model_type(run.model) in ("kdbench_fastbert", "kdbench_tfidf"):
         return _real(run, predict)
     vocabulary = read_json(run.model / "config.json")["vocab_size"]
     return evaluate.model_call(lambda batch: predict(batch, 0), run.dataset.max_length, vocabulary, run.pairs)
@@ -131,7 +131,7 @@ def measure(folders: dict[str, Path]) -> dict[str, Any]:
 def _shape(model: Path, length: int | None, form: str | None = None) -> Shape:
     """What a model's time depends on: its form, the length of its texts, its configuration and tokenizer; of a FastBERT
     the weights too, by which rows leave (the manifest has their digest)."""
-    whole = students.model_type(model) == "kdbench_fastbert"
+    whole = students.model_type(model) in ("kdbench_fastbert", "kdbench_tfidf")
     files = [path for path in sorted(model.glob("*.json")) if whole or path.name != MANIFEST]
     return form, length, *(path.read_bytes() for path in files)
 

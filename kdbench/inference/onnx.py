@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.errors import UserError
+from kdbench.models import tfidf
 from kdbench.models.fastbert import FastBert, uncertainty
 from kdbench.stage import Batch
 
@@ -85,6 +86,11 @@ def to_onnx(model: Any, path: Path, pairs: bool) -> float:
     """
     if model.config.model_type == "kdbench_bilstm":
         raise UserError("a BiLSTM has no ONNX graph: torch.onnx cannot trace its packed sequences. Ship its folder")
+    if isinstance(model, tfidf.TfIdf):
+        import onnx
+
+        onnx.save(tfidf.to_graph(model), path)
+        return _checked(model, Graph(path), pairs)
     inputs = {name: torch.ones(2, 7, dtype=torch.long) for name in INPUTS[: 2 + pairs]}
     inputs["attention_mask"][1, 4:] = 0
     axes: dict[str, Any] = {name: {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for name in inputs}

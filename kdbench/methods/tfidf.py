@@ -18,6 +18,8 @@ from kdbench.options import MISSING, Rule, above, at_least, between, option
 from kdbench.stage import Stage
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from kdbench.data.datasets import Split
     from kdbench.runs.context import Run
 
@@ -52,6 +54,10 @@ class Fitted:
         with torch.inference_mode():
             return self.model.logits(tfidf.encode(self.tokenizer, split.inputs)).numpy()
 
+    def save(self, folder: "Path") -> None:
+        tfidf.save(self.model, folder)
+        self.tokenizer.save_pretrained(folder)
+
 
 def stages(run: "Run", p: Params) -> Iterator[Stage]:
     from kdbench.runs.context import Predictions
@@ -69,7 +75,8 @@ def stages(run: "Run", p: Params) -> Iterator[Stage]:
     run.report("chosen", best.name)
     run.report("tried", {one.name: {f"dev_{run.metric}": one.dev, "train_texts": one.texts} for one in tried})
     seconds = time.perf_counter() - started
-    run.hand_in(Predictions(best.logits, best.model.weight.numel() + best.model.bias.numel(), seconds, "fp64"))
+    numbers = best.model.weight.numel() + best.model.bias.numel()
+    run.hand_in(Predictions(best.logits, numbers, seconds, "fp64", best.save))
     return iter(())
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdbench.models import bert, bilstm, distilbert, fastbert, mobilebert, relu_head, stock
+from kdbench.models import bert, bilstm, distilbert, fastbert, mobilebert, relu_head, stock, tfidf
 from kdbench.models.encoders import view
 from kdbench.sources.foreign import read_config, require_weights, with_pad_token
 from kdbench.stage import Batch
@@ -33,6 +33,7 @@ _WITHOUT_TYPES = (
     "xlm-roberta",
     "deberta-v2",
     "modernbert",
+    tfidf.MODEL_TYPE,
 )  # which sentence a token is of says nothing to them
 
 
@@ -129,6 +130,8 @@ def save(model: Any, folder: Path, tokenizer_folder: Path, pairs: bool) -> None:
             bilstm.save(model, folder)
         case "kdbench_fastbert":
             fastbert.save(model, folder)
+        case tfidf.MODEL_TYPE:
+            tfidf.save(model, folder)
         case "kdbench_ib_bert":
             mobilebert.save_ib(model, folder)
         case _:
@@ -154,6 +157,8 @@ def load(folder: Path, attention: str = "sdpa") -> Any:
             return bilstm.load(folder)
         case "kdbench_fastbert":
             return fastbert.load(folder, attention)
+        case tfidf.MODEL_TYPE:
+            return tfidf.load(folder)
         case "kdbench_ib_bert":
             return mobilebert.load_ib(folder, attention)
         case "distilbert":

@@ -115,7 +115,7 @@ def weights(counts: Counts, idf: Tensor, sublinear: bool) -> Tensor:
     """(E,) The counts, or 1 + ln of them, times `idf` (G,); each text's have the square sum 1."""
     times = counts.times.to(idf.dtype)
     raw = (1 + times.log() if sublinear else times) * idf[counts.grams]
-    square = torch.zeros(counts.n, dtype=idf.dtype).index_add(0, counts.rows, raw.square())
+    square = torch.zeros(counts.n, dtype=idf.dtype, device=idf.device).index_add(0, counts.rows, raw.square())
     return raw / square.sqrt()[counts.rows]
 
 
@@ -167,7 +167,7 @@ class TfIdf(nn.Module):
         """(n, C)"""
         counts = self.ngrams.count(texts)
         weighed = weights(counts, self.idf, self.config.sublinear_tf)
-        starts = torch.searchsorted(counts.rows, torch.arange(texts.n))
+        starts = torch.searchsorted(counts.rows, torch.arange(texts.n, device=texts.ids.device))
         return self.bias + F.embedding_bag(counts.grams, self.weight, starts, mode="sum", per_sample_weights=weighed)
 
 
@@ -195,6 +195,54 @@ def build(
     state = {"idf": idf, "weight": planes, "bias": offsets}
     model.load_state_dict(state | {f"keys_{n}": keys for n, keys in enumerate(ngrams.keys, start=2)})
     return model.eval()
+
+
+def to_graph(model: TfIdf) -> Any:
+    """An onnx.ModelProto of plain operators, whose inputs and answers are the model's."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    config, ngrams = model.config, model.ngrams
+    pools = [torch.arange(len(SPECIAL), config.vocab_size)[:, None]]  # (n-grams, n) of tokens
+    for keys in ngrams.keys:
+        pools.append(torch.cat([pools[-1][keys // config.vocab_size], keys[:, None] % config.vocab_size], 1))
+    sizes = [pool.numel() for pool in pools]
+    constants = {
+        "one": np.array(1, np.float32),
+        "least": np.array(1e-12, np.float32),  # the length of a text without a known n-gram
+        "idf": model.idf.numpy(),
+        "weight": model.weight.detach().numpy(),
+        "bias": model.bias.detach().numpy(),
+    }
+    nodes = [
+        helper.make_node("Mul", ["input_ids", "attention_mask"], ["ids"]),  # [PAD] is 0
+        helper.make_node(
+            "TfIdfVectorizer", ["ids"], ["times"], mode="TF", min_gram_length=1, max_gram_length=len(pools),
+            max_skip_count=0, ngram_counts=[sum(sizes[:n]) for n in range(len(sizes))],
+            ngram_indexes=list(range(ngrams.sizes[-1])), pool_int64s=torch.cat([p.flatten() for p in pools]).tolist(),
+        ),
+    ]  # fmt: skip
+    counted = "times"
+    if config.sublinear_tf:
+        for kind, given, made in (
+            ("Max", ["times", "one"], "there"), ("Log", ["there"], "log"), ("Add", ["log", "one"], "raised"),
+            ("Min", ["times", "one"], "whether"), ("Mul", ["raised", "whether"], "counted"),
+        ):  # fmt: skip
+            nodes.append(helper.make_node(kind, given, [made]))
+        counted = "counted"
+    nodes += [
+        helper.make_node("Mul", [counted, "idf"], ["raw"]),
+        helper.make_node("ReduceL2", ["raw"], ["length"], axes=[1], keepdims=1),
+        helper.make_node("Max", ["length", "least"], ["divisor"]),
+        helper.make_node("Div", ["raw", "divisor"], ["weighed"]),
+        helper.make_node("MatMul", ["weighed", "weight"], ["sums"]),
+        helper.make_node("Add", ["sums", "bias"], ["logits"]),
+    ]
+    shape = ["batch", "length"]
+    inputs = [helper.make_tensor_value_info(n, TensorProto.INT64, shape) for n in ("input_ids", "attention_mask")]
+    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", len(config.id2label)])]
+    tensors = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "tfidf", inputs, outputs, tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
 
 
 def save(model: TfIdf, folder: Path) -> None:

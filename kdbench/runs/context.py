@@ -15,6 +15,7 @@ from torch import Tensor
 from kdbench.data.batches import Examples, TrainBatches
 from kdbench.data.datasets import Split
 from kdbench.data.teacher_cache import cached_outputs, compute_outputs
+from kdbench.errors import UserError
 from kdbench.metrics import Labels, Logits, answers, metrics
 from kdbench.models import students
 from kdbench.models.encoders import view
@@ -36,6 +37,7 @@ class Predictions:
     parameters: int
     seconds: float
     precision: str
+    save: Callable[[Path], None] | None = None  # fills the run's model folder; None: there is nothing to load
 
 
 class Finished(NamedTuple):
@@ -82,6 +84,8 @@ class Run(RunModels):
             result, folder = self.ensure(finetune(config, config.student, config.method.stages[stage], config.seed))
         else:
             result, folder = verify_run(Path(path)) or {}, Path(path)
+        if result["identity"]["method"] == "tfidf":
+            raise UserError(f"{folder} is a run of TF-IDF, which is sure of nothing: name a run of a network")
         model = students.load(folder / "model", self.hardware.attention).to(self.accelerator.device)
         return self._finished(model, result, self.tokenizer_folder)
 

@@ -161,17 +161,23 @@ def _network(run: "Run", student: Any) -> tuple[dict[str, Any], dict[str, Logits
 
 
 def _handed_in(run: "Run", given: "Predictions") -> tuple[dict[str, Any], dict[str, Logits]]:
-    """The same figures for a method that trained no network; its time by itself, for it keeps nothing to load."""
-    test = run.data.test
+    """The same figures for a method that trained no network; where it keeps nothing to load, its time by itself."""
+    test, measured, size = run.data.test, {}, None
 
     def call(size: int, turn: int) -> object:
         return given.logits(test.take(np.arange(size) % len(test)))
 
-    measured = {} if run.config.dry_run else evaluate.measured({"run": call})["run"]
+    if given.save is None:
+        measured = {} if run.config.dry_run else evaluate.measured({"run": call})["run"]
+    else:
+        if run.accelerator.is_main_process:
+            _export(run, given.save)
+        wait(run.accelerator)
+        size = (run.folder / "model" / "model.safetensors").stat().st_size
     return {
         "parameters": {"total": given.parameters, "embeddings": 0, "without_embeddings": given.parameters},
         "flops_per_example": None,
-        "bytes": None,
+        "bytes": size,
         "latency": _unmeasured(run, None) | measured,
     }, {name: given.logits(getattr(run.data, name)) for name in ("dev", "test")}
 

@@ -64,6 +64,7 @@ def model_card(run: FinishedRun, forms: Forms | None) -> str:
         unit=unit(metric),
         stock=kind in STOCK,
         fastbert=kind == "kdbench_fastbert",
+        counted=run.result["reported"]["chosen"] if kind == "kdbench_tfidf" else None,
         labels=label_names(run.model),
         environment=read_json(run.folder / "env.json"),
         settings=[(key, shown(value)) for key, value in flat(_parameters(run)) if value is not None],

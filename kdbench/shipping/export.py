@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from filelock import FileLock
 
+from kdbench.console import quiet_libraries
 from kdbench.data.teacher_cache import compute_outputs
 from kdbench.data.tokenize import load_tokenizer
+from kdbench.errors import UserError
 from kdbench.inference import measure as evaluate
 from kdbench.inference.classifier import GRAPH, graph_predict, model_predict, speed_of
 from kdbench.inference.finished_run import FinishedRun, open_run
@@ -30,6 +32,7 @@ from kdbench.storage.files import explained, filling, remove_leftovers, write_by
 from kdbench.storage.predictions import predictions_file
 from kdbench.storage.provenance import machine, source_state, versions
 from kdbench.storage.results import EXPORT, PREDICTIONS, metric_of, write_result
+from kdbench.validation.fit import NO_INT8
 from kdbench.validation.load import digest
 
 log = logging.getLogger("kdbench")
@@ -42,6 +45,7 @@ def export_run(folder: Path, onnx: bool, int8: bool) -> Path:
     the PyTorch model. Raises UserError where the run cannot be exported, Damaged, StoreError; then what had been
     exported before is as it was.
     """
+    quiet_libraries()
     run = open_run(folder)
     target = run.folder / EXPORT
     torch.set_num_threads(run.result["threads"])  # its times stand beside the run's
@@ -69,12 +73,14 @@ def _copy(run: FinishedRun, staged: Path) -> None:
         if path.name != store.MANIFEST:
             shutil.copy(path, staged)
     tokenizer = load_tokenizer(staged)
-    tokenizer.model_max_length = run.dataset.max_length
+    tokenizer.model_max_length = run.max_length
     tokenizer.save_pretrained(staged)
 
 
 def _write_forms(run: FinishedRun, staged: Path, int8: bool) -> Forms:
     """The graphs, each in its folder with its results."""
+    if int8 and students.model_type(run.model) == "kdbench_tfidf":
+        raise UserError(f"{NO_INT8}: --onnx")
     names = ("onnx", "int8") if int8 else ("onnx",)
     for name in names:
         (staged / name).mkdir()

@@ -18,9 +18,9 @@ NEEDS = {
 }
 WIDTHS = ("hidden", "heads", "ffn")
 KEEPS_NONE = {  # methods whose runs have no model of their own, and what to do instead
-    "tfidf": "method=tfidf keeps no model (it is refitted in seconds): there is nothing to load or to export",
     "cascade": "method=cascade keeps no model: name the runs of the two it is made of, its small one and its teacher",
 }
+NO_INT8 = "TF-IDF has no int8 form: rare words would be rounded away. Its ONNX graph is small and exact"
 TAGGERS = {"bert", "distilbert"}  # encoders that can label words
 
 
@@ -81,7 +81,9 @@ def export_faults(config: RunConfig) -> Iterator[Fault]:
         return
     if config.method.name in KEEPS_NONE:
         yield Fault(f"export.{name}", "true", KEEPS_NONE[config.method.name])
-    elif config.student.architecture == "bilstm":
+    elif config.method.name == "tfidf" and config.export.int8:
+        yield Fault("export.int8", "true", NO_INT8, "export.onnx=true")
+    elif config.method.name != "tfidf" and config.student.architecture == "bilstm":
         yield Fault(f"export.{name}", "true", "a BiLSTM has no ONNX graph: torch.onnx cannot trace packed sequences")
     elif config.phase == "general":
         yield Fault(f"export.{name}", "true", "stages before a task (phase=general) make no classifier to export")

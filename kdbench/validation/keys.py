@@ -36,7 +36,7 @@ class Leaf(NamedTuple):
     @property
     def text(self) -> bool:
         """Whether every value in it is text: digits, `true` and the like arrive as they were typed."""
-        return set(_kinds(self.hint)) - {NoneType} == {str}
+        return (self.rule is not None and self.rule.text) or set(_kinds(self.hint)) - {NoneType} == {str}
 
     @property
     def optional(self) -> bool:

@@ -103,6 +103,8 @@ def _fill_from_folder(teacher: dict[str, Any], source: str) -> None:
 
 
 def _fill_from_run(teacher: dict[str, Any], record: Any) -> None:
+    if record["method"]["name"] == "tfidf":
+        raise UserError("is a run of TF-IDF, which has no layers to start from: name a run of a network")
     student, name = record["student"], f"{record['method']['name']}_{record['student']['name']}"
     origin = student.get("encoder") or record["teacher"]
     made = {"source_architecture": "bert", "embedding": None} | origin | {"name": name}  # before there were others

@@ -250,6 +250,13 @@ def test_seed_permutation_is_exact() -> None:
     assert inference.seed_permutation(np.array([1.0, 2.0, -0.5, 1.0, 3.0, 2.0])) == pytest.approx(4 / 64)
 
 
+def test_a_score_lies_within_its_interval_at_the_ends_of_the_scale() -> None:
+    for examples in range(2, 200):
+        for value in (0.0, 100.0):
+            found = inference.score(np.full((1, examples), value))
+            assert found.low <= found.mean <= found.high, (examples, value)
+
+
 @pytest.mark.parametrize(("right", "examples"), [(90, 100), (12, 12), (0, 30), (29, 30)])
 def test_a_score_of_one_seed_has_wilsons_interval(right: int, examples: int) -> None:
     found = inference.score(100.0 * (np.arange(examples) < right)[None])

@@ -1,11 +1,13 @@
 """TF-IDF's n-grams and weights against scikit-learn's own; texts that have no word, or no space; blank ones."""
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from kdbench.errors import UserError
+from kdbench.inference.onnx import to_onnx
 from kdbench.models import tfidf
 
 PLAIN = ["a big pear is a pear", "iron and a lead lake", "pear", "", "lake lake lake lake river", "a"]
@@ -101,3 +103,18 @@ def test_a_folder_that_is_none_is_refused(tmp_path):
     )
     with pytest.raises(UserError, match="no whole"):
         tfidf.load(tmp_path)
+
+
+@pytest.mark.parametrize("sublinear", [True, False])
+@pytest.mark.parametrize(("analyzer", "longest"), [("word", 1), ("word", 3), ("char", 4)])
+def test_its_graph_answers_awkward_texts_alike(analyzer, longest, sublinear, tmp_path):
+    model, tokenizer = model_of([*PLAIN, *AWKWARD[:8]], analyzer, longest)
+    model.config.sublinear_tf = sublinear
+    assert to_onnx(model, tmp_path / "model.onnx", False) <= 1e-5
+    texts = [*AWKWARD, *PLAIN, "nothing ofthis wasseen"]
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    for given in ([text] for text in texts), [texts]:
+        for batch in given:
+            inputs = tokenizer(batch, padding=True, return_tensors="pt")
+            (logits,) = session.run(["logits"], {name: value.numpy() for name, value in inputs.items()})
+            torch.testing.assert_close(torch.from_numpy(logits), model(**inputs).logits, rtol=1e-5, atol=1e-5)
