@@ -487,6 +487,7 @@ def test_the_study_s_schedule_is_the_students_alone(dataset: str, epochs: int, b
 
 @pytest.mark.parametrize(("name", "kind", "of"), [
     ("docs/study/README", "table", set(PLAN.questions)),
+    ("docs/study/README", "headline", {"reuters_r52, AMD EPYC", "newsgroups20"}),
     ("docs/study/plan", "plan", {""}),
     ("README", "headline", {"tweet_sentiment, 8,000 train texts", "reuters_r52, AMD EPYC", "newsgroups20"}),
 ])  # fmt: skip
