@@ -1,7 +1,7 @@
-"""Write what the pages in docs/ say of the code: `python -m scripts.docs`; a test holds them to it.
+"""Write the parts of docs/ that come from the code: `python -m scripts.docs`. A test compares them.
 
 <!-- options theseus --> ... <!-- end -->   a method's keys, from its YAML and its Params
-a ```console block                          `$ kdbench ...` that is refused, and what it prints
+a ```console block                          each `$ kdbench ...`, which is refused, with its output
 """
 
 import contextlib
@@ -27,7 +27,7 @@ OPTIONS = re.compile(r"(<!-- options (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 CONSOLE = re.compile(r"(?<=```console\n).*?(?=```$)", re.DOTALL | re.MULTILINE)
 LINE = re.compile(r"(?P<key>[\w.]+)=(?P<value>.*?)  \((?P<legal>.*)\)")
 COMMENT = re.compile(r"^\s*(\w+):.*?\s#\s(.*)$", re.MULTILINE)
-NOT_OPTIONS = ("name", "module", "init", "stages")  # what it is called; the groups come below the keys
+NOT_OPTIONS = ("name", "module", "init", "stages")  # the method's name, and the groups, which come below the keys
 
 
 def pages() -> list[Path]:
@@ -35,17 +35,18 @@ def pages() -> list[Path]:
 
 
 def fill_page(text: str, configs: HydraConfigs) -> str:
-    """A page with everything between its markers made anew."""
+    """Return a page with everything between its markers written anew."""
     text = OPTIONS.sub(lambda found: f"{found[1]}{options(found[2], configs)}\n{found[3]}", text)
     return CONSOLE.sub(lambda found: refusals(found[0], configs), text)
 
 
 def options(method: str, configs: HydraConfigs) -> str:
-    """A line for each key: its default, what is legal, and the YAML's words on it."""
+    """Return a line for each key, with its default, its legal values and its comment in the YAML."""
     cfg = configs.compose((f"method={method}",)).cfg
     keys, filled = keys_of(OmegaConf.to_container(cfg, resolve=False)), fill(cfg)  # type: ignore[arg-type]
     source = (conf_dir() / "method" / f"{method}.yaml").read_text(encoding="utf8")
-    said = dict(COMMENT.findall(source))
+    of_keys, of_stages = re.split(r"^\s*stages:", source, maxsplit=1, flags=re.MULTILINE)
+    comments = dict(COMMENT.findall(of_keys))
     lines = ["| `method.` | default | legal | |", "|---|---|---|---|"]
     of_method = [name for name in keys.groups["method"] if name not in NOT_OPTIONS]
     of_init = [f"init.{name}" for name in keys.groups.get("method.init", [])]
@@ -54,19 +55,19 @@ def options(method: str, configs: HydraConfigs) -> str:
         found = LINE.fullmatch(text)
         assert found, text
         if not (name == "general" and cfg.method.get("general") is None):  # the method has no such stage
-            lines.append(row(name, found["value"], found["legal"], said.get(name.rpartition(".")[2], "")))
-    return "\n".join([*lines, *stages(source, said)])
+            lines.append(row(name, found["value"], found["legal"], comments.get(name.rpartition(".")[2], "")))
+    return "\n".join([*lines, *stages(source, dict(COMMENT.findall(of_stages)))])
 
 
-def stages(source: str, said: dict[str, str]) -> Iterator[str]:
-    """A line for each stage, with what its YAML sets; the rest is `schedule`'s."""
+def stages(source: str, comments: dict[str, str]) -> Iterator[str]:
+    """Yield a line for each stage with the values in its YAML; `schedule` gives the others."""
     values = yaml.safe_load(source)
     for name, given in (values.get("method", values).get("stages") or {}).items():
         yield row(
             f"stages.{name}",
             ", ".join(f"{key} {value}" for key, value in given.items()),
             "keys of a schedule",
-            said.get(name, ""),
+            comments.get(name, ""),
         )
 
 
@@ -76,19 +77,19 @@ def row(name: str, value: str, legal: str, words: str) -> str:
 
 
 def refusals(block: str, configs: HydraConfigs) -> str:
-    """The commands of a block, each with what it prints."""
+    """Return the commands of a block, each with its output."""
     commands = [line for line in block.splitlines() if line.startswith("$ ")]
     return "".join(f"{line}\n{refusal(line[2:], configs)}" for line in commands)
 
 
 def refusal(line: str, configs: HydraConfigs) -> str:
-    """What `kdbench ...` prints that is refused. Raises AssertionError where it is not."""
+    """Return the output of a refused `kdbench ...`. Raises AssertionError if it is not refused."""
     args = get_args_parser().parse_args(shlex.split(line)[1:])
     faults = judge(configs, [], args.overrides, args.multirun).faults
     assert faults, f"{line}: is not refused"
-    with contextlib.redirect_stderr(io.StringIO()) as said:
+    with contextlib.redirect_stderr(io.StringIO()) as printed:
         print_faults(faults)
-    return "".join(f"{text.rstrip()}\n" for text in said.getvalue().splitlines())
+    return "".join(f"{text.rstrip()}\n" for text in printed.getvalue().splitlines())
 
 
 def main() -> None:
