@@ -103,8 +103,8 @@ def kdbench_lines() -> list[Line]:
 
 def pip(words: list[str]) -> bool:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    asked = re.fullmatch(r"kdbench\[(\w+)\]", words[-1])
-    return words[1] == "install" and asked is not None and asked[1] in extras
+    asked = re.fullmatch(r"(?:kdbench|\.)(?:\[(\w+)\])?", words[-1])
+    return words[1] == "install" and asked is not None and asked[1] in {None, *extras}
 
 
 def module(words: list[str]) -> bool:
@@ -192,8 +192,11 @@ def is_grid(one):
     return any(preset.is_file() and "sweeper:" in preset.read_text() for preset in presets)
 
 
-def test_the_readmes_kdbench_lines_are_legal(place):
-    known = [one for one in kdbench_lines() if one.page == "README.md" and not is_grid(one)]
+FIRST = {"README.md", "docs/tutorial.md", "docs/methods/index.md"}
+
+
+def test_the_first_pages_kdbench_lines_are_legal(place):
+    known = [one for one in kdbench_lines() if one.page in FIRST and not is_grid(one)]
     assert len(known) > 20
     assert faults_in([one._replace(words=[*map(first, one.words)]) for one in known]) == []  # of a sweep one job
 
@@ -251,6 +254,13 @@ def test_other_blocks_can_be_read(page):
             compile(text if "yield Stage" not in text or "def " in text else f"def f():\n {text}", str(page), "exec")
         elif language == "yaml":
             assert yaml.safe_load(text)
+
+
+def test_the_readme_is_short_and_its_links_lead_somewhere():
+    text = (ROOT / "README.md").read_text(encoding="utf8")
+    assert len(text.split()) <= 1000  # tables and code too, as wc -w counts
+    links = re.findall(r"\]\(([^)#]+)", text)
+    assert len(links) > 20 and [link for link in links if not (ROOT / link).exists()] == []
 
 
 @pytest.mark.parametrize(
@@ -390,8 +400,10 @@ def test_export_and_predict_lines_run(configure, execute, tmp_path, monkeypatch,
     for one in sorted(of(*mains), key=lambda one: (one.words[0], "--int8" in one.words)):  # first what is asked later
         assert mains[one.words[0]]([word.replace("RUN", run) for word in one.words[1:]]) == 0, one
         assert capsys.readouterr().out
-    (code,) = [text for language, text in blocks(TUTORIAL) if language == "python"]
-    exec(code.replace("outputs/.../seed0", run), {})
+    codes = [text for page in (ROOT / "README.md", TUTORIAL) for _, text in blocks(page) if "load_classifier" in text]
+    assert len(codes) == 2
+    for code in codes:
+        exec(code.replace("outputs/.../seed0", run), {})
 
 
 def test_the_packages_of_the_site_are_an_extra():

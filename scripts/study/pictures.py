@@ -176,6 +176,32 @@ def pareto(document: Record) -> Iterator[tuple[str, Figure]]:
         yield suffix(group[0]), figure
 
 
+def headline(named: list[tuple[str, dict[str, str]]], table: str, file: Path) -> None:
+    """Draw the README's picture: the rows of its table, accuracy against latency. The PNG carries `table` as text.
+
+    Rows of one network have one latency. They are drawn side by side, so that their intervals can be seen.
+    """
+    row = named[0][1]
+    figure, axes = canvas(f"{data_of(row)}; {int(row['examples']):,} test texts", width=7.6, height=4.6)
+    looks = zip(dict.fromkeys(name.removesuffix(", int8") for name, _ in named), cycle(COLOURS), cycle(MARKERS),
+                strict=False)  # fmt: skip
+    look = {name: (colour, marker) for name, colour, marker in looks}
+    for name, row in named:
+        colour, marker = look[name.removesuffix(", int8")]
+        time = row["latency_batch_1_ms"]
+        alike = [other for other, one in named if one["latency_batch_1_ms"] == time]
+        at = float(time) * 1.08 ** (alike.index(name) - (len(alike) - 1) / 2)
+        score, low, high = (float(row[f"score{part}_points"]) for part in ("", "_low", "_high"))
+        axes.errorbar(at, score, yerr=[[score - low], [high - score]], color=colour, marker=marker, markersize=7,
+                      fillstyle=FILLS[row["form"] or None], capsize=2, elinewidth=0.8, linestyle="none",
+                      label=f"{name} (n {row['score_n']})")  # fmt: skip
+    log_axis(axes)
+    axes.set_xlabel("latency, batch 1, ms (median, log scale); equal times are drawn side by side")
+    axes.set_ylabel("test accuracy, %, 95 % interval")
+    figure.legend(loc="outside lower left", ncols=3, fontsize=7.5)
+    figure.savefig(file, dpi=100, metadata={"Software": None, "Description": table})
+
+
 def suffix(row: Record) -> str:
     """Of the file of a picture that shows one table: by a row of it."""
     parts = (row[name] for name in ("dataset", "max_train_samples", "kept"))

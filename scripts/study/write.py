@@ -4,9 +4,9 @@
     python -m scripts.study.write --kept
 
 A question's rows go to <question>.csv and .json (there also what is missing, and what methods report themselves), its
-pictures to <question>*.svg, its times to times.csv; then the claims are judged and the pages filled in between their
-markers. Tables with runs that --outputs has not stay as they are (keep.py). --kept leaves all tables as they are and
-needs no outputs: for rules and words that have changed.
+pictures to <question>*.svg, its times to times.csv; then the claims are judged, the README's picture is drawn
+(headline.png), and the pages are filled in between their markers. Tables with runs that --outputs has not stay as they
+are (keep.py). --kept leaves all tables as they are and needs no outputs: for rules and words that have changed.
 """
 
 import argparse
@@ -20,8 +20,9 @@ from scripts.study.details import details
 from scripts.study.evidence import remember_times
 from scripts.study.finished import Finished
 from scripts.study.keep import done_before, with_kept, written
-from scripts.study.page import fill, pictures
+from scripts.study.page import IN_README, fill, headline, headline_rows, pictures
 from scripts.study.pictures import draw
+from scripts.study.pictures import headline as draw_headline
 from scripts.study.plan import ROOT, Plan, load_plan
 from scripts.study.rows import COLUMNS, missing, rows_of, tables
 
@@ -69,6 +70,8 @@ def main(argv: list[str] | None = None) -> None:
         write_question(kept, docs)
     remember_times(docs, written(docs))
     claims.write(docs)
+    if named := headline_rows(docs, IN_README):
+        draw_headline(named, headline(docs, IN_README), docs / "headline.png")
     lost = []
     for page in [*docs.glob("*.md"), options.root / "README.md"]:
         try:
