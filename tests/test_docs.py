@@ -1,5 +1,6 @@
 """The pages: each command on them is legal and does what stands there, tables are the code's, the site builds."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -28,8 +29,10 @@ from kdbench.cli.compose import composing
 from kdbench.cli.hydra_keys import closed
 from kdbench.compare import cli as compare_runs
 from kdbench.compare import options as compare_options
+from kdbench.compare.watch import State
 from kdbench.runs import times
 from kdbench.storage.results import RESULTS
+from kdbench.storage.status import Status
 from kdbench.validation.keys import method_names, run_keys
 from scripts import docs as written
 from tests.compare.test_compare_runs import write as write_run
@@ -325,9 +328,9 @@ def flat(value, at=""):
     return {f"{at}.*"} if value == {} else {at}
 
 
-def documented(kind):
-    """The keys that docs/results.md has of a `task` or a `general` run."""
-    text = (ROOT / "docs/results.md").read_text(encoding="utf8")
+def documented(kind, page="docs/results.md"):
+    """The keys that a page has of `kind`: of a `task` or a `general` run, of a `status`, of what a `watch` prints."""
+    text = (ROOT / page).read_text(encoding="utf8")
     (table,) = re.findall(rf"<!-- keys {kind} -->\n(.*?)<!-- end -->", text, re.DOTALL)
     return [key for row in re.findall(r"^\| (`.*?) \| ", table, re.MULTILINE) for key in re.findall(r"`(.*?)`", row)]
 
@@ -349,6 +352,12 @@ def test_the_keys_of_results_json(configure, execute, tmp_path):
     (teacher,) = tmp_path.glob("outputs/topics/finetune/*/seed0")
     times.at_the_end({folder: teacher, teacher: teacher})
     compare_keys("task", folder, teacher)
+
+
+def test_the_keys_of_a_run_that_is_watched():
+    assert {*documented("status")} == {"schema", *(one.name for one in dataclasses.fields(Status))}
+    found = {*documented("watch", "docs/comparing.md")}
+    assert found == {one.name for one in dataclasses.fields(State)}
 
 
 @pytest.mark.slow

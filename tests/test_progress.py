@@ -2,11 +2,14 @@
 
 import io
 import logging
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from kdbench.training.progress import Display, in_words
+from kdbench.storage.status import StatusFile, read_status
+from kdbench.training.interrupts import Stopped
+from kdbench.training.progress import Display, in_words, logged_to
 
 
 class Clock:
@@ -25,8 +28,9 @@ def lines(monkeypatch):
 
 
 def started(clock: Clock, steps: int, terminal: bool = True, step: int = 0) -> Display:
-    display = Display(Console(file=io.StringIO(), force_terminal=terminal, width=200), 32, clock)
-    display.start("training", steps, step)
+    status = StatusFile(Path("nowhere"), writes=False)
+    display = Display(Console(file=io.StringIO(), force_terminal=terminal, width=200), 32, status, clock)
+    display.start("training", steps, step, 0)
     return display
 
 
@@ -109,3 +113,29 @@ def test_only_several_scores_are_named(lines):
 )
 def test_durations_in_words(seconds, words):
     assert in_words(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("error", "end"),
+    [
+        (RuntimeError("loss is nan\nand more"), "ERROR failed: RuntimeError: loss is nan\n"),
+        (Stopped("stopped and saved", 143), "INFO stopped and saved\n"),
+    ],
+)
+def test_how_a_run_ended_is_the_last_line_of_its_log(tmp_path, error, end):
+    with pytest.raises(type(error)), logged_to(tmp_path / "run.log", True):
+        raise error
+    assert (tmp_path / "run.log").read_text().endswith(end)
+
+
+def test_the_status_of_a_run_has_the_estimate_in_seconds(tmp_path, lines):
+    clock = Clock()
+    display = Display(Console(quiet=True), 32, StatusFile(tmp_path, writes=True), clock)
+    display.start("training", 110, 0, 0)
+    assert read_status(tmp_path).seconds_left is None
+    run(display, clock, 1, 10, 3)
+    display.advance(10, {"ce": 1.0})
+    display.epoch(0, {"student": {"accuracy": 0.5}}, "accuracy", {"ce": 1.0})
+    found = read_status(tmp_path)
+    assert (found.step, found.epoch, found.losses, found.dev_score) == (10, 1, {"ce": 1.0}, 0.5)
+    assert found.seconds_left == pytest.approx(100 * 3)

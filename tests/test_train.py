@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from kdbench.data.batches import Examples, TrainBatches
 from kdbench.data.tokenize import Tokens
 from kdbench.stage import Batch, ParamGroup, Schedule, Stage, Terms
+from kdbench.storage.status import StatusFile
 from kdbench.training.finite import NonFiniteLoss
 from kdbench.training.interrupts import Limits
 from kdbench.training.loop import train
@@ -86,7 +87,7 @@ def run(model: Toy, folder: Path, objective: Any = None, **changes: Any) -> dict
             correct = predict(held.batch(torch.arange(16).numpy()), step).argmax(-1).numpy() == held.labels
         return {"accuracy": float(correct.mean())}
 
-    display = Display(Console(quiet=True), 8)
+    display = Display(Console(quiet=True), 8, StatusFile(folder, writes=False))
     every = changes.pop("checkpoint_every", 5)
     assert not changes
     accelerator = Accelerator(cpu=True)

@@ -15,6 +15,7 @@ from filelock import FileLock
 
 from kdbench.console import quiet_libraries
 from kdbench.data.batches import TrainBatches
+from kdbench.errors import UserError
 from kdbench.models import students
 from kdbench.runs import elsewhere, record
 from kdbench.runs.context import Run
@@ -30,9 +31,10 @@ from kdbench.stage import Predict, Stage, Words
 from kdbench.storage.files import Damaged, explained, remove, remove_leftovers
 from kdbench.storage.results import EXPORT, RESULTS, Runs, verify_run, write_result
 from kdbench.storage.seeds import derive
+from kdbench.storage.status import StatusFile
 from kdbench.training.dropout import cheap
 from kdbench.training.hardware import Hardware, accelerator, settle
-from kdbench.training.interrupts import Limits, Watch
+from kdbench.training.interrupts import Limits, Pruned, Stopped, Watch
 from kdbench.training.loop import train
 from kdbench.training.processes import wait
 from kdbench.training.progress import Display, console, logged_to, show_log
@@ -110,12 +112,14 @@ def ensure(
             if accelerator.is_main_process:
                 _make_ready(folder, config.rerun)
             wait(accelerator)
+            status = StatusFile(folder, accelerator.is_main_process)
             with logged_to(folder / "run.log", accelerator.is_main_process):
 
                 def finished(other: RunConfig) -> tuple[dict[str, Any], Path]:
-                    return ensure(other, hardware, accelerator, about.of_needed(other), needed=True)
+                    with status.waiting(run_folder(other, hardware)):
+                        return ensure(other, hardware, accelerator, about.of_needed(other), needed=True)
 
-                result = _do(Run(config, hardware, accelerator, folder, finished), about)
+                result = _do(Run(config, hardware, accelerator, folder, finished), about, status)
         if accelerator.is_main_process and not config.dry_run:
             elsewhere.remember(cache_folder(config), folder)
     if not config.dry_run and config.phase == "task":
@@ -189,7 +193,7 @@ def _locked(folder: Path, accelerator: Accelerator) -> Iterator[None]:
         wait(accelerator)
 
 
-def _do(run: Run, about: About) -> dict[str, Any]:
+def _do(run: Run, about: About, status: StatusFile) -> dict[str, Any]:
     log.info("run: %s", run.folder)
     if plan := _plan(run.config):
         log.info("  %s; the time left is told after ten steps", plan)
@@ -197,16 +201,34 @@ def _do(run: Run, about: About) -> dict[str, Any]:
         quiet_libraries()
     if run.accelerator.is_main_process:
         write_start(run, about)
-        if run.config.phase == "task" and not run.config.dry_run:
+    with _told(status), tracked(run) as tracking:
+        if run.accelerator.is_main_process and run.config.phase == "task" and not run.config.dry_run:
             tell(run.read)
-    with tracked(run) as tracking:
-        stages, student = train_stages(run, tracking, about.watch)
+        stages, student = train_stages(run, tracking, about.watch, status)
         result = record.finish(run, about, stages, student)
         if run.accelerator.is_main_process:
             result = write_result(run.folder, result)
         record.announce(run, result)
         tracking.finished(result)
     return result
+
+
+@contextmanager
+def _told(status: StatusFile) -> Iterator[None]:
+    """Write to `status.json` that the run has begun and how it ended; results.json says it where it ended well."""
+    status.tell(now=True)
+    try:
+        yield
+    except (Stopped, Pruned) as stopped:
+        status.end("stopped", str(stopped))
+        raise
+    except KeyboardInterrupt:
+        status.end("stopped", "interrupted: the same command goes on")
+        raise
+    except BaseException as error:
+        status.end("failed", str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
+        raise
+    status.remove()
 
 
 def _plan(config: RunConfig) -> str:
@@ -216,7 +238,9 @@ def _plan(config: RunConfig) -> str:
     return ", then ".join(f"{name} for {one.length}" for name, one in stages if (name in before) == general)
 
 
-def train_stages(run: Run, tracking: Tracking, watch: Watch | None) -> tuple[list[dict[str, Any]], Any]:
+def train_stages(
+    run: Run, tracking: Tracking, watch: Watch | None, status: StatusFile
+) -> tuple[list[dict[str, Any]], Any]:
     """Train each stage as the method yields it; returns their records and the last stage's student."""
     config = run.config
     method = method_module(config.method.name, config.method.module)
@@ -246,7 +270,7 @@ def train_stages(run: Run, tracking: Tracking, watch: Watch | None) -> tuple[lis
                 metric=run.metric,
                 seed=config.seed,
                 limits=Limits(config.checkpoint_every, config.stop_after, config.preempt_at, watch_stage),
-                display=Display(console, given.batch_size * given.accumulation),
+                display=Display(console, given.batch_size * given.accumulation, status),
                 tell=partial(tracking.line, stage.name, sum(one["steps"] for one in records)),
             )
         records.append(record_ | {"folder": name, "key": key})

@@ -14,7 +14,7 @@ import re
 import shutil
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -90,16 +90,25 @@ def _errno(error: Exception) -> int | None:
     return error.errno if isinstance(error, OSError) else int(found[1]) if found else None
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write `path` atomically: a reader sees the old content or the new, also after a power cut."""
+def write_bytes(path: Path, content: bytes, synced: bool = True) -> None:
+    """Write `path` atomically: a reader sees the old content or the new; `synced`: also after a power cut."""
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         staged = path.with_name(f".{path.name}.{os.getpid()}.part")
-        with staged.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        _rename(staged, path)
+        try:
+            with staged.open("wb") as file:
+                file.write(content)
+                if synced:
+                    file.flush()
+                    os.fsync(file.fileno())
+            if synced:
+                _rename(staged, path)
+            else:
+                os.replace(staged, path)
+        except OSError:
+            with suppress(OSError):
+                staged.unlink(missing_ok=True)
+            raise
 
 
 def write_text(path: Path, text: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.storage import files as store
+from kdbench.storage.status import STATUS
 
 # Of results.json; raised when a key changes its meaning. `task` and `metric` (which chose on dev) came later, under
 # `identity`: what has none is of one class a text, chosen by accuracy. `metrics` has what the task is judged by.
@@ -16,7 +17,7 @@ SCHEMA = 1
 RESULTS = "results.json"
 PREDICTIONS = "predictions.parquet"  # beside it
 EXPORT = "export"  # a folder that a finished run may have: what was made of it later, with a record of its own
-_LOG = "run.log"  # for people, and still written to when the run is done
+_UNLISTED = (RESULTS, STATUS, "run.log")  # the log is for people, and still written to when the run is done
 
 # Folders of finished runs, each with that of the teacher it is compared with, where one may be or not.
 Runs = dict[Path, Path | None]
@@ -24,7 +25,7 @@ Runs = dict[Path, Path | None]
 
 def write_result(folder: Path, result: dict[str, Any]) -> dict[str, Any]:
     """Mark the run in `folder` as done; returns what a reader will find."""
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in (RESULTS, _LOG)]
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in _UNLISTED]
     store.write_record(folder / RESULTS, result, files)
     return store.read_record(folder / RESULTS)
 

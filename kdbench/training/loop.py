@@ -117,7 +117,7 @@ class _Trainer:
     def run(self) -> None:
         schedule, per_epoch = self.stage.schedule, len(self.stage.data)
         started = time.perf_counter() - self.progress.seconds
-        self.display.start(self.stage.name, schedule.steps, self.progress.step)
+        self.display.start(self.stage.name, schedule.steps, self.progress.step, self.progress.step // per_epoch)
         try:
             with stopping.training():
                 while self.progress.step < schedule.steps and not self._out_of_patience():

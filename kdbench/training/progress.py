@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from kdbench.storage.status import StatusFile
 from kdbench.training.interrupts import Pruned, Stopped
 
 log = logging.getLogger("kdbench")
@@ -95,26 +96,32 @@ def logged_to(path: Path, writes: bool) -> Iterator[None]:
 
 
 class Display:
-    """Progress of one run's stages; `examples` is the number of examples of one optimiser step.
+    """Progress of one run's stages, told to its `status.json` as well; `examples` are those of one optimiser step.
 
     The time left is kdbench's own estimate: rich forgets what is older than 30 s, so on a machine where ten steps take
     longer it never has one. Here an update is a second or, where that is longer, a step, and the last 1000 count.
     """
 
     def __init__(
-        self, console: Console, examples_per_step: int, clock: Callable[[], float] = time.perf_counter
+        self,
+        console: Console,
+        examples_per_step: int,
+        status: StatusFile,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.console, self.examples, self.clock = console, examples_per_step, clock
+        self.console, self.examples, self.status, self.clock = console, examples_per_step, status, clock
         self.bar: Progress | None = None
         self.task = TaskID(0)
         self.stage, self.steps, self.first, self.step, self.since = "", 0, 0, 0, 0.0
         self.taken_at: deque[tuple[float, int]] = deque(maxlen=1000)  # (time, step), from the first step's end on
 
-    def start(self, stage: str, steps: int, step: int) -> None:
+    def start(self, stage: str, steps: int, step: int, epoch: int) -> None:
+        """Begin a stage, of which `step` steps and `epoch` epochs are done already."""
         self.stage, self.steps, self.first, self.step, self.since = stage, steps, step, step, self.clock()
         self.taken_at.clear()
         begun = f"resumes at step {step} of {steps}" if step else f"{steps} steps"
         log.info("stage %s: %s", stage, begun)
+        self.status.begin_stage(stage, steps, step, epoch)
         if self.console.is_terminal:
             columns = (
                 TextColumn("{task.description}"),
@@ -136,14 +143,19 @@ class Display:
         self.taken_at.append((now, step))
         if self.bar is not None:
             self.bar.update(self.task, completed=step, left=self.left())
+        self.status.tell(step=step, seconds_left=self.seconds_left())
         if tenth and (left := self.left(WORTH_A_LINE)):
             log.info("  %s: %s", self.stage, left)
 
     def left(self, least: float = 0) -> str:
         """The time that the stage still takes, in words; empty while that is not known, or below `least` seconds."""
-        (begun, first), (now, step) = self.taken_at[0], self.taken_at[-1]
-        seconds = (now - begun) / max(1, step - first) * (self.steps - step)
+        seconds = self.seconds_left() or 0
         return f"{in_words(seconds)} left" if seconds > least else ""
+
+    def seconds_left(self) -> float | None:
+        """Return how long the stage still takes by its pace so far; None before it has one."""
+        (begun, first), (now, step) = self.taken_at[0], self.taken_at[-1]
+        return (now - begun) / (step - first) * (self.steps - step) if step > first else None
 
     def advance(self, step: int, losses: dict[str, float]) -> None:
         now = self.clock()
@@ -152,6 +164,7 @@ class Display:
         if self.bar is not None:
             shown = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
             self.bar.update(self.task, rate=f"{rate:.0f} examples/s", losses=shown)
+        self.status.tell(step=step, losses=losses)
 
     def epoch(self, epoch: int, dev: dict[str, dict[str, float]], metric: str, means: dict[str, float]) -> None:
         self.taken_at.append((self.clock(), self.step))  # the time of an evaluation counts, too
@@ -161,6 +174,8 @@ class Display:
         parts = [f"dev {metric} {scores}" if dev else "", shown, self.left(WORTH_A_LINE)]
         place = f"{self.stage} epoch {epoch + 1}, step {self.step}/{self.steps}"
         log.info("  %s: %s", place, " | ".join(part for part in parts if part))
+        score = next(iter(dev.values()))[metric] if dev else None
+        self.status.tell(now=True, epoch=epoch + 1, dev_score=score, seconds_left=self.seconds_left())
         self.since = self.clock()
 
     def finish(self) -> None:

@@ -31,6 +31,7 @@ from kdbench.runs.execute import ensure, prepared, run_folder
 from kdbench.runs.record import About
 from kdbench.schema import RunConfig, method_module
 from kdbench.stage import Batch, Stage
+from kdbench.storage.status import StatusFile
 from kdbench.training.hardware import Hardware, accelerator, settle
 from kdbench.training.interrupts import Limits
 from kdbench.training.loop import _Trainer
@@ -135,7 +136,7 @@ def stepper(run: Run, stage: Stage, batches: list[Batch]) -> Callable[[], object
     """One optimiser step of the real loop over the next of `batches`."""
     stage = replace(stage, schedule=replace(stage.schedule, steps=10**6))
     folder = Path(tempfile.mkdtemp(dir=run.config.outputs))
-    display = Display(Console(quiet=True), run.config.schedule.batch_size)
+    display = Display(Console(quiet=True), run.config.schedule.batch_size, StatusFile(folder, writes=False))
     score, tell = (lambda predict, step: {}), (lambda line: None)
     trainer = _Trainer(stage, folder, run.accelerator, score, run.metric, 0, Limits(10**6), display, tell)
     state = {"step": 0}

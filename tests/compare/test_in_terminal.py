@@ -1,14 +1,14 @@
 """compare-runs in a real terminal of 80 columns and 24 lines: scripts/test --browser."""
 
+import shutil
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from tests.compare.test_compare_runs import make_tree
-from tests.compare.test_watch import begun
+from tests.compare.test_watch import begun, dead_process, failed
 
 pexpect, pyte = pytest.importorskip("pexpect"), pytest.importorskip("pyte")
 pytestmark = pytest.mark.browser
@@ -54,33 +54,32 @@ class Terminal:
 def test_a_sweep_is_watched_until_it_ends(tmp_path: Path) -> None:
     make_tree(tmp_path)
     folder = begun(tmp_path, 0)
-    begun(tmp_path, 1, "2026-01-01 00:00:00,000 ERROR failed: RuntimeError: loss is nan")
-    with FileLock(folder.parent / ".seed0.lock"):
-        terminal = Terminal(tmp_path, "--watch")
-        lines = terminal.until("pkd/bert_3l-ffff0001/seed1 failed: RuntimeError: loss is nan")
-        assert lines[0] == "1 failed, 1 running, 11 done" and any("40/100" in line for line in lines)
+    failed(tmp_path, 1)
+    terminal = Terminal(tmp_path, "--watch")
+    lines = terminal.until("pkd/bert_3l-ffff0001/seed1 failed: RuntimeError: loss is nan")
+    assert lines[0] == "1 failed, 1 running, 11 done" and any("40/100" in line for line in lines)
+    shutil.rmtree(folder)
+    begun(tmp_path, 0, pid=dead_process())
     terminal.until("1 stopped")
     assert terminal.ended() == 0
     assert not terminal.screen.cursor.hidden
 
 
 def test_ctrl_c_ends_the_watch_and_leaves_the_terminal_as_it_was(tmp_path: Path) -> None:
-    folder = begun(tmp_path, 0)
-    with FileLock(folder.parent / ".seed0.lock"):
-        terminal = Terminal(tmp_path, "--watch")
-        terminal.until("40/100")
-        started = time.monotonic()
-        terminal.process.sendintr()
-        assert terminal.ended() == 130
+    begun(tmp_path, 0)
+    terminal = Terminal(tmp_path, "--watch")
+    terminal.until("40/100")
+    started = time.monotonic()
+    terminal.process.sendintr()
+    assert terminal.ended() == 130
     assert time.monotonic() - started < 5
     assert not terminal.screen.cursor.hidden
     assert "Traceback" not in "\n".join(terminal.screen.display)
 
 
 def test_a_long_sweep_fits_the_screen(tmp_path: Path) -> None:
-    locks = [FileLock(begun(tmp_path, seed).parent / f".seed{seed}.lock") for seed in range(40)]
-    for lock in locks:
-        lock.acquire()
+    for seed in range(40):
+        begun(tmp_path, seed)
     terminal = Terminal(tmp_path, "--watch")
     lines = terminal.until("40/100")
     assert lines[0] == "40 running" and any("more" in line for line in lines)
