@@ -182,7 +182,7 @@ def headline(named: list[tuple[str, dict[str, str]]], table: str, file: Path) ->
     Rows of one network have one latency. They are drawn side by side, so that their intervals can be seen.
     """
     row = named[0][1]
-    figure, axes = canvas(f"{data_of(row)}; {int(row['examples']):,} test texts", width=7.6, height=4.6)
+    figure, axes = canvas(f"{data_of(row)}; {int(row['examples']):,} test texts", width=7.6, height=3.7)
     looks = zip(dict.fromkeys(name.removesuffix(", int8") for name, _ in named), cycle(COLOURS), cycle(MARKERS),
                 strict=False)  # fmt: skip
     look = {name: (colour, marker) for name, colour, marker in looks}
