@@ -7,7 +7,10 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
+from importlib.abc import InspectLoader
+from importlib.machinery import ModuleSpec
 from importlib.resources import files
+from importlib.util import module_from_spec
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -291,27 +294,36 @@ def method_schema(name: str, module: str | None = None) -> type:
 def declared(name: str) -> type:
     """Return `Params` of kdbench.methods.<name> without importing torch, which that file needs for its stages.
 
-    Runs three kinds of its statements: imports from the standard library and from the modules of `_DECLARES`,
-    what the class names of the file's own, and the class itself. A refused command and tab completion need no more.
+    A refused command and tab completion need no more than this.
     """
-    source = files("kdbench.methods").joinpath(f"{name}.py").read_text(encoding="utf8")
-    tree = ast.parse(source, f"kdbench/methods/{name}.py")
-    (params,) = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Params"]
-    named = {node.id for node in ast.walk(params) if isinstance(node, ast.Name)}
-    tree.body = [node for node in tree.body if node is params or _declares(node, named)]
-    names: dict[str, Any] = {"__name__": f"kdbench.methods.{name}"}
-    exec(compile(tree, f"kdbench/methods/{name}.py", "exec"), names)
-    made: type = names["Params"]
-    return made
+    loader = _Declarations()
+    module = module_from_spec(ModuleSpec(f"kdbench.methods.{name}", loader))
+    loader.exec_module(module)
+    params: type = module.Params
+    return params
 
 
-_DECLARES = ("kdbench.options", "kdbench.schema", "kdbench.tasks")
+class _Declarations(InspectLoader):
+    """Load of a method's file what declares its keys.
 
+    Three kinds of statements: imports from the standard library and from `LIGHT`; what the class `Params` names of the
+    file's own; the class itself.
+    """
 
-def _declares(node: ast.stmt, named: set[str]) -> bool:
-    match node:
-        case ast.ImportFrom(module=str(module)) | ast.Import(names=[ast.alias(name=module)]):
-            return module in _DECLARES or module.partition(".")[0] in sys.stdlib_module_names
-        case ast.Assign(targets=[ast.Name(id=name)]) | ast.FunctionDef(name=name):
-            return name in named
-    return False
+    LIGHT = ("kdbench.options", "kdbench.schema", "kdbench.tasks")
+
+    def get_source(self, fullname: str) -> str:
+        package, _, name = fullname.rpartition(".")
+        tree = ast.parse(files(package).joinpath(f"{name}.py").read_text(encoding="utf8"))
+        (params,) = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Params"]
+        named = {node.id for node in ast.walk(params) if isinstance(node, ast.Name)}
+        tree.body = [node for node in tree.body if node is params or self._declares(node, named)]
+        return ast.unparse(tree)
+
+    def _declares(self, node: ast.stmt, named: set[str]) -> bool:
+        match node:
+            case ast.ImportFrom(module=str(module)) | ast.Import(names=[ast.alias(name=module)]):
+                return module in self.LIGHT or module.partition(".")[0] in sys.stdlib_module_names
+            case ast.Assign(targets=[ast.Name(id=name)]) | ast.FunctionDef(name=name):
+                return name in named
+        return False

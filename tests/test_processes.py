@@ -86,7 +86,9 @@ def test_two_processes_equal_one(start, tmp_path, method):
     folders = []
     for processes in (1, 2):
         outputs = tmp_path / str(processes)
-        out = finished(start(processes, outputs, f"method={method}", *size))
+        out = finished(
+            start(processes, outputs, f"method={method}", *size, f"cache_dir={tmp_path / f'cache{processes}'}")
+        )
         assert out.count("done: ") == len(list(outputs.rglob("results.json")))  # said and written by one process
         folders.append(result_of(outputs, method))
     one, two = (weights(folder) for folder in folders)

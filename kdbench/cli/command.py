@@ -105,7 +105,8 @@ def judge(configs: Configs, argv: list[str], texts: list[str], multirun: bool) -
             overrides += [] if o.problem else [o]
         except UserError as error:
             found.append(unreadable(configs, text, str(error)))
-    if not multirun and (idle := [o for o in overrides if o.key.startswith(OPEN)]):
+    idle = [o for o in overrides if o.key.startswith(OPEN) and not (is_choice(configs, o) and chosen(configs, o)[1])]
+    if idle and not multirun:
         found.append(idle[0].fault("is of a sweep: add -m", shlex.join(["kdbench", "-m", *argv])))
     overrides = as_typed(configs, overrides)
     paths = [fault for o in overrides if (fault := quoted_path_fault(o))]

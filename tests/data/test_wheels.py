@@ -178,7 +178,7 @@ def test_two_processes_download_once(tmp_path: Path) -> None:
     script = f"""
 import shutil, time
 from pathlib import Path
-from kdbench.data import archive, fetch
+from kdbench.sources import archive, fetch
 def download(source, folder):
     with open({str(tmp_path / "log")!r}, "a") as log:
         log.write("download ")

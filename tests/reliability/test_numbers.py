@@ -114,7 +114,7 @@ def exports(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 def test_nothing_is_evaluated_or_exported_in_training_mode(configure, execute, monkeypatch, modes, method):
     exported = exports(monkeypatch)
     result = execute(configure(f"method={method}", "schedule.dropout=0.1"))
-    assert modes.ran > 1000 and modes.training == []
+    assert modes.ran > 500 and modes.training == []
     assert exported and not any(exported)
     assert (result["precision"], result["device"], result["threads"]) == ("fp32", "cpu", 1)
     environment = json.loads((Path(result["folder"]) / "env.json").read_text())

@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 from kdbench.sources.sources import check_source
 from kdbench.storage.files import StoreError
 from kdbench.validation.load import cache_folder
-from tests.test_layout import MODULES, ROOT, imported
+from tests.test_layout import MODULES, ROOT
 
 UNPICKLERS = {"pickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "tarfile", "diskcache"}
 CALLS = {
@@ -32,6 +32,13 @@ HOLES = {  # package: the last version with a known hole, the first without
     "hydra-core": ("1.3.7", "1.3.8"),  # CVE-2026-68508, -106439, -106441: instantiate, logging
     "filelock": ("3.20.2", "3.20.3"),  # CVE-2026-22701: links
 }
+
+
+def imported(module: str) -> set[str]:
+    """The modules that the module's source imports, anywhere in it."""
+    tree = ast.parse((ROOT / (module.replace(".", "/") + ".py")).read_text(encoding="utf8"))
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    return names | {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
 
 
 def calls(module: str) -> set[str]:
