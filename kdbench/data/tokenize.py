@@ -8,7 +8,8 @@ token is the first of.
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -113,7 +114,7 @@ def load_tokenizer(folder: Path) -> Any:
     return with_pad_token(tokenizer)
 
 
-def _encode(split: Split, tokenizer: Any, max_length: int) -> Iterator[Rows]:
+def _encode(split: Split, tokenizer: Any, max_length: int, counted: bool = True) -> Iterator[Rows]:
     options = {"truncation": "longest_first", "max_length": max_length, "return_token_type_ids": True}
     for start in range(0, len(split), AT_A_TIME):
         part = slice(start, start + AT_A_TIME)
@@ -121,13 +122,36 @@ def _encode(split: Split, tokenizer: Any, max_length: int) -> Iterator[Rows]:
             given = [text.split(" ") for text in split.texts[part]]
             encoded = tokenizer(given, is_split_into_words=True, **options)
             words = [_begun(encoded.word_ids(row)) for row in range(len(given))]
-            yield Rows(encoded["input_ids"], None, words, _counted(encoded, given, tokenizer, max_length, True))
+            counts = _counted(encoded, given, tokenizer, max_length, True) if counted else None
+            yield Rows(encoded["input_ids"], None, words, counts)
             continue
         texts, pairs = split.texts[part], None if split.pairs is None else split.pairs[part]
-        encoded = tokenizer(texts, pairs, **options)
-        given = [list(one) for one in zip(texts, *([] if pairs is None else [pairs]), strict=True)]
+        encoded = tokenizer(texts, pairs, **options) if pairs else _encoded_heads(texts, tokenizer, options)
         types = None if pairs is None else encoded["token_type_ids"]
-        yield Rows(encoded["input_ids"], types, None, _counted(encoded, given, tokenizer, max_length))
+        given = [list(one) for one in zip(texts, *([] if pairs is None else [pairs]), strict=True)]
+        counts = _counted(encoded, given, tokenizer, max_length) if counted else None
+        yield Rows(encoded["input_ids"], types, None, counts)
+
+
+def _encoded_heads(texts: Sequence[str], tokenizer: Any, options: dict[str, Any]) -> Any:
+    """Encode single texts, without the far end of long ones, which would be cut off anyway.
+
+    A word, by its spaces, has at least one piece, or none where it is all control characters. Where a shortened text
+    does not fill the length after all, all texts are read to their ends.
+    """
+    length = options["max_length"]
+    heads = [_head(text, length) for text in texts]
+    encoded = tokenizer(heads, **options)
+    for at, (head, text) in enumerate(zip(heads, texts, strict=True)):
+        if len(head) < len(text) and not encoded[at].overflowing:
+            return tokenizer(list(texts), **options)
+    return encoded
+
+
+def _head(text: str, words: int) -> str:
+    """Return the text up to the end of its first `words` words."""
+    last = next(itertools.islice(re.finditer("[^ ]+", text), words - 1, None), None)
+    return text if last is None else text[: last.end()]
 
 
 def _counted(encoded: Any, given: list[list[str]], tokenizer: Any, max_length: int, words: bool = False) -> Counts:
@@ -183,7 +207,7 @@ def _begun(words: list[int | None]) -> list[int]:
 
 def tokenize_here(split: Split, tokenizer: Any, max_length: int) -> Tokens:
     """`tokenize` without a cache and by a tokenizer that is loaded: texts that are asked about once."""
-    return _laid_out("", _encode(split, tokenizer, max_length))
+    return _laid_out("", _encode(split, tokenizer, max_length, counted=False))
 
 
 def _laid_out(key: str, parts: Iterable[Rows]) -> Tokens:
