@@ -10,7 +10,10 @@ from omegaconf import OmegaConf
 
 from kdbench.cli import help as answers
 from kdbench.cli import main as cli
+from kdbench.cli.compose import composing
 from kdbench.schema import GROUPS
+
+CONF = cli.conf_dir() / "experiment"
 
 
 @pytest.fixture
@@ -38,8 +41,10 @@ def ask(monkeypatch, tmp_path, capsys):
 @pytest.mark.parametrize("group", GROUPS)
 def test_each_choice_has_a_line(group, width, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(width))
-    files = sorted((cli.conf_dir() / group).glob("*.yaml"))
-    options = [file.stem for file in files]
+    with composing(None) as configs:
+        options = configs.options(group)
+    files = [file for file in (cli.conf_dir() / group).rglob("*.yaml") if not re.search(r"/_", file.as_posix())]
+    assert len(options) == len(files) > 1
     lines = list(answers.choices(group, options, [cli.conf_dir()]))
     for option, line in zip(options, lines, strict=True):
         name, _, words = line.partition(" ")
@@ -63,6 +68,13 @@ def test_choices_and_keys(ask, tmp_path):
     (tmp_path / "my" / "method" / "mine.yaml").write_text("# Of my own. More.\nname: mine\nmodule: mine\n")
     code, out, _ = ask("--config-dir my 'method=?' 'schedule@teacher.schedule=?'")
     assert code == 0 and re.search("^method=mine +Of my own$", out, re.MULTILINE) and "schedule=smoke  " in out
+    code, out, _ = ask("'experiment=study/?' 'experiment=blog/?'")
+    names = [line.split()[0] for line in out.splitlines()]
+    assert code == 0 and {name.partition("/")[0] for name in names} == {"experiment=study", "experiment=blog"}
+    assert len(names) == len([path for name in ("study", "blog") for path in (CONF / name).iterdir()])
+    assert len(ask("'experiment=?'")[1].splitlines()) == len([*CONF.rglob("*.yaml")])
+    code, _, err = ask("'experiment=stduy/?'")
+    assert code == 2 and "experiment=stduy/?: no such folder. Did you mean study/?" in err
     code, out, _ = ask("method=logit_kd 'method.alpha=?' 'method.stages=?' 'track=?' 'student.heads=?'")
     assert code == 0
     assert "method.alpha=0.5  (a number: 0 to 1)\n" in out

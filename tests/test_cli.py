@@ -36,8 +36,17 @@ REFUSALS = {
     "metod=theseus": r"metod=theseus: unknown key\. Did you mean method\? Legal: teacher, student, method",
     "model/size=big": r"model/size=big: no such group\. Groups: teacher, student",
     "student=bert_33l": r"student=bert_33l: no such choice\. Did you mean bert_3l\?",
-    "experiment=none_such": r"experiment=none_such: no such choice\. Choices: .*theseus_reference",
-    "+experiment=theseus_blog": r"without the \+\. Did you mean experiment=theseus_blog\?",
+    "experiment=none_such": r"experiment=none_such: no such choice\. Choices: .*reference/ \(\d+\).*'experiment=\?'",
+    "experiment=study/thesues": r"no such choice\. Did you mean study/theseus\?",
+    "experiment=study_theseus": r"no such choice\. Did you mean study/theseus\?",
+    "experiment=theseus_reference": r"no such choice\. Did you mean reference/theseus\?",
+    "experiment=minilmv2": r"no such choice\. Did you mean reference/minilmv2\?",
+    "experiment=pkd_grid": r"no such choice\. Choices: grid/pkd, study/pkd_grid$",
+    "experiment=blog/": r"no such choice\. Choices: blog/logit_kd, blog/theseus, blog/two_stage$",
+    "experiment/study=theseus": r"no such group\. Did you mean experiment\?",
+    "study/theseus": r"must be of the form key=value\. Did you mean experiment=study/theseus\?",
+    "schedule=_study_epochs/reuters_r52": r"no such choice",
+    "+experiment=blog/theseus": r"without the \+\. Did you mean experiment=blog/theseus\?",
     "method=logit_kd method.alhpa=0.5": (
         r"method\.alhpa=0\.5: unknown key of method=logit_kd\. Did you mean method\.alpha\? Legal under .*alpha, temp"
     ),
@@ -162,8 +171,12 @@ REFUSALS = {
     "teacher=run teacher.path=/none/such": r"teacher\.path=/none/such: is no finished run",
     "method=mlm corpus=files corpus.name=c corpus.running.files={a:b}": r"corpus\.running\.source: must be set, e\.g\.",
     "method=theseus method.slope=1e-3 method.full_step=9": r"method: method\.slope and method\.full_step both",
-    "experiment=pkd_grid": r"experiment=pkd_grid: is a grid of runs: add -m",
-    "-m experiment=two_stage_grid method.head=inherit,fresh": r"method\.head=fresh: must be inherit or reinit",
+    "experiment=grid/pkd": r"experiment=grid/pkd: is a grid of runs: add -m",
+    "-m experiment=glob(study/theseus*)": r"study/theseus is a grid of runs over seed",
+    "-m experiment=reference/pkd,grid/pkd seed=0": r"grid/pkd is a grid of runs over schedule\.lr, method\.temperature",
+    "experiment=glob(paper/*)": r"experiment=glob\(paper/\*\): is a sweep: add -m",
+    "-m experiment=glob(none_such/*)": r"is a sweep over nothing",
+    "-m experiment=grid/two_stage method.head=inherit,fresh": r"method\.head=fresh: must be inherit or reinit",
     # flags
     "--experimental-rerun job.pickle": r"--experimental-rerun=job\.pickle: not in kdbench",
     "--config-dir /none/such": r"--config-dir=/none/such: no such folder",
@@ -176,17 +189,18 @@ SOURCELESS = ("dataset=files", "dataset=conll_files", "teacher=local", "teacher=
 
 def option(group: str, path: Path) -> str:
     """A command line with this choice that nothing else stands in the way of."""
-    choice = f"{group}={path.stem}"
+    choice = f"{group}={path.relative_to(CONF / group).with_suffix('').as_posix()}"
     if group == "student":
         return f"method=finetune method.init.weights=random {choice}"
     return f"-m {choice}" if "sweeper:" in path.read_text(encoding="utf8") else choice
 
 
-OPTIONS = [
+FILES = {group: sorted((CONF / group).rglob("[!_]*.yaml")) for group in GROUPS}
+CHOICES = [
     option(group, path)
-    for group in GROUPS
-    for path in sorted((CONF / group).glob("*.yaml"))
-    if f"{group}={path.stem}" not in SOURCELESS
+    for group, paths in FILES.items()
+    for path in paths
+    if f"{group}={path.stem}" not in SOURCELESS and not path.parent.name.startswith("_")
 ]
 
 
@@ -257,13 +271,15 @@ class TestJudgement:
             'dataset.source="hub:some/data@v1" dataset.subset=null',
             "schedule.lr=${teacher.schedule.lr}",
             "-m method=glob(*) seed=range(0,2)",
+            "-m experiment=glob(blog/*) seed=0,1",
+            "-m experiment=study/direct,study/theseus seed=0 student.layers=3",
             "-m method=logit_kd method.alpha=0.2,0.5,0.7 method.temperature=5,10 hydra/launcher=basic",
         ],
     )
     def test_no_refusal(self, line: str) -> None:
         assert cli.refuse(line.split()) == []
 
-    @pytest.mark.parametrize("choice", OPTIONS)
+    @pytest.mark.parametrize("choice", CHOICES)
     def test_every_yaml_is_legal(self, choice: str) -> None:
         fitting = ["method=logit_kd", "student.layers=3"] if choice.startswith("teacher=") else []
         assert cli.refuse([*choice.split(), *fitting]) == []
@@ -278,6 +294,27 @@ def test_own_yamls(tmp_path: Path) -> None:
     assert found[0].startswith("schedule.warmpu=0.2: unknown key. Did you mean schedule.warmup?")
     assert "-cd" not in cli.refuse(["--config-dir", str(tmp_path), "schedule=broken"])[0].problem
     assert cli.read(["-cd", str(tmp_path), "-m", "schedule=glob(m*)"]).jobs == 1
+
+
+def test_own_presets_stand_beside_the_folders(tmp_path: Path) -> None:
+    (tmp_path / "experiment/mine").mkdir(parents=True)
+    (tmp_path / "experiment/tickets.yaml").write_text("# @package _global_\nschedule: {lr: 1e-3}\n")
+    based = "# @package _global_\ndefaults: [/experiment/blog/theseus, _self_]\nschedule: {lr: 1e-3}\n"
+    (tmp_path / "experiment/mine/theseus.yaml").write_text(based)
+    for name in ("tickets", "mine/theseus", "blog/theseus"):
+        words = ["-cd", str(tmp_path), f"experiment={name}"]
+        assert cli.refuse(words) == []
+    with composing(str(tmp_path)) as configs:
+        cfg = configs.compose(("experiment=mine/theseus",)).cfg
+        assert (cfg.schedule.lr, cfg.method.embeddings) == (1e-3, "replaced")
+        assert {"tickets", "mine/theseus", "study/theseus"} <= {*configs.options("experiment")}
+        assert configs.completions("kdbench experiment=")[-2:] == ["experiment=study/", "experiment=tickets"]
+
+
+def test_a_glob_over_a_folder_is_spelt_out_for_hydra() -> None:
+    command = cli.read(["-m", "experiment=glob(blog/*)", "seed=0"])
+    assert (command.faults, command.jobs) == ([], 3)
+    assert command.words == ["-m", "experiment=blog/logit_kd,blog/theseus,blog/two_stage", "++seed=0"]
 
 
 ROOT = Path(__file__).parents[1]
@@ -329,7 +366,7 @@ def test_a_refusal_is_quick_and_leaves_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["method=?", "method=theseus student.layers=?", "-m experiment=theseus_grid schedule.x=1"]
+    "line", ["method=?", "method=theseus student.layers=?", "-m experiment=grid/theseus schedule.x=1"]
 )
 def test_no_answer_needs_torch(tmp_path: Path, line: str) -> None:
     done, _ = python("-c", without("torch", "numpy", "transformers", "datasets"), *line.split(), cwd=tmp_path)
@@ -345,12 +382,15 @@ def test_completion_needs_no_torch(tmp_path: Path) -> None:
 
 def test_help_is_quick_and_complete(tmp_path: Path) -> None:
     program = without("torch", "transformers", "datasets", "numpy")
-    (done, first), (_, second) = (python("-c", program, "--help", cwd=tmp_path) for _ in range(2))
+    (done, first), (_, second) = (python("-c", program, "--help", cwd=tmp_path, COLUMNS="100") for _ in range(2))
     assert min(first, second) < 0.6  # the first one may compile
     assert done.returncode == 0 and done.stdout.endswith("loaded: []\n")
-    for choice in OPTIONS:
-        assert choice.split("=")[-1] in done.stdout
-    assert max(map(len, done.stdout.splitlines())) <= 100
+    lines = done.stdout.splitlines()[:-1]
+    assert len(lines) <= 40 and max(map(len, lines)) <= 100
+    for group in GROUPS[:-1]:
+        assert all(path.stem in done.stdout for path in FILES[group])
+    for folder in (CONF / "experiment").iterdir():
+        assert f"{folder.name}/ ({len([*folder.glob('*.yaml')])})" in done.stdout
 
 
 def test_a_reader_that_leaves_is_no_fault(tmp_path: Path) -> None:
@@ -367,6 +407,27 @@ def test_completion_and_module(tmp_path: Path) -> None:
     line = "kdbench method="
     done, _ = python("-m", "kdbench", "-sc", "query=bash", cwd=tmp_path, COMP_LINE=line, COMP_POINT=str(len(line)))
     assert {"method=theseus", "method=finetune"} <= set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("word", "some", "none"),
+    [
+        ("exp", {"experiment="}, {"experiment/"}),
+        ("experiment=", {"experiment=study/", "experiment=paper/"}, {"experiment=study/theseus"}),
+        ("experiment=st", {"experiment=study/theseus", "experiment=study/minilm"}, {"experiment=paper/"}),
+        (
+            "experiment=study/th",
+            {"experiment=study/theseus", "experiment=study/theseus_blog"},
+            {"experiment=study/minilm"},
+        ),
+        ("schedule=", {"schedule=study", "schedule=quick"}, {"schedule=_study_epochs/"}),
+        ("hydra/launcher=", {"hydra/launcher=parallel"}, {"experiment="}),
+    ],
+)
+def test_completion_goes_one_folder_at_a_time(word: str, some: set[str], none: set[str]) -> None:
+    with composing(None) as configs:
+        found = {*configs.completions(f"kdbench -m seed=0 {word}")}
+    assert some <= found and not none & found
 
 
 # The jobs, with a stand-in for kdbench.runs.execute
@@ -434,7 +495,7 @@ def test_what_hydra_answers_itself(main: Main, tmp_path: Path, capsys: pytest.Ca
 
 
 def test_a_run_gets_what_was_typed(main: Main, tmp_path: Path) -> None:
-    line = "experiment=theseus_reference student.layers=2 method.stages.replacing.patience=3 cache_dir='\"/a b\"'"
+    line = "experiment=reference/theseus student.layers=2 method.stages.replacing.patience=3 cache_dir='\"/a b\"'"
     ((config, keywords),) = main(line)
     assert config.student.name == "bert_2l"
     assert config.method.stages["replacing"].patience == 3
@@ -442,7 +503,7 @@ def test_a_run_gets_what_was_typed(main: Main, tmp_path: Path) -> None:
     assert config.cache_dir == "/a b"
     assert shlex.split(keywords["command"]) == ["kdbench", *shlex.split(line)]
     assert keywords["choices"]["method"] == "theseus"
-    assert keywords["choices"]["experiment"] == "theseus_reference"
+    assert keywords["choices"]["experiment"] == "reference/theseus"
     assert not {key for key in keywords["choices"] if key.split("@")[0] not in GROUPS}
     assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
     assert list((tmp_path / "outputs").iterdir()) == []
@@ -549,7 +610,7 @@ def test_the_command_of_the_baseline_is_the_shortest(main: Main, line: str, expe
 @pytest.mark.parametrize(
     "line",
     [
-        "experiment=theseus_blog schedule=smoke hardware=cpu_fp32 seed=4",
+        "experiment=blog/theseus schedule=smoke hardware=cpu_fp32 seed=4",
         "method=two_stage student.layers=2 schedule@teacher.schedule=quick teacher.seed=3 dataset.max_length=48",
         "student.hidden=64 student.heads=4 student.ffn=128 method=finetune method.init.weights=random",
         "method=mobilebert dataset=reuters_r52",
@@ -586,7 +647,7 @@ RUNS = [
     "method=logit_kd teacher=roberta_base student=own teacher@student.encoder=electra_small student.layers=3",
     "method=tinybert corpus.datasets.tweet_sentiment.max_train_samples=100",
     "method=bilstm student=bilstm_150", "method=finetune tag=mine seed=7 rerun=true", "method=cascade",
-    "experiment=theseus_blog", "hardware=cpu_fp32 hardware.threads=3", "export.onnx=true stop_after=5",
+    "experiment=blog/theseus", "hardware=cpu_fp32 hardware.threads=3", "export.onnx=true stop_after=5",
     "dataset.max_train_samples=100 dataset.max_test_samples=9 dataset.split_seed=3 dataset.dev_fraction=0.3",
     "dataset.max_length=77 dataset.epochs=9 schedule.lr=1e-3", "-m seed=0", "-m method=logit_kd dataset.split_seed=2",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Presets that follow a source: `*_reference` the authors' code, `*_paper` the paper, `*_blog` the post.
+"""Presets that follow a source: those in reference/ the authors' code, in paper/ the paper, in blog/ the post.
 
 Whatever decides their result is said by themselves: our own defaults may change and must not reach it.
 """
@@ -19,18 +19,19 @@ from kdbench.validation.load import complete
 
 CONF = Path(__file__).parents[1] / "conf"
 SOURCED = sorted(
-    path.stem
-    for path in (CONF / "experiment").glob("*.yaml")
-    if path.stem.endswith(("_reference", "_paper", "_blog")) and not path.stem.startswith("study_")
+    f"{folder}/{path.stem}"
+    for folder in ("reference", "paper", "blog")
+    for path in (CONF / "experiment" / folder).glob("*.yaml")
 )
+assert len(SOURCED) >= 18
 OURS, HALF = 7777, 3888  # no preset has them; the second is what ${half:} makes of the first
 NEUTRAL = {"accumulation", "name", "defaults"}  # 1: no accumulation
 # What has no effect under the preset's other choices.
 UNUSED = {
-    "theseus_reference": {"method.replace_rate", "method.full_at"},
-    "theseus_paper": {"method.replace_rate", "method.full_at"},
-    "theseus_blog": {"method.base_rate", "method.full_at"},
-    "distilbert_reference": {"method.temperature", "method.reduction", "method.scale_by_temperature_squared"},
+    "reference/theseus": {"method.replace_rate", "method.full_at"},
+    "paper/theseus": {"method.replace_rate", "method.full_at"},
+    "blog/theseus": {"method.base_rate", "method.full_at"},
+    "reference/distilbert": {"method.temperature", "method.reduction", "method.scale_by_temperature_squared"},
 }
 
 

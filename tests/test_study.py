@@ -36,7 +36,7 @@ PLAN = load_plan()
 STUDY = Plan(
     PLAN.questions,
     [
-        Step(question, "reuters_r52", (f"experiment=study_{preset}", *words.split()), seconds)
+        Step(question, "reuters_r52", (f"experiment=study/{preset}", *words.split()), seconds)
         for question, preset, words, seconds in (
             ("together", "teacher", "seed=0", 1430),
             ("direct", "direct", "student.layers=3 seed=0,1,2", 470),
@@ -53,9 +53,9 @@ def id_of(*words: str) -> str:
     return run_id(composed((*words, "dataset=reuters_r52")), Hardware("cpu", "fp32", "eager", 1))
 
 
-TEACHER, DIRECT = id_of("experiment=study_teacher"), id_of("experiment=study_direct", "student.layers=3")
-LONGER, THESEUS = id_of("experiment=study_direct_longer"), id_of("experiment=study_theseus")
-# As nobody's preset has it: study_theseus_bernoulli method.replace_rate=0.5
+TEACHER, DIRECT = id_of("experiment=study/teacher"), id_of("experiment=study/direct", "student.layers=3")
+LONGER, THESEUS = id_of("experiment=study/direct_longer"), id_of("experiment=study/theseus")
+# As nobody's preset has it: study/theseus_bernoulli method.replace_rate=0.5
 DRAWN = id_of("method=theseus", "schedule=study", "student=bert_3l", "method.variant=bernoulli",
               "method.replace_rate=0.5")  # fmt: skip
 
@@ -132,14 +132,14 @@ def test_times_are_those_that_the_plans_command_measured(outputs: Path, monkeypa
 
 def test_a_run_counts_by_its_settings_in_whatever_words(outputs: Path) -> None:
     finished = Finished(outputs)
-    step = next(step for step in STUDY.steps if step.preset == "study_theseus_bernoulli")
+    step = next(step for step in STUDY.steps if step.preset == "study/theseus_bernoulli")
     rates = {name_of(words): finished.ids(words) for words in step.configurations}
     assert rates["theseus_bernoulli replace_rate 0.5"] == {DRAWN}
     assert len(frozenset().union(*rates.values())) == 3  # another rate is another run
     other = Plan(
         STUDY.questions, [Step("pkd", "reuters_r52", ("method=theseus", "schedule=study", "seed=0,1,7"), 60)], 1
     )
-    made = write.document(other, "pkd", finished)  # this plan has study_theseus without its preset
+    made = write.document(other, "pkd", finished)  # this plan has study/theseus without its preset
     assert [(row["config_digest"], row["seeds"]) for row in made["rows"] if row["role"] == "method"] == [
         (THESEUS, "0 1 2")
     ]
@@ -150,7 +150,7 @@ def test_the_hardware_is_that_of_the_runs(outputs: Path) -> None:
     """A tree from a GPU is read on a laptop: precision and attention are in an id."""
     (place,) = outputs.glob(f"*/theseus/*{THESEUS}/seed0")
     assert Finished(outputs).kinds == {("fp32", "eager", False)}
-    words = ("experiment=study_theseus", "dataset=reuters_r52")
+    words = ("experiment=study/theseus", "dataset=reuters_r52")
     (place / "env.json").write_text('{"precision": "bf16", "attention": "sdpa", "compile": true}', encoding="utf8")
     both = Finished(outputs)
     assert both.ids(words) == {THESEUS, run_id(composed(words), Hardware("cuda", "bf16", "sdpa", 4, True))}
@@ -169,7 +169,7 @@ def test_an_export_is_a_row_of_its_runs_configuration(outputs: Path) -> None:
 
 def test_all_together_has_a_row_a_preset_the_best_on_dev(outputs: Path) -> None:
     """Whatever its seeds: the page says n, and of how many it was the best."""
-    preset = "experiment=study_theseus_bernoulli"
+    preset = "experiment=study/theseus_bernoulli"
     for rate, seeds, dev in ((0.3, (0, 1), 0.6), (0.7, (0,), 0.7)):  # the other rate has 0.5
         id_ = id_of(preset, f"method.replace_rate={rate}")
         for seed in seeds:
@@ -192,8 +192,8 @@ def test_all_together_has_a_row_a_preset_the_best_on_dev(outputs: Path) -> None:
 
 def test_what_is_missing_is_listed_with_command_and_cost(theseus: dict[str, Any]) -> None:
     lacking = {one["command"]: one for one in theseus["missing"]}
-    assert not any("study_theseus export" in command for command in lacking)  # all three seeds are there
-    command = "kdbench -m experiment=study_theseus_bernoulli seed=0,1,2 dataset=reuters_r52"
+    assert not any("study/theseus export" in command for command in lacking)  # all three seeds are there
+    command = "kdbench -m experiment=study/theseus_bernoulli seed=0,1,2 dataset=reuters_r52"
     assert lacking[command] == {"runs": 7, "of": 9, "command": command, "core_hours": 1.75}
     assert sum(one["runs"] for one in theseus["missing"]) + 3 + 2 == sum(
         len(runs) for step, runs in zip(STUDY.steps, STUDY.new_runs, strict=True) if step.question == "theseus"
@@ -259,7 +259,7 @@ def test_a_page_has_the_csv_and_a_missing_run_its_command(theseus: dict[str, Any
     text = page.fill("x\n<!-- table theseus -->\nold\n<!-- end -->\ny", tmp_path, PLAN)
     assert "old" not in text and text.startswith("x\n") and text.endswith("\ny")
     assert "| theseus | reuters_r52 | 3 | 94.00 | +2.00 |" in text
-    assert "`kdbench -m experiment=study_theseus_bernoulli seed=0,1,2 dataset=reuters_r52`" in text
+    assert "`kdbench -m experiment=study/theseus_bernoulli seed=0,1,2 dataset=reuters_r52`" in text
     assert "![theseus_starvation_reuters_r52](theseus_starvation_reuters_r52.svg)" in text
     assert page.fill(text, tmp_path, PLAN) == text
     picture = (tmp_path / "theseus.svg").read_text(encoding="utf8")
@@ -398,11 +398,11 @@ def scored(row: str, points: float, **more: Any) -> dict[str, Any]:
 def test_pkds_grid_has_the_cell_that_another_step_names(outputs: Path, tmp_path: Path) -> None:
     cut = "dataset.max_train_samples=8000"
     steps = [
-        Step("pkd", "reuters_r52", (f"experiment=study_pkd_{one}", cut, "seed=0"), 1) for one in ("layers", "grid")
+        Step("pkd", "reuters_r52", (f"experiment=study/pkd_{one}", cut, "seed=0"), 1) for one in ("layers", "grid")
     ]
     given = {"method.alpha": 0.2, "method.temperature": 20.0, "method.beta": 10.0}
-    other = id_of("experiment=study_pkd_grid", *(f"{key}={value}" for key, value in given.items()))
-    skip = id_of("experiment=study_pkd_layers", "method.patient_layers=skip", cut)
+    other = id_of("experiment=study/pkd_grid", *(f"{key}={value}" for key, value in given.items()))
+    skip = id_of("experiment=study/pkd_layers", "method.patient_layers=skip", cut)
     for id_, points in ((skip, 92.5), (other, 93.5)):
         recorded(outputs, add_student, "pkd", id_, 0, points, baseline_id=DIRECT)
     made = write.document(Plan(STUDY.questions, steps, 1), "pkd", Finished(outputs))
@@ -479,7 +479,7 @@ def test_each_method_has_a_look_and_each_of_its_forms_a_fill() -> None:
 @pytest.mark.parametrize(("dataset", "epochs", "both"), [("reuters_r52", 15, 23), ("tweet_sentiment", 3, 5)])
 def test_the_study_s_schedule_is_the_students_alone(dataset: str, epochs: int, both: int) -> None:
     with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
-        words = ["experiment=study_direct_longer", f"dataset={dataset}"]
+        words = ["experiment=study/direct_longer", f"dataset={dataset}"]
         config, plain = (load(compose("config", overrides=given)) for given in (words, [words[1]]))
     assert (config.schedule.epochs, config.schedule.lr) == (epochs, 1.5e-4)
     assert config.method.stages["training"].epochs == both
@@ -546,13 +546,14 @@ def test_csv_and_json_agree(question: str) -> None:
 
 
 def test_the_plan_knows_its_presets_and_counts_no_run_twice() -> None:
-    presets = {path.stem for path in (ROOT / "conf/experiment").glob("study_*.yaml")}
+    presets = {f"study/{path.stem}" for path in (ROOT / "conf/experiment/study").glob("*.yaml")}
+    assert len(presets) > 20
     assert {step.preset for step in PLAN.steps if step.preset} == presets
     assert {step.question for step in PLAN.steps} == set(PLAN.questions)
     every = [str(one) for runs in PLAN.new_runs for one in runs]
     assert len(every) == len(set(every)) > 250
-    cell = ["experiment=study_two_stage", "method.head=inherit", "method.head_lr_multiplier=5.0", "seed=0,1"]
-    whole = ["experiment=study_two_stage", "seed=0,1"]
+    cell = ["experiment=study/two_stage", "method.head=inherit", "method.head_lr_multiplier=5.0", "seed=0,1"]
+    whole = ["experiment=study/two_stage", "seed=0,1"]
     steps = [Step("replacement", "reuters_r52", tuple(words), 60) for words in (cell, whole)]
     assert list(map(len, Plan({}, steps, 1).new_runs)) == [2, 10]  # 6 cells of 2 seeds, one done before
 
@@ -569,19 +570,19 @@ def test_every_step_of_the_plan_is_a_legal_command() -> None:
 @pytest.mark.slow
 def test_no_run_of_the_plan_is_another_ones_in_other_words() -> None:
     every = {words for step in PLAN.steps for words in step.configurations if "{" not in " ".join(words)}
-    every.remove(("method.patient_layers=skip", "experiment=study_pkd_layers", "dataset.max_train_samples=8000",
+    every.remove(("method.patient_layers=skip", "experiment=study/pkd_layers", "dataset.max_train_samples=8000",
                   "dataset=tweet_sentiment"))  # also the cell of PKD's grid that has the defaults  # fmt: skip
     hardware = Hardware("cpu", "fp32", "eager", 1)
     assert len({run_id(composed(words), hardware) for words in every}) == len(every)
 
 
 def test_a_run_is_found_for_the_step_that_needs_it(outputs: Path) -> None:
-    word = "teacher.path={experiment=study_direct,student.layers=3}"
+    word = "teacher.path={experiment=study/direct,student.layers=3}"
     found = Finished(outputs).folder_of(word, "dataset=reuters_r52")
     assert found == (outputs / f"reuters_r52/finetune/bert_3l-{DIRECT}/seed0").resolve()
     step = Step("pkd", "reuters_r52", ("experiment=x", word), 1.0)
     assert f"teacher.path={found}" in run.arguments(step, outputs)
-    with pytest.raises(LookupError, match="no finished run of experiment=study_direct"):
+    with pytest.raises(LookupError, match="no finished run of experiment=study/direct"):
         Finished(outputs).folder_of(word, "dataset=tweet_sentiment")
 
 

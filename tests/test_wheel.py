@@ -29,6 +29,7 @@ def test_the_wheel_holds_all_that_the_package_reads(wheel):
     package = {path.relative_to(ROOT).as_posix() for path in files if path.suffix != ".pyc"}
     configs = {f"kdbench/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "conf").rglob("*.yaml")}
     assert len(configs) > 50 and names == package | configs
+    assert "kdbench/conf/experiment/study/theseus.yaml" in names
     assert "kdbench/shipping/card.md.j2" in names and "kdbench/compare/page.html.j2" in names
     for script in ("kdbench", "compare-runs", "kdbench-export", "kdbench-predict"):
         assert f"\n{script} = kdbench." in scripts

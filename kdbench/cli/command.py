@@ -7,6 +7,7 @@ import copy
 import itertools
 import os
 import shlex
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -41,7 +42,7 @@ class Override(NamedTuple):
     problem: str  # of a sweep that has no values
     interval: bool = False  # `sweep` has its ends
     is_text: bool = False  # by the schema
-    typed: str = ""  # where `text` has quotes that kdbench has put around a value: without them
+    typed: str = ""  # where `text` has quotes around a value or a glob spelt out by kdbench: without
 
     def fault(self, problem: str, close: str = "", legal: str = "") -> Fault:
         key, equals, value = (self.typed or self.text).partition("=")
@@ -105,6 +106,8 @@ def judge(configs: Configs, argv: list[str], texts: list[str], multirun: bool) -
             overrides += [] if o.problem else [o]
         except UserError as error:
             found.append(unreadable(configs, text, str(error)))
+    if multirun and (swept_preset := next((o for o in overrides if o.key == "experiment"), None)):
+        found += nested_grid_faults(configs, swept_preset, texts)
     idle = [o for o in overrides if o.key.startswith(OPEN) and not (is_choice(configs, o) and chosen(configs, o)[1])]
     if idle and not multirun:
         found.append(idle[0].fault("is of a sweep: add -m", shlex.join(["kdbench", "-m", *argv])))
@@ -152,7 +155,7 @@ def as_typed(configs: Configs, overrides: list[Override]) -> list[Override]:
         if not (choice or is_text) or o.text.startswith("~"):
             return o
         text = configs.quoted(o.text, keep_null=leaf is None or leaf.optional)
-        return configs.parse(text)._replace(typed=o.text, is_text=is_text)
+        return configs.parse(text)._replace(typed=o.typed or o.text, is_text=is_text)
 
     return [spelt(o) for o in overrides]
 
@@ -238,7 +241,7 @@ def judge_job(configs: Configs, overrides: list[Override]) -> list[Fault]:
 def chosen(configs: Configs, o: Override) -> tuple[str | None, Fault | None]:
     """The override of a group, with the nearest choice where the one given does not exist; and its fault."""
     options = configs.options(o.group)
-    legal = f"Choices: {', '.join(options)}"
+    legal = f"Choices: {overview(o.group, options)}"
     if not options:
         return None, o.fault("no such group", nearest(o.group, GROUPS), f"Groups: {', '.join(GROUPS)}")
     if not isinstance(o.value, str):
@@ -247,9 +250,35 @@ def chosen(configs: Configs, o: Override) -> tuple[str | None, Fault | None]:
         return o.text[1:], o.fault("is chosen from the defaults, so without the +", o.text[1:])
     if o.value in options:
         return o.text, None
-    close = nearest(o.value, options)
-    prefix = o.text.partition("=")[0]
-    return f"{prefix}={close}" if close else None, o.fault("no such choice", close, legal)
+    close = meant(o.value, options)
+    if len(close) != 1:
+        return None, o.fault("no such choice", legal=f"Choices: {', '.join(close)}" if close else legal)
+    return f"{o.text.partition('=')[0]}={close[0]}", o.fault("no such choice", close[0], legal)
+
+
+def overview(group: str, options: list[str]) -> str:
+    """Return the options as one line; name folders with their number of options, and the command that lists these."""
+    folders = Counter(option.partition("/")[0] for option in options if "/" in option)
+    if not folders:
+        return ", ".join(options)
+    plain = [option for option in options if "/" not in option]
+    return ", ".join([*plain, *(f"{name}/ ({count})" for name, count in folders.items())]) + f": kdbench '{group}=?'"
+
+
+def meant(word: str, options: list[str]) -> list[str]:
+    """Return the options that `word` was probably meant to be: of this name, in this folder, or the nearest one.
+
+    A folder may be typed as a part of the name too, as in theseus_reference and study_theseus.
+    """
+    spellings: dict[str, list[str]] = {}
+    for option in options:
+        parts = option.split("/")
+        for spelling in {option, parts[0], parts[-1], "_".join(parts), "_".join(reversed(parts))}:
+            spellings.setdefault(spelling, []).append(option)
+    if word.rstrip("/") in spellings:
+        return spellings[word.rstrip("/")]
+    close = nearest(word, [spelling for spelling, named in spellings.items() if len(named) == 1])
+    return spellings[close] if close else []
 
 
 def compose_rest(configs: Configs, structure: list[str]) -> tuple[Composed, list[Fault]]:
@@ -313,6 +342,17 @@ def grid_of(configs: Configs, texts: list[str]) -> list[str] | None:
         return None
     typed = {text.partition("=")[0].lstrip("+~") for text in texts}
     return [f"{key}={values}" for key, values in grid.items() if key not in typed] if grid else None
+
+
+def nested_grid_faults(configs: Configs, preset: Override, texts: list[str]) -> list[Fault]:
+    """Refuse a sweep over presets of which one is a sweep itself: Hydra would ignore the values of that one."""
+    others = [text for text in texts if not text.startswith("experiment=")]
+    for text in preset.sweep:
+        if grid := grid_of(configs, [text, *others]):
+            name, keys = text.partition("=")[2], ", ".join(word.partition("=")[0] for word in grid)
+            problem = f"{name} is a grid of runs over {keys}: set these keys here, or give it a command of its own"
+            return [preset.fault(problem)]
+    return []
 
 
 def needs_multirun(o: Override, choice: bool) -> Fault:

@@ -9,16 +9,19 @@ from typing import Any
 
 import hydra
 import yaml
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser import overrides_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.overrides_visitor import HydraErrorListener, HydraOverrideVisitor
-from hydra.core.override_parser.types import OverrideType, Quote, QuotedString
+from hydra.core.override_parser.types import OverrideType, Quote, QuotedString, ValueType
 from hydra.errors import HydraException
+from hydra.plugins.completion_plugin import DefaultCompletionPlugin
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -37,30 +40,67 @@ def conf_dir() -> Path:
     return inside if inside.is_dir() else Path(__file__).parents[2] / "conf"
 
 
+class FolderLoader(ConfigLoaderImpl):
+    """Hydra's loader, with the choices in a group's folders among its options: experiment=study/theseus.
+
+    Hydra composes such a choice, but its own lists (for completion and glob) end at the first level.
+    """
+
+    def get_group_options(
+        self,
+        group_name: str,
+        results_filter: ObjectType | None = ObjectType.CONFIG,
+        config_name: str | None = None,
+        overrides: list[str] | None = None,
+    ) -> list[str]:
+        if group_name.partition("/")[0] not in GROUPS:
+            return super().get_group_options(group_name, results_filter, config_name, overrides)
+        if results_filter != ObjectType.CONFIG:
+            return []  # a folder is no group: study/theseus is chosen by experiment=
+        found = self.repository.get_group_options(group_name)
+        for folder in self.repository.get_group_options(group_name, ObjectType.GROUP):
+            found += [f"{folder}/{option}" for option in self.get_group_options(f"{group_name}/{folder}")]
+        return [option for option in found if not option.startswith("_")]  # _name: a part of other YAMLs
+
+
 class HydraConfigs:
     """kdbench's YAMLs and the user's own, as hydra.main composes them, with Hydra's errors in one line."""
 
     def __init__(self, loader: ConfigLoader) -> None:
+        self.loader = loader
         self.parser = OverridesParser.create(loader)
-        self.options = cache(lambda group: sorted(loader.get_group_options(group)) if group else [])
+        self.options = cache(self._options)
         self.parse = cache(self._parse)
         self.compose = cache(self._compose)
+
+    def completions(self, line: str) -> list[str]:
+        """Complete the last word of a command line, one level of folders at a time."""
+        plugin = DefaultCompletionPlugin(self.loader)
+        found = plugin._query("config", plugin.strip_python_or_app_name(line))
+        return one_level(found, line.rpartition(" ")[2])
+
+    def _options(self, group: str) -> list[str]:
+        folder = group.partition("/")[0] in GROUPS and "/" in group
+        return sorted(self.loader.get_group_options(group)) if group and not folder else []
 
     def _parse(self, text: str) -> Override:
         try:
             (o,) = self.parser.parse_overrides([text])
-            key, sweep, problem = o.get_key_element(), [], ""
+            key, sweep, problem, typed = o.get_key_element(), [], "", ""
             if o.is_interval_sweep():
                 ends: Any = o.value()
                 sweep = [f"{key}={ends.start}", f"{key}={ends.end}"]
             elif o.is_sweep_override():
                 sweep = [f"{key}={value}" for value in o.sweep_string_iterator()]
                 problem = "" if sweep else "is a sweep over nothing"
+            if o.value_type == ValueType.GLOB_CHOICE_SWEEP and sweep:  # spelt out: Hydra's own glob sees no folders
+                typed, text = text, f"{key}={','.join(one.partition('=')[2] for one in sweep)}"
         except HYDRA_ERRORS as error:
             raise UserError("cannot be read as key=value") from error
         plain = o.type in (OverrideType.CHANGE, OverrideType.FORCE_ADD) and not o.is_hydra_override()
         value = None if o.is_sweep_override() else o.value()
-        return Override(text, key.lstrip("+~"), o.key_or_group, value, plain, sweep, problem, o.is_interval_sweep())
+        interval = o.is_interval_sweep()
+        return Override(text, key.lstrip("+~"), o.key_or_group, value, plain, sweep, problem, interval, typed=typed)
 
     def quoted(self, text: str, keep_null: bool) -> str:
         """The override with quotes around each value that Hydra would turn into a number, a truth value or null."""
@@ -124,6 +164,13 @@ def _retyped(value: str) -> list[tuple[int, int]]:
     return visitor.places
 
 
+def one_level(names: list[str], word: str) -> list[str]:
+    """Cut the names at the first / that `word` has not reached; where only one folder is left, return them in full."""
+    at = word.rfind("/") + 1
+    heads = {name[:at] + "".join(name[at:].partition("/")[:2]) for name in names}
+    return names if len(heads) == 1 else sorted(heads)
+
+
 def one_line(error: Exception) -> str:
     """Hydra's message, without its list of folders."""
     text = str(error) or str(error.__cause__)
@@ -145,8 +192,9 @@ def composing(config_dir: str | None) -> Iterator[HydraConfigs]:
     if config_dir is not None:
         own = f"file://{Path(config_dir).absolute()}"
         search_path.prepend("command-line", own, SearchPathQuery(provider="schema"))
-    Hydra.create_main_hydra2("kdbench", search_path)
+    loader = FolderLoader(search_path)
+    GlobalHydra.instance().initialize(Hydra("kdbench", loader))
     try:
-        yield HydraConfigs(GlobalHydra.instance().config_loader())
+        yield HydraConfigs(loader)
     finally:
         GlobalHydra.instance().clear()

@@ -13,13 +13,15 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kdbench.cli.command import Configs, compose_rest
-from kdbench.errors import Fault, shown
+from kdbench.cli.command import Configs, compose_rest, overview
+from kdbench.errors import Fault, nearest, shown
 from kdbench.options import MISSING
 from kdbench.schema import GROUPS, HardwareConfig, TrackConfig
 from kdbench.validation.keys import Keys, Leaf
 from kdbench.validation.load import cache_at, fill
 from kdbench.validation.values import in_words, keys_of
+
+QUESTION = re.compile(r"(?P<key>[^=]+)=(?P<folder>(?:[\w-]+/)*)\?")  # key=?, group=? or group=folder/?
 
 
 def info(folders: list[Path]) -> str:
@@ -50,15 +52,19 @@ def info(folders: list[Path]) -> str:
 
 
 def asked(configs: Configs, overrides: list[str], folders: list[Path]) -> list[Fault]:
-    """Answer every `group=?` and `key=?` of a command; the other words choose what the keys are of."""
-    known = [
-        text for text in overrides if not text.endswith("=?") and text.partition("=")[0].partition("@")[0] in GROUPS
-    ]
+    """Answer each `group=?`, `group=folder/?` and `key=?` of a command; the other words choose what the keys are of."""
+    questions = [question for text in overrides if (question := QUESTION.fullmatch(text))]
+    others = [text for text in overrides if not QUESTION.fullmatch(text)]
+    known = [text for text in others if text.partition("=")[0].partition("@")[0] in GROUPS]
     cfg, found = compose_rest(configs, known)[0].cfg, []
-    for key in (text.removesuffix("=?") for text in overrides if text.endswith("=?")):
+    for key, folder in (question.group("key", "folder") for question in questions):
         keys = keys_of(OmegaConf.to_container(cfg, resolve=False))  # type: ignore[arg-type]
         if options := configs.options(group := key.partition("@")[0]):
-            print("\n".join(choices(group, options, folders)))
+            if within := [option for option in options if option.startswith(folder)]:
+                print("\n".join(choices(group, within, folders)))
+            else:
+                close = nearest(folder, {f"{option.rpartition('/')[0]}/" for option in options if "/" in option})
+                found.append(Fault(key, f"{folder}?", "no such folder", close, f"Choices: {overview(group, options)}"))
         elif key in keys.leaves or key in keys.groups:
             print("\n".join(keys_text(key, keys, fill(cfg))))
         else:

@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from kdbench import __version__
 from kdbench.cli import help as answers
 from kdbench.cli import sweep
-from kdbench.cli.command import OF_AN_ENCODER, Command, differences, judge
+from kdbench.cli.command import OF_AN_ENCODER, Command, differences, judge, overview
 from kdbench.cli.compose import HydraConfigs, composing, conf_dir, group_choices
 from kdbench.cli.hydra_keys import closed
 from kdbench.cli.job import do, reason_of
@@ -104,7 +104,7 @@ def help_text(config_dir: str | None) -> str:
     """hydra.help.template with the groups in columns; Hydra's own way to it takes half a second."""
     template = OmegaConf.load(conf_dir() / "config.yaml").hydra.help.template
     with composing(config_dir) as configs:
-        lines = [f"  {group:12}{', '.join(options)}" for group in GROUPS if (options := configs.options(group))]
+        lines = [f"  {group:12}{overview(group, options)}" for group in GROUPS if (options := configs.options(group))]
     width = shutil.get_terminal_size().columns
     groups = "\n".join(textwrap.fill(line, width, subsequent_indent=" " * 14) for line in lines)
     return string.Template(template).substitute(APP_CONFIG_GROUPS=f"{groups}\n")
@@ -139,6 +139,9 @@ def answer(argv: list[str], args: argparse.Namespace) -> Command:
     found = closed(args)
     if not found and args.info == "all":
         print(answers.info(yaml_folders(args)))
+    elif not found and args.shell_completion and any(text.startswith("query=") for text in args.overrides):
+        with composing(args.config_dir) as configs:
+            print("\n".join(configs.completions(os.environ["COMP_LINE"])))
     elif not found:
         sys.argv[1:] = argv
         job()  # Hydra answers
@@ -164,7 +167,7 @@ def entry() -> int:
         return 0
     if args.hydra_help or args.info or args.shell_completion:
         command = answer(argv, args)
-    elif any(text.endswith("=?") for text in args.overrides):
+    elif any(map(answers.QUESTION.fullmatch, args.overrides)):
         with composing(args.config_dir) as configs:
             command = Command(argv, answers.asked(configs, args.overrides, yaml_folders(args)), jobs=0)
     else:

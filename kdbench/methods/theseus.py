@@ -2,8 +2,8 @@
 
 Only the task's own loss is used. Stage `replacing` trains the successor's layers inside the hybrid,
 everything of the predecessor standing still; stage `successor` fine-tunes what has been built. Both
-lineages are presets: `theseus_reference` (the authors' code: one stage whose rate reaches 1) and
-`theseus_blog` (bojone: successor from pretrained layers, embeddings replaced too).
+lineages are presets: `reference/theseus` (the authors' code: one stage whose rate reaches 1) and
+`blog/theseus` (bojone: successor from pretrained layers, embeddings replaced too).
 """
 
 from collections.abc import Iterator, Sequence

@@ -36,7 +36,7 @@ def details(plan: Plan, question: str, found: list[Table], finished: Finished) -
 def grid(plan: Plan, finished: Finished, rows: list[tuple[str, Row]]) -> list[Record]:
     """The cells of PKD's grid with the names of their rows: the default one has its name from another step."""
     cells: dict[str, dict[str, float]] = {}
-    for words in (words for step in plan.steps if step.preset == "study_pkd_grid" for words in step.configurations):
+    for words in (words for step in plan.steps if step.preset == "study/pkd_grid" for words in step.configurations):
         given = dict(word.split("=", 1) for word in words)
         cell = {key: float(given[f"method.{key}"]) for key in ("alpha", "temperature", "beta")}
         cells |= dict.fromkeys(finished.ids(words), cell)

@@ -81,7 +81,7 @@ class Plan:
     @property
     def teachers(self) -> list[Words]:
         """The task's teachers, of every data set."""
-        return [words for step in self.steps if step.preset == "study_teacher" for words in step.configurations]
+        return [words for step in self.steps if step.preset == "study/teacher" for words in step.configurations]
 
     def of(self, question: str) -> list[Step]:
         """The steps whose rows a question shows: its own; where all is put together, all."""

@@ -91,7 +91,7 @@ def label(plan: Plan, row: Row, finished: Finished) -> str:
 def name_of(words: Words) -> str:
     """Of a configuration of a preset, or a method, but for its data: `theseus_bernoulli replace_rate 0.3`."""
     settings = dict(word.split("=", 1) for word in words if not word.startswith("schedule="))
-    preset = settings.pop("experiment", "").removeprefix("study_") or settings.pop("method")
+    preset = settings.pop("experiment", "").removeprefix("study/") or settings.pop("method")
     told = [(key, value) for key, value in settings.items() if not key.startswith("dataset") and key != "teacher.path"]
     return " ".join([preset, *(f"{key.rpartition('.')[2]} {value}" for key, value in told)])
 
