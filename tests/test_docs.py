@@ -170,7 +170,7 @@ def faults_of(configs, words):
     rest, _, found = cli.own_flags(words)
     args = get_args_parser().parse_args(rest)
     found += closed(args)
-    if any(text.endswith("=?") for text in args.overrides):
+    if any(map(answers.QUESTION.fullmatch, args.overrides)):
         found += answers.asked(configs, args.overrides, cli.yaml_folders(args))
     elif not (args.help or args.info or args.shell_completion):
         found += judge(configs, rest, args.overrides, args.multirun).faults
