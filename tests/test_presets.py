@@ -114,5 +114,5 @@ def test_nothing_that_decides_the_result_is_ours(conf: None, preset: str) -> Non
 def test_numbers_have_a_source_and_headers_say_what_departs(preset: str) -> None:
     lines = (CONF / f"experiment/{preset}.yaml").read_text(encoding="utf8").splitlines()
     header = " ".join(line for line in lines if line.startswith("#"))
-    assert re.search("Published|published", header) and re.search("Departs|Not copied|Not in the paper", header)
+    assert re.search("Published|published", header) and re.search("Differences|Not copied|Not in the paper", header)
     assert [line for line in lines if re.match(r"\s+\w+: .*\d", line) and "#" not in line] == []
