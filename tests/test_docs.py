@@ -278,6 +278,12 @@ def test_tables_and_refusals_are_what_the_code_says(names):
             assert written.fill_page(text, configs) == text, f"{page.name}: python -m scripts.docs"
 
 
+def test_a_stage_does_not_show_the_comment_of_the_key_of_its_name():
+    with composing(None) as configs:
+        (row,) = [row for row in written.options("cascade", configs).splitlines() if row.startswith("| `stages.small`")]
+    assert row.endswith("| keys of a schedule | |")
+
+
 def test_each_method_has_a_whole_page():
     heads = ["Idea", "What is computed", "What differs from the paper", "Options", "Cost", "Measured"]
     for name in method_names():
