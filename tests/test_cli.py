@@ -391,6 +391,7 @@ def test_help_is_quick_and_complete(tmp_path: Path) -> None:
         assert all(path.stem in done.stdout for path in FILES[group])
     for folder in (CONF / "experiment").iterdir():
         assert f"{folder.name}/ ({len([*folder.glob('*.yaml')])})" in done.stdout
+    assert "kdbench 'experiment=?'" in done.stdout
 
 
 def test_a_reader_that_leaves_is_no_fault(tmp_path: Path) -> None:

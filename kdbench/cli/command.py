@@ -241,7 +241,7 @@ def judge_job(configs: Configs, overrides: list[Override]) -> list[Fault]:
 def chosen(configs: Configs, o: Override) -> tuple[str | None, Fault | None]:
     """The override of a group, with the nearest choice where the one given does not exist; and its fault."""
     options = configs.options(o.group)
-    legal = f"Choices: {overview(o.group, options)}"
+    legal = legal_choices(o.group, options)
     if not options:
         return None, o.fault("no such group", nearest(o.group, GROUPS), f"Groups: {', '.join(GROUPS)}")
     if not isinstance(o.value, str):
@@ -256,13 +256,17 @@ def chosen(configs: Configs, o: Override) -> tuple[str | None, Fault | None]:
     return f"{o.text.partition('=')[0]}={close[0]}", o.fault("no such choice", close[0], legal)
 
 
-def overview(group: str, options: list[str]) -> str:
-    """Return the options as one line; name folders with their number of options, and the command that lists these."""
+def overview(options: list[str]) -> str:
+    """Return the options as one line; a folder stands for the options in it, with their number."""
     folders = Counter(option.partition("/")[0] for option in options if "/" in option)
-    if not folders:
-        return ", ".join(options)
     plain = [option for option in options if "/" not in option]
-    return ", ".join([*plain, *(f"{name}/ ({count})" for name, count in folders.items())]) + f": kdbench '{group}=?'"
+    return ", ".join([*plain, *(f"{name}/ ({count})" for name, count in folders.items())])
+
+
+def legal_choices(group: str, options: list[str]) -> str:
+    """Return the choices of a group in words, with the command that lists those in folders."""
+    more = f": kdbench '{group}=?'" if any("/" in option for option in options) else ""
+    return f"Choices: {overview(options)}{more}"
 
 
 def meant(word: str, options: list[str]) -> list[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kdbench.cli.command import Configs, compose_rest, overview
+from kdbench.cli.command import Configs, compose_rest, legal_choices
 from kdbench.errors import Fault, nearest, shown
 from kdbench.options import MISSING
 from kdbench.schema import GROUPS, HardwareConfig, TrackConfig
@@ -64,7 +64,7 @@ def asked(configs: Configs, overrides: list[str], folders: list[Path]) -> list[F
                 print("\n".join(choices(group, within, folders)))
             else:
                 close = nearest(folder, {f"{option.rpartition('/')[0]}/" for option in options if "/" in option})
-                found.append(Fault(key, f"{folder}?", "no such folder", close, f"Choices: {overview(group, options)}"))
+                found.append(Fault(key, f"{folder}?", "no such folder", close, legal_choices(group, options)))
         elif key in keys.leaves or key in keys.groups:
             print("\n".join(keys_text(key, keys, fill(cfg))))
         else:

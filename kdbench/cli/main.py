@@ -104,7 +104,7 @@ def help_text(config_dir: str | None) -> str:
     """hydra.help.template with the groups in columns; Hydra's own way to it takes half a second."""
     template = OmegaConf.load(conf_dir() / "config.yaml").hydra.help.template
     with composing(config_dir) as configs:
-        lines = [f"  {group:12}{overview(group, options)}" for group in GROUPS if (options := configs.options(group))]
+        lines = [f"  {group:12}{overview(options)}" for group in GROUPS if (options := configs.options(group))]
     width = shutil.get_terminal_size().columns
     groups = "\n".join(textwrap.fill(line, width, subsequent_indent=" " * 14) for line in lines)
     return string.Template(template).substitute(APP_CONFIG_GROUPS=f"{groups}\n")
