@@ -465,7 +465,7 @@ def main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Main:
     ("line", "commands"),
     [
         ("outputs='\"my runs\"' seed=3", ["compare-runs 'my runs'", "kdbench-export 'my runs/seed3'", "dataset=files"]),
-        ("method=tfidf", ["compare-runs outputs", "kdbench-export outputs/seed0", "dataset=files"]),
+        ("method=tfidf", ["compare-runs outputs", "kdbench-export outputs/seed0 --onnx", "dataset=files"]),
         ("method=cascade", ["compare-runs outputs", "dataset=files"]),
         ("dry_run=true", []),
         ("-m seed=0,1", []),

@@ -51,6 +51,19 @@ def test_characters_are_counted_where_words_cannot_be_split(of, execute, tmp_pat
     assert reported["chosen"] in capsys.readouterr().out
 
 
+def test_a_script_without_spaces_is_counted_by_characters_even_where_dev_repeats_the_sentences_of_train(of, execute):
+    draw = random.Random(1)
+    classes = {"a": "好快喜美物天", "b": "坏慢恨丑物天"}
+
+    def sentence(label):
+        return "".join(draw.choices(classes[label], k=6)), label
+
+    seen = [sentence(label) for label in "ab" * 8]
+    result = execute(of(seen * 6, [sentence(label) for label in "ab" * 20], "dataset.deduplicate=false"))
+    assert result["reported"]["unknown_words"] < 0.1 and result["reported"]["chosen"].startswith("characters")
+    assert result["metrics"]["test"]["accuracy"] > 0.9
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [("😀 🎉", "😢 💔"), ("A", "F"), ("A+", "A-"), ("7", "3"), ("好", "坏"), ("!", "?"), ("नि", "नी")],

@@ -82,7 +82,8 @@ def next_commands(config: RunConfig, folder: Path) -> str:
     """What a person may want to do with a finished run, ready to be typed."""
     commands = {"compare": ["compare-runs", config.outputs]}
     if config.phase == "task" and config.method.name not in KEEPS_NONE:
-        commands["export"] = ["kdbench-export", str(folder), "--int8"]
+        form = "--int8" if "encoder" in config.method.needs else "--onnx"  # TF-IDF has no int8 form
+        commands["export"] = ["kdbench-export", str(folder), form]
         commands["ask"] = ["kdbench-predict", str(folder), "--text", "..."]
     if parse(config.dataset.source).kind != "path":
         own = ["dataset=files", "dataset.source=your.csv", "dataset.name=yours"]

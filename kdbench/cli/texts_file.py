@@ -32,7 +32,10 @@ def read(path: Path, columns: Sequence[str]) -> list[Row]:
             return _whole_table(path, columns)
         text = data.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else f"is no UTF-8 text: {error}"
+        convert = (
+            f"iconv -f cp1252 -t utf-8 {path} > utf8{path.suffix} converts a Windows file, -f gb18030 a Chinese one"
+        )
+        reason = error.strerror if isinstance(error, OSError) else f"is not UTF-8 (byte {error.start}): {convert}"
         raise UserError(f"--file {path}: {reason}") from error
     match ending:
         case ".csv" | ".tsv" | ".tab":

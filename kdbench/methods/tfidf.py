@@ -59,6 +59,9 @@ class Fitted:
         self.tokenizer.save_pretrained(folder)
 
 
+UNSPACED = 0.1  # more of train's characters in scripts without spaces: a new text's words would hardly be known
+
+
 def stages(run: "Run", p: Params) -> Iterator[Stage]:
     from kdbench.runs.context import Predictions
 
@@ -68,9 +71,11 @@ def stages(run: "Run", p: Params) -> Iterator[Stage]:
     tried = list(fitted(run, p, data.train, tokenizer, "word", p.max_ngrams))
     unknown = tfidf.unknown_share(tfidf.encode(tokenizer, data.dev.inputs))
     run.report("unknown_words", unknown)
-    if p.max_char_ngrams and unknown > p.unknown_words:
+    unspaced = tfidf.unspaced_share(data.train.inputs) > UNSPACED
+    if p.max_char_ngrams and (unspaced or unknown > p.unknown_words):
         train = drawn(data.train, p.most_characters, run.seed("characters"))
-        tried += fitted(run, p, train, tfidf.tokenizer_of(train.inputs, "char"), "char", p.max_char_ngrams)
+        characters = fitted(run, p, train, tfidf.tokenizer_of(train.inputs, "char"), "char", p.max_char_ngrams)
+        tried = [*characters, *tried] if unspaced else [*tried, *characters]  # of equal scores on dev the first is kept
     best = max(tried, key=lambda one: one.dev)
     run.report("chosen", best.name)
     run.report("tried", {one.name: {f"dev_{run.metric}": one.dev, "train_texts": one.texts} for one in tried})

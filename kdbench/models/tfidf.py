@@ -5,6 +5,7 @@ n-grams are looked up by number: no text is kept twice, and a graph of the same 
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate, chain
@@ -309,6 +310,17 @@ def encode(tokenizer: Any, inputs: Sequence[tuple[str, ...]]) -> Texts:
         ids.append(torch.from_numpy(np.fromiter(chain.from_iterable(encoded), np.int64)))
     rows = torch.arange(len(inputs)).repeat_interleave(torch.tensor(lengths, dtype=torch.long))
     return Texts(rows, torch.cat(ids), len(inputs))
+
+
+# Scripts that put no space between words: Thai, Lao, Burmese, Khmer, kana, Chinese characters.
+_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]")
+
+
+def unspaced_share(inputs: Sequence[Sequence[str]]) -> float:
+    """Return the share of characters, spaces apart, of scripts that put no space between words."""
+    characters = sum(len("".join(text.split())) for parts in inputs for text in parts)
+    found = sum(len(_UNSPACED.findall(text)) for parts in inputs for text in parts)
+    return found / characters if characters else 0.0
 
 
 def unknown_share(texts: Texts) -> float:
