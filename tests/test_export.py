@@ -161,7 +161,7 @@ def test_predict(configure, run_of, capsys, tmp_path):
         ([folder, "--text", "a", "--pair", "b"], "this model reads single texts"),
         ([folder, "--text", "a", "--pair", "b", "--pair", "c"], "--pair must be given as often as --text"),
         ([folder, "--file", str(tmp_path / "none.txt")], "No such file"),
-        ([folder, "--file", str(tmp_path / "bytes.txt")], "is no UTF-8 text"),
+        ([folder, "--file", str(tmp_path / "bytes.txt")], "is not UTF-8"),
         ([str(tmp_path / "none"), "--text", "a"], "no such folder"),
         ([str(tmp_path), "--text", "a"], "is no model"),
     ):
