@@ -285,6 +285,14 @@ class TestJudgement:
         assert cli.refuse([*choice.split(), *fitting]) == []
 
 
+def test_the_default_of_a_mistyped_key_is_no_second_fault(tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_text("text,verdict\n" + "a,x\nb,y\n" * 20)
+    line = ["method=tfidf", "dataset=files", f"dataset.source={tmp_path / 'own.csv'}", "dataset.name=own"]
+    assert [fault.key for fault in cli.refuse([*line, "dataset.lable=verdict"])] == ["dataset.lable"]
+    both = cli.refuse([*line, "dataset.lable=verdict", "dataset.label=absent"])
+    assert [fault.key for fault in both] == ["dataset.lable", "dataset.label"]
+
+
 def test_own_yamls(tmp_path: Path) -> None:
     (tmp_path / "schedule").mkdir()
     (tmp_path / "schedule" / "mine.yaml").write_text("defaults: [default, _self_]\nlr: 1e-3\nwarmpu: 0.2\n")

@@ -235,7 +235,9 @@ def judge_job(configs: Configs, overrides: list[Override]) -> list[Fault]:
         if fault.key.split(".")[0] not in unsure:
             value = None if fault.value is None else typed.get(fault.key, fault.value)
             found.append(fault._replace(value=value))
-    return [*found, *refused]
+    every = [*found, *refused]
+    mistyped = {fault.nearest for fault in every} - {o.key for o in overrides}  # what its default does is no fault
+    return [fault for fault in every if fault.key not in mistyped]
 
 
 def chosen(configs: Configs, o: Override) -> tuple[str | None, Fault | None]:
