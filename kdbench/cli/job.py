@@ -13,7 +13,7 @@ from kdbench.cli import search, sweep
 from kdbench.errors import SourceError, UserError
 from kdbench.schema import RunConfig
 from kdbench.sources.fetch import parse
-from kdbench.training import interrupts as stopping
+from kdbench.training import interrupts
 from kdbench.training.interrupts import Pruned, Stopped
 from kdbench.validation.fit import KEEPS_NONE
 from kdbench.validation.load import load
@@ -61,7 +61,7 @@ def _run(
     from kdbench.runs.execute import execute  # loads torch
 
     if job.sweep.elsewhere:
-        stopping.refuse_late(cfg.get("stop_after"))
+        interrupts.refuse_late(cfg.get("stop_after"))
     trial = search.of_this_job()
     if trial is not None and (found := faults(cfg)):  # of a pair of values: a search is not judged pair by pair
         raise UserError("\n".join(map(str, found)))

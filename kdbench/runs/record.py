@@ -12,7 +12,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from kdbench.data.teacher_cache import compute_outputs
-from kdbench.inference import measure as evaluate
+from kdbench.inference import measure
 from kdbench.metrics import Logits
 from kdbench.models import students
 from kdbench.runs.identity import data_id, run_id
@@ -122,7 +122,7 @@ def _finish_general(run: "Run", about: About, stages: list[dict[str, Any]], stud
         "precision": run.hardware.precision,
         "device": run.hardware.device,
         "threads": run.hardware.threads,
-        "parameters": evaluate.parameters(encoder),
+        "parameters": measure.parameters(encoder),
         "cost": _cost(run, stages, sum(stage["steps"] for stage in stages)),
         "stages": stages,
         "reported": run.reported,
@@ -153,7 +153,7 @@ def _network(run: "Run", student: Any) -> tuple[dict[str, Any], dict[str, Logits
     logits: dict[str, Logits] = {n: one.by_example(compute_outputs(one, forward)) for n, one in examples.items()}
     shape, length = run.shape(run.config.student), run.config.dataset.max_length
     return {
-        "parameters": evaluate.parameters(model),
+        "parameters": measure.parameters(model),
         "flops_per_example": students.flops(shape, length, len(run.data.label_names), run.task),
         "bytes": (run.folder / "model" / "model.safetensors").stat().st_size,
         "latency": _unmeasured(run, length),
@@ -168,7 +168,7 @@ def _handed_in(run: "Run", given: "Predictions") -> tuple[dict[str, Any], dict[s
         return given.logits(test.take(np.arange(size) % len(test)))
 
     if given.save is None:
-        measured = {} if run.config.dry_run else evaluate.measured({"run": call})["run"]
+        measured = {} if run.config.dry_run else measure.measured({"run": call})["run"]
     else:
         if run.accelerator.is_main_process:
             _export(run, given.save)

@@ -18,7 +18,7 @@ from kdbench.console import quiet_libraries
 from kdbench.data.teacher_cache import compute_outputs
 from kdbench.data.tokenize import load_tokenizer
 from kdbench.errors import UserError
-from kdbench.inference import measure as evaluate
+from kdbench.inference import measure
 from kdbench.inference.classifier import GRAPH, graph_predict, model_predict, speed_of
 from kdbench.inference.finished_run import FinishedRun, open_run
 from kdbench.inference.latency import beside, own_call
@@ -133,8 +133,8 @@ def _latency(run: FinishedRun, forms: dict[str, Predict]) -> dict[str, Any]:
     calls = {name: own_call(run, predict) for name, predict in forms.items()}
     teacher = run.teacher
     if teacher is None:
-        return {name: times | {"teacher": None} for name, times in evaluate.measured(calls).items()}
-    found = evaluate.measured(calls | {"teacher": own_call(teacher, model_predict(teacher.model))})
+        return {name: times | {"teacher": None} for name, times in measure.measured(calls).items()}
+    found = measure.measured(calls | {"teacher": own_call(teacher, model_predict(teacher.model))})
     taught = beside(found.pop("teacher"), teacher.result)
     return {name: times | {"teacher": taught} for name, times in found.items()}
 

@@ -24,7 +24,7 @@ from kdbench.stage import Batch, Predict, Stage
 from kdbench.storage import files as store
 from kdbench.storage.seeds import derive
 from kdbench.training import checkpoint
-from kdbench.training import interrupts as stopping
+from kdbench.training import interrupts
 from kdbench.training.checkpoint import Pass, state_of
 from kdbench.training.finite import bad_loss, require_finite_weights
 from kdbench.training.interrupts import Limits
@@ -119,7 +119,7 @@ class _Trainer:
         started = time.perf_counter() - self.progress.seconds
         self.display.start(self.stage.name, schedule.steps, self.progress.step, self.progress.step // per_epoch)
         try:
-            with stopping.training():
+            with interrupts.training():
                 while self.progress.step < schedule.steps and not self._out_of_patience():
                     epoch, position = divmod(self.progress.step, per_epoch)
                     for batch in self._limited(self.stage.data.epoch(epoch, position)):
@@ -140,7 +140,7 @@ class _Trainer:
             self._evaluate(epoch)
         elif step % FLUSH_EVERY == 0 or step % every == 0:
             self._flush(epoch)
-        code = largest(stopping.after_step(self.limits.stop_after, self.limits.preempt_at), self.accelerator)
+        code = largest(interrupts.after_step(self.limits.stop_after, self.limits.preempt_at), self.accelerator)
         if code and (self.accelerator.num_processes > 1 or not self._all_finite()):
             self._flush(epoch)  # of several processes one saves; after a loss that is not finite none does
         if code or step % every == 0:
@@ -148,7 +148,7 @@ class _Trainer:
         if code:
             wait(self.accelerator)
             where = f"stage {self.stage.name}, step {step} of {self.stage.schedule.steps}"
-            raise stopping.Stopped(f"stopped and saved in {where}: the same command goes on from there", code)
+            raise interrupts.Stopped(f"stopped and saved in {where}: the same command goes on from there", code)
 
     def _all_finite(self) -> bool:
         return all(bool(one.values.isfinite().all()) for one in self.state.passes)
