@@ -23,8 +23,7 @@ from torch import nn
 from kdbench.stage import Batch, Predict, Stage
 from kdbench.storage import files as store
 from kdbench.storage.seeds import derive
-from kdbench.training import checkpoint
-from kdbench.training import interrupts
+from kdbench.training import checkpoint, interrupts
 from kdbench.training.checkpoint import Pass, state_of
 from kdbench.training.finite import bad_loss, require_finite_weights
 from kdbench.training.interrupts import Limits
