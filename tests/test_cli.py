@@ -293,6 +293,12 @@ def test_the_default_of_a_mistyped_key_is_no_second_fault(tmp_path: Path) -> Non
     assert [fault.key for fault in both] == ["dataset.lable", "dataset.label"]
 
 
+def test_texts_without_columns_are_refused_before_a_run_begins(tmp_path: Path) -> None:
+    (tmp_path / "raw.txt").write_text("one text\nanother\n" * 9)
+    line = ["method=tfidf", "dataset=files", f"dataset.source={tmp_path / 'raw.txt'}", "dataset.name=own"]
+    assert [fault.key for fault in cli.refuse(line)] == ["dataset.delimiter"]
+
+
 def test_own_yamls(tmp_path: Path) -> None:
     (tmp_path / "schedule").mkdir()
     (tmp_path / "schedule" / "mine.yaml").write_text("defaults: [default, _self_]\nlr: 1e-3\nwarmpu: 0.2\n")

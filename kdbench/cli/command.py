@@ -110,7 +110,7 @@ def judge(configs: Configs, argv: list[str], texts: list[str], multirun: bool) -
         found += nested_grid_faults(configs, swept_preset, texts)
     idle = [o for o in overrides if o.key.startswith(OPEN) and not (is_choice(configs, o) and chosen(configs, o)[1])]
     if idle and not multirun:
-        found.append(idle[0].fault("is of a sweep: add -m", shlex.join(["kdbench", "-m", *argv])))
+        found.append(idle[0].fault("works in a sweep only: add -m", shlex.join(["kdbench", "-m", *argv])))
     overrides = as_typed(configs, overrides)
     paths = [fault for o in overrides if (fault := quoted_path_fault(o))]
     found += paths

@@ -71,13 +71,17 @@ def read(path: Path, config: DatasetConfig) -> Table:
 
 
 def names_at_start(path: Path, config: DatasetConfig) -> list[str] | None:
-    """The columns by the first lines; None where these do not tell. What `read` will refuse is left to it."""
+    """Return the columns by the first lines, None where these do not tell: what `read` will refuse is left to it.
+
+    Raises SettingError for a text without columns.
+    """
     try:
         with files.opened(path) as (ending, file):
             if ending == ".parquet":
                 return _parquet_names(path if path.suffix.lower() == ending else io.BytesIO(file.read()))
-            if ending == ".xlsx" or ending in files.TAGGED or (ending == ".txt" and config.delimiter is None):
+            if ending == ".xlsx" or ending in files.TAGGED:
                 return None
+            _require_columns(path, ending, config)
             data = file.read(4 * START)
             complete = not file.read(1)
         text = files.start(data, config.encoding)
@@ -86,8 +90,20 @@ def names_at_start(path: Path, config: DatasetConfig) -> list[str] | None:
             rows = json.loads(text) if whole else [json.loads(line) for line in text.split("\n") if line.strip()]
             return _names(iter(rows)) if complete and isinstance(rows, list) else None
         return header_of(path, ending, text[:START], config).names or None
+    except SettingError:
+        raise
     except (OSError, LookupError, ValueError, TypeError, AttributeError, csv.Error):
         return None  # SourceError too: reading it all says what is wrong
+
+
+def _require_columns(path: Path, ending: str, config: DatasetConfig) -> None:
+    if ending == ".txt" and config.delimiter is None:
+        raise SettingError(
+            "dataset.delimiter",
+            "null",
+            f"{path}: a .txt holds texts without labels, for corpus.running. If it is a table, say what separates its"
+            " columns, such as dataset.delimiter=tab.",
+        )
 
 
 # --- text with separators
@@ -214,11 +230,7 @@ def _records(path: Path, text: str, sign: str, line: int, width: int, quotes: bo
 
 
 def _delimited(path: Path, ending: str, text: str, config: DatasetConfig) -> Table:
-    if ending == ".txt" and config.delimiter is None:
-        raise SourceError(
-            f"{path}: a .txt holds texts without labels, for corpus.running. If it is a table, say what separates its"
-            " columns, such as dataset.delimiter=tab."
-        )
+    _require_columns(path, ending, config)
     try:
         header = header_of(path, ending, text[:START], config)
     except csv.Error as error:
