@@ -107,3 +107,9 @@ def test_many_characters_are_drawn_from(of, execute, configure):
     assert 1 < len(part) < len(train) and sum(map(len, part.texts)) <= 300
     assert np.isin(part.ids, train.ids).all() and (np.diff(part.ids) > 0).all()
     assert len(drawn(train, 1, 0)) == 1 and len(drawn(train, 10**9, 0)) == len(train)
+
+
+@pytest.mark.parametrize(("test", "said"), [("test.csv", "test: test; "), ("null", "test: cut from train; ")])
+def test_the_record_says_where_the_test_is_from(configure, execute, test, said):
+    result = execute(configure("method=tfidf", f"dataset.splits.test={test}"))
+    assert result["identity"]["split"] == f"{said}dev: cut from train"

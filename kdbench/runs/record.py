@@ -190,6 +190,7 @@ def _unmeasured(run: "Run", length: int | None) -> dict[str, Any]:
 
 def _identity(run: "Run", about: About) -> dict[str, Any]:
     config, network = run.config, "encoder" in run.config.method.needs
+    test = run.data.test_is if config.dataset.splits.test else "cut from train"
     method = asdict(config.method)
     name, module = method.pop("name"), method.pop("module")
     if module is not None:
@@ -205,7 +206,7 @@ def _identity(run: "Run", about: About) -> dict[str, Any]:
         "parameters": method,
         "layers": config.student.layers if network else None,
         "data_id": data_id(config),
-        "split": f"test: {run.data.test_is}; dev: {config.dataset.splits.dev or 'cut from train'}",
+        "split": f"test: {test}; dev: {config.dataset.splits.dev or 'cut from train'}",
         "selected_on": "dev",
     }
 
