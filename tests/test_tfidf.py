@@ -9,6 +9,7 @@ import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.svm import LinearSVC
 
+from kdbench.cli import predict
 from kdbench.compare import cli as compare_runs
 from kdbench.data.stored import stored_dataset
 from kdbench.errors import UserError
@@ -113,3 +114,25 @@ def test_many_characters_are_drawn_from(of, execute, configure):
 def test_the_record_says_where_the_test_is_from(configure, execute, test, said):
     result = execute(configure("method=tfidf", f"dataset.splits.test={test}"))
     assert result["identity"]["split"] == f"{said}dev: cut from train"
+
+
+@pytest.mark.parametrize("header", [True, False])
+def test_a_file_to_predict_is_read_as_the_training_data_were(configure, execute, tmp_path, capsys, header):
+    rows = [f"{word} Gerät {at};{label}" for at in range(30) for word, label in (("schön", "gut"), ("übel", "mies"))]
+    head = ["body;verdict"] if header else []
+    (tmp_path / "own.csv").write_text("\n".join([*head, *rows]), encoding="cp1252")
+    names = ["body", "verdict"] if header else ["1", "2"]
+    result = execute(
+        configure(
+            "method=tfidf", f"dataset.source={tmp_path / 'own.csv'}", "dataset.splits.train=.",
+            "dataset.splits.test=null",
+            "dataset.encoding=cp1252", f"dataset.header={header}", f"dataset.text={names[0]}",
+            f"dataset.label={names[1]}",
+        )
+    )  # fmt: skip
+    for encoding in ("cp1252", "utf-8"):
+        capsys.readouterr()
+        (tmp_path / "asked.csv").write_text("\n".join([*head, rows[1], rows[0]]), encoding=encoding)
+        assert predict.main([result["folder"], "--file", str(tmp_path / "asked.csv"), "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)["answers"]
+        assert [(one["text"].split()[0], one["label"]) for one in found] == [("übel", "mies"), ("schön", "gut")]

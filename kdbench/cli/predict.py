@@ -46,7 +46,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("model", type=Path, metavar="MODEL", help="a finished run, or what was exported of it")
     texts = made.add_mutually_exclusive_group(required=True)
     texts.add_argument("--text", action="append", help="a text; may be given again")
-    texts.add_argument("--file", type=Path, help="a UTF-8 file: a text a line, or a table; - is stdin")
+    texts.add_argument(
+        "--file", type=Path, help="a text a line, or a table, in UTF-8 or as the training data; - is stdin"
+    )
     made.add_argument("--pair", action="append", help="the second text of each --text, for a model of pairs")
     made.add_argument("--json", action="store_true", help="one document, with the probabilities of all labels")
     made.add_argument("--quiet", action="store_true", help="no words, only the answers")
@@ -71,7 +73,7 @@ def _answer(options: argparse.Namespace) -> int:
     quiet_libraries()
     classifier = load_classifier(options.model)
     if options.file:
-        rows = texts_file.read(options.file, classifier.columns)
+        rows = texts_file.read(options.file, classifier.dataset)
     else:
         rows = list(zip(options.text, *([options.pair] if options.pair else []), strict=True))
     blank = [not "".join(row).strip() for row in rows]

@@ -5,6 +5,7 @@ import io
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,15 @@ from kdbench.sources import files
 Row = tuple[str, ...]  # a text, or two
 
 
-def read(path: Path, columns: Sequence[str]) -> list[Row]:
-    """The rows of a table in these columns, one or two; of another file its lines, of two with a tab between.
+def read(path: Path, trained: DatasetConfig) -> list[Row]:
+    """Return the rows of a table, in the columns of the training data; of another file its lines, of pairs two with a
+    tab between.
 
-    A row without a text is one of blank texts, so that answers stand beside the file's rows. Raises UserError.
+    The text is UTF-8 or, where it is not, in the encoding of the training data. A row without a text is one of blank
+    texts, so that answers stand beside the file's rows. Raises UserError.
     """
+    config = replace(trained, label=trained.text)  # what is asked about needs no label
+    columns = [name for name in (config.text, config.text_pair) if name is not None]
     try:
         if str(path) == "-":
             ending, data = "", sys.stdin.buffer.read()
@@ -29,39 +34,43 @@ def read(path: Path, columns: Sequence[str]) -> list[Row]:
             with files.opened(path) as (ending, file):
                 data = file.read()
         if ending in (".json", ".parquet", ".xlsx"):
-            return _whole_table(path, columns)
-        text = data.decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        convert = (
-            f"iconv -f cp1252 -t utf-8 {path} > utf8{path.suffix} converts a Windows file, -f gb18030 a Chinese one"
-        )
-        reason = error.strerror if isinstance(error, OSError) else f"is not UTF-8 (byte {error.start}): {convert}"
-        raise UserError(f"--file {path}: {reason}") from error
+            return _whole_table(path, config, columns)
+        text = _decoded(path, data, config.encoding)
+    except OSError as error:
+        raise UserError(f"--file {path}: {error.strerror}") from error
     match ending:
         case ".csv" | ".tsv" | ".tab":
-            return list(_table(path, ending, text, columns))
+            return list(_table(path, ending, text, config, columns))
         case ".jsonl" | ".ndjson":
             return list(_objects(path, text, columns))
         case _:
             return list(_lines(path, text, columns))
 
 
-def _as_read(columns: Sequence[str]) -> DatasetConfig:
-    return DatasetConfig(text=columns[0], text_pair=columns[1] if len(columns) > 1 else None, label=columns[0])
+def _decoded(path: Path, data: bytes, trained: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        if files.codec_of(trained) != "utf-8":
+            return files.text(path, data, trained)
+        windows = f"iconv -f cp1252 -t utf-8 {path} > utf8{path.suffix} converts a Windows file"
+        raise UserError(
+            f"--file {path}: is not UTF-8 (byte {error.start}). {windows}, -f gb18030 a Chinese one"
+        ) from error
 
 
-def _whole_table(path: Path, columns: Sequence[str]) -> list[Row]:
+def _whole_table(path: Path, config: DatasetConfig, columns: Sequence[str]) -> list[Row]:
     """Of a format that has no lines."""
-    table = tables.read(path, _as_read(columns))
+    table = tables.read(path, config)
     return [
         tuple("" if cell is None else str(cell) for cell in row)
         for row in zip(*(table.column(name) for name in columns), strict=True)
     ]
 
 
-def _table(path: Path, ending: str, text: str, columns: Sequence[str]) -> Iterator[Row]:
+def _table(path: Path, ending: str, text: str, config: DatasetConfig, columns: Sequence[str]) -> Iterator[Row]:
     csv.field_size_limit(1 << 30)
-    header = tables.header_of(path, ending, text[: tables.START], _as_read(columns))
+    header = tables.header_of(path, ending, text[: tables.START], config)
     _require(f"{path}", header.names, columns)
     at = [header.names.index(name) for name in columns]
     rows = csv.reader(io.StringIO(text[header.begin :], newline=""), delimiter=header.separator)

@@ -21,10 +21,12 @@ from kdbench.inference.finished_run import open_run, read_length
 from kdbench.inference.onnx import Graph
 from kdbench.metrics import Logits, answers, ragged
 from kdbench.models import students
+from kdbench.schema import DatasetConfig
 from kdbench.stage import Predict
 from kdbench.storage import files as store
 from kdbench.storage.results import RESULTS
 from kdbench.tasks import is_bio, tags
+from kdbench.validation.load import recorded_dataset
 
 GRAPH = "model.onnx"  # in an exported form's folder, below the exported model's
 
@@ -82,14 +84,23 @@ SCORED: dict[str, type[AnyAnswer]] = {"classification": Scored, "multi_label": S
 class Classifier:
     """A model with its tokenizer and its labels; texts are cut as they were in training."""
 
-    task: str  # see kdbench.tasks
+    dataset: DatasetConfig  # how its training data were read
     labels: list[str]
-    columns: tuple[str, ...]  # what its texts were called in training: one, or two
     max_length: int  # tokens
     tokenizer: Any  # loaded once: that takes longer than a small model's answer
     pad_id: int
     predict: Predict
     probable: bool = True  # whether its logits are of probabilities
+
+    @property
+    def task(self) -> str:
+        """See kdbench.tasks."""
+        return self.dataset.task
+
+    @property
+    def columns(self) -> list[str]:
+        """What its texts were called in training: one name, or two."""
+        return [name for name in (self.dataset.text, self.dataset.text_pair) if name is not None]
 
     @property
     def answer(self) -> type[AnyAnswer]:
@@ -182,12 +193,10 @@ def load_classifier(folder: Path) -> Classifier:
 
 
 def classifier_of(recipe: Path, model: Path, predict: Predict) -> Classifier:
-    dataset: Any = OmegaConf.load(recipe / "config.yaml").dataset
-    task, columns = dataset.get("task", "classification"), (dataset.text, dataset.get("text_pair"))
-    given = tuple(name for name in columns if name is not None)
+    dataset = recorded_dataset(OmegaConf.load(recipe / "config.yaml"))  # type: ignore[arg-type]
     probable = students.model_type(model) != "kdbench_tfidf"
     length, tokenizer = read_length(model, dataset.max_length), load_tokenizer(model)
-    return Classifier(task, label_names(model), given, length, tokenizer, pad_id(model), predict, probable)
+    return Classifier(dataset, label_names(model), length, tokenizer, pad_id(model), predict, probable)
 
 
 def label_names(model: Path) -> list[str]:
