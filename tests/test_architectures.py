@@ -79,9 +79,7 @@ def test_every_method_serves_the_kinds_that_it_says(encoders, configure, execute
         check_export(Path(result["folder"]))
 
 
-def broken_off(
-    configure: Any, execute: Any, monkeypatch: pytest.MonkeyPatch, at: int, elsewhere: str, given: Any
-) -> Any:
+def broken_off(configure: Any, execute: Any, monkeypatch: pytest.MonkeyPatch, at: int, given: Any) -> Any:
     """The run, killed after `at` steps of all its stages, and done again."""
     step, taken = train._Trainer._step, [0]
 
@@ -93,9 +91,9 @@ def broken_off(
 
     monkeypatch.setattr(train._Trainer, "_step", counted)
     with pytest.raises(KeyboardInterrupt):
-        execute(configure(*given, elsewhere))
+        execute(configure(*given))
     monkeypatch.setattr(train._Trainer, "_step", step)
-    return execute(configure(*given, elsewhere))
+    return execute(configure(*given))
 
 
 RESUMED = [("theseus", kind) for kind in SERVED["theseus"]] + [("logit_kd", kind) for kind in NEW]
@@ -106,7 +104,8 @@ RESUMED = [("theseus", kind) for kind in SERVED["theseus"]] + [("logit_kd", kind
 def test_a_killed_run_ends_as_one_that_was_not(encoders, configure, execute, monkeypatch, tmp_path, method, kind):
     given = [*words(encoders, method, kind), *FEW, "checkpoint_every=1", "schedule.dropout=0.1"]
     whole = execute(configure(*given))
-    resumed = broken_off(configure, execute, monkeypatch, 4, f"outputs={tmp_path / 'elsewhere'}", given)
+    elsewhere = [f"{key}={tmp_path / 'elsewhere' / key}" for key in ("outputs", "cache_dir")]  # it finds no teacher
+    resumed = broken_off(configure, execute, monkeypatch, 4, [*given, *elsewhere])
     assert same(weights(whole), weights(resumed)) and whole["metrics"] == resumed["metrics"]
 
 

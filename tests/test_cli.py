@@ -150,7 +150,7 @@ REFUSALS = {
     "dataset=files dataset.source=/none/such": r"dataset\.source=/none/such: no such file or folder",
     "teacher.sha256=null": r"teacher\.source=.*SHA-256",
     "method=theseus student=distilbert": r"student\.architecture=distilbert: must be bert, the teacher's",
-    "method=bilstm student=bert_3l": r"student\.architecture=bert: is none .* Did you mean student=bilstm_300\?",
+    "method=bilstm student=bert_3l": r"student\.architecture=bert: is not supported .* mean student=bilstm_300\?",
     "method=finetune student=mobilebert_6l": r"method\.init\.weights=pretrained: must be random: no checkpoint",
     "method=tinybert student.heads=6": r"must equal teacher\.heads=12, or set method\.attention=false",
     "method=tinybert student.layers=4": r"student\.layers=4: must divide teacher\.layers=6",

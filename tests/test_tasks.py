@@ -203,7 +203,12 @@ def test_several_passes_give_the_step_of_one(of_task, execute):
 
 
 REFUSED = [
-    ("token_classification", ["method=tfidf"], "dataset.task", r"method=tfidf can do \(classification, .*bag of words"),
+    (
+        "token_classification",
+        ["method=tfidf"],
+        "dataset.task",
+        r"method=tfidf \(supported: classification, .*bag of words",
+    ),
     ("token_classification", ["method=pkd"], "dataset.task", r"\[CLS\]"),
     ("regression", ["method=fastbert"], "dataset.task", "entropy"),
     ("multi_label", ["method=cascade"], "dataset.task", "entropy"),

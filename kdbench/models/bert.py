@@ -52,7 +52,7 @@ def set_dropout(model: Any, dropout: float) -> None:
 def load(folder: Path, attention: str) -> Any:
     """A finished run's model folder, in evaluation mode.
 
-    Raises OSError where the folder holds no whole model, UserError where weights are missing.
+    Raises OSError where the folder holds no complete model, UserError where weights are missing.
     """
     from transformers import BertForSequenceClassification, BertForTokenClassification
 

@@ -61,7 +61,7 @@ def build(shape: dict[str, Any], label_names: list[str], attention: str, seed: i
 def load(folder: Path, attention: str) -> Any:
     """A DistilBERT classifier's folder, in evaluation mode.
 
-    Raises OSError where the folder holds no whole model, UserError where weights are missing.
+    Raises OSError where the folder holds no complete model, UserError where weights are missing.
     """
     from transformers import DistilBertForSequenceClassification, DistilBertForTokenClassification
 

@@ -200,7 +200,7 @@ def save(model: FastBert, folder: Path) -> None:
 def load(folder: Path, attention: str) -> FastBert:
     """A FastBert's folder, in evaluation mode and with its speed.
 
-    Raises OSError where the folder holds no whole model, UserError where weights are missing.
+    Raises OSError where the folder holds no complete model, UserError where weights are missing.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file

@@ -108,7 +108,7 @@ def _ib_classes() -> tuple[Any, Any]:
 def load(folder: Path, attention: str) -> Any:
     """A MobileBERT classifier's folder, in evaluation mode.
 
-    Raises OSError where the folder holds no whole model, UserError where weights are missing.
+    Raises OSError where the folder holds no complete model, UserError where weights are missing.
     """
     from transformers import MobileBertForSequenceClassification
 

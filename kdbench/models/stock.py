@@ -57,7 +57,7 @@ def _attention(model_type: str, attention: str) -> str:
 def load(folder: Path, model_type: str, attention: str) -> Any:
     """A classifier's folder, in evaluation mode.
 
-    Raises OSError where the folder holds no whole model, UserError where weights are missing.
+    Raises OSError where the folder holds no complete model, UserError where weights are missing.
     """
     from transformers import AutoModelForSequenceClassification
 

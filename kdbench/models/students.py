@@ -143,9 +143,9 @@ def save(model: Any, folder: Path, tokenizer_folder: Path, pairs: bool) -> None:
 def load(folder: Path, attention: str = "sdpa") -> Any:
     """The model in a run's `model` folder, in evaluation mode.
 
-    Raises Damaged where a file is not what its manifest says, OSError where the folder holds no whole model, UserError
-    where weights are missing, are a pickle, or config.json names code. Folders of other programs, and of runs before
-    there were manifests, have none.
+    Raises Damaged where a file is not what its manifest says, OSError where the folder holds no complete model,
+    UserError where weights are missing, are a pickle, or config.json names code. Folders of other programs have no
+    manifest.
     """
     if (folder / store.MANIFEST).exists():
         store.verify(folder / store.MANIFEST)

@@ -261,7 +261,7 @@ def load(folder: Path) -> TfIdf:
         model = TfIdf(TfIdfConfig(**fields))
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{folder}: no whole {MODEL_TYPE}: {type(error).__name__}: {error}") from error
+        raise UserError(f"{folder}: not a complete {MODEL_TYPE}: {type(error).__name__}: {error}") from error
     return model.eval()
 
 

@@ -35,7 +35,7 @@ def kind_faults(config: RunConfig) -> Iterator[Fault]:
     if student.architecture not in method.students:
         close = next((f"student={name}" for name in STUDENTS if STUDENTS[name] in method.students), "")
         legal = ", ".join(sorted(method.students))
-        problem = f"is none that method={method.name} can train ({legal})"
+        problem = f"is not supported by method={method.name} (supported: {legal})"
         yield Fault("student.architecture", student.architecture, problem, close)
         return
     if unfit := list(pair_faults(config)):

@@ -47,8 +47,8 @@ def task_faults(config: RunConfig) -> Iterator[Fault]:
     dataset, method, student = config.dataset, config.method, config.student
     task = dataset.task
     if task not in method.tasks:
-        can = ", ".join(sorted(method.tasks))
-        yield Fault("dataset.task", task, f"is none that method={method.name} can do ({can}): {method.not_others}")
+        supported = f"(supported: {', '.join(sorted(method.tasks))})"
+        yield Fault("dataset.task", task, f"is not supported by method={method.name} {supported}: {method.not_others}")
     if dataset.metric is not None and dataset.metric not in METRICS[task]:
         yield Fault("dataset.metric", dataset.metric, f"is no metric of {task}", legal=f"Legal: {_or(METRICS[task])}")
     if isinstance(dataset.label, list) and task != "multi_label":

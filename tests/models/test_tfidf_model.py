@@ -101,7 +101,7 @@ def test_a_folder_that_is_none_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(
         (tmp_path / "config.json").read_text().replace('"vocab_size": ', '"vocab_size": 1')
     )
-    with pytest.raises(UserError, match="no whole"):
+    with pytest.raises(UserError, match="not a complete"):
         tfidf.load(tmp_path)
 
 
