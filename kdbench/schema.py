@@ -1,19 +1,13 @@
 """The schema of a run: types and legal ranges. The values are in `conf/*.yaml`, each number's source beside it."""
 
-import ast
 import dataclasses
 import importlib
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cache
-from importlib.abc import InspectLoader
-from importlib.machinery import ModuleSpec
-from importlib.resources import files
-from importlib.util import module_from_spec
 from types import ModuleType
 from typing import Any, ClassVar
 
+from kdbench.declared import declared
 from kdbench.options import (
     MISSING,
     Rule,
@@ -286,44 +280,5 @@ def method_module(name: str, module: str | None = None) -> ModuleType:
 
 def method_schema(name: str, module: str | None = None) -> type:
     """Return the dataclass of `method`: the method's Params joined with the keys that all methods share."""
-    params = declared(name) if module is None else method_module(name, module).Params
+    params = declared(f"kdbench.methods.{name}", "Params") if module is None else method_module(name, module).Params
     return dataclasses.make_dataclass("Method", [], bases=(params, MethodConfig))
-
-
-@cache
-def declared(name: str) -> type:
-    """Return `Params` of kdbench.methods.<name> without importing torch, which that file needs for its stages.
-
-    A refused command and tab completion need no more than this.
-    """
-    loader = _Declarations()
-    module = module_from_spec(ModuleSpec(f"kdbench.methods.{name}", loader))
-    loader.exec_module(module)
-    params: type = module.Params
-    return params
-
-
-class _Declarations(InspectLoader):
-    """Load of a method's file what declares its keys.
-
-    Three kinds of statements: imports from the standard library and from `LIGHT`; what the class `Params` names of the
-    file's own; the class itself.
-    """
-
-    LIGHT = ("kdbench.options", "kdbench.schema", "kdbench.tasks")
-
-    def get_source(self, fullname: str) -> str:
-        package, _, name = fullname.rpartition(".")
-        tree = ast.parse(files(package).joinpath(f"{name}.py").read_text(encoding="utf8"))
-        (params,) = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Params"]
-        named = {node.id for node in ast.walk(params) if isinstance(node, ast.Name)}
-        tree.body = [node for node in tree.body if node is params or self._declares(node, named)]
-        return ast.unparse(tree)
-
-    def _declares(self, node: ast.stmt, named: set[str]) -> bool:
-        match node:
-            case ast.ImportFrom(module=str(module)) | ast.Import(names=[ast.alias(name=module)]):
-                return module in self.LIGHT or module.partition(".")[0] in sys.stdlib_module_names
-            case ast.Assign(targets=[ast.Name(id=name)]) | ast.FunctionDef(name=name):
-                return name in named
-        return False

@@ -139,7 +139,7 @@ class Params:
 def test_a_methods_own_parameters(
     cfg: DictConfig, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], expected: list[str]
 ) -> None:
-    monkeypatch.setattr("kdbench.schema.declared", lambda name: Params)
+    monkeypatch.setattr("kdbench.schema.declared", lambda module, name: Params)
     monkeypatch.setattr("kdbench.validation.values.run_keys", keys.run_keys.__wrapped__)  # without its cache
     cfg.method = {"name": "tfidf", **values}
     found = [str(fault) for fault in faults(cfg)]

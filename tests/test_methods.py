@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import kdbench
+from kdbench.declared import declared
 from kdbench.runs.related import uses_teacher
-from kdbench.schema import declared, method_module
+from kdbench.schema import method_module
 from kdbench.training import loop as train
 
 ROOT = Path(__file__).parents[1]
@@ -45,7 +46,7 @@ def test_the_declared_keys_are_those_of_the_imported_file(method):
         fields = [(field.name, field.type, field.default) for field in dataclasses.fields(params)]
         return fields, {name: value for name, value in vars(params).items() if isinstance(value, frozenset | tuple)}
 
-    assert said(declared(method)) == said(method_module(method).Params)
+    assert said(declared(f"kdbench.methods.{method}", "Params")) == said(method_module(method).Params)
 
 
 @pytest.mark.parametrize("method", METHODS)
