@@ -268,7 +268,7 @@ def test_the_readme_is_short_and_its_links_lead_somewhere():
 
 @pytest.mark.parametrize(
     "names",
-    [("theseus", "tinybert", "troubleshooting"), pytest.param(None, marks=pytest.mark.slow)],
+    [("theseus", "tinybert", "troubleshooting", "papers", "architecture"), pytest.param(None, marks=pytest.mark.slow)],
     ids=["some", "all"],
 )
 def test_tables_and_refusals_are_what_the_code_says(names):

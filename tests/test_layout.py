@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from kdbench.storage.provenance import source_state
+from scripts import imports
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "kdbench"
@@ -78,3 +79,12 @@ def test_the_commit_of_the_checkout_is_found():
         ["git", "status", "--porcelain", "--", "kdbench", "conf"], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert source_state() == {"commit": head.stdout.strip(), "dirty": bool(status.stdout)}
+
+
+def test_the_picture_of_imports_puts_each_package_above_what_it_imports():
+    found = imports.arrows()
+    height = imports.floors(found)
+    assert all(height[name] > height[one] for name, names in found.items() for one in names)
+    assert "training" in found["runs"] and not found["errors"] and "__main__" not in found
+    with pytest.raises(ValueError, match=r"in a circle.*: a, b, c"):
+        imports.floors({"a": {"b"}, "b": {"a"}, "c": {"b"}, "d": set()})

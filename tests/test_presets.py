@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from kdbench.schema import method_schema
 from kdbench.validation.load import complete
+from scripts import papers
 
 CONF = Path(__file__).parents[1] / "conf"
 SOURCED = sorted(
@@ -24,6 +25,8 @@ SOURCED = sorted(
     for path in (CONF / "experiment" / folder).glob("*.yaml")
 )
 assert len(SOURCED) >= 18
+# What a source may be: a paper, a repository, a published model's configuration, or our own choice.
+PUBLISHED = re.compile(r"[A-Z]\w+ et al\. (19|20)\d\d|[\w.-]+/[\w.-]+|bert-[\w-]+|ours")
 OURS, HALF = 7777, 3888  # no preset has them; the second is what ${half:} makes of the first
 NEUTRAL = {"accumulation", "name", "defaults"}  # 1: no accumulation
 # What has no effect under the preset's other choices.
@@ -111,8 +114,43 @@ def test_nothing_that_decides_the_result_is_ours(conf: None, preset: str) -> Non
 
 
 @pytest.mark.parametrize("preset", SOURCED)
-def test_numbers_have_a_source_and_headers_say_what_departs(preset: str) -> None:
+def test_headers_say_what_is_published_and_what_departs(preset: str) -> None:
     lines = (CONF / f"experiment/{preset}.yaml").read_text(encoding="utf8").splitlines()
     header = " ".join(line for line in lines if line.startswith("#"))
     assert re.search("Published|published", header) and re.search("Differences|Not copied|Not in the paper", header)
-    assert [line for line in lines if re.match(r"\s+\w+: .*\d", line) and "#" not in line] == []
+
+
+@pytest.mark.parametrize("path", papers.files(), ids=lambda path: path.relative_to(CONF).as_posix())
+def test_each_number_has_its_source_beside_it(path: Path) -> None:
+    """Defaults of methods, and presets that follow a source or search: a paper, published code, or `ours`."""
+    values = list(papers.values(path))
+    assert [value for value in values if papers.NUMBER.search(value.text) and not value.sources] == []
+    names = {name for value in values for name, _, _ in value.sources}
+    assert {name for name in names if not PUBLISHED.fullmatch(name)} == set()
+    lines = [line.partition(" # ")[0] for line in path.read_text(encoding="utf8").splitlines()]
+    numbers = [line for line in lines if papers.NUMBER.search(line) and not line.startswith("#")]
+    assert len(numbers) == sum(bool(papers.NUMBER.search(value.text)) for value in values)  # no line was overlooked
+
+
+def test_each_paper_is_named_with_its_title() -> None:
+    page = (CONF.parent / "docs/papers.md").read_text(encoding="utf8")
+    found = {name for path in papers.files() for value in papers.values(path) for name, _, _ in value.sources}
+    titles = re.findall(r"^\| (.* et al\. \d{4}) \| \S.* \|", page, re.MULTILINE)
+    assert {name for name in found if "et al." in name} <= {*titles}
+
+
+def test_sources_are_read_with_their_keys(tmp_path: Path) -> None:
+    (path := tmp_path / "method/mine.yaml").parent.mkdir()
+    path.write_text(
+        "# A method. Paper: of nobody.\n# Paper: Xu et al. 2020. Code: some/code.py.\n"
+        "init:\n  layers: [0, 2]  # a list such as [0, 1] [paper, 4.3: b of 0.1, 0.3; code, README]\n"
+        "stages:\n  training: {epochs: 3}  # [ours]\nalpha: 0.5  # weight\n"
+    )
+    layers, training, alpha = papers.values(path)
+    assert layers.file == "method=mine" and layers.key == "method.init.layers" and layers.text == "[0, 2]"
+    assert layers.sources == [("Xu et al. 2020", "4.3", "b of 0.1, 0.3"), ("some/code.py", "README", "")]
+    assert training.key == "method.stages.training" and training.sources == [("ours", "", "")]
+    assert alpha.sources == [] and papers.NUMBER.search(alpha.text)
+    path.write_text("alpha: 0.5  # [paper, 3]\n")
+    with pytest.raises(AssertionError, match="names no paper"):
+        list(papers.values(path))
