@@ -111,7 +111,8 @@ class _Corpus:
         return np.split(self.flat, self.offsets[1:-1])
 
     def spell(self, ids: Ids) -> Words:
-        return self.words[ids].tolist()
+        words: Words = self.words[ids].tolist()
+        return words
 
 
 def _one_round(corpus: _Corpus, options: NGramAugmentation, rng: np.random.Generator) -> list[Ids]:

@@ -16,8 +16,9 @@ from kdbench.data.labels import encoded, hidden, label_names
 from kdbench.data.readers import Rows, read_splits
 from kdbench.data.reading import Dropped
 from kdbench.data.report import DataReport, FileReport, SplitReport, class_counts, file_report
+from kdbench.errors import SourceError
 from kdbench.schema import DatasetConfig
-from kdbench.sources.fetch import SourceError, parse
+from kdbench.sources.fetch import parse
 
 _TEST_CUT, _DEV_CUT = 0, 1
 _LIMIT = {"train": 2, "dev": 3, "test": 4}

@@ -7,10 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdbench.data.cells import Label
-from kdbench.errors import shown
+from kdbench.errors import SourceError, shown
 from kdbench.metrics import ragged
 from kdbench.schema import DatasetConfig
-from kdbench.sources.fetch import SourceError
 from kdbench.tasks import OUTSIDE, is_bio
 
 

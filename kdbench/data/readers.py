@@ -9,9 +9,10 @@ from kdbench.data import tables
 from kdbench.data.cells import Label, LabelCells, Labels, Place, one_hot, read_labels, text_of
 from kdbench.data.reading import Reading
 from kdbench.data.tables import Table
+from kdbench.errors import SourceError
 from kdbench.schema import DatasetConfig
 from kdbench.sources import files
-from kdbench.sources.fetch import Source, SourceError, ask_hub, fetch_wheel, hub_commit, parse
+from kdbench.sources.fetch import Source, ask_hub, fetch_wheel, hub_commit, parse
 from kdbench.sources.sources import check_source, existing, table_files
 from kdbench.storage.cache import cached
 

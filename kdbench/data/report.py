@@ -97,7 +97,8 @@ def class_counts(names: list[str], labels: dict[str, NDArray[Any]]) -> dict[str,
 
 def _counted(labels: NDArray[Any], classes: int) -> NDArray[np.int64]:
     if labels.ndim == 2:  # a column for each label
-        return labels.sum(0, dtype=np.int64)
+        columns: NDArray[np.int64] = labels.sum(0, dtype=np.int64)
+        return columns
     flat = np.concatenate(labels) if labels.dtype == object and len(labels) else labels
     return np.bincount(flat.astype(np.int64), minlength=classes)
 

@@ -45,7 +45,10 @@ class Column(Sequence[str]):
     @overload
     def __getitem__(self, index: slice) -> list[str]: ...
     def __getitem__(self, index: int | slice) -> str | list[str]:
-        return self.values[index].to_pylist() if isinstance(index, slice) else self.values[index].as_py()
+        found: str | list[str] = (
+            self.values[index].to_pylist() if isinstance(index, slice) else self.values[index].as_py()
+        )
+        return found
 
 
 def stored_dataset(config: DatasetConfig, cache: Path) -> TextData:
@@ -107,4 +110,5 @@ def _labels(column: pa.ChunkedArray, task: str) -> NDArray[Any]:
         case "token_classification":
             return ragged([np.array(tags, np.int64) for tags in column.to_pylist()])
         case _:
-            return column.to_numpy().astype(np.float32 if task == "regression" else np.int64)
+            numbers: NDArray[Any] = column.to_numpy()
+            return numbers.astype(np.float32 if task == "regression" else np.int64)

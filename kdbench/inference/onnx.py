@@ -34,7 +34,8 @@ class _Plain(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         given = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        return self.model(input_ids=input_ids, attention_mask=attention_mask, **given).logits
+        logits: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask, **given).logits
+        return logits
 
 
 class _Exits(nn.Module):

@@ -87,7 +87,8 @@ def _masked_lm(run: Run, tokenizer: Any) -> MaskedLm:
         inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
         with run.accelerator.autocast():
             hidden = lm.encoder(**{name: value.to(device) for name, value in inputs.items()}).last_hidden_state
-            return lm.head(hidden[torch.arange(len(ids)), positions.to(device)], table)
+            found: Tensor = lm.head(hidden[torch.arange(len(ids)), positions.to(device)], table)
+        return found
 
     return MaskedLm(
         logits=logits,

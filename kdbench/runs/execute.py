@@ -178,7 +178,7 @@ def run_folder(config: RunConfig, hardware: Hardware) -> Path:
     student = config.student.name if "encoder" in config.method.needs else "no_network"
     name = f"{student}-{run_id(config, hardware)}"
     place = config.corpus.name if config.phase == "general" and config.corpus else config.dataset.name
-    return Path(config.outputs) / place / config.method.name / name / f"seed{config.seed}"
+    return Path(config.outputs, place, config.method.name, name, f"seed{config.seed}")
 
 
 @contextmanager

@@ -256,7 +256,9 @@ def _general_seconds(run: "Run") -> float | None:
     """Of the stages before the task, with those that they need; data sets and seeds share them."""
     if not run.general_results:
         return None
-    return sum(one["cost"]["seconds"] + (one["cost"]["general_seconds"] or 0) for one in run.general_results)
+    costs = [one["cost"] for one in run.general_results]
+    seconds: float = sum(cost["seconds"] + (cost["general_seconds"] or 0) for cost in costs)
+    return seconds
 
 
 def _teacher(run: "Run") -> dict[str, Any] | None:

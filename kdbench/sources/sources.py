@@ -8,11 +8,12 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from kdbench.errors import SettingError
+from kdbench.errors import SettingError, SourceError
 from kdbench.schema import DatasetConfig, RunningText, TeacherConfig
-from kdbench.sources.fetch import Source, SourceError, fetch_wheel, hub_commit, hub_model, parse, sha256_of
+from kdbench.sources.fetch import Source, fetch_wheel, hub_commit, hub_model, parse
 from kdbench.sources.files import FORMATS, ending, is_file_name
 from kdbench.sources.model_folder import MODEL_FILES, model_files, shape_names, shape_of, verify
+from kdbench.storage.files import sha256_of
 
 
 def check_source(source: str, sha256: str | None, key: str) -> str | None:

@@ -55,15 +55,16 @@ def read(results: Path, split: str) -> Predictions:
 
 
 def _labels(column: Any, task: str) -> Labels:
+    values: NDArray[Any] = column.to_numpy()
     match task:
         case "classification":
-            return column.to_numpy().astype(np.int64)
+            return values.astype(np.int64)
         case "regression":
-            return column.to_numpy()
+            return values
         case "multi_label":
-            return np.stack(column.to_numpy()).astype(np.int8)
+            return np.stack([*values]).astype(np.int8)
         case _:
-            return ragged([np.asarray(tags) for tags in column.to_numpy()])
+            return ragged([np.asarray(tags) for tags in values])
 
 
 def _logits(column: Any, task: str) -> Any:
@@ -92,4 +93,4 @@ def predictions_file(
     table = table.replace_schema_metadata({"task": task, "labels": json.dumps(label_names)})
     content = pyarrow.BufferOutputStream()
     pyarrow.parquet.write_table(table, content)
-    return content.getvalue().to_pybytes()
+    return bytes(content.getvalue())

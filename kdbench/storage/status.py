@@ -122,7 +122,7 @@ def _has_process(pid: int, written: float) -> bool:
 
     try:
         process = psutil.Process(pid)
-        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() < written + 60  # clocks are set
+        return bool(process.status() != psutil.STATUS_ZOMBIE and process.create_time() < written + 60)  # clocks are set
     except psutil.NoSuchProcess:
         return False
     except psutil.AccessDenied:

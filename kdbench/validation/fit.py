@@ -6,7 +6,7 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
-from kdbench.errors import Fault, SettingError, shown
+from kdbench.errors import Fault, SettingError, SourceError, shown
 from kdbench.schema import DatasetConfig, RunConfig
 from kdbench.tasks import METRICS
 from kdbench.validation.architectures import CUT, kind_faults
@@ -205,7 +205,6 @@ def column_faults(path: Path, dataset: DatasetConfig) -> Iterator[Fault]:
 def local_model_fault(folder: Path) -> str | None:
     """What is wrong with a teacher that lies here; one that must be fetched is judged when it is there."""
     from kdbench.sources.model_folder import verify
-    from kdbench.sources.sources import SourceError
 
     try:
         if folder.is_dir():

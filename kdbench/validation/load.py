@@ -93,7 +93,7 @@ def _fill_from_elsewhere(teacher: dict[str, Any]) -> None:
 
 def _fill_from_folder(teacher: dict[str, Any], source: str) -> None:
     if Path(source).is_dir():
-        from kdbench.sources.sources import shape_of
+        from kdbench.sources.model_folder import shape_of
 
         shape = shape_of(Path(source) / teacher.get("folder", ""))
         teacher.update({key: value for key, value in shape.items() if teacher.get(key, MISSING) == MISSING})

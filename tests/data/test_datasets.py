@@ -13,8 +13,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from kdbench.data.datasets import Split, TextData, cut, load_dataset
+from kdbench.errors import SourceError
 from kdbench.schema import DatasetConfig, DatasetSplits
-from kdbench.sources.sources import SourceError, check_source
+from kdbench.sources.sources import check_source
 
 CONF = Path(__file__).parents[2] / "conf"
 TEN = [(f"text {row}", "ab"[row % 2]) for row in range(10)]

@@ -12,8 +12,8 @@ from datasets import ClassLabel, Dataset
 from omegaconf import OmegaConf
 
 from kdbench.data.datasets import Split, TextData, load_dataset
+from kdbench.errors import SourceError
 from kdbench.schema import DatasetConfig
-from kdbench.sources.sources import SourceError
 
 CONF = Path(__file__).parents[2] / "conf" / "dataset"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from kdbench.errors import SourceError
 from kdbench.schema import DatasetConfig, DatasetSplits
-from kdbench.sources.sources import SourceError, dataset_identity
+from kdbench.sources.sources import dataset_identity
 
 
 def table(source: str | Path, train: str = ".", **splits: str) -> DatasetConfig:

@@ -12,9 +12,9 @@ from kdbench.data.batches import Examples
 from kdbench.data.datasets import load_dataset
 from kdbench.data.stored import stored_dataset
 from kdbench.data.tokenize import tokenize
+from kdbench.errors import SourceError
 from kdbench.metrics import plain
 from kdbench.schema import DatasetConfig, DatasetSplits
-from kdbench.sources.sources import SourceError
 from kdbench.stage import IGNORED
 
 CONLL = """-DOCSTART- -X- -X- O

@@ -15,6 +15,7 @@ import torch
 from kdbench.data.batches import Examples
 from kdbench.data.datasets import Split, load_dataset
 from kdbench.data.tokenize import tokenize
+from kdbench.errors import SourceError
 from kdbench.methods.theseus import grafted
 from kdbench.models import bert
 from kdbench.models.encoders import view
@@ -22,7 +23,6 @@ from kdbench.models.students import logits
 from kdbench.models.theseus import hybrid_logits
 from kdbench.runs.identity import data_id
 from kdbench.schema import DatasetConfig, DatasetSplits, RunConfig
-from kdbench.sources.sources import SourceError
 
 PAD, CLS, SEP, APPLE, PEAR, PLUM = 0, 2, 3, 5, 6, 7
 SHAPE = {"vocab_size": 8, "hidden": 16, "layers": 4, "heads": 2, "ffn": 32, "max_positions": 16, "pad_token_id": PAD}

@@ -10,11 +10,12 @@ import pytest
 from omegaconf import OmegaConf
 from safetensors.numpy import save
 
+from kdbench.errors import SourceError
 from kdbench.schema import TeacherConfig
 from kdbench.sources import sources
 from kdbench.sources.model_folder import shape_of
 from kdbench.sources.model_weights import expected
-from kdbench.sources.sources import Source, SourceError, check_source, model_identity, parse, resolve_model
+from kdbench.sources.sources import Source, check_source, model_identity, parse, resolve_model
 
 CONF = Path(__file__).parents[2] / "conf"
 CONFIG = {

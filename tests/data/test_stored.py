@@ -11,7 +11,7 @@ from kdbench.data import stored
 from kdbench.data.datasets import Split, load_dataset
 from kdbench.data.stored import Column, stored_dataset
 from kdbench.data.tokenize import tokenize
-from kdbench.sources.sources import SourceError
+from kdbench.errors import SourceError
 from tests.data.test_datasets import TEN, config, write
 
 MANY = [(f"text {row} é\u2028x \0 {'y' * (row % 7)}", "ab"[row % 2]) for row in range(2500)]  # three record batches

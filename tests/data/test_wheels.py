@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from kdbench.errors import SourceError
 from kdbench.sources import archive, fetch
-from kdbench.sources.fetch import Source, SourceError, fetch_wheel
+from kdbench.sources.fetch import Source, fetch_wheel
 from tests.reliability.forks import forked
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kdbench.data.datasets import load_dataset
-from kdbench.sources.sources import SourceError
+from kdbench.errors import SourceError
 from tests.data.test_datasets import TEN, config, write
 
 ROWS = "text,label\n" + "".join(f"text {row},{'xy'[row % 2]}\n" for row in range(10))
