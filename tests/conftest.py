@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -58,13 +59,13 @@ ORACLES = json.loads((Path(__file__).parent / "oracles.json").read_text(encoding
 @pytest.fixture(scope="session")
 def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random four-layer BERT encoder with a WordPiece tokenizer of some forty words."""
-    from transformers import BertConfig, BertModel, BertTokenizerFast
+    from transformers import BertConfig, BertModel, BertTokenizer
 
     folder = tmp_path_factory.mktemp("teacher")
     words = sorted({word for topic in TOPICS.values() for word in topic.split()} | set(FILLER))
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf8")
-    BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
+    BertTokenizer(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=len(vocabulary),
@@ -155,19 +156,19 @@ def configure(command_line: Callable[..., list[str]]) -> Configure:
 
 
 @pytest.fixture(scope="session")
-def oracles() -> dict:  # type: ignore[type-arg]
+def oracles() -> dict[str, Any]:
     return ORACLES
 
 
 @pytest.fixture
-def execute(monkeypatch: pytest.MonkeyPatch) -> Callable[[RunConfig], dict]:  # type: ignore[type-arg]
+def execute(monkeypatch: pytest.MonkeyPatch) -> Callable[[RunConfig], dict[str, Any]]:
     """Do a run as the command does, but for the time spent on measuring the time of a tiny model."""
     from kdbench.inference import measure as evaluate
     from kdbench.runs import execute as run
 
     monkeypatch.setattr(evaluate, "latency", partial(evaluate.latency, rounds=2))
 
-    def do(config: RunConfig) -> dict:  # type: ignore[type-arg]
+    def do(config: RunConfig) -> dict[str, Any]:
         return run.execute(config, choices={}, command="test", baseline_command=lambda other: "kdbench ...")
 
     return do

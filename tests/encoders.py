@@ -56,7 +56,7 @@ def write_encoder(folder: Path, kind: str, **changes: Any) -> Path:
 def make_tokenizer(kind: str) -> Any:
     from transformers import (
         AlbertTokenizer,
-        BertTokenizerFast,
+        BertTokenizer,
         DebertaV2Tokenizer,
         PreTrainedTokenizerFast,
         RobertaTokenizer,
@@ -64,7 +64,7 @@ def make_tokenizer(kind: str) -> Any:
     )
 
     if kind in ("bert", "electra", "distilbert"):
-        return BertTokenizerFast(vocab={token: index for index, token in enumerate([*SPECIAL, *WORDS])})
+        return BertTokenizer(vocab={token: index for index, token in enumerate([*SPECIAL, *WORDS])})
     if kind == "roberta":
         trained = json.loads(byte_pairs(["<s>", "<pad>", "</s>", "<unk>", "<mask>"]).to_str())["model"]
         return RobertaTokenizer(vocab=trained["vocab"], merges=[tuple(pair) for pair in trained["merges"]])

@@ -10,10 +10,10 @@ from omegaconf import OmegaConf
 
 from kdbench.cli import help as answers
 from kdbench.cli import main as cli
-from kdbench.cli.compose import composing
+from kdbench.cli.compose import composing, conf_dir
 from kdbench.schema import GROUPS
 
-CONF = cli.conf_dir() / "experiment"
+CONF = conf_dir() / "experiment"
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def ask(monkeypatch, tmp_path, capsys):
         monkeypatch.chdir(tmp_path)
         logging.getLogger("hydra").setLevel(logging.NOTSET)  # as in a new process: a run silences it
         before = sorted(tmp_path.rglob("*"))
-        code = 0
+        code: str | int | None = 0
         try:
             cli.main()
         except SystemExit as end:
@@ -43,9 +43,9 @@ def test_each_choice_has_a_line(group, width, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(width))
     with composing(None) as configs:
         options = configs.options(group)
-    files = [file for file in (cli.conf_dir() / group).rglob("*.yaml") if not re.search(r"/_", file.as_posix())]
+    files = [file for file in (conf_dir() / group).rglob("*.yaml") if not re.search(r"/_", file.as_posix())]
     assert len(options) == len(files) > 1
-    lines = list(answers.choices(group, options, [cli.conf_dir()]))
+    lines = list(answers.choices(group, options, [conf_dir()]))
     for option, line in zip(options, lines, strict=True):
         name, _, words = line.partition(" ")
         assert name == f"{group}={option}" and len(words.strip()) > 10, line

@@ -1,7 +1,7 @@
 """What the schema has as text arrives as it was typed, and what kdbench prints of it can be typed again."""
 
 from pathlib import Path
-from typing import get_origin
+from typing import Any, get_origin
 
 import hydra
 import pytest
@@ -110,7 +110,8 @@ def test_a_printed_value_can_be_typed_again(configs, value):
 @example(word="yes")
 def test_a_recorded_text_is_read_again(tmp_path, word):
     path = Path(tmp_path) / "config.yaml"
-    whole = OmegaConf.to_container(OmegaConf.load(CONF / "dataset" / "reuters_r8.yaml"))
+    whole: Any = OmegaConf.to_container(OmegaConf.load(CONF / "dataset" / "reuters_r8.yaml"))
     path.write_text(OmegaConf.to_yaml({"dataset": whole | {"name": word, "text": word, "label": word}}), "utf8")
-    read: DatasetConfig = recorded_dataset(OmegaConf.to_container(OmegaConf.load(path)))
+    recorded: Any = OmegaConf.to_container(OmegaConf.load(path))
+    read: DatasetConfig = recorded_dataset(recorded)
     assert (read.name, read.text, read.label) == (word, word, word)

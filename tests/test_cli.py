@@ -21,13 +21,13 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 
 from kdbench.cli import main as cli
-from kdbench.cli.compose import composing
+from kdbench.cli.compose import composing, conf_dir
 from kdbench.errors import Fault, SourceError, UserError
 from kdbench.runs.related import baseline, row_to_beat, teacher_run, total_baseline
 from kdbench.schema import GROUPS, RunConfig
 from kdbench.validation.load import load
 
-CONF = cli.conf_dir()
+CONF = conf_dir()
 
 # command line -> how its one fault reads, as a regular expression
 REFUSALS = {
@@ -207,7 +207,7 @@ CHOICES = [
 @pytest.fixture(scope="class")
 def shared() -> Iterator[None]:
     """One set of composed configs for many command lines: composing is slow."""
-    with cli.composing(None) as configs, pytest.MonkeyPatch.context() as patch:
+    with composing(None) as configs, pytest.MonkeyPatch.context() as patch:
         patch.setattr(cli, "composing", lambda config_dir: nullcontext(configs))
         yield
 
@@ -469,7 +469,7 @@ def main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Main:
         try:
             cli.main()
         except SystemExit as stopped:
-            seen.append(stopped.code)
+            seen.append(stopped.code)  # type: ignore[arg-type]
         return seen
 
     return run
@@ -581,7 +581,7 @@ def test_an_interruption_ends_a_sweep(main: Main, capsys: pytest.CaptureFixture[
 
 def commands_of(main: Main, line: str, runs: Callable[[RunConfig], list[RunConfig]]) -> list[tuple[RunConfig, str]]:
     """(run, the command that does it) for each of `runs(config)`, asked for while the job of `line` is running."""
-    found = []
+    found: list[tuple[RunConfig, str]] = []
 
     def execute(config: RunConfig, baseline_command: Callable[[RunConfig], str]) -> None:
         found.extend((run, baseline_command(run)) for run in runs(config))
@@ -670,7 +670,7 @@ RUNS = [
 
 def floor_of(main: Main, line: str) -> tuple[RunConfig, RunConfig]:
     """The run of `line`, and the run that its command for the TF-IDF row does, as a shell and kdbench read that."""
-    ((run, command),) = commands_of(main, line, lambda config: [row_to_beat(config)])
+    ((run, command),) = commands_of(main, line, lambda config: [one for one in [row_to_beat(config)] if one])
     program, *argv = shlex.split(command)
     assert program == "kdbench" and cli.read(argv).faults == []
     args = get_args_parser().parse_args(argv)

@@ -31,7 +31,7 @@ def test_the_gradient_is_dropped_where_the_number_is():
     x = torch.randn(64, 64, requires_grad=True)
     dropped = dropout(x, 0.3)
     dropped.sum().backward()
-    assert torch.equal(x.grad, torch.where(dropped == 0, 0.0, 1 / 0.7))
+    assert x.grad is not None and torch.equal(x.grad, torch.where(dropped == 0, 0.0, 1 / 0.7))
 
 
 def test_draws_follow_torchs_generator():

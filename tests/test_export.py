@@ -297,7 +297,7 @@ def test_a_teacher_without_a_padding_token_makes_a_student_that_pads(
 
 def test_the_tokenizer_is_read_once(configure, run_of, monkeypatch):
     folder, read = run_of(configure("method=finetune")), []
-    own = classifier.load_tokenizer
+    own = tokenize.load_tokenizer
     monkeypatch.setattr(classifier, "load_tokenizer", lambda folder: read.append(folder) or own(folder))
     monkeypatch.setattr(tokenize, "load_tokenizer", lambda folder: pytest.fail("read again"))
     classify = kdbench.load_classifier(folder)

@@ -237,10 +237,10 @@ def test_attention_score_mse(oracles):
 
 
 def test_attention_score_mse_is_a_mean_over_heads():
-    heads = [x.expand(1, 3, 3, 3) for x in (SCORES_STUDENT, SCORES_TEACHER)]
+    student, teacher = (x.expand(1, 3, 3, 3) for x in (SCORES_STUDENT, SCORES_TEACHER))
     for over in ("valid", "all"):
         one = attention_score_mse(SCORES_STUDENT, SCORES_TEACHER, torch.tensor([[1, 1, 0]]), over)
-        close(attention_score_mse(*heads, torch.tensor([[1, 1, 0]]), over), one.item())
+        close(attention_score_mse(student, teacher, torch.tensor([[1, 1, 0]]), over), one.item())
 
 
 def test_attention_kl(oracles):
@@ -342,8 +342,8 @@ def test_regroup_heads(oracles):
     two_heads = REGROUP_TEACHER.view(1, 2, 2, 2).transpose(1, 2)  # the same vectors as the teacher's two heads
     for teacher in (REGROUP_TEACHER, two_heads):
         for heads, key in ((2, "v2_regroup_teacher4_student2_Ar2"), (1, "v2_regroup_Ar1")):
-            grouped = [regroup_heads(x, heads) for x in (REGROUP_STUDENT, teacher)]
-            relations = [relation(x, x) for x in grouped]
+            of_student, of_teacher = (regroup_heads(x, heads) for x in (REGROUP_STUDENT, teacher))
+            relations = relation(of_student, of_student), relation(of_teacher, of_teacher)
             close(attention_kl(*relations, torch.ones(1, 2).long()), expected[key])
     for x, key in ((two_heads, "v2_rel_T_Ar2"), (REGROUP_STUDENT, "v2_rel_S_Ar2")):
         grouped = regroup_heads(x, 2)
@@ -488,7 +488,7 @@ def test_a_mean_over_nothing_is_zero_and_teaches_nothing(name):
     value = loss(student, noise(*shape, seed=1))
     value.backward()
     assert value.item() == 0
-    assert torch.equal(student.grad, torch.zeros(shape, dtype=student.dtype))
+    assert student.grad is not None and torch.equal(student.grad, torch.zeros(shape, dtype=student.dtype))
 
 
 @pytest.mark.parametrize("name", FEATURES | OTHERS)

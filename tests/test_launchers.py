@@ -147,7 +147,9 @@ def test_what_a_killed_command_left_is_asked_again_and_what_a_living_one_asked_i
     file = tmp_path / "broken.journal"
     killed = Search(file, space(), RULES)
     for _ in range(3):
-        killed.study.tell((trial := killed.ask(8)), score(trial))
+        trial = killed.ask(8)
+        assert trial is not None
+        killed.study.tell(trial, score(trial))
     killed.ask(8)  # nothing holds its worker's lock
     assert do(file, 8) == whole
     living = Search(tmp_path / "shared.journal", space(), RULES)
@@ -165,6 +167,7 @@ def test_a_trial_below_the_median_is_pruned_by_its_dev_scores(tmp_path, monkeypa
     with one.working():
         for scores in ([0.5, 0.7, 0.8], [0.6, 0.8, 0.9], [0.1, 0.2, 0.9]):
             trial = one.ask(3)
+            assert trial is not None
             monkeypatch.setenv(search.ENVIRONMENT, one.environment(trial))
             this = search.of_this_job()
             assert isinstance(this, OfThisJob)

@@ -118,8 +118,8 @@ def test_binary_kl_is_the_kl_of_two_classes_for_each_label(squared):
     """sigmoid(z) and the rest are softmax([z, 0])."""
     generator = torch.Generator().manual_seed(0)
     student, teacher = torch.randn(2, 5, 3, generator=generator)
-    pairs = [torch.stack([z.flatten(), torch.zeros(15)], 1) for z in (student, teacher)]
-    expected = losses.soft_kl(*pairs, 2.5, "batchmean", squared)  # a row a label
+    of_student, of_teacher = (torch.stack([z.flatten(), torch.zeros(15)], 1) for z in (student, teacher))
+    expected = losses.soft_kl(of_student, of_teacher, 2.5, "batchmean", squared)  # a row a label
     assert torch.allclose(losses.soft_binary_kl(student, teacher, 2.5, "elementmean", squared), expected)
     assert torch.allclose(losses.soft_binary_kl(student, teacher, 2.5, "batchmean", squared), 3 * expected)
     assert losses.soft_binary_kl(teacher, teacher, 2.5, "batchmean", squared).abs() < 1e-6

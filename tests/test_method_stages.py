@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from kdbench.cli.main import conf_dir
+from kdbench.cli.compose import conf_dir
 from kdbench.methods import minilm, pkd, tinybert
 from kdbench.models import bert, features, students
 from kdbench.models.encoders import view
@@ -19,7 +20,15 @@ from kdbench.training.hardware import settle
 from kdbench.validation.load import _fill_from_run
 
 SLOW = pytest.mark.slow
-SHAPE = {"architecture": "bert", "vocab_size": 30, "hidden": 8, "layers": 3, "heads": 2, "ffn": 12, "max_positions": 16}
+SHAPE: dict[str, Any] = {
+    "architecture": "bert",
+    "vocab_size": 30,
+    "hidden": 8,
+    "layers": 3,
+    "heads": 2,
+    "ffn": 12,
+    "max_positions": 16,
+}
 
 
 def tiny(seed=0, **changes):
@@ -75,7 +84,13 @@ def test_tinybert_maps_hidden_states_and_layers_one_apart():
 
 
 def tinybert_params(**changes):
-    keys = {"embedding": True, "hidden": True, "attention": True, "padding": "masked", "projection": "separate"}
+    keys: dict[str, Any] = {
+        "embedding": True,
+        "hidden": True,
+        "attention": True,
+        "padding": "masked",
+        "projection": "separate",
+    }
     return tinybert.Params(**(keys | changes))
 
 
@@ -91,7 +106,7 @@ def test_tinybert_terms_are_zero_for_a_copy_and_padding_changes_nothing_where_it
         {"embedding": 0, "hidden": 0, "attention": 0}, abs=1e-10
     )
     other = tinybert.transformer_layers(tiny(1, layers=3).bert, teacher, projection, tinybert_params(padding=padding))
-    longer = {key: value if value.ndim == 1 else F.pad(value, (0, 3)) for key, value in batch().items()}
+    longer: Any = {key: value if value.ndim == 1 else F.pad(value, (0, 3)) for key, value in batch().items()}
     short, long = other(batch(), 0).losses, other(longer, 0).losses
     assert all(value.item() > 0 for value in short.values())
     alike = all(torch.isclose(short[name], long[name], rtol=1e-5) for name in short)
@@ -221,7 +236,8 @@ def test_a_finished_student_teaches_the_next_one(configure, execute):
 
 def test_a_run_as_teacher_brings_where_its_encoder_came_from_and_the_digest():
     asked, made = (
-        OmegaConf.to_container(OmegaConf.load(conf_dir() / f"teacher/{name}.yaml")) for name in ("run", "minilm_l6")
+        cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(conf_dir() / f"teacher/{name}.yaml")))
+        for name in ("run", "minilm_l6")
     )
     record = {"teacher": made, "student": {**made, "name": "bert_3l", "layers": 3}, "method": {"name": "logit_kd"}}
     _fill_from_run(asked, record)
@@ -247,6 +263,7 @@ def test_the_mlm_head_is_transformers_own(tmp_path):
     torch.nn.init.normal_(model.cls.predictions.bias)
     model.save_pretrained(tmp_path / "with")
     head = bert.load_mlm_head(tmp_path / "with")
+    assert head is not None
     hidden = torch.randn(5, 8)
     torch.testing.assert_close(head(hidden, students.word_embeddings(model.bert)), model.cls(hidden))
     model.bert.save_pretrained(tmp_path / "without")

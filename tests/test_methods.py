@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -103,7 +105,7 @@ def test_killed_and_resumed_equals_unbroken(configure, execute, tmp_path, monkey
 def test_the_export_gives_the_same_logits(configure, execute, method):
     result = execute(configure(f"method={method}"))
     folder = Path(result["folder"])
-    loaders = [kdbench.load]
+    loaders: list[Callable[[Path], Any]] = [kdbench.load]
     if method not in OWN_FORM:
         loaders.append(AutoModelForSequenceClassification.from_pretrained)
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")

@@ -11,11 +11,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf
 
 import kdbench
 from kdbench.cli import main as cli
 from kdbench.cli.command import judge
+from kdbench.cli.compose import composing
 from kdbench.errors import UserError
 from kdbench.inference import measure as evaluate
 from kdbench.validation import own_method
@@ -63,7 +65,7 @@ def change(values, **changes):
 @pytest.fixture(scope="module")
 def composed():
     """The preset, as `kdbench --config-dir my experiment=tickets` composes it."""
-    with cli.composing(str(EXAMPLE / "my")) as configs:
+    with composing(str(EXAMPLE / "my")) as configs:
         return configs.compose(("experiment=tickets",)).cfg
 
 
@@ -97,9 +99,9 @@ def test_the_examples_commands_are_legal(example):
     lines = [line.partition("#")[0] for line in block.splitlines() if line.startswith("kdbench ")]
     runpy.run_path("prepare.py", run_name="__main__")
     assert len(lines) == 3
-    with cli.composing("my") as configs:  # once: composing is slow
+    with composing("my") as configs:  # once: composing is slow
         for line in lines:
-            args = cli.get_args_parser().parse_args(shlex.split(line)[1:])
+            args = get_args_parser().parse_args(shlex.split(line)[1:])
             assert args.config_dir == "my" and judge(configs, [], args.overrides, args.multirun).faults == []
 
 

@@ -98,8 +98,9 @@ def test_lines_alone_where_there_is_no_terminal(lines):
 
 
 def test_only_several_scores_are_named(lines):
-    display = started(Clock(), 10, terminal=False)
-    display.clock.now = 1
+    clock = Clock()
+    display = started(clock, 10, terminal=False)
+    clock.now = 1
     display.advance(5, {})
     display.epoch(0, {"student": {"accuracy": 0.5}}, "accuracy", {})
     assert "student" not in lines[-1]

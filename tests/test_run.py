@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers.utils import logging
 
+from kdbench.data.stored import stored_dataset
 from kdbench.data.teacher_cache import cached_outputs, compute_outputs
 from kdbench.errors import UserError
 from kdbench.methods import theseus
@@ -327,7 +328,7 @@ def test_dry_run_takes_a_step_of_each_stage_and_keeps_nothing(configure, execute
 @pytest.mark.parametrize(("method", "rows"), [("logit_kd", 4), ("tfidf", None)])
 def test_dry_run_asks_the_models_about_a_batch_of_each_split(configure, monkeypatch, method, rows):
     read = []
-    own = context_data.stored_dataset
+    own = stored_dataset
     monkeypatch.setattr(context_data, "stored_dataset", lambda data, cache: read.append(data) or own(data, cache))
     batches = ("schedule.batch_size=4", "teacher.schedule.batch_size=3", "dataset.max_dev_samples=2")
     config = configure(f"method={method}", *batches, "dry_run=true")

@@ -4,13 +4,13 @@ import errno
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
 
 from kdbench.compare.watch import states
 from kdbench.errors import UserError
-from kdbench.storage import status as module
 from kdbench.storage.results import RESULTS, verify_run
 from kdbench.storage.status import STATUS, StatusFile, read_status
 from kdbench.training import interrupts
@@ -40,7 +40,7 @@ def at_step(monkeypatch):
 
 def test_it_is_written_once_a_second_and_when_it_matters(tmp_path, monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     file = StatusFile(tmp_path, writes=True)
     file.begin_stage("training", 100, 0, 0)
     file.tell(step=1)

@@ -416,7 +416,7 @@ def test_pkds_grid_has_the_cell_that_another_step_names(outputs: Path, tmp_path:
 
 
 def test_the_other_pictures_have_units_and_n(tmp_path: Path) -> None:
-    cells = [
+    cells: list[dict[str, Any]] = [
         {"data": "reuters_r52", "row": f"{a} {t}", "alpha": a, "temperature": t, "beta": 10.0}
         for a in (0.2, 0.5)
         for t in (5.0, 10.0)

@@ -15,7 +15,7 @@ from scripts.study.rows import name_of
 from tests.test_study import DOCS, PLAN, ROOT, scored
 
 CLAIMS = yaml.safe_load((ROOT / "scripts/study/claims.yaml").read_text(encoding="utf8"))
-CUT = {"dataset": "tweets", "max_train_samples": 8000}
+CUT: dict[str, Any] = {"dataset": "tweets", "max_train_samples": 8000}
 MACHINE = {"machine": "a"}
 
 

@@ -51,7 +51,7 @@ def test_intervals_from_rows_hold_the_truth() -> None:
     for _ in range(200):
         difficulty = rng.standard_normal(300)
         noise = {name: rng.standard_normal((3, 300)) + 0.05 * rng.standard_normal((3, 1)) for name in abilities}
-        points = {name: 100.0 * (difficulty + noise[name] < ability) for name, ability in abilities.items()}
+        points = {name: np.where(difficulty + noise[name] < at, 100.0, 0.0) for name, at in abilities.items()}
         direct, ceiling = (inference.crossed(points[name]) for name in ("direct", "ceiling"))
         paired = inference.crossed(points["student"] - points["direct"])
         gain = Interval(paired.mean, paired.low, paired.high)

@@ -40,7 +40,7 @@ METHODS = {  # beside logit_kd, which is tried on all of them
     "regression": ["two_stage", "tinybert", "distilbert", "tfidf", "pkd"],
     "token_classification": ["finetune", "theseus", "two_stage", "tinybert", "distilbert", "minilm"],
 }
-TAG_WORDS = [name for name in method_names() if "token_classification" in method_schema(name).tasks]
+TAG_WORDS = [name for name in method_names() if "token_classification" in method_schema(name).tasks]  # type: ignore[attr-defined]
 QUICK = {("regression", "tfidf"), ("token_classification", "theseus")}
 
 

@@ -71,7 +71,7 @@ def _value(row: Row, run: Run, key: str) -> Any:
     return str(value) if isinstance(value, (list, dict)) else value
 
 
-def records(found: Iterable[Group], keys: Sequence[str], across: str | None, split: str) -> list[dict]:
+def records(found: Iterable[Group], keys: Sequence[str], across: str | None, split: str) -> list[dict[str, Any]]:
     """One flat record a group, in full precision."""
     return [
         {"dataset": group.table.dataset, "data_id": group.table.data_id, "data_split": group.table.data_split}

@@ -97,10 +97,11 @@ def _ib_classes() -> tuple[Any, Any]:
             super().__init__(config)
             # Without a bottleneck for Q and K, MobileBERT's layer hands them the block's input, which its own
             # projections, of the inner width, could not take.
-            for layer in self.mobilebert.encoder.layer:
+            layers: Any = self.mobilebert.encoder.layer
+            for layer in layers:
                 layer.attention.self.query = nn.Linear(config.hidden_size, config.intra_bottleneck_size)
                 layer.attention.self.key = nn.Linear(config.hidden_size, config.intra_bottleneck_size)
-            self.post_init()  # draws the new weights like all others
+            self.post_init()  # type: ignore[no-untyped-call]  # draws the new weights like all others
 
     return IBBertConfig, IBBertForSequenceClassification
 

@@ -121,7 +121,7 @@ def complete(cfg: DictConfig) -> DictConfig:
 
 def schema(method: str, module: str | None) -> DictConfig:
     """The typed shape that a completed config must fit."""
-    typed = OmegaConf.structured(RunConfig)
+    typed: DictConfig = OmegaConf.structured(RunConfig)
     typed.method = OmegaConf.structured(method_schema(method, module))
     return typed
 

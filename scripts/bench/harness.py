@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from kdbench.cli.main import conf_dir
+from kdbench.cli.compose import conf_dir
 from kdbench.console import quiet_libraries
 from kdbench.runs.context import Run
 from kdbench.runs.execute import ensure, prepared, run_folder
@@ -161,8 +161,8 @@ def floor(batches: list[Batch], shape: dict[str, int], precision: str, backward:
     """
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     h, f, heads = shape["hidden"], shape["ffn"], shape["heads"]
-    sizes = [tuple(batch["input_ids"].shape) for batch in batches]
-    prepared = {size: _operands(*size, h, f, heads, dtype) for size in set(sizes)}
+    sizes = [(len(batch["input_ids"]), batch["input_ids"].shape[1]) for batch in batches]
+    prepared = {size: _operands(size[0], size[1], h, f, heads, dtype) for size in set(sizes)}
     state = {"step": 0}
 
     def products() -> None:
@@ -190,7 +190,9 @@ def _operands(
     draw = partial(torch.randn, dtype=torch.float32)
     n = rows * length
     widths = [(h, h)] * 4 + [(h, f), (f, h)]
-    linear = [(draw(n, a).to(dtype), draw(b, a).to(dtype), draw(n, b).to(dtype)) for a, b in widths]
+    linear: list[tuple[Tensor, ...]] = [
+        (draw(n, a).to(dtype), draw(b, a).to(dtype), draw(n, b).to(dtype)) for a, b in widths
+    ]
     d, count = h // heads, rows * heads
     scores = (draw(count, length, d), draw(count, length, d), draw(count, length, length))
     values = (draw(count, length, length), draw(count, d, length), draw(count, length, d))

@@ -15,7 +15,9 @@ from kdbench.models import fastbert, students
 from kdbench.runs.context import Run
 from kdbench.stage import Batch
 
-PLANS = {  # batch size: name: the share of the rows still inside that leaves after each layer
+PLANS: dict[
+    int, dict[str, list[float]]
+] = {  # batch size: name: the share of the rows still inside that leaves after each layer
     1: {"all layers": [], "layer 3": [0, 0, 1], "layer 2": [0, 1]},
     32: {
         "all layers": [],

@@ -2,7 +2,9 @@
 
 import harness
 
-STAGES = {  # method: its stages and what they need; general stages read the corpus
+STAGES: dict[
+    str, list[tuple[str, list[str]]]
+] = {  # method: its stages and what they need; general stages read the corpus
     "logit_kd": [("training", [])],
     "pkd": [("training", [])],
     "theseus": [("replacing", ["method.variant=bernoulli"]), ("replacing", ["method.variant=mix"]), ("successor", [])],

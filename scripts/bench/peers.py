@@ -80,7 +80,7 @@ def trainer(run: Run, dropout: float, bf16: bool | None = None) -> Callable[[], 
             stamps.append(time.perf_counter())
 
     class Distillation(Trainer):
-        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
+        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, *_: Any, **__: Any) -> Any:
             outputs = model(**inputs)
             with torch.no_grad():
                 target = teacher(**{name: value for name, value in inputs.items() if name != "labels"}).logits
@@ -100,7 +100,7 @@ def trainer(run: Run, dropout: float, bf16: bool | None = None) -> Callable[[], 
                 arguments,
                 train_dataset=rows,
                 data_collator=collator,
-                callbacks=[Stamps()],  # type: ignore[arg-type]
+                callbacks=[Stamps()],
             ).train()
         return _steps(stamps)
 
@@ -108,7 +108,7 @@ def trainer(run: Run, dropout: float, bf16: bool | None = None) -> Callable[[], 
 
 
 def textbrewer(run: Run, dropout: float) -> Callable[[], Seconds]:
-    from textbrewer import DistillationConfig, GeneralDistiller, TrainingConfig  # type: ignore[import-not-found]
+    from textbrewer import DistillationConfig, GeneralDistiller, TrainingConfig
 
     teacher, student = run.teacher, student_of(run)
     bert.set_dropout(student, dropout)
@@ -144,7 +144,7 @@ def textbrewer(run: Run, dropout: float) -> Callable[[], Seconds]:
 
 def _fixed(batch: Batch, length: int) -> dict[str, torch.Tensor]:
     pad = (0, length - batch["input_ids"].shape[1])
-    padded = {name: F.pad(batch[name], pad) for name in ("input_ids", "attention_mask")}  # type: ignore[literal-required]
+    padded = {name: F.pad(batch[name], pad) for name in ("input_ids", "attention_mask")}
     return padded | {"labels": batch["labels"]}
 
 
@@ -152,7 +152,7 @@ def _steps(stamps: list[float]) -> Seconds:
     return [after - before for before, after in pairwise(stamps[2:])]
 
 
-CASES = {
+CASES: dict[str, Callable[[Run, float], Callable[[], Seconds]]] = {
     "kdbench": ours,
     "HF Trainer, own precision": trainer,
     "HF Trainer, fp32": partial(trainer, bf16=False),

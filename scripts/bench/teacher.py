@@ -1,5 +1,7 @@
 """A pass of the 6-layer teacher over reuters_r52: short and whole, by precision; and the cache's read."""
 
+from typing import Any
+
 import harness
 import torch
 
@@ -21,7 +23,7 @@ def main() -> None:
         batches = [batch for _, (_, batch) in zip(range(BATCHES), examples.in_length_order(SIZE), strict=False)]
         state = {"step": 0}
 
-        def forward(logits, precision):  # type: ignore[no-untyped-def]
+        def forward(logits: Any, precision: str) -> None:
             batch = batches[state["step"] % BATCHES]
             state["step"] += 1
             with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):

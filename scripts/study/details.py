@@ -15,10 +15,11 @@ Record = dict[str, Any]
 
 def details(plan: Plan, question: str, found: list[Table], finished: Finished) -> dict[str, list[Record]]:
     """Name -> records, one a run, a point of it or a row; empty for most questions."""
-    makers: dict[str, Callable[[Run, Any], list[Record]]] = {
+    every: dict[str, dict[str, Callable[[Run, Any], list[Record]]]] = {
         "theseus": {"starvation": starvation, "graft": graft, "successor_stage": successor_stage},
         "fastbert": {"speeds": speeds, "layers": layers},
-    }.get(question, {})
+    }
+    makers = every.get(question, {})
     rows = [(place(table.dataset, row.runs[0].values[CUT]), row) for table in found for row in table.rows]
     made = {
         name: [

@@ -71,7 +71,7 @@ def simulate(
     latent = ability + difficulty + of_model * rng.standard_normal(len(difficulty)) + alike
     latent = latent + of_seed * rng.standard_normal((seeds, 1))
     latent = latent + of_both * rng.standard_normal((seeds, len(difficulty)), dtype=np.float32)
-    return 100.0 * (latent > 0)
+    return np.where(latent > 0, 100.0, 0.0)
 
 
 def true_accuracy(ability: float, regime: tuple[float, float, float]) -> float:

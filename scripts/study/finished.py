@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from kdbench.cli.main import composing
+from kdbench.cli.compose import composing
 from kdbench.compare.collect import Run, read_runs
 from kdbench.compare.keys import Wanted
 from kdbench.runs.identity import run_id

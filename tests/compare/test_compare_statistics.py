@@ -18,7 +18,7 @@ def test_difference_pairs_equal_seeds() -> None:
     run = {0: 10.0, 1: 20.0, 2: 33.0}
     baseline = {2: 30.0, 1: 19.0, 7: 99.0}
     # seeds 1 and 2: 1 and 3; mean 2, s.d. sqrt((1 + 1) / 1). Unpaired means would give 21 - 49.33
-    assert paired_difference(run, baseline) == Summary(mean=2.0, sd=pytest.approx(2**0.5), n=2)
+    assert paired_difference(run, baseline) == Summary(mean=2.0, sd=pytest.approx(2**0.5), n=2)  # type: ignore[arg-type]
 
 
 def test_pairing_removes_what_the_seed_does_to_both() -> None:

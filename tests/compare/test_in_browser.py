@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
@@ -14,6 +15,9 @@ from kdbench.compare.cli import main
 from tests.compare.test_compare_runs import SCORES, make_tree, student
 from tests.compare.test_pictures import epochs
 from tests.compare.test_tests import predict
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium")
@@ -52,7 +56,11 @@ def page_of(tree: Path, file: Path) -> Path:
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page of five rows with predictions, learning curves and configs."""
     root = make_tree(tmp_path_factory.mktemp("site") / "outputs")
-    points = {"aaaa1111": SCORES["direct"], "bbbb2222": SCORES["longer"], "eeee5555": SCORES["theseus"]}
+    points: dict[str, tuple[float, ...]] = {
+        "aaaa1111": SCORES["direct"],
+        "bbbb2222": SCORES["longer"],
+        "eeee5555": SCORES["theseus"],
+    }
     points |= {"cccc3333": (97.0,), "dddd4444": (91.5,)}
     for id_, scores in points.items():
         for seed, score in enumerate(scores):
@@ -66,7 +74,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def chromium() -> Iterator["playwright.Browser"]:
+def chromium() -> Iterator["Browser"]:
     sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # chromium refuses its own as root
     with playwright.sync_playwright() as started:
         browser = started.chromium.launch(executable_path=CHROMIUM, args=sandbox)
@@ -75,7 +83,7 @@ def chromium() -> Iterator["playwright.Browser"]:
 
 
 @pytest.fixture
-def shown(chromium: "playwright.Browser", file: Path) -> Iterator["playwright.Page"]:
+def shown(chromium: "Browser", file: Path) -> Iterator["Page"]:
     """The page on a desktop; whatever it asks of the network or complains of fails the test."""
     faults: list[str] = []
     context = chromium.new_context(viewport=DESKTOP, offline=True)
@@ -89,14 +97,14 @@ def shown(chromium: "playwright.Browser", file: Path) -> Iterator["playwright.Pa
     assert faults == []
 
 
-def ids(page: "playwright.Page") -> list[str]:
+def ids(page: "Page") -> list[str]:
     """Of the rows that are to be seen, in their order."""
     return page.locator("#table-0 tbody tr:visible").evaluate_all(
         "rows => rows.map(row => row.dataset.row.slice(0, 4))"
     )
 
 
-def test_heads_sort_by_mouse_and_by_key(shown: "playwright.Page") -> None:
+def test_heads_sort_by_mouse_and_by_key(shown: "Page") -> None:
     assert ids(shown) == ["cccc", "dddd", "bbbb", "aaaa", "eeee"]
     head = shown.locator("#table-0 th", has_text="accuracy")
     head.locator("button").click()
@@ -111,13 +119,13 @@ def test_heads_sort_by_mouse_and_by_key(shown: "playwright.Page") -> None:
     assert head.get_attribute("aria-sort") is None
 
 
-def test_what_is_no_number_comes_last(shown: "playwright.Page") -> None:
+def test_what_is_no_number_comes_last(shown: "Page") -> None:
     for expected in (["eeee"], ["eeee"]):  # either way
         shown.locator("#table-0 th", has_text="vs longer").locator("button").click()
         assert ids(shown)[:1] == expected
 
 
-def test_typing_filters_and_counts(shown: "playwright.Page") -> None:
+def test_typing_filters_and_counts(shown: "Page") -> None:
     shown.get_by_label("Show rows with").focus()
     shown.keyboard.type("FINE 91.")
     assert ids(shown) == ["bbbb", "aaaa"] and "2 of 5 rows." in shown.locator("section").inner_text()
@@ -126,7 +134,7 @@ def test_typing_filters_and_counts(shown: "playwright.Page") -> None:
     assert len(ids(shown)) == 5
 
 
-def test_rows_and_points_find_each_other(shown: "playwright.Page") -> None:
+def test_rows_and_points_find_each_other(shown: "Page") -> None:
     row, point = shown.locator("tr[data-row=eeee5555]"), shown.locator("[id=point-eeee5555]")
     said, hint = shown.locator(".said"), shown.locator(".said").inner_text()
     row.hover()
@@ -143,7 +151,7 @@ def test_rows_and_points_find_each_other(shown: "playwright.Page") -> None:
     assert "at" in point.get_attribute("class") and "94.00 ± 1.73" in said.inner_text()
 
 
-def test_an_id_leads_to_all_that_is_known_of_a_row(shown: "playwright.Page") -> None:
+def test_an_id_leads_to_all_that_is_known_of_a_row(shown: "Page") -> None:
     shown.locator("tr[data-row=eeee5555] a").focus()
     shown.keyboard.press("Enter")
     detail = shown.locator("[id=detail-eeee5555]")
@@ -159,7 +167,7 @@ def test_an_id_leads_to_all_that_is_known_of_a_row(shown: "playwright.Page") -> 
     assert shown.locator("[id=detail-bbbb2222]").is_visible()
 
 
-def test_a_phone_needs_no_scrolling_sideways(chromium: "playwright.Browser", file: Path) -> None:
+def test_a_phone_needs_no_scrolling_sideways(chromium: "Browser", file: Path) -> None:
     context = chromium.new_context(viewport=PHONE, is_mobile=True, has_touch=True, offline=True)
     page = context.new_page()
     page.goto(file.as_uri())
@@ -171,14 +179,14 @@ def test_a_phone_needs_no_scrolling_sideways(chromium: "playwright.Browser", fil
     context.close()
 
 
-def test_words_stand_out_from_what_is_behind_them(shown: "playwright.Page") -> None:
+def test_words_stand_out_from_what_is_behind_them(shown: "Page") -> None:
     shown.locator("details").evaluate_all("all => all.forEach(one => { one.open = true; })")
     shown.locator("tr[data-row=eeee5555]").hover()
     worst = shown.evaluate(CONTRAST)
     assert worst["ratio"] >= 4.5, worst
 
 
-def test_a_thousand_runs_open_within_two_seconds(chromium: "playwright.Browser", tmp_path: Path) -> None:
+def test_a_thousand_runs_open_within_two_seconds(chromium: "Browser", tmp_path: Path) -> None:
     for at in range(1000):
         student(tmp_path / "outputs", "pkd", f"{at:08x}", 0, 80 + at / 100, identity__parameters={"alpha": at})
     big = page_of(tmp_path / "outputs", tmp_path / "page.html")

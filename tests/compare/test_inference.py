@@ -260,7 +260,7 @@ def test_a_score_lies_within_its_interval_at_the_ends_of_the_scale() -> None:
 
 @pytest.mark.parametrize(("right", "examples"), [(90, 100), (12, 12), (0, 30), (29, 30)])
 def test_a_score_of_one_seed_has_wilsons_interval(right: int, examples: int) -> None:
-    found = inference.score(100.0 * (np.arange(examples) < right)[None])
+    found = inference.score(np.where(np.arange(examples) < right, 100.0, 0.0)[None])
     low, high = proportion_confint(right, examples, method="wilson")
     assert (found.low, found.high) == (pytest.approx(100 * low, abs=0.3), pytest.approx(100 * high, abs=0.3))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -102,7 +103,7 @@ def test_what_was_timed_on_a_busy_machine_is_on_no_front(tree: Path) -> None:
     figure = pareto(found, "accuracy", "test", {row.id: detail(row, "accuracy", "test") for row in found.rows})
     assert figure is not None
     (front_line,) = [line for line in figure.axes[0].lines if line.get_label() == "Pareto front"]
-    assert min(front_line.get_xdata()) == 3.0
+    assert np.min(front_line.get_xdata()) == 3.0
     (label,) = [text.get_text() for text in figure.legends[0].get_texts() if "pkd" in text.get_text()]
     assert "?" in label
     noisy = replace(found, rows=[replace(row, times=replace(row.times, quiet=False)) for row in found.rows])

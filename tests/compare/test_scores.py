@@ -30,7 +30,8 @@ def predictions(task: str, metric: str, n: int = 400, seed: int = 0) -> Predicti
             [np.where(draw.random(len(one)) < 0.8, one, draw.integers(-1, 5, len(one))) for one in labels]
         )
     else:
-        labels = draw.choice(len(names), n, p=[0.7, 0.3] if len(names) == 2 else [0.5, 0.3, 0.2])
+        shares = [0.7, 0.3] if len(names) == 2 else [0.5, 0.3, 0.2]
+        labels = draw.choice(len(names), n, p=shares)  # type: ignore[assignment]
         predicted = np.where(draw.random(n) < 0.7, labels, draw.integers(0, len(names), n))
     return Predictions(np.arange(n), labels, predicted, task, names)
 

@@ -41,9 +41,9 @@ def tree(tmp_path: Path) -> Path:
         for seed in range(3):
             (folder,) = root.glob(f"r52/*/bert_3l-{id_}/seed{seed}")
             predict(folder, points[seed], seed)
-    for id_, points in (("cccc3333", 97.0), ("dddd4444", 91.5)):
+    for id_, score in (("cccc3333", 97.0), ("dddd4444", 91.5)):
         (folder,) = root.glob(f"r52/*/bert_3l-{id_}/seed0")
-        predict(folder, points, 7)
+        predict(folder, score, 7)
     return root
 
 

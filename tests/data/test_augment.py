@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,18 +25,19 @@ PIGS, PIGS_TAGS = ["what", "do", "pigs", "eat"], ["WP", "VBP", "NNS", "VB"]
 COWS, COWS_TAGS = ["cows", "graze", "to", "sleep"], ["NNS", "VBP", "TO", "VB"]
 
 
-class Scripted:
+class Scripted(np.random.Generator):
     """A generator whose u are given; of whole numbers it draws the greatest."""
 
     def __init__(self, *uniforms):
+        super().__init__(np.random.PCG64())
         self.uniforms = [np.array(u) for u in uniforms]
 
-    def random(self, size):
+    def random(self, size):  # type: ignore[override]
         drawn = self.uniforms.pop(0)
         assert drawn.shape == (size,)
         return drawn
 
-    def integers(self, low, high, size=None):
+    def integers(self, low, high, size=None):  # type: ignore[override]
         return np.broadcast_to(np.asarray(high) - 1, np.shape(high) if size is None else size)
 
 
@@ -184,7 +186,12 @@ def masked_lm(logits=None):
     from transformers import BertConfig, BertForMaskedLM
 
     torch.manual_seed(0)
-    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    shape: dict[str, Any] = {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
     model = BertForMaskedLM(BertConfig(vocab_size=len(VOCABULARY), max_position_embeddings=24, **shape)).eval()
     model.bert.embeddings.word_embeddings.weight.data.normal_()  # 0.02 would make all rows alike
 
@@ -357,7 +364,8 @@ def test_the_cache_gives_what_was_made_and_makes_anew_what_is_damaged(tmp_path):
 
 
 def test_the_cache_keeps_pairs_ids_and_nothing(tmp_path):
-    for key, items in {"pairs": [["a", "b c"]], "ids": [[3, 1, 2]], "none": []}.items():
+    made: dict[str, list[list[Any]]] = {"pairs": [["a", "b c"]], "ids": [[3, 1, 2]], "none": []}
+    for key, items in made.items():
         expected = items, [0] * len(items)
         assert cached_augmentation(tmp_path, key, lambda expected=expected: expected) == expected
         assert cached_augmentation(tmp_path, key, lambda: pytest.fail("made again")) == expected

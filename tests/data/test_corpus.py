@@ -1,5 +1,7 @@
 """The corpus of the general stages: whose texts, in which pieces, masked how."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -53,7 +55,12 @@ def masked(teacher_folder, probability=0.15, weights=None, rows=400, length=20):
     ids[:, 0], ids[:, -1] = 2, 3
     mask = torch.ones_like(ids)
     mask[:, -4:] = 0
-    batch = {"ids": torch.arange(rows), "input_ids": ids, "attention_mask": mask, "labels": torch.zeros(rows).long()}
+    batch: Any = {
+        "ids": torch.arange(rows),
+        "input_ids": ids,
+        "attention_mask": mask,
+        "labels": torch.zeros(rows).long(),
+    }
     return batch, masking(batch, torch.Generator().manual_seed(2)), masking
 
 

@@ -24,7 +24,13 @@ TEN = [(f"text {row}", "ab"[row % 2]) for row in range(10)]
 def config(
     source: Path, train: str = ".", dev: str | None = None, test: str | None = None, **keys: Any
 ) -> DatasetConfig:
-    values = {"text": "text", "label": "label", "classes": None, "dev_fraction": 0.2, "test_fraction": 0.2}
+    values: dict[str, Any] = {
+        "text": "text",
+        "label": "label",
+        "classes": None,
+        "dev_fraction": 0.2,
+        "test_fraction": 0.2,
+    }
     limits = {f"max_{split}_samples": None for split in ("train", "dev", "test")}
     values |= {"split_seed": 0, "max_length": 8, "epochs": 1, **limits, **keys}
     return DatasetConfig(name="tiny", source=str(source), splits=DatasetSplits(train, dev, test), **values)

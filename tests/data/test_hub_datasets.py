@@ -21,7 +21,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 def config(name: str, source: object, **keys: Any) -> DatasetConfig:
     """conf/dataset/<name>.yaml, from another place."""
-    merged = OmegaConf.merge(OmegaConf.structured(DatasetConfig), OmegaConf.load(CONF / f"{name}.yaml"))
+    merged: Any = OmegaConf.merge(OmegaConf.structured(DatasetConfig), OmegaConf.load(CONF / f"{name}.yaml"))
     return OmegaConf.to_object(OmegaConf.merge(merged, {"source": str(source), **keys}))  # type: ignore[return-value]
 
 

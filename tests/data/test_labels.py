@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from transformers import BertTokenizerFast
+from transformers import BertTokenizer
 
 from kdbench.data.batches import Examples
 from kdbench.data.datasets import load_dataset
@@ -123,7 +123,7 @@ def test_files_of_other_tasks_and_metrics_are_explained(tmp_path: Path) -> None:
 def test_a_words_first_piece_carries_its_label_and_its_output(tmp_path: Path) -> None:
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "play", "##ing", "##s", "we"]
     (tmp_path / "vocab.txt").write_text("\n".join(vocabulary))
-    BertTokenizerFast(vocab=str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
+    BertTokenizer(vocab=str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
     rows = [
         {"text": ["we", "playing", "plays"], "label": ["O", "B-X", "I-X"]},
         {"text": ["plays", "we"], "label": ["B-X", "O"]},

@@ -72,7 +72,8 @@ NAN = math.nan
 def test_a_class_has_one_name_in_each_format(
     tmp_path: Path, ending: str, labels: list[Any], expected: list[Any]
 ) -> None:
-    (rows,) = read(tmp_path, **{f"train_{ending}": labels}).values()
+    tables: dict[str, Any] = {f"train_{ending}": labels}
+    (rows,) = read(tmp_path, **tables).values()
     assert rows.labels == expected
 
 
@@ -139,7 +140,8 @@ def test_several_labels_in_a_cell(tmp_path: Path, cells: list[str]) -> None:
     again = ["long;short"] if ";" in cells[0] else ["long,short"] if cells[0] == "bad, short" else []
     again += ["good;bad"] if ";" in cells[0] else ["good,bad"] if cells[0] == "bad, short" else []
     rows = read(tmp_path, "multi_label", train_csv=[*cells, *more, *again])["train"]
-    assert [sorted(one) for one in rows.labels[:4]] == [["bad", "short"], ["good", "long"], ["bad"], []]
+    found: list[Any] = rows.labels[:4]
+    assert [sorted(one) for one in found] == [["bad", "short"], ["good", "long"], ["bad"], []]
     assert noted(rows, "separated by") == bool(again)
 
 

@@ -248,7 +248,7 @@ def book(path: Path, sheets: dict[str, list[list[Any]]]) -> Path:
 def test_a_sheet_of_excel(tmp_path: Path) -> None:
     import datetime
 
-    rows = [
+    rows: list[list[Any]] = [
         [None],
         ["text", "label"],
         ["fine", 1],

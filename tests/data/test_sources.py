@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ from safetensors.numpy import save
 from kdbench.errors import SourceError
 from kdbench.schema import TeacherConfig
 from kdbench.sources import sources
+from kdbench.sources.fetch import Source, parse
 from kdbench.sources.model_folder import shape_of
 from kdbench.sources.model_weights import expected
-from kdbench.sources.sources import Source, check_source, model_identity, parse, resolve_model
+from kdbench.sources.sources import check_source, model_identity, resolve_model
 
 CONF = Path(__file__).parents[2] / "conf"
 CONFIG = {
@@ -218,7 +220,7 @@ def test_what_transformers_itself_writes_is_accepted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((CONF / "teacher").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_teacher_yaml_fits_the_schema_and_has_a_legal_source(path: Path) -> None:
-    raw = OmegaConf.load(path)
+    raw: Any = OmegaConf.load(path)
     raw.pop("defaults"), raw.pop("schedule", None)  # composed by Hydra
     merged = OmegaConf.merge(OmegaConf.structured(TeacherConfig), raw)
     assert {*map(str, raw), "schedule", "path", "finetune", "embedding", "source_architecture"} == set(merged)

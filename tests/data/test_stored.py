@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -91,7 +92,7 @@ def test_runs_of_other_length_and_epochs_share_it_and_nothing_else_does(tmp_path
     monkeypatch.setattr(stored, "dataset_identity", lambda *_: {})
     first = config(tmp_path / "x.csv")
     names = [field.name for field in dataclasses.fields(first)]
-    for changed in (first, *(dataclasses.replace(first, **{name: "other"}) for name in names)):
+    for changed in (first, *(dataclasses.replace(first, **cast(dict[str, Any], {name: "other"})) for name in names)):
         with pytest.raises(Seen):
             stored_dataset(changed, tmp_path)
     alone, *others = folders

@@ -15,6 +15,7 @@ import pytest
 from kdbench.errors import SourceError
 from kdbench.sources import archive, fetch
 from kdbench.sources.fetch import Source, fetch_wheel
+from kdbench.storage.files import sha256_of
 from tests.reliability.forks import forked
 
 
@@ -54,7 +55,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Serve:
 
 def test_fetch_wheel_takes_the_named_files_once_and_leaves_no_wheel(tmp_path: Path, serve: Serve) -> None:
     path = wheel(tmp_path / "index", {"pkg/a.txt": b"A", "pkg/sub/b.txt": b"B", "pkg/code.py": b"raise SystemExit"})
-    asked, digest, cache = serve(path), fetch.sha256_of(path), tmp_path / "cache"
+    asked, digest, cache = serve(path), sha256_of(path), tmp_path / "cache"
     folders = {fetch_wheel("pypi:kd-tiny==1.0", digest, ["pkg/a.txt", "pkg/sub/b.txt"], cache) for _ in range(2)}
     (folder,) = folders
     assert len(asked) == 1
@@ -71,7 +72,7 @@ def test_fetch_wheel_through_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     path = wheel(tmp_path / "index", {"pkg/a.txt": b"A"})
     for name, value in {"CONFIG_FILE": "/dev/null", "NO_INDEX": "1", "FIND_LINKS": str(path.parent)}.items():
         monkeypatch.setenv(f"PIP_{name}", value)
-    folder = fetch_wheel("pypi:kd-tiny==1.0", fetch.sha256_of(path), ["pkg/a.txt"], tmp_path / "cache")
+    folder = fetch_wheel("pypi:kd-tiny==1.0", sha256_of(path), ["pkg/a.txt"], tmp_path / "cache")
     assert (folder / "pkg/a.txt").read_bytes() == b"A"
     with pytest.raises(SourceError, match=r"kd-tiny==2.0 could not be downloaded.*(?s:.*)teacher.source=/path"):
         fetch_wheel("pypi:kd-tiny==2.0", "0" * 64, ["pkg/a.txt"], tmp_path / "cache")
@@ -79,7 +80,7 @@ def test_fetch_wheel_through_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_fetch_wheel_fetches_again_what_was_deleted_from_the_cache(tmp_path: Path, serve: Serve) -> None:
     path = wheel(tmp_path / "index", {"a": b"A", "b": b"B"})
-    asked, digest = serve(path), fetch.sha256_of(path)
+    asked, digest = serve(path), sha256_of(path)
     folder = fetch_wheel("pypi:kd-tiny==1.0", digest, ["a", "b"], tmp_path)
     (folder / "a").unlink()
     assert fetch_wheel("pypi:kd-tiny==1.0", digest, ["a", "b"], tmp_path) == folder
@@ -112,7 +113,7 @@ def test_what_a_killed_process_left_downloading_does_not_reach_the_next(
         time.sleep(0.5)
         return folder / path.name
 
-    digest = fetch.sha256_of(path)
+    digest = sha256_of(path)
     monkeypatch.setattr(fetch, "_pip_download", killed)
     os.waitpid(forked(lambda: fetch_wheel("pypi:kd-tiny==1.0", digest, ["a"], tmp_path)), 0)
     monkeypatch.setattr(fetch, "_pip_download", slow)
@@ -122,7 +123,7 @@ def test_what_a_killed_process_left_downloading_does_not_reach_the_next(
 def test_fetch_wheel_refuses_another_digest_and_names_both(tmp_path: Path, serve: Serve) -> None:
     path = wheel(tmp_path / "index", {"a": b"A"})
     serve(path)
-    with pytest.raises(SourceError, match=f"expected {'0' * 64}, found {fetch.sha256_of(path)}"):
+    with pytest.raises(SourceError, match=f"expected {'0' * 64}, found {sha256_of(path)}"):
         fetch_wheel("pypi:kd-tiny==1.0", "0" * 64, ["a"], tmp_path)
     assert cached(tmp_path) == []
 
@@ -138,7 +139,7 @@ def test_fetch_wheel_refuses_hostile_and_missing_members(tmp_path: Path, serve: 
         opened.writestr(link, "/etc/passwd")
     serve(path)
     with pytest.raises(SourceError, match=r"refused|has no file"):
-        fetch_wheel("pypi:kd-tiny==1.0", fetch.sha256_of(path), ["good", member], tmp_path / "cache")
+        fetch_wheel("pypi:kd-tiny==1.0", sha256_of(path), ["good", member], tmp_path / "cache")
     assert cached(tmp_path / "cache") == []
     assert not list(tmp_path.rglob("evil"))
 
@@ -150,7 +151,7 @@ def test_fetch_wheel_refuses_a_member_over_the_limit(
     serve(path)
     monkeypatch.setattr(archive, "_LARGEST", 1000)
     with pytest.raises(SourceError, match="too large"):
-        fetch_wheel("pypi:kd-tiny==1.0", fetch.sha256_of(path), ["big"], tmp_path)
+        fetch_wheel("pypi:kd-tiny==1.0", sha256_of(path), ["big"], tmp_path)
 
 
 def test_interrupted_download_leaves_nothing_and_the_next_one_succeeds(
@@ -165,12 +166,12 @@ def test_interrupted_download_leaves_nothing_and_the_next_one_succeeds(
 
     monkeypatch.setattr(fetch, "_pip_download", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        fetch_wheel("pypi:kd-tiny==1.0", fetch.sha256_of(path), ["a"], tmp_path)
+        fetch_wheel("pypi:kd-tiny==1.0", sha256_of(path), ["a"], tmp_path)
     assert cached(tmp_path) == []
     serve(path)
-    folder = fetch_wheel("pypi:kd-tiny==1.0", fetch.sha256_of(path), ["a"], tmp_path)
+    folder = fetch_wheel("pypi:kd-tiny==1.0", sha256_of(path), ["a"], tmp_path)
     shutil.move(folder, folder.with_name(f".{folder.name}.part"))  # what a killed process leaves
-    assert (fetch_wheel("pypi:kd-tiny==1.0", fetch.sha256_of(path), ["a"], tmp_path) / "a").read_bytes() == b"A"
+    assert (fetch_wheel("pypi:kd-tiny==1.0", sha256_of(path), ["a"], tmp_path) / "a").read_bytes() == b"A"
     assert cached(tmp_path) == [folder]
 
 
@@ -187,7 +188,7 @@ def download(source, folder):
     folder.mkdir()
     return Path(shutil.copy({str(path)!r}, folder))
 fetch._pip_download = download
-print(fetch.fetch_wheel("pypi:kd-tiny==1.0", {fetch.sha256_of(path)!r}, ["a"], Path({str(tmp_path)!r})))
+print(fetch.fetch_wheel("pypi:kd-tiny==1.0", {sha256_of(path)!r}, ["a"], Path({str(tmp_path)!r})))
 """
     command = [sys.executable, "-c", script]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]

@@ -3,7 +3,7 @@
 import json
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -195,8 +195,8 @@ def test_above_1_all_leave_at_once(model):
 def test_uncertainty_that_equals_the_speed_stays():
     model = make()
     for branch in model.branches:
-        nn.init.zeros_(branch.classifier.weight)
-        nn.init.zeros_(branch.classifier.bias)
+        for parameter in cast(nn.Linear, branch.classifier).parameters():
+            nn.init.zeros_(parameter)
     for speed in (0.5, 1.0):
         assert model.early_exit(**batch(), speed=speed)[1].tolist() == [4] * 12
     assert model.early_exit(**batch(), speed=1.0001)[1].tolist() == [1] * 12
@@ -283,7 +283,8 @@ def test_weights_are_a_function_of_the_seed():
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    first, same, other = (fastbert.build(SHAPE, LABELS, "eager", seed) for seed in (1, 1, 2))
+    made: list[Any] = [fastbert.build(SHAPE, LABELS, "eager", seed) for seed in (1, 1, 2)]
+    first, same, other = made
     assert torch.equal(torch.rand(1), expected)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), same.parameters(), strict=True))
     for part in ("bert.embeddings.word_embeddings", "branches.0.narrow", "branches.3.classifier"):

@@ -1,5 +1,7 @@
 """ONNX graphs beside their PyTorch models: any batch, any length, padding, pairs, exits; and quantised."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -18,7 +20,7 @@ SHAPE = {"vocab_size": 40, "max_positions": 64, "pad_token_id": 0, "layers": 2, 
 NARROW = {"embedding": 8, "bottleneck": 8, "ffn_blocks": 2}
 
 
-def model(architecture: str, **changes: object) -> object:
+def model(architecture: str, **changes: object) -> Any:
     shape = SHAPE | {"architecture": architecture} | changes
     made = students.build(shape, ["a", "b", "c"], "sdpa", 0).eval()
     for table in (module for module in made.modules() if isinstance(module, torch.nn.Embedding)):
@@ -26,7 +28,7 @@ def model(architecture: str, **changes: object) -> object:
     return made
 
 
-def batch(size: int, length: int, pairs: bool = False) -> dict:
+def batch(size: int, length: int, pairs: bool = False) -> Any:
     generator = torch.Generator().manual_seed(size * length)
     ids = torch.randint(1, 40, (size, length), generator=generator)
     mask = (torch.arange(length) < torch.randint(1, length + 1, (size, 1), generator=generator)).long()

@@ -141,7 +141,7 @@ def test_scores_give_transformers_probabilities(build):
 @both
 def test_padding_changes_nothing(build):
     model, data = perturbed(build), batch()
-    padded = {name: nn.functional.pad(tensor, (0, 5)) for name, tensor in data.items()}
+    padded: Any = {name: nn.functional.pad(tensor, (0, 5)) for name, tensor in data.items()}
     torch.testing.assert_close(students.logits(model, data), students.logits(model, padded))
 
 

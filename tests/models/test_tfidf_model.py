@@ -1,5 +1,7 @@
 """TF-IDF's n-grams and weights against scikit-learn's own; texts that have no word, or no space; blank ones."""
 
+from typing import Any
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -42,7 +44,7 @@ def test_the_weights_are_scikit_learns(analyzer, longest, sublinear):
     np.testing.assert_allclose(np.sort(found.sum(0)), np.sort(expected.sum(0)), atol=1e-12)
 
 
-def model_of(texts: list[str], analyzer: str, longest: int, classes: int = 3) -> tuple[tfidf.TfIdf, object]:
+def model_of(texts: list[str], analyzer: str, longest: int, classes: int = 3) -> tuple[tfidf.TfIdf, Any]:
     tokenizer = tfidf.tokenizer_of([(text,) for text in texts], analyzer)
     encoded = tfidf.encode(tokenizer, [(text,) for text in texts])
     ngrams = tfidf.NGrams(len(tokenizer))

@@ -43,10 +43,10 @@ def _state(disk: Disk, done: list[Op], gone: dict[int, str]) -> dict[str, bytes 
         if gone.get(i) == "lost":
             continue
         if op.kind == "create":
-            entries[op.at] = op.inode  # type: ignore[index]
+            entries[op.at] = op.inode
             contents.setdefault(op.inode, b"")
         elif op.kind == "mkdir":
-            entries[op.at] = op.inode  # type: ignore[index]
+            entries[op.at] = op.inode
             contents[op.inode] = None
         elif op.kind == "write":
             end = len(op.content) // 2 if i in gone else None
@@ -55,7 +55,7 @@ def _state(disk: Disk, done: list[Op], gone: dict[int, str]) -> dict[str, bytes 
             entries.pop(op.at, None)  # type: ignore[arg-type]
         elif op.kind == "rename":
             entries.pop(op.at, None)  # type: ignore[arg-type]
-            entries[op.to] = op.inode  # type: ignore[index]
+            entries[op.to] = op.inode
     return dict(_paths(entries, contents, disk.root_inode, ""))
 
 

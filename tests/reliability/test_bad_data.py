@@ -1,18 +1,20 @@
 """Data as users have them: each fault is refused in words that name the place, or is read as is said here."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from kdbench.data.datasets import load_dataset
+from kdbench.data.datasets import TextData, load_dataset
 from kdbench.errors import SourceError
 from tests.data.test_datasets import TEN, config, write
 
 ROWS = "text,label\n" + "".join(f"text {row},{'xy'[row % 2]}\n" for row in range(10))
 
 # name -> (train.csv, test.csv or None, changed keys, how the refusal reads)
-REFUSED = {
+REFUSED: dict[str, tuple[bytes, bytes | None, dict[str, Any], str]] = {
     "empty file": (b"", None, {}, r"train\.csv is empty"),
     "header only": (b"text,label\n", None, {}, r"train=train\.csv has no row with a label"),
     "one class": (b"text,label\na,x\nb,x\n", None, {}, r"the one label 'x'; two are needed"),
@@ -32,7 +34,7 @@ REFUSED = {
 }
 
 # what is read all the same, and how: (file, keys, what must hold of the data)
-READ = {
+READ: dict[str, tuple[bytes, dict[str, Any], Callable[[TextData], bool]]] = {
     "NUL bytes in a text": (b"text,label\n" + b"a\0b,x\nc d,y\n" * 5, {}, lambda d: any("\0" in t for t in texts(d))),
     "a line of 10 MB": (
         b"text,label\n" + b"a" * 10_000_000 + b",x\n" + b"c,y\ne,x\n" * 5,

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,9 +66,11 @@ def command(command_line, monkeypatch, tmp_path) -> Command:
     return run
 
 
-def result(tmp_path: Path) -> dict:
+def result(tmp_path: Path) -> dict[str, Any]:
     (path,) = (tmp_path / "outputs").rglob(RESULTS)
-    return verify_run(path.parent)
+    found = verify_run(path.parent)
+    assert found is not None
+    return found
 
 
 def wait_for(steps: Callable[[], list[tuple[str, int]]], count: int) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import errno
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -186,12 +186,12 @@ def test_a_folder_that_is_replaced_is_not_lost(tmp_path, capsys):
         store.verify(folder / store.MANIFEST)
         return (folder / "a").read_text()
 
-    counts = {"die_at": [], "refuse_at": []}
+    counts: dict[str, list[str]] = {"die_at": [], "refuse_at": []}
     for how, states in counts.items():
         for k in range(1, 1000):
             folder = tmp_path / how / str(k) / "export"
             fill("old")
-            disk = Disk(folder.parent, **{how: k}, refusal=errno.EIO)
+            disk = Disk(folder.parent, **cast(dict[str, Any], {how: k}), refusal=errno.EIO)
             with failing(disk), contextlib.suppress(Death, store.StoreError):
                 fill("new")
             if disk.count < k:

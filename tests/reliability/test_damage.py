@@ -74,7 +74,8 @@ def noticed(kind: str, folder: Path, caplog: pytest.LogCaptureFixture) -> str:
     """What the reader says of the damage."""
     caplog.clear()
     if kind == "note":
-        assert elsewhere.bring(folder.parents[1], *folder.stem.split("-seed"), folder.parent / "x") is None
+        id_, seed = folder.stem.split("-seed")
+        assert elsewhere.bring(folder.parents[1], id_, int(seed), folder.parent / "x") is None
     elif kind == "run":
         assert run._finished(folder) is None, f"{folder} was taken for whole"
     else:

@@ -12,6 +12,7 @@ import sys
 import zipfile
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -134,7 +135,7 @@ def in_run(name, load):
     return plant
 
 
-def fail_to_fill(staged):
+def fail_to_fill() -> NoReturn:
     raise AssertionError("a cache that fits its manifest was not read")
 
 
@@ -244,7 +245,7 @@ def test_a_yaml_names_no_code(name, tmp_path):
 
 # A model's JSON
 
-JSON_KEYS = {
+JSON_KEYS: dict[str, list[Any]] = {
     "auto_map": [{"AutoModel": f"{MODULE}.run"}, {"AutoConfig": "org/repo--x.Y"}, None, f"{MODULE}.run"],
     "custom_pipelines": [{"x": {"impl": f"{MODULE}.run"}}, {}],
     "quantization_config": [{"quant_method": MODULE}, {"quant_method": "gptq"}, None],

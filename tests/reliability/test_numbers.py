@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from torch import nn
 
 from kdbench.models import students
-from kdbench.runs import record
 from kdbench.training.checkpoint import restore
 from kdbench.training.finite import NonFiniteLoss
 from tests.test_methods import METHODS
@@ -104,7 +103,7 @@ def exports(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         seen.append(any(module.training for module in model.modules()))
         save(model, *others)
 
-    monkeypatch.setattr(record.students, "save", watched)
+    monkeypatch.setattr(students, "save", watched)
     return seen
 
 

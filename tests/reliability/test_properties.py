@@ -121,7 +121,7 @@ def test_a_runs_config_is_read_back_from_its_yaml(tmp_path_factory, data):
     values["method"]["temperature"] = data.draw(st.integers(1, 99) | st.floats(1e-3, 99.0))
     path = tmp_path_factory.getbasetemp() / "config.yaml"
     path.write_text(OmegaConf.to_yaml(values), encoding="utf8")
-    again = load(OmegaConf.load(path))
+    again = load(OmegaConf.load(path))  # type: ignore[arg-type]
     assert isinstance(again, RunConfig) and asdict(again) == values
 
 

@@ -21,7 +21,7 @@ Open = Callable[[Any, str], Any]
 
 def pass_on(patch: pytest.MonkeyPatch, mine: Callable[[Any], bool], opened: Open) -> None:
     """From now on safetensors, tokenizers and pyarrow write what is `mine` with `opened`."""
-    serialize, save_tokenizer = safetensors.torch.serialize_file, TokenizersBackend._save_pretrained
+    serialize, save_tokenizer = safetensors.serialize_file, TokenizersBackend._save_pretrained
     new_file, numbers = pyarrow.ipc.new_file, itertools.count()
 
     def serialize_file(tensors: Any, filename: Any, metadata: Any = None) -> None:
