@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from hatchling.builders.wheel import WheelBuilder
 
 import kdbench
@@ -33,6 +34,16 @@ def test_the_wheel_holds_all_that_the_package_reads(wheel):
     assert "kdbench/shipping/card.md.j2" in names and "kdbench/compare/page.html.j2" in names
     for script in ("kdbench", "compare-runs", "kdbench-export", "kdbench-predict"):
         assert f"\n{script} = kdbench." in scripts
+
+
+def test_the_wheel_has_its_licence_and_the_citation_its_version(wheel):
+    with zipfile.ZipFile(wheel) as opened:
+        folder = f"kdbench-{kdbench.__version__}.dist-info"
+        licence = opened.read(f"{folder}/licenses/LICENSE").decode()
+        assert "Version 2.0, January 2004" in licence and "END OF TERMS AND CONDITIONS" in licence
+        assert "License-Expression: Apache-2.0" in opened.read(f"{folder}/METADATA").decode()
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf8"))
+    assert (citation["version"], citation["license"]) == (kdbench.__version__, "Apache-2.0")
 
 
 @pytest.mark.slow
