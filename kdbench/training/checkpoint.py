@@ -1,7 +1,7 @@
-"""A stage's resumable state on disk: safetensors for tensors, JSON for scalars, never pickle.
+"""Save and restore the state of a stage: safetensors for tensors, JSON for scalars, never pickle.
 
-Each `checkpoint-<step>/` is a folder of `kdbench.storage.files`: complete, or not read. The last two are kept: a stage
-whose newest one is damaged resumes from the one before.
+Each `checkpoint-<step>/` is a folder of `kdbench.storage.files`, so it is complete or not read. The last two are
+kept: if the newest one is damaged, the stage resumes from the one before.
 """
 
 import json
@@ -22,7 +22,7 @@ log = logging.getLogger("kdbench")
 
 @dataclass
 class Progress:
-    """Where a stage stands; all that is not a tensor."""
+    """How far a stage is: everything that is not a tensor."""
 
     step: int = 0  # optimiser steps taken
     seconds: float = 0.0
@@ -32,7 +32,7 @@ class Progress:
 
 
 class Pass(NamedTuple):
-    """What a forward pass has to say, until it is read from the device."""
+    """The losses of one forward pass, before they are read from the device."""
 
     names: list[str]  # of the loss terms
     values: Tensor
@@ -41,7 +41,7 @@ class Pass(NamedTuple):
 
 @dataclass
 class State:
-    """All of a stage that is not in its module and optimiser."""
+    """Everything of a stage that is not in its module and optimiser."""
 
     progress: Progress = field(default_factory=Progress)
     best: dict[str, Tensor] | None = None  # the module's state at its best dev score
@@ -50,7 +50,7 @@ class State:
 
 
 def first_bad(passes: list[Pass]) -> tuple[int, dict[str, float]] | None:
-    """The first pass with a loss that is not finite: how many passes came after it, and its terms."""
+    """Find the first pass with a loss that is not finite; return the number of passes after it, and its terms."""
     for index, (names, values, _) in enumerate(passes):
         if not values.isfinite().all():
             return len(passes) - 1 - index, dict(zip(names, values.tolist(), strict=True))
@@ -58,12 +58,12 @@ def first_bad(passes: list[Pass]) -> tuple[int, dict[str, float]] | None:
 
 
 def state_of(module: nn.Module) -> dict[str, Tensor]:
-    """A copy of the module's state on the CPU, shared tensors separated (safetensors refuses them)."""
+    """Copy the module's state to the CPU; shared tensors are copied separately, because safetensors refuses them."""
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in module.state_dict().items()}
 
 
 def save(folder: Path, module: nn.Module, optimizer: Optimizer, state: State) -> Path:
-    """Write `folder/checkpoint-<step>`, read it back, and only then remove all but it and the one before."""
+    """Write `folder/checkpoint-<step>`, read it back, then remove all other checkpoints but the last one before it."""
     target = folder / f"checkpoint-{state.progress.step}"
     with store.filling(target) as staged:
         save_file(state_of(module), staged / "module.safetensors")
@@ -82,9 +82,9 @@ def save(folder: Path, module: nn.Module, optimizer: Optimizer, state: State) ->
 
 
 def restore(folder: Path, module: nn.Module, optimizer: Optimizer) -> State:
-    """Load the last whole checkpoint into `module` and `optimizer`; a fresh State where there is none.
+    """Load the last intact checkpoint into `module` and `optimizer`; return a fresh State if there is none.
 
-    Raises Misfit where its content is not of this stage.
+    Raises Misfit if the checkpoint's content does not belong to this stage.
     """
     for path in reversed(_all(folder)):
         try:
@@ -127,7 +127,7 @@ def _best(path: Path, module: nn.Module) -> dict[str, Tensor]:
 
 
 def last(folder: Path) -> str:
-    """Where the stage in `folder` was saved last, in a sentence."""
+    """Describe in a sentence where the last checkpoint of the stage in `folder` is."""
     found = _all(folder)
     return f"Its last checkpoint is {found[-1]}." if found else "It has no checkpoint yet."
 
@@ -147,7 +147,7 @@ def _step(path: Path) -> int:
 
 
 def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
-    """AdamW's moments and step counts, named <parameter>.<quantity> in the optimiser's own order."""
+    """Return AdamW's moments and step counts, named <parameter>.<quantity>, in the optimiser's own order."""
     state: dict[int, dict[str, Tensor]] = optimizer.state_dict()["state"]
     return {
         f"{index}.{key}": tensor.detach().to("cpu", copy=True)

@@ -1,7 +1,8 @@
-"""Dropout whose random numbers are cheap, for the CPU.
+"""Draw dropout masks cheaply on the CPU.
 
-torch draws its Bernoulli variables one by one, which took a quarter of a training step (scripts/bench/NOTES.md). Here a
-number is kept where random bits, as many as it has itself, reach a threshold; NumPy makes 64 of them at a time.
+torch draws its Bernoulli variables one by one, which took a quarter of a training step (scripts/bench/NOTES.md). Here
+NumPy draws 64 random bits at a time. An element of 16 or 32 bits is kept if as many random bits, read as an integer,
+reach a threshold.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -19,28 +20,28 @@ _BITS = {2: (torch.int16, np.int16), 4: (torch.int32, np.int32)}  # by bytes of 
 
 
 def cheap(hardware: Hardware, p: float) -> AbstractContextManager[object]:
-    """What a stage of dropout `p` is trained within: compiled layers and GPUs draw cheaply themselves."""
+    """Return the context in which to train with dropout `p`; compiled layers and GPUs need none, they draw cheaply."""
     return CheapDropout() if p > 0 and hardware.device == "cpu" and not hardware.compile else nullcontext()
 
 
 class CheapDropout(TorchFunctionMode):
-    """Within it every `F.dropout`, and so `nn.Dropout`, is the one below."""
+    """Replaces every `F.dropout` in its block, and so `nn.Dropout`, by `dropout` below."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         return (dropout if func is F.dropout else func)(*args, **(kwargs or {}))
 
 
 def dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-    """`x` with each number set to 0 with probability `p`, to 2^-17 in half precision, the others over 1 - p.
+    """Return `x` with elements set to 0 with probability `p` and the others divided by 1 - p.
 
-    What is dropped is a function of torch's global generator. Takes floats of 16 and 32 bits. Srivastava et al. 2014;
-    the scale as in F.dropout: of the precision of `x`.
+    In half precision the probability is exact to 2^-17. The mask is a function of torch's global generator. Takes
+    floats of 16 and 32 bits. See Srivastava et al. 2014; the scale has the precision of `x`, as in F.dropout.
     """
     return x * keep(x, p) if training and p > 0 else x
 
 
 def keep(x: Tensor, p: float) -> Tensor:
-    """0 with probability `p`, else 1 / (1 - p), of the shape and precision of `x`."""
+    """Return a tensor like `x` whose elements are 0 with probability `p`, else 1 / (1 - p)."""
     whole, array = _BITS[x.element_size()]
     bits = torch.iinfo(whole)
     seed = int(torch.randint(2**62, ()))

@@ -1,4 +1,4 @@
-"""Losses and weights must stay finite: what is said where they do not."""
+"""Check that losses and weights are finite, and say what to do if they are not."""
 
 import math
 from pathlib import Path
@@ -12,11 +12,14 @@ from kdbench.training.checkpoint import Pass
 
 
 class NonFiniteLoss(UserError):
-    """A loss term or a weight became infinite or NaN; the message names the stage, the step and what it was."""
+    """A loss term or a weight became infinite or NaN; the message names stage, step and term."""
 
 
 def bad_loss(stage: Stage, folder: Path, step: int, passes: list[Pass], mean: dict[str, float]) -> NonFiniteLoss:
-    """Of the last passes up to `step`: where it went wrong in these, or (`mean`) in another process's."""
+    """Describe the loss that is not finite, given the last passes up to `step`.
+
+    If none of these passes is bad, another process's was, and `mean` has the terms.
+    """
     after, terms = checkpoint.first_bad(passes) or (0, mean)
     first = step - after // stage.schedule.accumulation
     shown = ", ".join(f"{name} {value:g}" for name, value in terms.items())
@@ -33,7 +36,10 @@ def bad_loss(stage: Stage, folder: Path, step: int, passes: list[Pass], mean: di
 
 
 def require_finite_weights(stage: Stage, folder: Path, step: int, module: nn.Module) -> None:
-    """A gradient may overflow under a finite loss: what it leaves is neither kept nor saved. Raises NonFiniteLoss."""
+    """Raise NonFiniteLoss if a weight is not finite, so that it is neither kept nor saved.
+
+    A gradient may overflow although the loss is finite.
+    """
     broken = [name for name, parameter in module.named_parameters() if not parameter.isfinite().all()]
     if broken:
         where = f"stage {stage.name}, step {step}: {broken[0]} is not finite, but the loss is."

@@ -1,4 +1,4 @@
-"""Settle device, precision, attention kernel and threads; `auto` is replaced by what the machine has."""
+"""Settle device, precision, attention kernel and threads: replace `auto` by what the machine has."""
 
 import ctypes
 import platform
@@ -28,9 +28,9 @@ class Hardware:
 
 
 def settle(config: HardwareConfig) -> Hardware:
-    """What a run uses, with `auto` decided by the machine; sets torch's thread count and the allocator.
+    """Return the hardware settings of a run, with `auto` resolved; set torch's thread count and the allocator.
 
-    Raises UserError for a device that is not there.
+    Raises UserError if the machine does not have the device.
     """
     device = config.device if config.device != "auto" else _devices()[0]
     if device not in _devices():
@@ -45,10 +45,10 @@ def settle(config: HardwareConfig) -> Hardware:
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc reuse freed memory instead of returning it to the kernel.
+    """Make glibc reuse freed memory instead of returning it to the kernel.
 
-    A training step frees and asks for the same tensors again; pages that come back from the kernel are cleared
-    first, which took a sixth of a step (measured: scripts/bench/NOTES.md).
+    A training step frees and allocates the same tensors again. The kernel clears pages before it hands them out,
+    which took a sixth of a step (scripts/bench/NOTES.md).
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
@@ -58,7 +58,7 @@ def _keep_freed_memory() -> None:
 
 
 def accelerator(hardware: Hardware) -> Accelerator:
-    """The process's Accelerator: device, mixed precision, processes."""
+    """Return the process's Accelerator: device, mixed precision, processes."""
     mixed = "no" if hardware.precision == "fp32" else hardware.precision
     AcceleratorState._reset_state()  # it is global and refuses another precision: a sweep may have both
     patient = InitProcessGroupKwargs(timeout=_WAIT)
@@ -66,13 +66,13 @@ def accelerator(hardware: Hardware) -> Accelerator:
 
 
 def _devices() -> list[str]:
-    """What the machine has, the fastest first."""
+    """List the machine's devices, the fastest first."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     return [device for device, available in there.items() if available]
 
 
 def _best_precision(device: str) -> str:
-    """bf16 where the chip multiplies in it: three times fp32's speed on a CPU with AVX512-BF16 (measured)."""
+    """Return bf16 if the chip multiplies in it: 3x as fast as fp32 on a CPU with AVX512-BF16 (measured)."""
     if device == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
     if device == "cpu":

@@ -1,7 +1,7 @@
-"""Stop between two steps: on Ctrl-C or SIGTERM, when the time is up, or where a preemption is faked.
+"""Stop between two steps: after Ctrl-C or SIGTERM, when the time is up, or at a simulated preemption.
 
-Signals belong to the process, so what is known of them is kept here, once. Outside the training loop there is
-nothing to save (every writer's files are whole or not there), so there a signal stops at once.
+Signals belong to the process, so their state is module-wide. Outside the training loop there is nothing to save,
+because every file is either complete or absent. So a signal there stops the command at once.
 """
 
 import signal
@@ -18,7 +18,7 @@ Watch = Callable[[int, float], None]  # told each epoch of a run, from 0, and it
 
 
 class Stopped(KeyboardInterrupt):
-    """The command was asked to stop; the text says what was saved, `exit_code` who asked."""
+    """The command was asked to stop: the message says what was saved, `exit_code` says why it stopped."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message, exit_code)  # both, so that it comes whole out of another process
@@ -29,11 +29,11 @@ class Stopped(KeyboardInterrupt):
 
 
 class Pruned(Exception):
-    """A search has seen enough of this run; the text says why."""
+    """A search stops this run early; the message gives the reason."""
 
 
 class Limits(NamedTuple):
-    """When to save, and when to stop; no matter of what is computed."""
+    """When to save and when to stop; none of these changes the result."""
 
     checkpoint_every: int  # optimiser steps
     stop_after: float | None = None  # see after_step
@@ -49,7 +49,7 @@ class _Process:
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Within, Ctrl-C and SIGTERM raise Stopped, or let the loop do it."""
+    """Make Ctrl-C and SIGTERM raise Stopped within the block, or let the training loop stop between two steps."""
     _Process.asked, _Process.steps = None, 0
     before = {number: signal.signal(number, _on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -69,7 +69,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def training() -> Iterator[None]:
-    """Within, the first signal waits until the loop asks for it."""
+    """Delay the first signal within the block until the loop asks for it."""
     _Process.training = True
     try:
         yield
@@ -78,16 +78,16 @@ def training() -> Iterator[None]:
 
 
 def refuse_late(stop_after: float | None) -> None:
-    """Raise Stopped where the time of this process was up before its next run has begun."""
+    """Raise Stopped if the process's time was up before its next run began."""
     if stop_after is not None and time.monotonic() - _STARTED >= 60 * stop_after:
         raise Stopped("not begun, because stop_after was reached; the same command does it", TIME_IS_UP)
 
 
 def after_step(stop_after: float | None, preempt_at: int | None) -> int:
-    """The exit code with which to stop now, 0 to go on; called once after every optimiser step.
+    """Return the exit code with which to stop now, or 0 to continue; called once after every optimiser step.
 
-    `stop_after`: minutes since the command began. `preempt_at`: the step of this command, counted over all its
-    stages and runs, after which it does as if SIGTERM had come.
+    `stop_after` is in minutes since the command began. `preempt_at` is a step of this command, counted over all its
+    stages and runs. After it, the run acts as if SIGTERM had come.
     """
     _Process.steps += 1
     if _Process.asked is not None:

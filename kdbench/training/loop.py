@@ -1,11 +1,11 @@
-"""The one training loop: every stage of every method, the teacher's and the baselines' included.
+"""Train a stage: the one loop for every stage of every method, including teachers and baselines.
 
-Randomness is a function of (seed, stage, step): the order of the examples, dropout and a method's own
-draws are the same whether a stage ran through, was killed and resumed, or follows a teacher that was
-found or trained. Several processes: each takes its share of every batch; gradients are summed over the
-processes by the loop itself, before clipping. (Wrapping the model in DistributedDataParallel was dropped:
-objectives are closures over raw modules, Theseus may use any subset of the parameters or none, and an
-unused parameter must count as a zero gradient, here as with one process.)
+All randomness is a function of (seed, stage, step). So the order of the examples, dropout and a method's own draws
+are the same in an uninterrupted stage, in a resumed one, and in one whose teacher was found or trained.
+
+With several processes, each takes its share of every batch. The loop itself sums the gradients over the processes,
+before clipping. (DistributedDataParallel is not used: objectives are closures over raw modules. Theseus may use any
+subset of the parameters or none, and an unused parameter must have a zero gradient, as with one process.)
 """
 
 import logging
@@ -53,12 +53,13 @@ def train(
     display: Display,
     tell: Tell = lambda line: None,
 ) -> dict[str, Any]:
-    """Train `stage` in `folder`, or load what is already there; returns the stage's record.
+    """Train `stage` in `folder`, or load it if it is finished there; return the stage's record.
 
-    Afterwards the student (and `extra`) holds the weights of the best dev `metric`, or the last ones where the
-    stage predicts nothing, and is in evaluation mode. A finished stage that is damaged is trained again.
-    `tell` gets every line of metrics.jsonl, of an earlier attempt's too.
-    Raises NonFiniteLoss, Stopped, ProcessLost, StoreError, Misfit, and Pruned where `limits.watch` does.
+    Afterwards the student (and `extra`) is in evaluation mode. It holds the weights with the best dev `metric`, or
+    the last ones if the stage predicts nothing. A finished stage that is damaged is trained again. `tell` receives
+    every line of metrics.jsonl, including those of an earlier attempt.
+
+    Raises NonFiniteLoss, Stopped, ProcessLost, StoreError, Misfit; and Pruned if `limits.watch` raises it.
     """
     record = _finished(folder)
     if record is None:
@@ -78,7 +79,7 @@ def train(
 
 
 def _finished(folder: Path) -> dict[str, Any] | None:
-    """The record of the stage in `folder`, None where it must be trained."""
+    """Return the record of the stage in `folder`; None if it must be trained."""
     if not (folder / STAGE).is_file():
         return None
     try:
@@ -159,7 +160,7 @@ class _Trainer:
             yield batch
 
     def _step(self, batch: Batch) -> None:
-        """One optimiser step on `batch`, in `accumulation` passes."""
+        """Take one optimiser step on `batch`, in `accumulation` passes."""
         step = self.progress.step
         torch.manual_seed(derive(self.seed, self.stage.name, step, self.accelerator.process_index))
         self.module.train()
@@ -190,7 +191,7 @@ class _Trainer:
         self.display.advance(self.progress.step, losses)
 
     def _evaluate(self, epoch: int) -> None:
-        """Score every `predict` on dev; keep the weights at the first one's best."""
+        """Score every predictor on dev; keep the weights if the first one's score is the best so far."""
         require_finite_weights(self.stage, self.folder, self.progress.step, self.module)
         self.updates.settle(self.progress.step)
         self.module.eval()
@@ -219,7 +220,7 @@ class _Trainer:
             checkpoint.save(self.folder, self.module, self.updates.optimizer, self.state)
 
     def _finish(self) -> None:
-        """Save the best weights; the stage's record, written last, marks it as done."""
+        """Save the best weights, then the stage's record, which marks the stage as done."""
         self.updates.end()
         best = self.state.best
         assert best is not None  # the last step is always evaluated

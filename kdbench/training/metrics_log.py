@@ -1,7 +1,7 @@
-"""`metrics.jsonl` of a stage: one line each few steps and one each epoch; all reports are derived from it.
+"""Write a stage's `metrics.jsonl`: one line every few steps and one per epoch; all reports derive from it.
 
-Step lines: step, epoch, steps (in the line), losses, logged (means over the line's steps).
-Epoch lines: step, epoch, dev (name of a predict -> metrics).
+Step lines have step, epoch, steps (number in the line), losses, logged (means over the line's steps). Epoch lines
+have step, epoch, dev (name of a predictor -> metrics).
 """
 
 import json
@@ -19,7 +19,10 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 class MetricsLog:
-    """Append-only, each line is told to trackers too; `lines`: of the checkpoint from which a resumed stage goes on."""
+    """An append-only log, each line of which is also sent to the trackers.
+
+    `lines` are those of the checkpoint from which a stage resumes.
+    """
 
     def __init__(self, path: Path, lines: list[dict[str, Any]], writes: bool, tell: Tell) -> None:
         self.path, self.lines, self.writes, self.tell = path, lines, writes, tell
@@ -35,7 +38,7 @@ class MetricsLog:
         self._add({"step": step, "epoch": epoch, "dev": dev})
 
     def epoch_means(self, epoch: int) -> dict[str, float]:
-        """Mean of each loss and logged number over the epoch's steps."""
+        """Return the mean of each loss and logged number over the epoch's steps."""
         lines = [line for line in self.lines if line["epoch"] == epoch and "losses" in line]
         total = sum(line["steps"] for line in lines)
         means: dict[str, float] = {}
@@ -45,7 +48,7 @@ class MetricsLog:
         return means
 
     def epochs(self) -> list[dict[str, Any]]:
-        """One record an epoch: dev metrics and the epoch's means."""
+        """Return one record per epoch: its dev metrics and its means."""
         return [
             {"epoch": line["epoch"], "step": line["step"], "dev": line["dev"]}
             | {"means": self.epoch_means(line["epoch"])}

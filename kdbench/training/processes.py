@@ -1,4 +1,4 @@
-"""What several processes of one run share out and put together again; with one process, next to nothing."""
+"""Split a batch over the processes of one run, and combine their gradients and numbers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ class ProcessLost(UserError):
 
 @contextmanager
 def _together() -> Iterator[None]:
-    """Within, all processes talk to each other. Raises ProcessLost where one does not answer."""
+    """Guard communication between all processes. Raises ProcessLost if one does not answer."""
     try:
         yield
     except RuntimeError as error:  # gloo's own; NCCL's DistBackendError is one
@@ -30,11 +30,12 @@ def _together() -> Iterator[None]:
 
 
 def shares(batch: Batch, accelerator: Accelerator, accumulation: int) -> Iterator[tuple[Batch, dict[Unit, float]]]:
-    """This process's passes over one step's batch, each with its share of the batch's examples, tokens and so on.
+    """Yield this process's passes over one step's batch, each with its share of the batch's examples, tokens etc.
 
-    A pass's mean loss times its share of what the mean is over, summed over passes and processes, is the whole
-    batch's mean loss; of tagged words the task's loss is the mean over these. Where a last batch has fewer examples
-    than passes, the spare ones run an example at weight zero: every process takes part in every step.
+    A pass's mean loss is multiplied by its share of the elements that the mean is over. Summed over passes and
+    processes, this is the mean loss of the complete batch. For tagged words, the task's loss is the mean over words.
+    If a last batch has fewer examples than passes, the spare passes run an example with weight zero, because every
+    process takes part in every step.
     """
     whole = _counts(batch)
     passes = accelerator.num_processes * accumulation
@@ -60,20 +61,20 @@ def _counts(batch: Batch) -> dict[Unit, int]:
 
 
 def _parts(labels: Tensor) -> Tensor:
-    """(B,) How many values each example adds to the mean that a loss is: one, or its words."""
+    """Return (B,) the number of values that each example adds to the mean of the loss: one, or its words."""
     tagged = labels.dim() == 2 and labels.dtype == torch.int64  # several labels are int8
     return (labels != IGNORED).sum(1) if tagged else torch.ones(len(labels), dtype=torch.int64)
 
 
 def _moved(value: Tensor, device: torch.device) -> Tensor:
-    """On the device; to a GPU the host does not wait for the copy, which needs pinned memory."""
+    """Move a tensor to the device; a copy to a GPU uses pinned memory, so the host does not wait for it."""
     if device.type == "cuda":
         value = value.pin_memory()
     return value.to(device, non_blocking=True)
 
 
 def reduce_gradients(parameters: list[torch.nn.Parameter], accelerator: Accelerator) -> None:
-    """Sum over processes; a parameter without a gradient has a zero one, so that all processes agree."""
+    """Sum gradients over processes; a missing gradient counts as zero, so that all processes agree."""
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
@@ -86,19 +87,19 @@ def reduce_gradients(parameters: list[torch.nn.Parameter], accelerator: Accelera
 
 
 def summed(values: Tensor, accelerator: Accelerator) -> Tensor:
-    """Over all processes."""
+    """Sum a tensor over all processes."""
     with _together():
         return cast(Tensor, accelerator.reduce(values, reduction="sum"))
 
 
 def wait(accelerator: Accelerator) -> None:
-    """Until all processes are here."""
+    """Wait until all processes are here."""
     with _together():
         accelerator.wait_for_everyone()
 
 
 def largest(number: int, accelerator: Accelerator) -> int:
-    """Over all processes."""
+    """Return the largest value of `number` over all processes."""
     if accelerator.num_processes == 1:
         return number
     with _together():

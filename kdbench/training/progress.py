@@ -1,4 +1,4 @@
-"""What a person sees while a stage trains: a bar on a terminal, a plain line an epoch anywhere else."""
+"""Show the progress of a stage: a bar on a terminal, otherwise a plain line per epoch."""
 
 import logging
 import sys
@@ -37,21 +37,21 @@ class _Once(logging.Filter):
 
 
 class _ToConsole(logging.Handler):
-    """Log lines above the progress bar; plain text, whatever brackets they hold."""
+    """Prints log lines above the progress bar, as plain text: brackets are not markup."""
 
     def emit(self, record: logging.LogRecord) -> None:
         console.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
 
 
 class _ToStderr(logging.Handler):
-    """For commands whose stdout is data."""
+    """Prints log lines to stderr, for commands whose stdout is data."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print(self.format(record), file=sys.stderr)
 
 
 def show_log(on_stderr: bool = False) -> None:
-    """Send the log's lines to the console, or to stderr."""
+    """Send the log to the console, or to stderr."""
     hide_log()
     handler = _ToStderr() if on_stderr else _ToConsole()
     handler.addFilter(_Once(_shown))
@@ -65,7 +65,7 @@ def hide_log() -> None:
 
 
 class _ToFile(logging.FileHandler):
-    """A line that cannot be written is left out: on a full disk the run itself will say so."""
+    """Skips a line that cannot be written: on a full disk the run itself reports the error."""
 
     def handleError(self, record: logging.LogRecord) -> None: ...
 
@@ -96,10 +96,10 @@ def logged_to(path: Path, writes: bool) -> Iterator[None]:
 
 
 class Display:
-    """Progress of one run's stages, told to its `status.json` as well; `examples` are those of one optimiser step.
+    """Shows the progress of one run's stages, and writes it to `status.json`; `examples` is per optimiser step.
 
-    The time left is kdbench's own estimate: rich forgets what is older than 30 s, so on a machine where ten steps take
-    longer it never has one. Here an update is a second or, where that is longer, a step, and the last 1000 count.
+    kdbench estimates the remaining time itself, because rich forgets updates older than 30 s: if ten steps take
+    longer, it has no estimate. Here there is at most one update per second or step, and the last 1000 are kept.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Display:
         self.taken_at: deque[tuple[float, int]] = deque(maxlen=1000)  # (time, step), from the first step's end on
 
     def start(self, stage: str, steps: int, step: int, epoch: int) -> None:
-        """Begin a stage, of which `step` steps and `epoch` epochs are done already."""
+        """Begin a stage of which `step` steps and `epoch` epochs are already done."""
         self.stage, self.steps, self.first, self.step, self.since = stage, steps, step, step, self.clock()
         self.taken_at.clear()
         begun = f"resumes at step {step} of {steps}" if step else f"{steps} steps"
@@ -136,7 +136,7 @@ class Display:
             self.bar.start()
 
     def taken(self, step: int) -> None:
-        """Note a step, at most one a second; after ten say how long the stage will take."""
+        """Note a step, at most one per second; after ten steps, log how long the stage will take."""
         now, tenth = self.clock(), step - self.first == ESTIMATED_AFTER
         if self.taken_at and now - self.taken_at[-1][0] < 1 and not tenth:
             return
@@ -148,12 +148,12 @@ class Display:
             log.info("  %s: %s", self.stage, left)
 
     def left(self, least: float = 0) -> str:
-        """The time that the stage still takes, in words; empty while that is not known, or below `least` seconds."""
+        """Return the stage's remaining time in words; empty if it is unknown or below `least` seconds."""
         seconds = self.seconds_left() or 0
         return f"{in_words(seconds)} left" if seconds > least else ""
 
     def seconds_left(self) -> float | None:
-        """Return how long the stage still takes by its pace so far; None before it has one."""
+        """Return the stage's remaining seconds at its pace so far; None if there is no pace yet."""
         (begun, first), (now, step) = self.taken_at[0], self.taken_at[-1]
         return (now - begun) / (step - first) * (self.steps - step) if step > first else None
 

@@ -1,4 +1,4 @@
-"""What a step does with its gradients: sum over the processes, clip, set the learning rate, update."""
+"""Update the parameters from the gradients: sum them over processes, clip, set the learning rate, step."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ ADADELTA_RHO = 0.95  # Zeiler 2012, section 4.1; Tang et al. 2019
 
 
 class Updates:
-    """The optimiser over a stage's parameters, no decay on biases and norms; the rest of `module` is frozen."""
+    """The optimiser of a stage's parameters, without decay on biases and norms; it freezes the rest of `module`."""
 
     def __init__(self, module: nn.ModuleDict, stage: Stage, accelerator: Accelerator) -> None:
         self.schedule, self.accelerator = stage.schedule, accelerator
@@ -33,12 +33,12 @@ class Updates:
             self.optimizer = torch.optim.AdamW(groups, lr=stage.schedule.lr, fused=True)
 
     def begin(self) -> None:
-        """Go on from what the module holds, its first weights or a checkpoint's."""
+        """Start from the weights that the module now has, initial ones or a checkpoint's."""
         for words in self.words:
             words.read()
 
     def apply(self, step: int) -> None:
-        """Update by the gradients that the passes of `step` (counted from 0) have summed, and clear these."""
+        """Update by the gradients that the passes of `step` (counted from 0) have accumulated, then clear them."""
         for words in self.words:
             words.take_gradient()
         reduce_gradients(self.trained, self.accelerator)
@@ -53,18 +53,18 @@ class Updates:
             words.give_back()
 
     def settle(self, steps: int) -> None:
-        """Bring all of the module to where `steps` updates have it: before it is scored or saved."""
+        """Bring the unused word embeddings to their values after `steps` updates; needed before scoring and saving."""
         for words in self.words:
             words.settle(steps)
 
     def end(self) -> None:
-        """Leave the module as it was, but for its weights."""
+        """Undo every change to the module except its weights."""
         for words in self.words:
             words.release()
 
 
 def _groups(parts: list[ParamGroup], weight_decay: float) -> list[dict[str, Any]]:
-    """torch's parameter groups; what is in none of them needs no gradient."""
+    """Return torch's parameter groups, and turn on gradients for their parameters only."""
     groups = []
     for part, multiplier in parts:
         part.requires_grad_(True)
@@ -76,9 +76,9 @@ def _groups(parts: list[ParamGroup], weight_decay: float) -> list[dict[str, Any]
 
 
 def _used_rows(stage: Stage, groups: list[dict[str, Any]], accelerator: Accelerator) -> list[UsedRows]:
-    """Of the stage's word table, where it is trained, by AdamW and on a CPU: one at most.
+    """Return a UsedRows for the stage's word table, if it is trained by AdamW on a CPU; else an empty list.
 
-    A GPU passes over a table in no time, and its scattered sums have no fixed order.
+    A GPU updates the complete table in almost no time, and its scattered sums have no fixed order.
     """
     if stage.words is None or stage.schedule.optimizer != "adamw" or accelerator.device.type != "cpu":
         return []

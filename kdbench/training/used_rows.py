@@ -1,7 +1,7 @@
-"""Word embeddings of which a stage's texts have some rows: these are optimised, the others follow in closed form.
+"""Optimise only those word embeddings that occur in a stage's texts; the others follow in closed form.
 
-reuters_r52 has 10,399 of BERT's 30,522 word pieces, and the gradient, its norm, the clip and AdamW's moments would pass
-over all of them in every step (scripts/bench/NOTES.md). A row that no text has gets no gradient: AdamW moves it by its
+reuters_r52 uses 10,399 of BERT's 30,522 word pieces. Without this, the gradient, its norm, the clipping and AdamW's
+moments cover all of them in every step (scripts/bench/NOTES.md). An unused row gets no gradient. AdamW moves it by
 weight decay alone, which is a product of known factors (Loshchilov & Hutter 2019, Algorithm 2).
 """
 
@@ -15,9 +15,9 @@ from kdbench.stage import Schedule, Words
 
 
 class UsedRows:
-    """Stands in for a table's weight (V, E) in the optimiser: `rows` (U, E), those of the words that are used.
+    """Replaces a table's weight (V, E) in the optimiser by `rows` (U, E), the rows of the words in use.
 
-    The table keeps its weight, so that whoever reads it need not know. Its gradient comes sparse.
+    The table keeps its weight, so code that reads it does not change. Its gradient is sparse.
     """
 
     def __init__(self, words: Words, group: dict[str, Any], schedule: Schedule) -> None:
@@ -36,11 +36,11 @@ class UsedRows:
 
     @torch.no_grad()
     def read(self) -> None:
-        """Take the rows from the table, which a checkpoint may have filled."""
+        """Copy the rows from the table, into which a checkpoint may have been loaded."""
         self.rows.copy_(self.weight[self.used])
 
     def take_gradient(self) -> None:
-        """Move the table's gradient, if there is one, to the rows: equal ids summed in the order of the tokens."""
+        """Move the table's gradient, if any, to the rows; equal ids are summed in the order of the tokens."""
         gradient, self.weight.grad = self.weight.grad, None
         if gradient is not None:
             (ids,), values = gradient._indices(), gradient._values()  # not coalesced, which would sort them
@@ -48,15 +48,15 @@ class UsedRows:
 
     @torch.no_grad()
     def give_back(self) -> None:
-        """The rows, updated, to the table."""
+        """Copy the updated rows to the table."""
         self.weight.index_copy_(0, self.used, self.rows)
 
     @torch.no_grad()
     def settle(self, steps: int) -> None:
-        """The rows that no text has, to where `steps` updates have them: a function of their start alone."""
+        """Set the unused rows to their values after `steps` updates, a function of their start alone."""
         factors = (1 - self.rate * self.schedule.lr_factor(step) * self.decay for step in range(steps))
         self.weight.index_copy_(0, self.others, self.start * math.prod(factors))
 
     def release(self) -> None:
-        """Let the table's gradient be dense again."""
+        """Make the table's gradient dense again."""
         self.table.sparse = False
