@@ -1,6 +1,6 @@
-"""Accuracy against speed of what answers early where it is sure: the layers of one model, or two models in a row.
+"""Compute accuracy against speed for early exit: from the layers of one model, or from two models in a row.
 
-All thresholds are judged from the logits of one pass over the data.
+All thresholds are evaluated from the logits of one pass over the data.
 """
 
 from collections.abc import Callable
@@ -17,9 +17,9 @@ Ints = NDArray[np.int64]
 
 
 def exits(uncertainty: Floats, speed: float) -> Ints:
-    """The layer (n,), counted from 1, at which each row leaves, from its uncertainty at each of L layers (L, n).
+    """Return the layer (n,), counted from 1, at which each row exits, from its uncertainty at L layers (L, n).
 
-    That is the first one whose uncertainty is below `speed`, strictly, or else the last.
+    This is the first layer whose uncertainty is strictly below `speed`, or else the last.
     """
     sure = uncertainty < speed
     sure[-1] = True
@@ -33,13 +33,14 @@ def curve(
     flops_at: Callable[[int], float],
     flops_full: float,
 ) -> list[dict[str, Any]]:
-    """What each speed would give, from the logits of all layers (L, n, C) and the labels (n,).
+    """Return the results at each speed, from the logits of all layers (L, n, C) and the labels (n,).
 
-    `flops_at(i)`: FLOPs of one row that leaves at layer i (1..L), all answers up to there computed; `flops_full`:
-    those of a row at speed 0, where only the last answer is. In a result, `exit_shares` holds the share of the
-    rows that leave at each layer and `mean_flops` is a row's; `lost` is the share of rows that the last layer answers
-    rightly and the layer that they left at wrongly, `gained` the reverse; `mean_exit_layer_hard` is that of the rows
-    that the last layer answers wrongly (null where there is none).
+    `flops_at(i)` gives the FLOPs of one row that exits at layer i (1..L) and has passed all classifiers up to there.
+    `flops_full` gives those of a row at speed 0, which passes only the last classifier.
+
+    In a result, `exit_shares` has the share of rows that exit at each layer, and `mean_flops` the mean FLOPs of a
+    row. `lost` is the share of rows that the last layer answers correctly and their exit layer wrongly; `gained` is
+    the reverse. `mean_exit_layer_hard` is over the rows that the last layer answers wrongly (null if there are none).
     """
     layers, n, classes = logits.shape
     # In float64, rounded to float32, as models compute it: equal logits then come out as 1, not just below.
@@ -69,7 +70,10 @@ def curve(
 
 
 def break_even_share(flops_at: Callable[[int], float], layers: int, flops_full: float) -> float:
-    """The share of rows that must leave at layer 1, the others at the last, for early exit to cost as much as none."""
+    """Return the share of rows that must exit at layer 1 for early exit to cost as much as none.
+
+    All other rows exit at the last layer.
+    """
     return (flops_at(layers) - flops_full) / (flops_at(layers) - flops_at(1))
 
 
@@ -81,10 +85,11 @@ def cascade_curve(
     flops_small: float,
     flops_large: float,
 ) -> list[dict[str, Any]]:
-    """`curve` of two separate models, logits (n, C) each: the small one answers where its uncertainty is below
-    `speed`; the rest go to the large one, which starts from the text again.
+    """Return the `curve` of two separate models with logits (n, C) each.
 
-    Exit layer 1 is the small model, 2 the large one. At speed 0 the small one is not asked.
+    The small model answers if its uncertainty is below `speed`. The large model answers the other rows, and reads
+    their text again from the start. Exit layer 1 is the small model, 2 the large one. At speed 0 the small model is
+    not used.
     """
     cost = {1: flops_small, 2: flops_small + flops_large}
     return curve(np.stack([small_logits, large_logits]), labels, speeds, cost.__getitem__, flops_large)

@@ -1,8 +1,10 @@
 """Distilled BiLSTM (Tang et al. 2019): a one-layer BiLSTM over words learns the teacher's logits.
 
-L = alpha * MSE(z_t, z_s) + (1 - alpha) * CE(z_s, y); the paper's alpha is the other term's weight. Trained on the
-task's texts and on what is made of them: words masked or replaced by others of the same part of speech, texts cut to
-n-grams. For that the teacher gives logits and label.
+L = alpha * MSE(z_t, z_s) + (1 - alpha) * CE(z_s, y)
+
+In the paper, alpha is the weight of the CE. The BiLSTM is trained on the task's texts and on augmented ones: words
+are masked or replaced by others of the same part of speech, and texts are cut to n-grams. The teacher gives logits
+and label of these.
 """
 
 from collections.abc import Iterator

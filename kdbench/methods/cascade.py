@@ -1,7 +1,8 @@
 """A cascade of two finished models: the small one answers where it is sure, the teacher elsewhere.
 
-The source posts' starting idea for FastBERT; nothing is trained but what is missing. `small`: a finished run of any
-method, null: the direct fine-tune of `student`. Judged by the small model's normalised entropy, as FastBERT's exits.
+FastBERT's starting idea in the source posts. Only missing models are trained. `small` is a finished run of any
+method; if null, it is the direct fine-tune of `student`. Sureness is the small model's normalised entropy, as for
+FastBERT's exits.
 """
 
 from collections.abc import Iterator

@@ -1,9 +1,10 @@
-"""DistilBERT (Sanh et al. 2019): half the layers, pre-trained on a corpus under the teacher's masked LM.
+"""DistilBERT (Sanh et al. 2019): half the layers, pre-trained on a corpus with the teacher's masked LM.
 
 L = a_ce * T^2 * KL(teacher || student) + a_mlm * CE(masked tokens) + a_cos * (1 - cos(last hidden states))
 
-Then the task: direct fine-tuning, or with the fine-tuned teacher's soft targets (`alpha` > 0). Departs from the
-authors' code: positions carry the teacher's segment-0 embedding, so that the student starts from its exact inputs.
+Then the task: direct fine-tuning, or logit distillation from the fine-tuned teacher (`alpha` > 0). One difference
+from the authors' code: the teacher's segment-0 embedding is added to the positions, so that the student starts from
+the teacher's exact inputs.
 """
 
 from collections.abc import Iterator

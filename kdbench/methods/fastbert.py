@@ -1,8 +1,9 @@
-"""FastBERT (Liu et al. 2020): a classifier behind every layer, so that sure rows leave early.
+"""FastBERT (Liu et al. 2020): a classifier after every layer, so that rows with a sure answer exit early.
 
-Stage `training` fine-tunes the backbone under the last classifier; `self_distillation` teaches the others its
-distribution, sum over i < L of KL(p_L || p_i) (equation 4), everything else standing still, without labels. The row
-of results is that of `speed`; the whole curve and the layers that rows left after are reported.
+Stage `training` fine-tunes the backbone with the last classifier. Stage `self_distillation` trains the other
+classifiers to imitate the last one, by the sum over i < L of KL(p_L || p_i) (equation 4). It uses no labels, and
+everything else is frozen. The row of results is that of `speed`. The complete curve and the exit layers are reported
+too.
 """
 
 from collections.abc import Iterator
@@ -36,14 +37,14 @@ class Params:
     timed_speeds: list[float] = option(SHARES)  # of these the time is measured too, by kdbench.inference.latency
 
     def conflicts(self, config: "RunConfig") -> Iterator[tuple[str, str]]:
-        """(key, problem) where there is no layer to leave after."""
+        """Yield (key, problem) if there is no layer at which to exit early."""
         student = config.student
         if student.layers < 2:
             yield "student.layers", "must be 2 or more: rows leave before the last layer"
 
 
 def branch_logits(student: Any, batch: Batch) -> Tensor:
-    """(L, B, C); gradients reach the branches only."""
+    """Return the logits of all layers, (L, B, C); gradients reach only the classifiers."""
     inputs = {key: batch[key] for key in ("input_ids", "attention_mask", "token_type_ids") if key in batch}
     return student.all_logits(**inputs)
 
@@ -69,7 +70,7 @@ def stages(run: "Run", p: Params) -> Iterator[Stage]:
 
 
 def report_curves(run: "Run", student: Any, p: Params) -> None:
-    """Accuracy, FLOPs and exit layers at every speed on dev and test."""
+    """Report accuracy, FLOPs and exit layers at every speed, on dev and test."""
     shape, length, classes = run.shape(run.config.student), run.config.dataset.max_length, len(run.data.label_names)
 
     def cost(layer: int) -> int:

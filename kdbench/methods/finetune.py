@@ -1,4 +1,4 @@
-"""Direct fine-tuning of a Transformer of any depth: every method's baseline, and the teacher itself."""
+"""Direct fine-tuning of an encoder of any depth: the baseline of every method, and the teacher itself."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

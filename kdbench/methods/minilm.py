@@ -1,8 +1,12 @@
-"""MiniLM (Wang et al. 2020) and MiniLMv2 (Wang et al. 2021): relations inside one layer, on a corpus.
+"""MiniLM (Wang et al. 2020) and MiniLMv2 (Wang et al. 2021): relations within one layer, learned on a corpus.
 
-v1: KL between the last layers' attention distributions and between their value relations softmax(V V^T / sqrt(d)).
-v2: KL between Q-Q, K-K and V-V relations, over heads cut anew, of a chosen teacher layer: head counts may differ.
-No masked-LM term. `assistants`: students of other shapes in between, each the next one's teacher (v1, section 3.3).
+v1: KL between the last layers' attention distributions, and between their value relations softmax(V V^T / sqrt(d)).
+
+v2: KL between the Q-Q, K-K and V-V relations of a chosen teacher layer. Heads are joined and split anew, so the
+numbers of heads may differ.
+
+There is no masked-LM term. `assistants` are students of other shapes in between, each the teacher of the next (v1,
+section 3.3).
 """
 
 from collections.abc import Iterator
@@ -45,7 +49,7 @@ class Params:
     assistants: list[Any] = option(Rule("a list of [layers, hidden], in order", _shapes))
 
     def conflicts(self, config: "RunConfig") -> Iterator[tuple[str, str]]:
-        """(key, problem) where heads or widths do not fit."""
+        """Yield (key, problem) if heads or widths do not fit."""
         teacher, student = config.teacher, config.student
         if self.version == "v1" and student.heads != teacher.heads:
             yield (
@@ -79,7 +83,7 @@ def general(run: "Run", p: Params) -> Iterator[Stage]:
 
 
 def relations(student: Any, teacher: Any, p: Params, teacher_layer: int | None) -> Objective:
-    """The relations of the student's last layer against those of the teacher's, or of its layer `teacher_layer`."""
+    """Return the loss between relations of the student's last layer and of the teacher's last one or `teacher_layer`."""
 
     def objective(batch: Batch, step: int) -> Terms:
         query, key, value = last_qkv(student, batch)
@@ -101,7 +105,7 @@ def relations(student: Any, teacher: Any, p: Params, teacher_layer: int | None) 
 
 
 def last_qkv(encoder: Any, batch: Batch, layer: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys, values (B, A, T, d) of the last layer, or of layer `layer` (from 1); what is above is not run."""
+    """Return queries, keys, values (B, A, T, d) of the last layer, or of `layer` (from 1); higher layers are not run."""
     parts = view(encoder)
     last = (layer or len(parts.layers)) - 1
     return parts.queries_keys_values(last, parts.states(batch, last)[-1])

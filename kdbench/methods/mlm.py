@@ -1,6 +1,6 @@
-"""Masked-LM training on the corpus, then direct fine-tuning: further pre-training, without a teacher.
+"""Further pre-training: masked LM on the corpus without a teacher, then direct fine-tuning.
 
-Its first stage is also how other methods get a teacher with a masked-LM head (`run.mlm`, IB-BERT).
+Its general stage also trains the masked-LM heads of other methods' teachers (`run.mlm`, IB-BERT).
 """
 
 from collections.abc import Iterator

@@ -1,10 +1,14 @@
-"""MobileBERT (Sun et al. 2020): a narrow, deep student under an equally deep inverted-bottleneck teacher (IB-BERT).
+"""MobileBERT (Sun et al. 2020): a narrow, deep student of an equally deep inverted-bottleneck teacher (IB-BERT).
 
-FMT: MSE between the blocks' outputs; AT: KL between the heads' attention; PD: cross-entropy of the masked tokens
-against alpha * labels + (1 - alpha) * IB-BERT's distribution. Strategies (section 3.6): `akt` all at once, `jkt` first
-the maps of all blocks and then PD, `pkt` block after block, the earlier ones at a tenth of the learning rate (soft) or
-frozen (hard), and then PD. No next-sentence term: the corpora have single texts. The authors' code adds terms on the
-maps' means and variances, with a fault in the list that they index; `feature_maps=normalised` has its main term only.
+FMT is the MSE between the blocks' outputs, AT the KL between the heads' attention. PD is the cross-entropy of the
+masked tokens against alpha * IB-BERT's distribution + (1 - alpha) * labels.
+
+Strategies (section 3.6): `akt` trains all at once; `jkt` trains FMT and AT of all blocks, then PD; `pkt` trains one
+block after another, then PD. In `pkt`, earlier blocks train at a tenth of the learning rate (`freeze=soft`) or not at
+all (`hard`).
+
+There is no next-sentence term, because the corpora have single texts. The authors' code adds terms on the maps' means
+and variances, but indexes their list wrongly; `feature_maps=normalised` has only its main term.
 """
 
 from collections.abc import Callable, Iterator
@@ -52,14 +56,14 @@ class Params:
     ib_ffn: int = option(at_least(1))
 
     def conflicts(self, config: "RunConfig") -> Iterator[tuple[str, str]]:
-        """(key, problem) where heads do not divide."""
+        """Yield (key, problem) if IB-BERT's heads do not divide its width."""
         student = config.student
         if student.heads and self.ib_bottleneck % student.heads:
             yield "method.ib_bottleneck", f"must be a multiple of student.heads={student.heads}"
 
 
 def transfer(student: Any, teacher: Any, p: Params, blocks: list[int]) -> Losses:
-    """batch -> the feature-map and attention terms of the given blocks (from 0), each a mean over the blocks."""
+    """Return an objective: the FMT and AT terms of the given blocks (from 0), each a mean over these blocks."""
     mse = hidden_mse if p.feature_maps == "raw" else normalised_feature_mse
 
     def terms(batch: Batch) -> dict[str, Tensor]:
@@ -77,7 +81,7 @@ def transfer(student: Any, teacher: Any, p: Params, blocks: list[int]) -> Losses
 
 
 def distillation(student: Any, head: Any, ib: "MaskedLm", alpha: float) -> Losses:
-    """batch -> PD: the masked tokens against labels and IB-BERT's distribution mixed."""
+    """Return an objective: PD, the masked tokens against labels and IB-BERT's distribution mixed."""
 
     def terms(batch: Batch) -> dict[str, Tensor]:
         chosen, ids, mask = batch["mlm_labels"] != IGNORED, batch["input_ids"], batch["attention_mask"]

@@ -1,8 +1,9 @@
-"""Patient knowledge distillation (Sun et al. 2019): [CLS] of chosen teacher layers beside the soft targets.
+"""Patient knowledge distillation (Sun et al. 2019): logit distillation, and [CLS] states of chosen teacher layers.
 
-L = logit distillation + beta * sum over i, j of || h_s / |h_s| - h_t / |h_t| ||^2 over the student's layers but the
-last and the examples, in the reduction that is asked for: the paper sums, its code takes the mean, and published
-betas belong to the mean.
+L = logit distillation + beta * sum over i, j of || h_s / |h_s| - h_t / |h_t| ||^2
+
+The sum is over examples i and over the student's layers j except the last. `patient_reduction` chooses the reduction:
+the paper sums, its code takes the mean, and the published betas were used with the mean.
 """
 
 from collections.abc import Iterator
@@ -46,7 +47,7 @@ class Params:
     patient_reduction: str = option(one_of("batchmean", "elementmean"))
 
     def conflicts(self, config: "RunConfig") -> Iterator[tuple[str, str]]:
-        """(key, problem) where the choice of layers does not fit teacher and student."""
+        """Yield (key, problem) if the choice of layers does not fit teacher and student."""
         teacher, student = config.teacher, config.student
         if student.layers < 2:
             yield "student.layers", "must be 2 or more: PKD leaves the last layer out"
@@ -62,7 +63,7 @@ class Params:
 
 
 def layer_map(choice: str | list[int], teacher: int, student: int) -> list[int]:
-    """The teacher's layer, from 1, for each of the student's layers 1 to L_S - 1 (Sun et al. 2019, section 3.2)."""
+    """Return the teacher's layer (from 1) for each student layer 1 to L_S - 1 (Sun et al. 2019, section 3.2)."""
     if isinstance(choice, list):
         return choice
     if choice == "skip":

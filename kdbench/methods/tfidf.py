@@ -1,6 +1,6 @@
-"""TF-IDF and a linear SVM (scikit-learn): seconds of work, and the row that every table must carry.
+"""TF-IDF and a linear SVM (scikit-learn): a baseline that takes seconds and belongs in every table.
 
-Words and signs are counted or, where words cannot be split, characters: dev chooses.
+It counts words and signs, or n-grams of characters where texts have no spaces between words; dev chooses.
 """
 
 import time
@@ -86,7 +86,7 @@ def stages(run: "Run", p: Params) -> Iterator[Stage]:
 
 
 def drawn(split: "Split", characters: int, seed: int) -> "Split":
-    """The split, or so many of its texts, drawn, that they have at most `characters`; one at least."""
+    """Return the split, or a random sample of its texts with at most `characters` characters; at least one text."""
     order = np.random.default_rng(seed).permutation(len(split))
     lengths = np.array([sum(map(len, given)) for given in split.inputs])[order].cumsum()
     return split.take(np.sort(order[: max(1, np.searchsorted(lengths, characters, "right"))]))
@@ -95,7 +95,7 @@ def drawn(split: "Split", characters: int, seed: int) -> "Split":
 def fitted(
     run: "Run", p: Params, train: "Split", tokenizer: Any, analyzer: str, longest: list[int]
 ) -> Iterator[Fitted]:
-    """A model for each length: of n-grams of up to so many tokens."""
+    """Yield a fitted model for each length of `longest`: n-grams of up to so many tokens."""
     from scipy.sparse import csr_matrix
 
     texts = tfidf.encode(tokenizer, train.inputs)
@@ -116,7 +116,7 @@ def fitted(
 
 
 def linear(task: str, matrix: Any, labels: NDArray[Any], classes: int, c: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Planes (G, C) and offsets (C,) of the task's linear machine: one a class, one a label, or one for the number."""
+    """Return planes (G, C) and offsets (C,): one for each class, one for each label, or one for a number."""
     from sklearn.svm import LinearSVC, LinearSVR
 
     planes, offsets = np.zeros((matrix.shape[1], classes)), np.zeros(classes)

@@ -1,9 +1,9 @@
-"""BERT-of-Theseus (Xu et al. 2020): the predecessor's blocks are replaced by successor layers while training.
+"""BERT-of-Theseus (Xu et al. 2020): successor layers replace the predecessor's blocks during training.
 
-Only the task's own loss is used. Stage `replacing` trains the successor's layers inside the hybrid,
-everything of the predecessor standing still; stage `successor` fine-tunes what has been built. Both
-lineages are presets: `reference/theseus` (the authors' code: one stage whose rate reaches 1) and
-`blog/theseus` (bojone: successor from pretrained layers, embeddings replaced too).
+The only loss is that of the task. Stage `replacing` trains the successor's layers inside the hybrid, and freezes the
+predecessor. Stage `successor` fine-tunes the successor alone. Two presets follow published code. `reference/theseus`
+has one stage, whose rate reaches 1. `blog/theseus` (bojone) starts the successor from pretrained layers, and replaces
+embeddings too.
 """
 
 from collections.abc import Iterator, Sequence
@@ -69,7 +69,10 @@ def stages(run: "Run", p: Params) -> Iterator[Stage]:
 
 
 def schedules(run: "Run", p: Params) -> dict[str, Schedule]:
-    """Of the stages that are done, by name: their updates as they say, or all of them divided anew."""
+    """Return the schedules of the stages that are trained, by name.
+
+    By default they are those of the stages; `replacing_share` divides the sum of their updates anew.
+    """
     found = {name: run.schedule(name) for name in ("replacing", "successor")}
     if p.replacing_share is not None:
         total = sum(schedule.steps for schedule in found.values())
@@ -93,7 +96,7 @@ def replacing(run: "Run", p: Params, predecessor: Any, successor: Any, schedule:
         return draw_epsilon(p.variant, progress, rate(p, step, schedule.steps), modules, generator)
 
     def epsilon(batch: Batch, step: int) -> Sequence[Share]:
-        """A value a module, or (B,): by the example's id, so that it is the same in whichever pass it comes."""
+        """Return one value per module, or (B,) drawn by the example's id, so that it does not depend on the pass."""
         if p.draw == "batch":
             return drawn(step)
         return torch.tensor([drawn(step, id_) for id_ in batch["ids"].tolist()]).unbind(1)
@@ -115,7 +118,7 @@ def replacing(run: "Run", p: Params, predecessor: Any, successor: Any, schedule:
 
 
 def rate(p: Params, step: int, steps: int) -> float:
-    """The replacement rate of this step."""
+    """Return the replacement rate of this step."""
     if p.variant != "linear":
         return p.replace_rate
     full_step = max(1, p.full_at * steps) if p.full_step is None else p.full_step
@@ -139,7 +142,7 @@ def groups(modules: list[nn.Module]) -> list[ParamGroup]:
 
 
 def grafted(predecessor: Any, successor: Any) -> Predict:
-    """Logits of the predecessor's encoder under the successor's head."""
+    """Return a predictor: the predecessor's encoder with the successor's head."""
 
     def predict(batch: Batch, step: int) -> Tensor:
         return view(successor).logits_of(view(predecessor).first_tokens(batch)[1], batch["attention_mask"])

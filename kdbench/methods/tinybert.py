@@ -1,9 +1,11 @@
 """TinyBERT (Jiao et al. 2020): embeddings, hidden states and attention scores layer by layer, then the logits.
 
-L_layer(m) = MSE(A_s^m, A_t^g(m)) + MSE(H_s^m W, H_t^g(m)), g(m) = m * L_T / L_S, embeddings as layer 0 (equations
-7 to 9); L_pred = soft cross-entropy (equation 10). Scores are taken before the softmax. Three stages: `general` on a
-corpus from the teacher before the task, `intermediate` and `prediction` on the (augmented) task data from the
-fine-tuned one. The paper writes a W for the embeddings and one for the hidden states, its code shares one.
+L_layer(m) = MSE(A_s^m, A_t^g(m)) + MSE(H_s^m W, H_t^g(m)),  g(m) = m * L_T / L_S   (equations 7 to 9)
+L_pred = soft cross-entropy   (equation 10)
+
+Embeddings are layer 0, and scores are taken before the softmax. There are three stages. `general` learns on a corpus
+from the teacher before the task. `intermediate` and `prediction` learn on the (augmented) task data from the
+fine-tuned teacher. The paper has one W for embeddings and one for hidden states; its code shares one.
 """
 
 from collections.abc import Iterator
@@ -58,7 +60,7 @@ class Params:
     max_words: int | None = option(or_none(at_least(1)))  # words of a text that may be replaced; null: all
 
     def conflicts(self, config: "RunConfig") -> Iterator[tuple[str, str]]:
-        """(key, problem) where attention cannot be compared or nothing is left to learn."""
+        """Yield (key, problem) if heads, head, augmentation or task do not fit, or if no stage is left."""
         teacher, student = config.teacher, config.student
         if self.attention and student.heads != teacher.heads:
             yield "student.heads", f"must equal teacher.heads={teacher.heads}, or set method.attention=false"
@@ -77,7 +79,7 @@ class Params:
 
 
 def layer_map(teacher: int, student: int) -> list[tuple[int, int]]:
-    """The teacher's (hidden state, layer whose scores are compared) for each of the student's layers 1 to M.
+    """Return the teacher's (hidden state, layer of the scores) for each student layer 1 to L_S.
 
     Hidden states count the embeddings as 0, layers do not: g(m) = m * L_T / L_S is state g(m) and layer g(m) - 1.
     """
@@ -86,7 +88,7 @@ def layer_map(teacher: int, student: int) -> list[tuple[int, int]]:
 
 
 def transformer_layers(student: Any, teacher: Any, projection: Projection, p: Params) -> Objective:
-    """The embedding, hidden and attention terms, each summed over the student's layers."""
+    """Return the embedding, hidden and attention terms, each summed over the student's layers."""
     parts, teacher_parts = view(student), view(teacher)
     above = layer_map(len(teacher_parts.layers), len(parts.layers))
 
@@ -147,9 +149,10 @@ def stages(run: "Run", p: Params) -> Iterator[Stage]:
 
 
 def prediction_loss(task: str, z: Tensor, batch: Batch, p: Params) -> Tensor:
-    """L_pred of the task: of each label or of each word where there are several; of a number the squared distance.
+    """Return L_pred of the task.
 
-    (The authors' code learns a number from the label, not from the teacher.)
+    With several labels it is the loss for each label, with tagged words for each word, with a number the squared
+    distance. (The authors' code learns a number from the label, not from the teacher.)
     """
     target = batch["teacher_logits"]
     if task == "regression":

@@ -1,9 +1,9 @@
-"""Two-stage fine-tuning: layers cut from the fine-tuned predecessor, then trained on the task.
+"""Two-stage fine-tuning: take layers of the fine-tuned predecessor, and train them further on the task.
 
-The source posts' negative control for Theseus (no replacement). Their own code took the predecessor's
-weights before it was trained and scaled the head's kernel; here the weights are taken after, and the
-head's learning rate is multiplied through a parameter group. (Scaling a parameter by m multiplies its
-step under Adam by m, but under SGD by m^2: a group says what is meant.)
+This is the source posts' negative control for Theseus: no replacement. Their code took the predecessor's weights
+before it was trained, and scaled the head's kernel. Here the weights are taken after training, and a parameter group
+multiplies the head's learning rate. (Scaling a parameter by m multiplies its step under Adam by m, but under SGD by
+m^2. A group has the same effect under both.)
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Train with its augmentation, labelled by the teacher: made once, kept in the cache."""
+"""Augment the train texts and let the teacher label the new ones: made once, then kept in the cache."""
 
 import hashlib
 import logging
@@ -25,9 +25,9 @@ LM_BATCH = 64  # sequences of one pass of the masked LM
 def augmented_words(
     run: Run, tagger: str, mask: float, same_tag: float, ngram: float, max_ngram: int, rounds: int
 ) -> Split:
-    """Return train and its augmentation, by Tang et al. 2019, section 3.3.
+    """Return train with its augmentation by Tang et al. 2019, section 3.3.
 
-    Words are masked or replaced, texts cut to n-grams; a text is split at its spaces.
+    Words are masked or replaced, and texts are cut to n-grams. A text is split into words at its spaces.
     """
     train = run.data.train
     options = NGramAugmentation(mask, same_tag, ngram, max_ngram, rounds, run.config.dataset.max_length)
@@ -49,7 +49,7 @@ def augmented_words(
 
 
 def _classes(run: Run, sentences: list[list[str]]) -> list[list[str]]:
-    """A class of each word, by the teacher's embeddings of its pieces."""
+    """Return a class for each word, from clusters of the teacher's embeddings of its pieces."""
     tokenizer = load_tokenizer(run.encoder_folder)
     distinct = sorted({word for sentence in sentences for word in sentence})
     pieces = [tokenizer.encode(f" {word}", add_special_tokens=False) or [tokenizer.unk_token_id] for word in distinct]
@@ -59,9 +59,9 @@ def _classes(run: Run, sentences: list[list[str]]) -> list[list[str]]:
 
 
 def augmented_tokens(run: Run, copies: int, replace: float, candidates: int, max_words: int | None) -> Split:
-    """Return train and its augmentation, by Jiao et al. 2020, algorithm 1.
+    """Return train with its augmentation by Jiao et al. 2020, algorithm 1.
 
-    Words are replaced by what the teacher's masked LM finds likely in their place.
+    Words are replaced by words that the teacher's masked LM predicts in their place.
     """
     train, options = run.data.train, LmAugmentation(replace, candidates, copies, max_words)
     tokenizer = load_tokenizer(run.encoder_folder)
@@ -102,7 +102,7 @@ def _masked_lm(run: Run, tokenizer: Any) -> MaskedLm:
 
 
 def _weights(run: Run) -> str:
-    """A digest of the masked LM's weights."""
+    """Return a digest of the masked LM's weights."""
     digest = hashlib.sha256()
     for module in run.mlm:
         for value in module.state_dict().values():
@@ -119,7 +119,7 @@ def _key(*parts: object) -> str:
 
 
 def _labelled(run: Run, made: list[list[str]], sources: list[int]) -> Split:
-    """Train, then what was made of it with the label that the teacher gives it; its ids go on after all others."""
+    """Return train followed by the new texts with the teacher's labels; their ids come after all other ids."""
     train, first = (
         run.data.train,
         1 + max(int(split.ids.max()) for split in (run.data.train, run.data.dev, run.data.test)),

@@ -1,4 +1,4 @@
-"""What a method may ask of its run: `Run`, which adds training data, schedules and reports to data and models."""
+"""Define what a method may use of its run: `Run` adds training data, schedules and reports to data and models."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -31,7 +31,7 @@ __all__ = ["Finished", "MaskedLm", "Predictions", "Run"]
 
 @dataclass(frozen=True)
 class Predictions:
-    """Handed in by a method that trains no network."""
+    """What a method that trains no network hands in."""
 
     logits: Callable[[Split], NDArray[np.float32]]  # (n, C) for n examples
     parameters: int
@@ -41,7 +41,7 @@ class Predictions:
 
 
 class Finished(NamedTuple):
-    """A finished model of the task, ready to be asked."""
+    """A finished model of the task, ready to predict."""
 
     logits: Callable[[Split], Tensor]  # (n, C)
     parameters: int
@@ -50,7 +50,7 @@ class Finished(NamedTuple):
 
 
 class Run(RunModels):
-    """Everything is made when first asked for."""
+    """A method's view of its run; each part is made when it is first used."""
 
     def __init__(
         self, config: RunConfig, hardware: Hardware, accelerator: Accelerator, folder: Path, ensure: Ensure
@@ -61,14 +61,14 @@ class Run(RunModels):
         self.predictions: Predictions | None = None
 
     def batches(self, stage: str, *teacher: str, split: Split | None = None) -> TrainBatches:
-        """Train, or another split, for `method.stages.<stage>`, with the teacher's cached `logits` or `cls`."""
+        """Return train (or another split) in batches for stage `stage`, with the teacher's cached `logits` or `cls`."""
         self.stage(stage)  # before the teacher is trained for it
         split = split or self.data.train
         outputs = {f"teacher_{what}": self.teacher_outputs(what, split) for what in teacher}
         return self._in_batches(replace(self.examples(split), teacher=outputs), stage)
 
     def teacher_outputs(self, what: str, split: Split) -> Tensor:
-        """The teacher's `logits` (n, C), or `cls` (n, L, H): [CLS] after each layer, before the pooler."""
+        """Return the teacher's `logits` (n, C), or `cls` (n, L, H): [CLS] after each layer, before the pooler."""
         teacher = self.teacher
         assert self.teacher_result is not None
         weights = Path(self.teacher_result["folder"]) / "model" / "model.safetensors"
@@ -78,7 +78,11 @@ class Run(RunModels):
         return cached_outputs(what, self.examples(split, self.encoder_folder), predict, weights, compute, self.cache)
 
     def finished(self, path: str | None, stage: str) -> Finished:
-        """A finished run of the task; None: the direct fine-tune of the student by `method.stages.<stage>`."""
+        """Return the finished run at `path`.
+
+        If `path` is None, return the direct fine-tune of the student by `method.stages.<stage>`; it is trained if
+        missing.
+        """
         config = self.config
         if path is None:
             result, folder = self.ensure(finetune(config, config.student, config.method.stages[stage], config.seed))
@@ -105,13 +109,13 @@ class Run(RunModels):
         )
 
     def outputs(self, split: Split, predict: Predict) -> Tensor:
-        """`predict`'s outputs (n, ...) for a split, in float32."""
+        """Return the outputs of `predict` for a split, (n, ...) in float32."""
         return compute_outputs(self.examples(split), self._autocast(predict))
 
     def schedule(self, stage: str, data: Data | None = None, share: int = 1) -> Schedule:
-        """`method.stages.<stage>` with its number of steps settled; `data`: what it runs over, if not train.
+        """Return `method.stages.<stage>` with its number of steps settled.
 
-        `share`: among how many stages its steps are divided.
+        `data` is what the stage runs over, train by default. `share` is the number of stages that share its steps.
         """
         given = self.stage(stage)
         per_epoch = -(-len(self.data.train) // (given.batch_size * given.accumulation)) if data is None else len(data)
@@ -120,13 +124,13 @@ class Run(RunModels):
         return Schedule(steps=steps, **{key: getattr(given, key) for key in keys})
 
     def score(self, predict: Predict, step: int = 0) -> dict[str, float]:
-        """Metrics of `predict` on dev, in the run's precision."""
+        """Return the metrics of `predict` on dev, in the run's precision."""
         examples = self.dev_examples
         outputs = compute_outputs(examples, self._autocast(lambda batch, _: predict(batch, step)))
         return self.metrics(examples.labels, examples.by_example(outputs))
 
     def metrics(self, labels: Labels, logits: Logits) -> dict[str, float]:
-        """What the task is judged by; labels and logits of n examples."""
+        """Return the task's metrics from the labels and logits of n examples."""
         return metrics(self.task, labels, answers(self.task, logits), self.data.label_names)
 
     @cached_property
@@ -134,11 +138,11 @@ class Run(RunModels):
         return self.examples(self.data.dev)
 
     def report(self, name: str, value: Any) -> None:
-        """A figure of the method's own, under `reported` in results.json."""
+        """Record a figure of the method's own, under `reported` in results.json."""
         self.reported[name] = value
 
     def hand_in(self, predictions: Predictions) -> None:
-        """For a method that trains no network."""
+        """Hand in the predictions of a method that trains no network."""
         self.predictions = predictions
 
     def _autocast(self, predict: Predict) -> Predict:
@@ -151,6 +155,6 @@ class Run(RunModels):
 
 
 def _first_tokens(teacher: Any, batch: Any) -> Tensor:
-    """[CLS] after each layer (B, L, H)."""
+    """Return [CLS] after each layer, (B, L, H)."""
     below, last = view(teacher).first_tokens(batch)
     return torch.cat([*below, last[:, :1]], 1)

@@ -1,7 +1,8 @@
-"""Finished runs of other outputs folders: the cache knows where each lies, so that a teacher is trained once.
+"""Find finished runs in other outputs folders, so that a teacher is trained only once.
 
-`outputs` lies in the working directory: the same command typed elsewhere would train the same teacher again. The cache
-keeps a note a run, by its id, of where its folder is. A needed run that is not in this `outputs` is copied from there.
+`outputs` is relative to the working directory, so the same command elsewhere would train the same teacher again. The
+cache keeps a note for each run, by its id, with its folder. If a run needs another run that is not in its `outputs`,
+it is copied from there.
 """
 
 import logging
@@ -17,7 +18,7 @@ NOTES = "runs"  # below the cache
 
 
 def remember(cache: Path, folder: Path) -> None:
-    """Note in the cache where a finished run lies."""
+    """Note in the cache where a finished run is."""
     result = read_result(folder)
     assert result is not None
     note, where = _note(cache, result["id"], result["seed"]), str(folder.absolute())
@@ -26,7 +27,7 @@ def remember(cache: Path, folder: Path) -> None:
 
 
 def bring(cache: Path, id_: str, seed: int, folder: Path) -> Path | None:
-    """Copy the finished run `id_` to `folder` and say from where; None where it lies nowhere else, or not whole."""
+    """Copy the finished run `id_` to `folder` and return its source; None if no other intact copy is known."""
     noted = _noted(_note(cache, id_, seed))
     source = None if noted is None else Path(noted)
     if source is None or source == folder.absolute() or not _is_whole(source, id_, seed):
@@ -45,7 +46,7 @@ def _note(cache: Path, id_: str, seed: int) -> Path:
 
 
 def _noted(note: Path) -> str | None:
-    """The folder in a note; None where there is no note, or it is not what was written."""
+    """Return the folder in a note; None if there is no note, or if it is damaged."""
     if not note.is_file():
         return None
     try:

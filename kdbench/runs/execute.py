@@ -1,4 +1,4 @@
-"""The dispatcher: one RunConfig in, one finished run folder out."""
+"""Execute a run: from one RunConfig to one finished run folder."""
 
 import logging
 import tempfile
@@ -52,11 +52,13 @@ def execute(
     watch: Watch | None = None,
     runs: Runs | None = None,
 ) -> dict[str, Any]:
-    """Do the run, or find it done; returns the content of its results.json (`inspect`: of its key `data` alone).
+    """Do the run, or find it finished; return its results.json (with `inspect`, only the key `data`).
 
-    `watch` is told each epoch of this run (of none that it needs) and its dev score. `runs` gets the folders of all
-    runs that are finished then, this one and those that it needs: their times are measured when the command ends.
-    Raises UserError, StoreError among them, Stopped, and Pruned where `watch` does.
+    `watch` is called after each epoch of this run, not of runs that it needs, with the epoch and the dev score.
+    `runs` collects the folders of all runs that are then finished, this one and those that it needs. Their latency is
+    measured when the command ends.
+
+    Raises UserError (including StoreError) and Stopped; and Pruned if `watch` raises it.
     """
     with explained(Path(config.outputs)):
         return _execute(config, About(choices, command, baseline_command, watch, {} if runs is None else runs))
@@ -88,7 +90,7 @@ def _execute(config: RunConfig, about: About) -> dict[str, Any]:
 
 
 def _small(config: RunConfig, outputs: str) -> RunConfig:
-    """With a batch of each split: all data are read and checked, but models are asked about no more."""
+    """Limit each split to one batch: all data are read and checked, but the models see little."""
     stages = config.method.stages
     rows = max(stage.batch_size for stage in (config.schedule, config.teacher.schedule, *stages.values()))
     splits = ("train", "dev", "test") if stages else ("dev", "test")  # TF-IDF needs its classes, and is quick
@@ -100,9 +102,9 @@ def _small(config: RunConfig, outputs: str) -> RunConfig:
 def ensure(
     config: RunConfig, hardware: Hardware, accelerator: Accelerator, about: About, needed: bool = False
 ) -> tuple[dict[str, Any], Path]:
-    """The finished run of `config` and its folder: found, or done now, by one process at a time.
+    """Return the finished run of `config` and its folder; make it if it is missing, one process at a time.
 
-    One that another run needs, its teacher above all, is looked for in other outputs folders, too.
+    A run that another run `needed`, such as its teacher, is also looked for in other outputs folders.
     """
     folder = run_folder(config, hardware)
     with torch.random.fork_rng(devices=[]), _locked(folder, accelerator):
@@ -128,7 +130,10 @@ def ensure(
 
 
 def _teacher_folder(config: RunConfig, hardware: Hardware) -> Path | None:
-    """Where the teacher is that the run is compared with, or will be: a direct fine-tune needs none, but has one."""
+    """Return the folder of the teacher that the run is compared with, which may not exist yet.
+
+    A direct fine-tune needs no teacher, but is compared with one. None for a method without a network.
+    """
     if "encoder" not in config.method.needs:
         return None
     if config.teacher.path is not None:
@@ -140,7 +145,7 @@ def _teacher_folder(config: RunConfig, hardware: Hardware) -> Path | None:
 def _found(
     config: RunConfig, hardware: Hardware, folder: Path, accelerator: Accelerator, needed: bool
 ) -> dict[str, Any] | None:
-    """The result of a run that is done, here or, where another run needs it, in another outputs folder."""
+    """Return the result of a finished run; one that is `needed` is also looked for in other outputs folders."""
     result = _finished(folder)
     if result is None and needed:
         wait(accelerator)
@@ -156,7 +161,7 @@ def _found(
 
 
 def _finished(folder: Path) -> dict[str, Any] | None:
-    """The result of a run that is done and whole."""
+    """Return the result of a finished and intact run; else None."""
     try:
         return verify_run(folder)
     except Damaged as damage:
@@ -165,7 +170,7 @@ def _finished(folder: Path) -> dict[str, Any] | None:
 
 
 def _make_ready(folder: Path, rerun: bool) -> None:
-    """Leave of an earlier attempt only what this one may go on from."""
+    """Remove everything of an earlier attempt from which this one cannot resume."""
     if rerun:
         remove(folder)
     (folder / RESULTS).unlink(missing_ok=True)  # of a damaged run: from here on it is not done
@@ -174,7 +179,7 @@ def _make_ready(folder: Path, rerun: bool) -> None:
 
 
 def run_folder(config: RunConfig, hardware: Hardware) -> Path:
-    """outputs/<dataset>/<method>/<student>-<id>/seed<k>; general stages: outputs/<corpus>/..."""
+    """Return outputs/<dataset>/<method>/<student>-<id>/seed<k>; for general stages outputs/<corpus>/..."""
     student = config.student.name if "encoder" in config.method.needs else "no_network"
     name = f"{student}-{run_id(config, hardware)}"
     place = config.corpus.name if config.phase == "general" and config.corpus else config.dataset.name
@@ -183,7 +188,7 @@ def run_folder(config: RunConfig, hardware: Hardware) -> Path:
 
 @contextmanager
 def _locked(folder: Path, accelerator: Accelerator) -> Iterator[None]:
-    """One run at a time in a folder; of several processes of one run the main one holds the lock."""
+    """Lock the folder, so that only one run works in it; the main process of several holds the lock."""
     if accelerator.is_main_process:
         folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.parent / f".{folder.name}.lock")
@@ -215,7 +220,7 @@ def _do(run: Run, about: About, status: StatusFile) -> dict[str, Any]:
 
 @contextmanager
 def _told(status: StatusFile) -> Iterator[None]:
-    """Write to `status.json` that the run has begun and how it ended; results.json says it where it ended well."""
+    """Write to `status.json` that the run has begun, and why it stopped or failed; remove the file at its end."""
     status.tell(now=True)
     try:
         yield
@@ -232,7 +237,7 @@ def _told(status: StatusFile) -> Iterator[None]:
 
 
 def _plan(config: RunConfig) -> str:
-    """The stages of the run, by name and length."""
+    """Return the names and lengths of the run's stages, in words."""
     before, general = config.method.general_stages, config.phase == "general"
     stages = config.method.stages.items()
     return ", then ".join(f"{name} for {one.length}" for name, one in stages if (name in before) == general)
@@ -241,7 +246,7 @@ def _plan(config: RunConfig) -> str:
 def train_stages(
     run: Run, tracking: Tracking, watch: Watch | None, status: StatusFile
 ) -> tuple[list[dict[str, Any]], Any]:
-    """Train each stage as the method yields it; returns their records and the last stage's student."""
+    """Train each stage as the method yields it; return their records and the last stage's student."""
     config = run.config
     method = method_module(config.method.name, config.method.module)
     of_phase = method.general if config.phase == "general" else method.stages
@@ -277,7 +282,7 @@ def train_stages(
 
 
 def prepared(run: Run, stage: Stage) -> Stage:
-    """What a method leaves to the dispatcher: how the student is scored, and which of its words are trained."""
+    """Add what a method leaves out: how the student is scored, and which of its word embeddings are trained."""
     if run.config.dry_run:
         stage = replace(stage, schedule=replace(stage.schedule, steps=1))
     if stage.predict is None:
@@ -289,7 +294,7 @@ def prepared(run: Run, stage: Stage) -> Stage:
 
 
 def _after(watch: Watch | None, epochs: int) -> Watch | None:
-    """`watch` for a stage before which the run has had `epochs`."""
+    """Return `watch` for a stage that begins after `epochs` epochs of the run."""
     return None if watch is None else lambda epoch, score: watch(epochs + epoch, score)
 
 

@@ -1,4 +1,4 @@
-"""A run's content id: what was computed, and nothing of where, when or how often."""
+"""Compute a run's id, from everything that decides its result and nothing else."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -33,7 +33,7 @@ _LATER = {
 
 
 def data_identity(config: RunConfig) -> dict[str, Any]:
-    """Which examples with which labels in which split."""
+    """Return what decides the examples, labels and splits of a data set."""
     return _dataset(config.dataset, cache_folder(config))
 
 
@@ -44,7 +44,7 @@ def _dataset(dataset: DatasetConfig, cache: Path) -> dict[str, Any]:
 
 
 def corpus_identity(corpus: CorpusConfig, cache: Path) -> dict[str, Any]:
-    """Which texts, in which pieces, and how the teacher's masked-LM head is made on them."""
+    """Return what decides the texts of a corpus, their pieces, and the teacher's masked-LM head trained on them."""
     content = [_dataset(dataset, cache) for dataset in corpus.datasets.values()]
     running = None
     if corpus.running is not None:
@@ -61,12 +61,12 @@ def _without_later(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _stage(given: dict[str, Any]) -> dict[str, Any]:
-    """A stage's schedule; where steps are given they win, and the epochs beside them change nothing."""
+    """Return a stage's schedule; if it has steps, the epochs beside them are left out, because they have no effect."""
     return _without_later({key: value for key, value in given.items() if key != "epochs" or given["steps"] is None})
 
 
 def _method(config: RunConfig) -> dict[str, Any]:
-    """The method's keys that this phase uses."""
+    """Return the method's keys that this phase uses."""
     method = _without_later(asdict(config.method))
     own_source = {"source": sources(method.pop("module"))} if config.method.module else {}
     before = config.method.general_stages
@@ -80,7 +80,7 @@ def _method(config: RunConfig) -> dict[str, Any]:
 
 
 def identity(config: RunConfig, hardware: Hardware) -> dict[str, Any]:
-    """All that decides the run's result, apart from its seed; only the keys that its method uses."""
+    """Return all that decides the run's result except its seed; only keys that its method uses."""
     what: dict[str, Any] = {"schema": SCHEMA, "method": _method(config)}
     cache = cache_folder(config)
     if config.phase == "task":
@@ -128,5 +128,5 @@ def run_id(config: RunConfig, hardware: Hardware) -> str:
 
 
 def data_id(config: RunConfig) -> str:
-    """Runs with equal data ids may be compared example by example."""
+    """Return the digest of the data; runs with equal data ids may be compared example by example."""
     return digest(data_identity(config))

@@ -1,4 +1,4 @@
-"""Tell what a run reads, before anything is trained; `inspect=true` shows some rows as well, and ends."""
+"""Report what a run reads, before anything is trained; `inspect=true` also shows some rows, and ends there."""
 
 import json
 import logging
@@ -17,7 +17,7 @@ SHOWN_ROWS, LONGEST = 5, 300  # of inspect=true: rows, and characters of a text
 
 
 def tell(report: ReadReport) -> None:
-    """Log what the data were taken for. A console shows it once, however many runs read the same."""
+    """Log how the data were read; a console shows each report once, however many runs read the same data."""
     for lines in (data_lines(report), pieces_lines(report["pieces"])):
         if lines:
             log.info("%s", "\n".join(f"data: {line}" for line in lines), extra=ONCE)
@@ -36,7 +36,7 @@ def show_rows(data: TextData) -> None:
 
 
 def label_of(label: NDArray[Any], split: Split, names: list[str]) -> object:
-    """The label of one row, by names, as its file might have it."""
+    """Return the label of one row, by name, as its file might have it."""
     if split.tagged:
         return [names[tag] for tag in label]
     if split.labels.ndim == 2:

@@ -1,4 +1,4 @@
-"""The models that a method may ask its run for: teachers, students, what other runs have finished."""
+"""Provide the models that a method may use: teachers, students, and finished runs."""
 
 import logging
 from collections.abc import Callable
@@ -34,7 +34,7 @@ class MaskedLm(NamedTuple):
 
 
 class RunModels(RunData):
-    """Everything is made when first asked for; what other runs must do first, they do."""
+    """The models of a run; each is made when it is first used, by other runs if necessary."""
 
     def __init__(self, config: RunConfig, hardware: Hardware, accelerator: Accelerator, ensure: Ensure) -> None:
         super().__init__(config, hardware, accelerator)
@@ -44,7 +44,7 @@ class RunModels(RunData):
 
     @cached_property
     def teacher(self) -> Any:
-        """The encoder fine-tuned on the task, frozen, in evaluation mode; trained first where it is missing."""
+        """The encoder fine-tuned on the task, frozen, in evaluation mode; trained first if it is missing."""
         path = self.config.teacher.path
         if path is None:
             self.teacher_result, folder = self.ensure(self._teacher_run())
@@ -58,7 +58,7 @@ class RunModels(RunData):
         return self._still(teacher)
 
     def _teacher_run(self) -> RunConfig:
-        """The run that fine-tunes the teacher, or only evaluates one that can do the task already."""
+        """Return the run that fine-tunes the teacher, or that evaluates one which already fits the task."""
         teacher = self.config.teacher
         misfit = None if teacher.finetune else head_misfit(self.encoder_folder, self.task, self.data.label_names)
         if misfit == "":
@@ -76,7 +76,7 @@ class RunModels(RunData):
 
     @cached_property
     def pretrained(self) -> Any:
-        """The teacher's encoder before the task, frozen: what general stages learn from."""
+        """The teacher's encoder before the task, frozen; general stages learn from it."""
         return self._still(stock.load_pretrained(self.encoder_folder, self.hardware.attention, self.seed("student")))
 
     @cached_property
@@ -88,14 +88,14 @@ class RunModels(RunData):
 
     @cached_property
     def mlm(self) -> MaskedLm:
-        """The pretrained encoder with a masked-LM head; adapted on the corpus where the checkpoint has none."""
+        """The pretrained encoder with a masked-LM head, which is trained on the corpus if the checkpoint has none."""
         head = bert.load_mlm_head(self.encoder_folder)
         if head is not None:
             return MaskedLm(self.pretrained, self._still(head))
         return self.masked_lm(full_depth(self.config), "pretrained")
 
     def masked_lm(self, shape: StudentConfig, weights: str) -> MaskedLm:
-        """An encoder trained with its masked-LM head on the corpus: a run of its own."""
+        """Return an encoder trained with its masked-LM head on the corpus, by a run of its own."""
         config = mlm_run(self.config, shape, weights)
         result, folder = self.ensure(config)
         self.general_results.append(result)
@@ -107,7 +107,7 @@ class RunModels(RunData):
 
     @cached_property
     def student(self) -> Any:
-        """Freshly built and initialised: as `method.init` says, or by the stages before the task; by the seed."""
+        """The new student, initialised by the seed and `method.init`, or from the stages before the task."""
         config = self.config
         if config.method.init.weights == "classifier":
             model = students.load_classifier(self.origin_folder, self.data.label_names, self.hardware.attention)
@@ -125,13 +125,13 @@ class RunModels(RunData):
         return student.to(self.accelerator.device)
 
     def copy_layers(self, source: Any, student: Any) -> None:
-        """Start the student from the layers of `source`, an encoder, that `method.init.layers` chooses."""
+        """Copy into the student the layers of the encoder `source` that `method.init.layers` chooses."""
         layers = choose_layers(self.config.method.init.layers, len(view(source).layers), self.config.student.layers)
         students.copy_layers(source, student, layers)
 
     @cached_property
     def general_folder(self) -> Path | None:
-        """The finished run of the stages before the task; None where there are none, or where they are being done."""
+        """The finished run of the stages before the task; None if there are none, or while they are trained."""
         if not uses_general(self.config):
             return None
         result, folder = self.ensure(general_run(self.config))
@@ -139,25 +139,28 @@ class RunModels(RunData):
         return folder
 
     def general_extra(self, stage: str) -> dict[str, Tensor] | None:
-        """What was trained beside the student in a stage before the task."""
+        """Return the module that was trained beside the student in a stage before the task."""
         return None if self.general_folder is None else load_file(self.general_folder / stage / "extra.safetensors")
 
     def fresh(self, layers: int, hidden: int, seed: tuple[object, ...]) -> Any:
-        """A random BERT between teacher and student: the student's heads, a feed-forward layer four times as wide."""
+        """Return a BERT with random weights, of `layers` layers and width `hidden`.
+
+        It has the student's number of heads, and a feed-forward layer four times its width.
+        """
         student = replace(self.config.student, layers=layers, hidden=hidden, ffn=4 * hidden)
         return students.build(self.shape(student), ["0", "1"], self.hardware.attention, self.seed(*seed)).to(
             self.accelerator.device
         )
 
     def ib_bert(self, bottleneck: int, ffn: int) -> MaskedLm:
-        """The inverted-bottleneck teacher of a MobileBERT: as deep and as wide between blocks as the student."""
+        """Return MobileBERT's inverted-bottleneck teacher: the student's depth, and its width between blocks."""
         student = self.config.student
         name = f"ib_bert_{student.layers}l"
         shape = replace(student, name=name, architecture="ib_bert", bottleneck=bottleneck, ffn=ffn, ffn_blocks=1)
         return self.masked_lm(shape, "random")
 
     def _set_word_vectors(self, student: Any) -> None:
-        """Means of the teacher's word-piece embeddings, before the task."""
+        """Set each word vector to the mean of the teacher's embeddings of its pieces, before the task."""
         if self.config.student.word_vectors != "teacher":
             return
         words = load_tokenizer(self.tokenizer_folder)

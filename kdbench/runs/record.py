@@ -1,4 +1,4 @@
-"""The record of a run: what was asked, on what machine, and results.json with all its figures."""
+"""Write the record of a run: its config, its environment, and results.json with all its figures."""
 
 import logging
 import platform
@@ -35,7 +35,7 @@ log = logging.getLogger("kdbench")
 
 @dataclass(frozen=True)
 class About:
-    """Where a run comes from: the chosen option of each group, the command, and how to spell other runs."""
+    """Where a run comes from: the chosen option of each group, the command, and how to write other runs' commands."""
 
     choices: dict[str, Any]
     command: str
@@ -44,13 +44,13 @@ class About:
     runs: Runs = field(default_factory=dict)  # gets each finished run that this one is or needs
 
     def of_needed(self, config: RunConfig) -> "About":
-        """Of a run that this one needs: its teacher, what comes before its task."""
+        """Return the About of a run that this one needs: its teacher, or what comes before its task."""
         choices = self.choices | {"method": config.method.name, "student": config.student.name, "experiment": None}
         return About(choices, f"needed by: {self.command}", self.baseline_command, runs=self.runs)
 
 
 def write_start(run: "Run", about: About) -> None:
-    """config.yaml (resolved) and env.json, before anything is computed."""
+    """Write config.yaml (resolved) and env.json, before anything is computed."""
     write_text(run.folder / "config.yaml", OmegaConf.to_yaml(asdict(run.config)))
     environment = {
         "command": about.command,
@@ -65,7 +65,7 @@ def write_start(run: "Run", about: About) -> None:
 
 
 def finish(run: "Run", about: About, stages: list[dict[str, Any]], student: Any) -> dict[str, Any]:
-    """Export the student, evaluate what was exported, and put the results together."""
+    """Save the student, evaluate the saved model, and return the results."""
     if run.config.phase == "general":
         return _finish_general(run, about, stages, student)
     data = run.data
@@ -107,7 +107,7 @@ def finish(run: "Run", about: About, stages: list[dict[str, Any]], student: Any)
 
 
 def _finish_general(run: "Run", about: About, stages: list[dict[str, Any]], student: Any) -> dict[str, Any]:
-    """The results of stages before the task: an encoder, its size and what it cost; it is no row of a table."""
+    """Return the results of stages before the task: an encoder, its size and its cost; it is no row of a table."""
     encoder = students.base(student)
     if run.accelerator.is_main_process:
         _export(run, lambda folder: students.save(encoder, folder, run.encoder_folder, pairs=True))
@@ -132,13 +132,13 @@ def _finish_general(run: "Run", about: About, stages: list[dict[str, Any]], stud
 
 
 def _export(run: "Run", save: Callable[[Path], None]) -> None:
-    """Fill the run's `model` folder; a reader sees all of it or nothing."""
+    """Fill the run's `model` folder; it is either complete or absent."""
     with filling(run.folder / "model") as staged:
         save(staged)
 
 
 def _network(run: "Run", student: Any) -> tuple[dict[str, Any], dict[str, Logits]]:
-    """Save the student as a Hugging Face folder, load that folder, and measure what was loaded, in fp32."""
+    """Save the student as a Hugging Face folder, load it again, and evaluate what was loaded, in fp32."""
     if run.accelerator.is_main_process:
         pairs = run.config.dataset.text_pair is not None
         _export(run, lambda folder: students.save(student, folder, run.tokenizer_folder, pairs))
@@ -161,7 +161,10 @@ def _network(run: "Run", student: Any) -> tuple[dict[str, Any], dict[str, Logits
 
 
 def _handed_in(run: "Run", given: "Predictions") -> tuple[dict[str, Any], dict[str, Logits]]:
-    """The same figures for a method that trained no network; where it keeps nothing to load, its time by itself."""
+    """Return the same figures for a method that trained no network.
+
+    If it saves no model, its latency is measured here, by itself.
+    """
     test, measured, size = run.data.test, {}, None
 
     def call(size: int, turn: int) -> object:
@@ -183,7 +186,7 @@ def _handed_in(run: "Run", given: "Predictions") -> tuple[dict[str, Any], dict[s
 
 
 def _unmeasured(run: "Run", length: int | None) -> dict[str, Any]:
-    """What `kdbench.inference.latency.at_the_end` fills in when the command has trained all its models."""
+    """Return the latency keys, which `kdbench.inference.latency.at_the_end` fills in at the command's end."""
     where = {"device": run.hardware.device, "threads": run.hardware.threads, "length": length, "precision": "fp32"}
     return where | dict.fromkeys(("batch_1", "batch_32", "when", "load", "quiet", "teacher"))
 
@@ -242,7 +245,7 @@ def _cost(run: "Run", stages: list[dict[str, Any]], updates: int) -> dict[str, A
 
 
 def _peak_mb() -> float:
-    """The most memory that this process has had."""
+    """Return the peak memory of this process, in MiB."""
     if sys.platform == "win32":
         import psutil
 
@@ -253,7 +256,7 @@ def _peak_mb() -> float:
 
 
 def _general_seconds(run: "Run") -> float | None:
-    """Of the stages before the task, with those that they need; data sets and seeds share them."""
+    """Return the seconds of the stages before the task and of the runs that these need; None: there are none."""
     if not run.general_results:
         return None
     costs = [one["cost"] for one in run.general_results]
@@ -269,7 +272,7 @@ def _teacher(run: "Run") -> dict[str, Any] | None:
 
 
 def announce(run: "Run", result: dict[str, Any]) -> None:
-    """The last lines that a person sees of a run."""
+    """Log the last lines of a run."""
     if "metrics" not in result:
         steps, seconds = result["cost"]["steps"], result["cost"]["seconds"]
         log.info("done: %s, %d steps on the corpus, trained in %.0f s", run.folder, steps, seconds)

@@ -1,4 +1,4 @@
-"""Runs that belong to a run: its teacher, its baselines, what comes before its task."""
+"""Derive related runs from a run: its teacher, its baselines, its stages before the task."""
 
 import dataclasses
 from typing import Any
@@ -15,18 +15,21 @@ from kdbench.schema import (
 
 
 def uses_teacher(config: RunConfig) -> bool:
-    """Whether the run needs the teacher fine-tuned on the task."""
+    """Return whether the run needs the teacher fine-tuned on the task."""
     init = config.method.init
     return "teacher" in config.method.needs or (init is not None and init.weights == "finetuned")
 
 
 def uses_general(config: RunConfig) -> bool:
-    """Whether the student comes from stages before the task."""
+    """Return whether the student comes from stages before the task."""
     return config.phase == "task" and bool(config.method.general)
 
 
 def finetune(config: RunConfig, student: StudentConfig, schedule: ScheduleConfig, seed: int) -> RunConfig:
-    """The direct fine-tune of `student` on the data set of `config`: first pretrained layers where they fit."""
+    """Return the direct fine-tune of `student` on the data set of `config`.
+
+    It starts from the first pretrained layers if the shapes fit, else from random weights.
+    """
     origin = student.encoder or config.teacher
     if student.architecture == "fastbert":  # its baseline has one classifier
         student = dataclasses.replace(student, name=f"bert_{student.layers}l", architecture="bert")
@@ -50,7 +53,7 @@ def finetune(config: RunConfig, student: StudentConfig, schedule: ScheduleConfig
 
 
 def general_run(config: RunConfig) -> RunConfig:
-    """The run of the stages before the task, which all data sets and seeds share."""
+    """Return the run of the stages before the task, which all data sets and seeds share."""
     assert config.corpus is not None  # crosscheck
     return dataclasses.replace(
         config, phase="general", seed=config.corpus.seed, rerun=False, export=ExportConfig(), tag=None
@@ -58,7 +61,7 @@ def general_run(config: RunConfig) -> RunConfig:
 
 
 def mlm_run(config: RunConfig, student: StudentConfig, weights: str) -> RunConfig:
-    """The run that trains `student` with a masked-LM head on the corpus: DistilBERT's teacher, IB-BERT."""
+    """Return the run that trains `student` with a masked-LM head on the corpus: DistilBERT's teacher, IB-BERT."""
     assert config.corpus is not None
     stages = {"adaptation": config.corpus.schedule, "training": config.schedule}
     init = InitConfig(weights, "first")
@@ -67,7 +70,7 @@ def mlm_run(config: RunConfig, student: StudentConfig, weights: str) -> RunConfi
 
 
 def full_depth(config: RunConfig) -> StudentConfig:
-    """The shape of the teacher."""
+    """Return the shape of the teacher."""
     teacher = config.teacher
     return StudentConfig(
         name=f"{teacher.architecture}_{teacher.layers}l",
@@ -80,13 +83,13 @@ def full_depth(config: RunConfig) -> StudentConfig:
 
 
 def teacher_run(config: RunConfig) -> RunConfig:
-    """The run that makes the teacher: the encoder at full depth, by the teacher's own schedule and seed."""
+    """Return the run that fine-tunes the teacher: all layers, by the teacher's own schedule and seed."""
     teacher = config.teacher
     return finetune(config, full_depth(config), teacher.schedule, teacher.seed)
 
 
 def found_teacher_run(config: RunConfig) -> RunConfig:
-    """The run that only evaluates the teacher: its source has a head for the data set's classes already."""
+    """Return the run that only evaluates the teacher, whose source already has a head for the data set's classes."""
     config = teacher_run(config)
     return dataclasses.replace(
         config, method=dataclasses.replace(config.method, init=InitConfig("classifier", "first"))
@@ -94,12 +97,15 @@ def found_teacher_run(config: RunConfig) -> RunConfig:
 
 
 def baseline(config: RunConfig) -> RunConfig:
-    """The direct fine-tune of the same student by the same schedule."""
+    """Return the direct fine-tune of the same student with the same schedule."""
     return finetune(config, config.student, config.schedule, config.seed)
 
 
 def row_to_beat(config: RunConfig) -> RunConfig | None:
-    """TF-IDF on the same data, its own keys MISSING: as its YAML has them. None where it can do no such task."""
+    """Return TF-IDF on the same data; None if it does not support the task.
+
+    Its own keys are MISSING, so they have the values of its YAML.
+    """
     made: Any = method_schema("tfidf")
     if config.dataset.task not in made.tasks:
         return None
@@ -109,9 +115,9 @@ def row_to_beat(config: RunConfig) -> RunConfig | None:
 
 
 def total_baseline(config: RunConfig, updates: int, per_epoch: int) -> RunConfig:
-    """The direct fine-tune of the same student with the same total of student updates on the task.
+    """Return the direct fine-tune of the same student with the same total number of updates on the task.
 
-    In epochs of `per_epoch` updates where these are whole, so that it is the run that a person would ask for.
+    If the updates are whole epochs of `per_epoch` updates, epochs are set, as a user would write it; else steps.
     """
     if updates == 0:  # nothing was trained (cascade)
         return baseline(config)

@@ -1,4 +1,4 @@
-"""The texts of a run, as its methods ask for them: splits, tokenizers, the corpus, batches."""
+"""Provide the texts of a run: splits, tokenizers, the corpus, batches."""
 
 import json
 from dataclasses import asdict
@@ -28,7 +28,7 @@ from kdbench.validation.load import cache_folder
 
 
 class RunData:
-    """Everything is made when first asked for."""
+    """The data of a run; each part is made when it is first used."""
 
     def __init__(self, config: RunConfig, hardware: Hardware, accelerator: Accelerator) -> None:
         self.config, self.hardware, self.accelerator = config, hardware, accelerator
@@ -36,12 +36,12 @@ class RunData:
 
     @property
     def task(self) -> str:
-        """The kind of the data set's task: see kdbench.tasks."""
+        """The kind of the data set's task, see kdbench.tasks."""
         return self.config.dataset.task
 
     @property
     def metric(self) -> str:
-        """What chooses on dev."""
+        """The metric that selects on dev."""
         return chosen_metric(self.task, self.config.dataset.metric)
 
     @cached_property
@@ -50,7 +50,7 @@ class RunData:
 
     @cached_property
     def read(self) -> ReadReport:
-        """What the data were taken for, and what each tokenizer of the run makes of the texts."""
+        """How the data were read, and how each tokenizer of the run splits the texts."""
         pieces: list[PiecesReport] = []
         if "encoder" in self.config.method.needs:
             own_words = self.config.student.architecture == "bilstm"
@@ -70,14 +70,14 @@ class RunData:
 
     @cached_property
     def tokenizer_folder(self) -> Path:
-        """The student's tokenizer: that of the encoder it starts from, or words of the train texts."""
+        """The student's tokenizer: that of the encoder it starts from, or one of the train texts' words."""
         if self.config.student.architecture != "bilstm":
             return self.origin_folder
         texts = [*self.data.train.texts, *(self.data.train.pairs or [])]
         return word_tokenizer(texts, self.cache)
 
     def examples(self, split: Split, tokenizer_folder: Path | None = None) -> Examples:
-        """The split as the student reads it, or as another tokenizer does."""
+        """Return a split as the student's tokenizer reads it, or as another one does."""
         folder = tokenizer_folder or self.tokenizer_folder
         tokens = tokenize(split, folder, self.config.dataset.max_length, self.cache)
         return Examples(tokens, split.ids, split.labels, pad_id(folder))
@@ -88,7 +88,7 @@ class RunData:
         return self._in_batches(corpus_examples(self.config.corpus, texts, folder, pad_id(folder), self.cache), stage)
 
     def masked_batches(self, stage: str, smoothing: float = 0.0) -> MaskedBatches:
-        """The corpus with tokens to predict; `smoothing` > 0 chooses the rare ones more often."""
+        """Return the corpus with masked tokens to predict; `smoothing` > 0 masks rare tokens more often."""
         assert self.config.corpus is not None
         batches = self.corpus_batches(stage)
         vocabulary = self.config.teacher.vocab_size
@@ -96,7 +96,7 @@ class RunData:
         return MaskedBatches(batches, Masking(self.encoder_folder, self.config.corpus.mask_probability, weights))
 
     def stage(self, name: str) -> ScheduleConfig:
-        """`method.stages.<name>`. Raises UserError where the method's YAML has no such stage."""
+        """Return `method.stages.<name>`. Raises UserError if the method's YAML has no such stage."""
         method = self.config.method
         if name not in method.stages:
             there = ", ".join(method.stages)
@@ -109,23 +109,23 @@ class RunData:
         return TrainBatches(examples, schedule.batch_size * schedule.accumulation, self.seed("order", stage))
 
     def seed(self, *names: object) -> int:
-        """For a method's own draws: a function of the run's seed and the names, equal on all processes."""
+        """Derive a seed for a method's own draws from the run's seed and `names`; equal on all processes."""
         return derive(self.config.seed, *names)
 
     @cached_property
     def encoder_folder(self) -> Path:
-        """The teacher's encoder before the task."""
+        """The folder of the teacher's encoder before the task."""
         return resolve_model(self.config.teacher, self.cache)
 
     @cached_property
     def origin_folder(self) -> Path:
-        """The encoder that the student starts from."""
+        """The folder of the encoder that the student starts from."""
         if self.config.student.encoder is None:
             return self.encoder_folder
         return resolve_model(self.config.student.encoder, self.cache, "student.encoder")
 
     def shape(self, student: StudentConfig) -> dict[str, Any]:
-        """The student's shape with what its vocabulary, its texts and the encoder that it starts from add."""
+        """Return the student's shape, completed from its vocabulary, its texts and the encoder that it starts from."""
         bilstm_words = student.architecture == "bilstm"
         folder = self.tokenizer_folder if bilstm_words else self.origin_folder
         origin = self.config.origin
@@ -139,7 +139,7 @@ class RunData:
         }
 
     def chosen_layers(self, student: StudentConfig) -> list[int]:
-        """The layers (from 0) of the encoder that `method.init.layers` chooses; of random weights the first places."""
+        """Return the encoder's layers (from 0) that `method.init.layers` chooses; with random weights 0, 1, ..."""
         init = self.config.method.init
         choice = "first" if init.weights == "random" else init.layers
         return choose_layers(choice, self.config.origin.layers, student.layers)

@@ -1,7 +1,7 @@
-"""When a command ends: how fast the models are that it has trained, measured together.
+"""Measure the latency of all models that a command has trained, together, when the command ends.
 
-A run is finished before that. So a command that is killed leaves runs without times, and the same command, which then
-finds them, measures them.
+The runs are finished before this. If the command is killed, they have no times; the same command then finds the runs
+and measures them.
 """
 
 import logging
@@ -21,9 +21,9 @@ log = logging.getLogger("kdbench")
 
 
 def at_the_end(runs: Runs) -> None:
-    """Fill in the times of those `runs` that have none, measured in turns with all others and their teachers.
+    """Measure those `runs` that have no times yet, in turns with all others and their teachers.
 
-    Of several processes (torchrun) the first does it. Runs of another machine are left as they are.
+    With several processes (torchrun), the first one measures. Runs of another machine are not measured.
     """
     if os.environ.get("RANK", "0") != "0":
         return
@@ -53,7 +53,7 @@ def _fill_in(results: dict[Path, dict[str, Any]], runs: Mapping[Path, Path | Non
 
 
 def _announce(found: list[dict[str, Any]]) -> None:
-    """Say whether the times are worth anything."""
+    """Log whether the times are reliable."""
     noisy = [one["load"] for one in found if not one["quiet"]]
     if noisy:
         log.info(

@@ -1,8 +1,8 @@
-"""Experiment trackers, through accelerate: a run's config, what metrics.jsonl gets, its results and its model card.
+"""Send a run to experiment trackers, through accelerate: config, metrics, results and model card.
 
-A run that goes on where it was is a new run of the tracker, which gets the whole history again from metrics.jsonl. All
-write on this machine unless a tracker's own environment variables say otherwise. Nothing is imported that was not asked
-for. A tracker that fails is named in the log and left out; the run goes on.
+A resumed run is a new run of the tracker, which receives the complete history from metrics.jsonl. Trackers write on
+this machine unless their own environment variables say otherwise. Only trackers that are turned on are imported. If a
+tracker fails, the log names it and the run continues without it.
 """
 
 import json
@@ -33,7 +33,7 @@ FOLDER = "tensorboard"  # below the outputs: tensorboard --logdir outputs/tensor
 
 @contextmanager
 def tracked(run: "Run") -> Iterator["Tracking"]:
-    """The trackers that `run` asks for, started; in the end told how the run ended."""
+    """Start the trackers that `run` turns on; tell them at the end how the run ended."""
     wanted = (
         [name for name, asked in asdict(run.config.track).items() if asked] if run.accelerator.is_main_process else []
     )
@@ -47,7 +47,7 @@ def tracked(run: "Run") -> Iterator["Tracking"]:
 
 
 class Tracking:
-    """The trackers of one run; those of a run that it needs, its teacher's, begin and end within."""
+    """The trackers of one run; those of a run that it needs, such as its teacher's, start and end within."""
 
     def __init__(self, run: "Run", wanted: list[str]) -> None:
         self.run = run
@@ -71,7 +71,7 @@ class Tracking:
                 del self.trackers[name]
 
     def line(self, stage: str, before: int, line: dict[str, Any]) -> None:
-        """A line of the metrics.jsonl of `stage`, which comes after `before` steps of other stages."""
+        """Send a line of the metrics.jsonl of `stage`, which follows `before` steps of other stages."""
         if "dev" in line:
             scores = {f"{stage}/dev/{who}": metrics for who, metrics in line["dev"].items()}
             values = {f"{key}/{name}": value for key, metrics in scores.items() for name, value in _scores(metrics)}
@@ -81,7 +81,7 @@ class Tracking:
         self.each(lambda _, tracker: tracker.log(values, step=self.last))
 
     def finished(self, result: dict[str, Any]) -> None:
-        """The results of the run, whose folder is complete, and its model card where it keeps a model."""
+        """Send the results of the finished run, and its model card if it saves a model."""
         values = {
             f"{split}/{key}": value
             for split in result.get("metrics", {})
@@ -121,7 +121,7 @@ def _wandb(title: str, config: dict[str, Any], outputs: str) -> GeneralTracker:
 
 
 def _started(tracker: GeneralTracker, config: dict[str, Any] | None = None) -> GeneralTracker:
-    """`config`: where the tracker does not take it when it begins."""
+    """Start a tracker, and send it `config` if it did not receive that when it was made."""
     tracker.start()
     if config is not None:
         tracker.store_init_configuration(config)

@@ -1,4 +1,4 @@
-"""Fill the cache: folders of `kdbench.storage.files`, each made once, by one process, under a lock."""
+"""Fill the cache: each folder (see `kdbench.storage.files`) is made once, by one process, under a lock."""
 
 import logging
 from collections.abc import Callable
@@ -12,9 +12,9 @@ log = logging.getLogger("kdbench")
 
 
 def cached(folder: Path, fill: Callable[[Path], None]) -> Path:
-    """`folder`, whole: as `fill` made it, now if it is missing or damaged (which is then said).
+    """Return `folder`, intact; `fill` makes it if it is missing or damaged, and the log reports damage.
 
-    The lock is the living process's own, so a killed one leaves none.
+    The operating system releases a killed process's lock.
     """
     with store.explained(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
-"""Whole files only: what every writer goes through and every reader asks.
+"""Write and read files that are complete or absent; all reading and writing of runs and caches goes through here.
 
-A *record* is a JSON file that ends with the SHA-256 of its own bytes and may list other files with their sizes and
-digests; it is written last. A folder is filled under another name; its files are synced, its record MANIFEST.json is
-written, and by rename, synced too, it gets its name. So what lacks a fitting record was never finished or has been
-damaged, and is not read. Crashes, power loss, full disks and flipped bits are tried in tests/reliability/.
+A *record* is a JSON file that ends with the SHA-256 of its own bytes. It may list other files with their sizes and
+digests, and is written last. A folder is filled under another name. Its files are synced, its record MANIFEST.json is
+written, and a synced rename gives the folder its name. So what has no matching record was never finished or is
+damaged, and is not read. tests/reliability/ tests this with crashes, power cuts, full disks and flipped bits.
 """
 
 import errno
@@ -36,23 +36,23 @@ _REFUSALS = {  # by the system, for a reason that a person can remove
 
 
 class StoreError(UserError):
-    """The system refused to write or read; what had been stored before is as it was."""
+    """The system refused to write or read; what had been stored before is unchanged."""
 
 
 class Damaged(UserError):
-    """A file is missing or not what was written."""
+    """A file is missing, or is not what was written."""
 
     def __init__(self, path: Path, expected: str, found: str) -> None:
         super().__init__(f"{path} is damaged: expected {expected}, found {found}")
 
 
 class Misfit(UserError):
-    """What lies there is as it was written, but not what belongs there: another program's, or forged."""
+    """A file is intact, but its content does not belong there: another program wrote it, or it is forged."""
 
 
 @contextmanager
 def fitting(path: Path) -> Iterator[None]:
-    """Turn what goes wrong when whole content at `path` is taken to its use within the block into a Misfit."""
+    """Turn an error within the block, which uses the intact content at `path`, into a Misfit."""
     try:
         yield
     except Exception as error:
@@ -70,7 +70,7 @@ def sha256_of(path: Path) -> str:
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn what the system refuses within the block into a StoreError that names `path`."""
+    """Turn an error of the operating system within the block into a StoreError that names `path`."""
     try:
         yield
     except Exception as error:
@@ -85,13 +85,16 @@ def explained(path: Path) -> Iterator[None]:
 
 
 def _errno(error: Exception) -> int | None:
-    """The system's error number, which safetensors and tokenizers tell only in their text."""
+    """Return the system's error number, which safetensors and tokenizers give only in their text; None if none."""
     found = re.search(r"os error (\d+)", str(error))
     return error.errno if isinstance(error, OSError) else int(found[1]) if found else None
 
 
 def write_bytes(path: Path, content: bytes, synced: bool = True) -> None:
-    """Write `path` atomically: a reader sees the old content or the new; `synced`: also after a power cut."""
+    """Write `path` atomically: a reader sees the old content or the new.
+
+    If `synced`, this also holds after a power cut.
+    """
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         staged = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -116,7 +119,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON, atomically; NaN is refused because JSON has none."""
+    """Write `value` as JSON, atomically. Raises ValueError for NaN, which JSON does not have."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
@@ -140,7 +143,7 @@ def write_record(path: Path, value: dict[str, Any], files: Iterable[Path] = ()) 
 
 
 def amend_record(path: Path, changes: dict[str, Any]) -> None:
-    """Write the record again with `changes`; what it says of other files stays. Raises Damaged, StoreError."""
+    """Write the record again with `changes`, keeping its list of files. Raises Damaged, StoreError."""
     value, files = _opened(path)
     listed = {name: {"bytes": size, "sha256": digest} for name, (size, digest) in files.items()}
     _write_sealed(path, value | changes, listed)
@@ -153,12 +156,12 @@ def _write_sealed(path: Path, value: dict[str, Any], listed: dict[str, dict[str,
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The value of a record. Raises Damaged where it is not what was written."""
+    """Return the value of a record. Raises Damaged if it is not what was written."""
     return _opened(path)[0]
 
 
 def verify(path: Path, only: Iterable[str] | None = None) -> dict[str, Any]:
-    """The value of the record at `path`, after reading each file that it lists, or those named by `only`.
+    """Return the value of the record at `path`, after checking each file that it lists, or those in `only`.
 
     Raises Damaged, StoreError.
     """
@@ -171,7 +174,7 @@ def verify(path: Path, only: Iterable[str] | None = None) -> dict[str, Any]:
 
 
 def _opened(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, str]]]:
-    """The value of the record at `path`, and name -> (size, SHA-256) of each file that it lists."""
+    """Return the value of the record at `path`, and name -> (size, SHA-256) of each file that it lists."""
     with explained(path):
         try:
             content = path.read_bytes()
@@ -203,9 +206,9 @@ def _check(path: Path, expected_size: int, expected: str) -> None:
 
 @contextmanager
 def filling(folder: Path) -> Iterator[Path]:
-    """An empty folder to fill; when the block ends well it is `folder`, whole and with a manifest. Raises StoreError.
+    """Yield an empty folder to fill; if the block succeeds, it becomes `folder`, with a manifest. Raises StoreError.
 
-    What was there steps aside, and back where the new one is refused. One process at a time: the caller holds a lock.
+    An existing folder is moved aside, and back if the new one fails. The caller must hold a lock.
     """
     staged, before = (folder.with_name(f".{folder.name}.{kind}part") for kind in ("", "before."))
     with explained(folder):
@@ -226,9 +229,9 @@ def filling(folder: Path) -> Iterator[Path]:
 
 
 def private(folder: Path) -> Path:
-    """`folder`, made if it is missing; what lies in it is believed, so nobody else may write to it.
+    """Return `folder`, created if it is missing. Its content is trusted, so nobody else may write to it.
 
-    Raises StoreError where others can.
+    Raises StoreError if others can write to it.
     """
     with explained(folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -242,7 +245,7 @@ def private(folder: Path) -> Path:
 
 
 def remove(path: Path) -> None:
-    """Remove a folder or file where there is one."""
+    """Remove a folder or file if it exists."""
     with explained(path):
         if path.is_dir():
             shutil.rmtree(path)

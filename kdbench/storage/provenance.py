@@ -1,4 +1,4 @@
-"""Where a run comes from: the machine, the versions, the state of the source."""
+"""Record where a run comes from: the machine, the versions, the state of the source."""
 
 import functools
 import os
@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1]
 
 @functools.cache
 def machine() -> str:
-    """The processor's name and number of cores: times of two machines are not compared without a word."""
+    """Return the processor's name and number of cores, by which tables tell times of two machines apart."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf8").splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -28,7 +28,10 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def source_state() -> dict[str, Any]:
-    """Commit of the checkout that kdbench runs from, and whether it has changes; None where it is installed."""
+    """Return the commit of the checkout that runs, and whether it has changes.
+
+    The commit is None if kdbench is installed.
+    """
 
     def git(*words: str) -> str | None:
         call = ["git", "-C", str(PACKAGE), *words]

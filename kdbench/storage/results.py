@@ -1,7 +1,7 @@
-"""A finished run's `results.json`: written last, it lists every other file of the run with its digest.
+"""Read and write a finished run's `results.json`, which lists every other file of the run with its digest.
 
-Where it is, the run is done; where it does not fit, the run is damaged. Runs of before there were digests have
-neither `files` nor `sha256` in it: they are read as they are.
+It is written last, so a run that has it is finished. If a file does not match it, the run is damaged. Older runs have
+neither `files` nor `sha256`, and are read unchecked.
 """
 
 import json
@@ -24,34 +24,34 @@ Runs = dict[Path, Path | None]
 
 
 def write_result(folder: Path, result: dict[str, Any]) -> dict[str, Any]:
-    """Mark the run in `folder` as done; returns what a reader will find."""
+    """Mark the run in `folder` as finished; return what a reader will find."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.name not in _UNLISTED]
     store.write_record(folder / RESULTS, result, files)
     return store.read_record(folder / RESULTS)
 
 
 def amend_result(folder: Path, changes: dict[str, Any]) -> None:
-    """Replace keys of a finished run's result, which stays finished at each moment. Raises Damaged, StoreError."""
+    """Replace keys of a finished run's result; it stays finished at every moment. Raises Damaged, StoreError."""
     store.amend_record(folder / RESULTS, changes)
 
 
 def metric_of(result: dict[str, Any]) -> str:
-    """The metric by which the run was chosen on dev, and is shown."""
+    """Return the metric that selected the run on dev and that tables show."""
     return str(result["identity"].get("metric", "accuracy"))
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
-    """The result of the run in `folder`, None where it has not finished. Raises Damaged."""
+    """Return the result of the run in `folder`; None if it is not finished. Raises Damaged."""
     return _verified(folder, only=[])
 
 
 def verify_run(folder: Path) -> dict[str, Any] | None:
-    """`read_result`, after every file of the run has been read and found whole. Raises Damaged."""
+    """Return `read_result` after checking every file of the run. Raises Damaged."""
     return _verified(folder, only=None)
 
 
 def verify_file(folder: Path, name: str) -> None:
-    """Raises Damaged where a file of a finished run is not what was written."""
+    """Check one file of a finished run. Raises Damaged if it is not what was written."""
     _verified(folder, only=[name])
 
 
