@@ -83,7 +83,8 @@ def general(run: "Run", p: Params) -> Iterator[Stage]:
 
 
 def relations(student: Any, teacher: Any, p: Params, teacher_layer: int | None) -> Objective:
-    """Return the loss between relations of the student's last layer and of the teacher's last one or `teacher_layer`."""
+    """Return the loss between relations of the student's last layer and of the teacher's `teacher_layer` (default: last).
+    """
 
     def objective(batch: Batch, step: int) -> Terms:
         query, key, value = last_qkv(student, batch)
@@ -105,7 +106,7 @@ def relations(student: Any, teacher: Any, p: Params, teacher_layer: int | None) 
 
 
 def last_qkv(encoder: Any, batch: Batch, layer: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Return queries, keys, values (B, A, T, d) of the last layer, or of `layer` (from 1); higher layers are not run."""
+    """Return queries, keys, values (B, A, T, d) of the last layer, or of `layer` (from 1); no higher layer is run."""
     parts = view(encoder)
     last = (layer or len(parts.layers)) - 1
     return parts.queries_keys_values(last, parts.states(batch, last)[-1])
