@@ -576,7 +576,7 @@ def test_an_interruption_ends_a_sweep(main: Main, capsys: pytest.CaptureFixture[
 
     *runs, code = main("-m seed=0,1,2", execute)
     assert len(runs) == 1 and code == 128 + number
-    assert capsys.readouterr().err == "stopped; the same command goes on from what is saved\n"
+    assert capsys.readouterr().err == "stopped; the same command resumes from what is saved\n"
 
 
 def commands_of(main: Main, line: str, runs: Callable[[RunConfig], list[RunConfig]]) -> list[tuple[RunConfig, str]]:

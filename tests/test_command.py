@@ -68,7 +68,7 @@ def test_a_limit_ends_the_command_with_its_own_exit_code(start, limit, code):
     process = start("limited", "method=finetune", limit)
     output, _ = process.communicate(timeout=BUSY)
     assert process.returncode == code
-    assert "stopped and saved in stage training, step" in output and "the same command goes on" in output
+    assert "stopped and saved in stage training, step" in output and "the same command resumes" in output
     assert "Traceback" not in output
 
 

@@ -108,7 +108,7 @@ def test_fail_fast_begins_no_other_job(command_line, tmp_path):
         ["--fail-fast", *command_line("method=tfidf,finetune", "student.layers=2", "seed=1,0", "schedule.lr=1e30,1e-2")]
     )
     assert done.returncode == 1, done.stderr[-3000:]
-    assert "kdbench: 1 of 8 jobs failed" in done.stderr and "of 8 jobs were not begun" in done.stderr
+    assert "kdbench: 1 of 8 jobs failed" in done.stderr and "of 8 jobs were not started" in done.stderr
     assert not list((tmp_path / "outputs").rglob("finetune/bert_2l-*/seed0/results.json"))
 
 
@@ -195,7 +195,7 @@ def test_a_search_by_the_command_is_of_ordinary_runs_and_reads_test_once(command
     best = max(result["metrics"]["dev"]["accuracy"] for result in results)
     assert len(results) == 2
     assert "search: 2 trials (2 finished, 0 pruned, 0 failed)" in first.stdout
-    assert f"dev accuracy {100 * best:.2f} (n 20), the highest of 2 and so too high; test " in first.stdout
+    assert f"dev accuracy {100 * best:.2f} (n 20), the highest of 2, so biased upwards; test " in first.stdout
     assert first.stdout.count("test ") == 1 + first.stdout.count("done: ")
     assert (outputs / "searches" / "mine.journal").is_file()
 

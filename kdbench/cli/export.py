@@ -9,32 +9,32 @@ from kdbench.console import guarded, quiet_libraries
 
 SCHEMA = 1  # of --json
 EPILOG = """\
-RUN/export is a plain Hugging Face folder with a model card, filled in from the records of the run, its other seeds and
-its baselines. --onnx and --int8 add graphs for onnxruntime, each measured on dev and test: compare-runs shows them as
-rows of their own. Copy the folder wherever you like. The same command again replaces it.
+RUN/export is a plain Hugging Face folder, which you can copy anywhere. Its model card is filled in from the run, its
+other seeds and its baselines. --onnx and --int8 add graphs for onnxruntime. Each graph is evaluated on dev and test,
+and is a row of its own in compare-runs. To replace an export, repeat the command.
 
 examples:
   kdbench-export outputs/reuters_r8/theseus/bert_3l-1a2b3c4d/seed0 --int8
   kdbench-export outputs/.../seed0 outputs/.../seed1 --onnx --json
 
 exit codes: 0 exported; 1 a stored file is damaged or nothing can be written; 2 the command line is wrong, or a run
-cannot be exported; 130 interrupted. Runs before the one that failed have been exported
+cannot be exported; 130 interrupted. If a run fails, the RUNs before it have been exported
 """
 
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="kdbench-export",
-        description="Export finished runs: a Hugging Face folder with a model card, ONNX, int8.",
+        description="Export finished runs as Hugging Face folders with a model card, and as ONNX and int8 graphs.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     made.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a finished run: outputs/<...>/seed0")
-    made.add_argument("--onnx", action="store_true", help="an ONNX graph too, equal to PyTorch within 1e-5")
-    made.add_argument("--int8", action="store_true", help="and one quantised to 8 bits (--onnx is included)")
-    made.add_argument("--json", action="store_true", help="the folders as one JSON document")
-    made.add_argument("--quiet", action="store_true", help="no words, only the folders")
+    made.add_argument("--onnx", action="store_true", help="also export an ONNX graph, equal to PyTorch within 1e-5")
+    made.add_argument("--int8", action="store_true", help="also export a graph quantised to 8 bits (includes --onnx)")
+    made.add_argument("--json", action="store_true", help="print the folders as one JSON document")
+    made.add_argument("--quiet", action="store_true", help="print only the folders, no messages")
     return made
 
 

@@ -84,7 +84,7 @@ def next_commands(config: RunConfig, folder: Path) -> str:
     if config.phase == "task" and config.method.name not in KEEPS_NONE:
         form = "--int8" if "encoder" in config.method.needs else "--onnx"  # TF-IDF has no int8 form
         commands["export"] = ["kdbench-export", str(folder), form]
-        commands["ask"] = ["kdbench-predict", str(folder), "--text", "..."]
+        commands["predict"] = ["kdbench-predict", str(folder), "--text", "..."]
     if parse(config.dataset.source).kind != "path":
         own = ["dataset=files", "dataset.source=your.csv", "dataset.name=yours"]
         commands["your own data"] = ["kdbench", f"method={config.method.name}", *own]

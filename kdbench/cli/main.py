@@ -245,10 +245,10 @@ def run(command: Command) -> int:
     print_failures(failures, command.jobs)
     left = command.jobs - len(told)
     if limit and left and len(failures) >= limit:
-        print(f"{left} of {command.jobs} jobs were not begun; the same command does them", file=sys.stderr)
+        print(f"{left} of {command.jobs} jobs were not started; the same command starts them", file=sys.stderr)
     codes = [one.exit_code for one in told if one.state == "stopped"]
     if codes and not stopped:
-        print(f"{len(codes)} of {command.jobs} jobs were stopped; the same command goes on", file=sys.stderr)
+        print(f"{len(codes)} of {command.jobs} jobs were stopped; the same command resumes them", file=sys.stderr)
     if stopped:
         return stopped.exit_code
     if failures:

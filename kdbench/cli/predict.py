@@ -16,14 +16,20 @@ if TYPE_CHECKING:
 
 SCHEMA = 1  # of --json
 EPILOG = """\
-MODEL is a finished run (outputs/<...>/seed0), what kdbench-export made of it (.../seed0/export), or a form of that
-(.../export/onnx, .../export/int8). A file has a text a line; for a model of pairs, two with a tab between them. Of a
-table (.csv, .tsv, .jsonl) the columns are read that had the texts in training (dataset.text, dataset.text_pair).
-Without --json a line an answer: label, its probability, the text, with tabs between. Of several labels: those above one
-half, with commas between, and the text. Of a number: it and the text. Of labels of words, which are what has spaces
-between: the tags, the text, the entities. TF-IDF has no probabilities: in their place are its scores (--json: scores),
-which say no more than which label is above which.
-Each row of a file has an answer, in the file's order. That of a blank text is empty (--json: null): no model knows it.
+MODEL is a finished run (outputs/<...>/seed0), its export (.../seed0/export), or a form of the export
+(.../export/onnx, .../export/int8).
+
+A --file has one text per line, or two with a tab between them for a model of pairs. In a table (.csv, .tsv, .jsonl),
+kdbench reads the columns that had the texts in training (dataset.text, dataset.text_pair).
+
+Without --json, each answer is one line with tabs between the fields, which depend on the task:
+  one class        label, probability, text
+  several labels   the labels with a probability above one half, separated by commas; text
+  a number         number, text
+  tags of words    tags, text, entities; spaces separate words
+TF-IDF gives scores instead of probabilities. They rank the labels, and mean no more.
+
+Each row of a file gets an answer, in the order of the file. The answer to a blank text is empty (--json: null).
 
 examples:
   kdbench-predict outputs/reuters_r8/theseus/bert_3l-1a2b3c4d/seed0 --text "Oil prices rose again."
@@ -38,20 +44,22 @@ exit codes: 0 answered; 1 a stored file is damaged; 2 the command line is wrong,
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="kdbench-predict",
-        description="Labels and probabilities of texts, by the model of a finished run.",
+        description="Predict the labels of texts, with their probabilities, by the model of a finished run.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    made.add_argument("model", type=Path, metavar="MODEL", help="a finished run, or what was exported of it")
+    made.add_argument("model", type=Path, metavar="MODEL", help="a finished run, or its export")
     texts = made.add_mutually_exclusive_group(required=True)
-    texts.add_argument("--text", action="append", help="a text; may be given again")
+    texts.add_argument("--text", action="append", help="a text; may be repeated")
     texts.add_argument(
-        "--file", type=Path, help="a text a line, or a table, in UTF-8 or as the training data; - is stdin"
+        "--file", type=Path, help="one text per line, or a table; in UTF-8 or the training data's encoding; - is stdin"
     )
     made.add_argument("--pair", action="append", help="the second text of each --text, for a model of pairs")
-    made.add_argument("--json", action="store_true", help="one document, with the probabilities of all labels")
-    made.add_argument("--quiet", action="store_true", help="no words, only the answers")
+    made.add_argument(
+        "--json", action="store_true", help="print one JSON document, with the probabilities of all labels"
+    )
+    made.add_argument("--quiet", action="store_true", help="print only the answers, no messages")
     return made
 
 
@@ -81,7 +89,9 @@ def _answer(options: argparse.Namespace) -> int:
         print(f"kdbench-predict: there is no text in {options.file or '--text'}", file=sys.stderr)
     elif any(blank) and not options.quiet:
         first = blank.index(True) + 1
-        print(f"kdbench-predict: {sum(blank)} blank texts, row {first} first, have empty answers", file=sys.stderr)
+        print(
+            f"kdbench-predict: blank texts have empty answers: {sum(blank)}, the first in row {first}", file=sys.stderr
+        )
     columns = list(zip(*(row for row, empty in zip(rows, blank, strict=True) if not empty), strict=True))
     found = iter(classifier(columns[0], columns[1] if len(columns) > 1 else None) if columns else [])
     answers = [None if empty else next(found) for empty in blank]

@@ -195,6 +195,6 @@ def announce(trials: "list[optuna.trial.FrozenTrial]", file: Path) -> None:
     values = " ".join(f"{key.lstrip('+')}={value}" for key, value in best.params.items())
     print(
         f"best on dev of {len(trials)}: {values}\n"
-        f"  dev {metric} {100 * dev[metric]:.2f} (n {dev['n']}), the highest of {len(trials)} and so too high;"
+        f"  dev {metric} {100 * dev[metric]:.2f} (n {dev['n']}), the highest of {len(trials)}, so biased upwards;"
         f" test {100 * test[metric]:.2f} (n {test['n']})\n  {best.user_attrs['folder']}"
     )

@@ -19,8 +19,8 @@ from kdbench.storage.files import explained, read_json, write_json
 
 ENVIRONMENT = "KDBENCH_SWEEP"
 LOST = (
-    "its process has not said how it ended: killed (out of memory?), or its machine is gone. The same command goes on"
-    " from what it saved"
+    "its process ended without a message: it was killed (out of memory?), or its machine is gone. The same command"
+    " resumes it"
 )
 
 

@@ -83,8 +83,7 @@ def general(run: "Run", p: Params) -> Iterator[Stage]:
 
 
 def relations(student: Any, teacher: Any, p: Params, teacher_layer: int | None) -> Objective:
-    """Return the loss between relations of the student's last layer and of the teacher's `teacher_layer` (default: last).
-    """
+    """Return the loss on the relations of the student's last layer and of `teacher_layer` (default: the last)."""
 
     def objective(batch: Batch, step: int) -> Terms:
         query, key, value = last_qkv(student, batch)

@@ -52,7 +52,7 @@ def _noted(note: Path) -> str | None:
     try:
         return str(read_record(note)["folder"])
     except Damaged as damage:
-        log.warning("%s; it is written anew when the run is done", damage)
+        log.warning("%s; it is written again when the run is finished", damage)
         return None
 
 

@@ -80,7 +80,7 @@ def _execute(config: RunConfig, about: About) -> dict[str, Any]:
     if config.dry_run:
         with tempfile.TemporaryDirectory() as scratch:
             result, _ = ensure(_small(config, scratch), hardware, processes, about)
-            log.info("dry run: every stage took one step; nothing was kept, and its scores say nothing")
+            log.info("dry run: every stage took one step, and nothing was kept. The scores above mean nothing")
             return result
     result, folder = ensure(config, hardware, processes, about)
     wanted = config.export
@@ -165,7 +165,7 @@ def _finished(folder: Path) -> dict[str, Any] | None:
     try:
         return verify_run(folder)
     except Damaged as damage:
-        log.warning("%s; what depends on it is made again", damage)
+        log.warning("%s; it is made again, with everything that depends on it", damage)
         return None
 
 
@@ -201,7 +201,7 @@ def _locked(folder: Path, accelerator: Accelerator) -> Iterator[None]:
 def _do(run: Run, about: About, status: StatusFile) -> dict[str, Any]:
     log.info("run: %s", run.folder)
     if plan := _plan(run.config):
-        log.info("  %s; the time left is told after ten steps", plan)
+        log.info("  %s; the remaining time is shown after ten steps", plan)
     if "encoder" in run.config.method.needs:  # else transformers may not even be needed
         quiet_libraries()
     if run.accelerator.is_main_process:
@@ -228,7 +228,7 @@ def _told(status: StatusFile) -> Iterator[None]:
         status.end("stopped", str(stopped))
         raise
     except KeyboardInterrupt:
-        status.end("stopped", "interrupted: the same command goes on")
+        status.end("stopped", "interrupted: the same command resumes")
         raise
     except BaseException as error:
         status.end("failed", str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")

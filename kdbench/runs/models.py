@@ -62,7 +62,7 @@ class RunModels(RunData):
         teacher = self.config.teacher
         misfit = None if teacher.finetune else head_misfit(self.encoder_folder, self.task, self.data.label_names)
         if misfit == "":
-            log.info("teacher: %s classifies these labels and is used as it is", teacher.source)
+            log.info("teacher: %s already classifies these labels, so it is used without training", teacher.source)
             log.info("  (teacher.finetune=true trains it on these data first)")
             return found_teacher_run(self.config)
         if teacher.finetune is False:
@@ -71,7 +71,7 @@ class RunModels(RunData):
         if misfit:
             log.info("teacher: the head of %s is not used: %s", teacher.source, misfit)
         length = teacher.schedule.length
-        log.info("teacher, trained once for all students: %s by teacher.schedule, whatever schedule is", length)
+        log.info("teacher: trained once for all students, for %s (teacher.schedule; schedule is the students')", length)
         return teacher_run(self.config)
 
     @cached_property

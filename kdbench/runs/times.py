@@ -42,7 +42,9 @@ def _fill_in(results: dict[Path, dict[str, Any]], runs: Mapping[Path, Path | Non
         return
     show_log()
     if elsewhere := len(untimed) - len(here):
-        log.info("%d runs were done on another machine: compare-runs --latency measures their times", elsewhere)
+        log.info(
+            "%d runs were made on another machine. To measure their latency here: compare-runs --latency", elsewhere
+        )
     if here:
         from kdbench.inference.latency import together  # loads torch
 
@@ -57,8 +59,8 @@ def _announce(found: list[dict[str, Any]]) -> None:
     noisy = [one["load"] for one in found if not one["quiet"]]
     if noisy:
         log.info(
-            "the machine was not quiet (other work took %.2f of %d processors): these times are shown with a ?, and"
-            " compare-runs --latency measures them again", noisy[0]["others"], noisy[0]["processors"],
+            "the machine was not quiet (other programs used %.2f of %d processors), so these times are marked with a ?."
+            " To measure them again: compare-runs --latency", noisy[0]["others"], noisy[0]["processors"],
         )  # fmt: skip
 
 
@@ -67,6 +69,6 @@ def _keep(folder: Path, latency: dict[str, Any]) -> None:
         with FileLock(folder.parent / f".{folder.name}.lock", timeout=0):
             amend_result(folder, {"latency": latency})
     except Timeout:  # another command does the run again, and will measure it
-        log.info("%s is in use by another command: it keeps no times", folder)
+        log.info("%s: the times were not stored, because another command uses this run", folder)
     except UserError as error:  # another's run, as a teacher may be
-        log.warning("%s keeps no times: %s", folder, error)
+        log.warning("%s: the times were not stored: %s", folder, error)

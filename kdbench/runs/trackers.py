@@ -66,7 +66,7 @@ class Tracking:
             except Exception as error:  # whatever a stranger's network, disk or version does
                 words = str(error).partition("\n")[0]
                 log.warning(
-                    "%s fails (%s: %s): it gets no more of this run, which goes on", name, type(error).__name__, words
+                    "tracker %s failed (%s: %s): the run continues without it", name, type(error).__name__, words
                 )
                 del self.trackers[name]
 

@@ -59,7 +59,7 @@ def fitting(path: Path) -> Iterator[None]:
         if isinstance(error, UserError) or _errno(error) in _REFUSALS or "Memory" in type(error).__name__:
             raise  # nothing is wrong with the content
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        message = f"{path} is whole, but not what belongs there ({reason}). Remove it, then give the same command again"
+        message = f"{path} is intact, but not what belongs there ({reason}). Remove it, then repeat the command"
         raise Misfit(message) from error
 
 
@@ -79,8 +79,8 @@ def explained(path: Path) -> Iterator[None]:
             raise
         named = getattr(error, "filename2", None) or getattr(error, "filename", None) or path  # 2: of a copy, its end
         raise StoreError(
-            f"{named}: {os.strerror(number)}. What was stored before is unharmed. {_REFUSALS[number]},"
-            " then give the same command again: it goes on from there."
+            f"{named}: {os.strerror(number)}. What was stored before is intact. {_REFUSALS[number]},"
+            " then repeat the command: it resumes."
         ) from error
 
 
@@ -168,7 +168,7 @@ def verify(path: Path, only: Iterable[str] | None = None) -> dict[str, Any]:
     value, files = _opened(path)
     for name in files if only is None else only:
         if name not in files or Path(name).is_absolute() or ".." in Path(name).parts:
-            raise Damaged(path, f"a list of files below it with {name}", "one without, or with others")
+            raise Damaged(path, f"a list of files, all below it, with {name}", "another list")
         _check(path.parent / name, *files[name])
     return value
 
@@ -238,8 +238,8 @@ def private(folder: Path) -> Path:
         mode = folder.stat().st_mode
     if os.name != "nt" and mode & (stat.S_IWGRP | stat.S_IWOTH):  # Windows' bits say nothing of others
         raise StoreError(
-            f"{folder}: others can write to it ({stat.filemode(mode)}), and kdbench believes what lies there."
-            f" Give cache_dir=<a folder of your own>, or: chmod go-w {folder}"
+            f"{folder}: others can write to it ({stat.filemode(mode)}), and kdbench trusts what is in it."
+            f" Set cache_dir=<a folder of your own>, or run: chmod go-w {folder}"
         )
     return folder
 

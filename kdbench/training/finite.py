@@ -27,8 +27,8 @@ def bad_loss(stage: Stage, folder: Path, step: int, passes: list[Pass], mean: di
     if first == 1:
         broken = ", ".join(name for name, value in terms.items() if not math.isfinite(value))
         advice = (
-            f"No update came before it, so no learning rate is the cause: look at the temperature and the weights under"
-            f" method that scale {broken}, at the teacher, or try hardware.precision=fp32."
+            f"This is the first step, so the learning rate is not the cause. Check the temperature and the weights"
+            f" under method that scale {broken}, and the teacher, or try hardware.precision=fp32."
         )
     return NonFiniteLoss(
         f"stage {stage.name}, step {first}: the loss is not finite ({shown}). {advice} {checkpoint.last(folder)}"

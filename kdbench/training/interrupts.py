@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NamedTuple
 
-TIME_IS_UP = 75  # EX_TEMPFAIL: give the same command again
+TIME_IS_UP = 75  # EX_TEMPFAIL: repeat the command
 _STARTED = time.monotonic()
 Watch = Callable[[int, float], None]  # told each epoch of a run, from 0, and its dev score; raises Pruned
 
@@ -63,8 +63,8 @@ def listening() -> Iterator[None]:
 def _on_signal(number: int, frame: FrameType | None) -> None:
     first, _Process.asked = _Process.asked is None, 128 + number
     if not first or not _Process.training:
-        raise Stopped("stopped; the same command goes on from what is saved", 128 + number)
-    print("stopping after this step; once more stops now", file=sys.stderr, flush=True)
+        raise Stopped("stopped; the same command resumes from what is saved", 128 + number)
+    print("stopping after this step; a second signal stops at once", file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -80,7 +80,7 @@ def training() -> Iterator[None]:
 def refuse_late(stop_after: float | None) -> None:
     """Raise Stopped if the process's time was up before its next run began."""
     if stop_after is not None and time.monotonic() - _STARTED >= 60 * stop_after:
-        raise Stopped("not begun, because stop_after was reached; the same command does it", TIME_IS_UP)
+        raise Stopped("not started, because stop_after was reached; the same command starts it", TIME_IS_UP)
 
 
 def after_step(stop_after: float | None, preempt_at: int | None) -> int:

@@ -148,7 +148,7 @@ class _Trainer:
         if code:
             wait(self.accelerator)
             where = f"stage {self.stage.name}, step {step} of {self.stage.schedule.steps}"
-            raise interrupts.Stopped(f"stopped and saved in {where}: the same command goes on from there", code)
+            raise interrupts.Stopped(f"stopped and saved in {where}: the same command resumes there", code)
 
     def _all_finite(self) -> bool:
         return all(bool(one.values.isfinite().all()) for one in self.state.passes)

@@ -24,8 +24,8 @@ def _together() -> Iterator[None]:
     except RuntimeError as error:  # gloo's own; NCCL's DistBackendError is one
         reason = str(error).partition("\n")[0]
         raise ProcessLost(
-            f"another process of this run is gone, or cannot be reached ({reason}): this one ends too. The same command"
-            " goes on from the last checkpoint"
+            f"another process of this run has ended, or cannot be reached ({reason}), so this one ends too. The same"
+            " command resumes from the last checkpoint"
         ) from error
 
 

@@ -132,7 +132,7 @@ def test_a_second_interruption_stops_at_once_unharmed(command, steps, tmp_path, 
     started = time.monotonic()
     code, said = command(while_it_runs=twice)
     assert code == 130 and time.monotonic() - started < 50 and "Traceback" not in said
-    assert "stopping after this step; once more stops now" in said
+    assert "stopping after this step; a second signal stops at once" in said
     assert len(steps()) == 10
     monkeypatch.setattr(train._Trainer, "_step", step)
     assert command()[0] == 0 and result(tmp_path)["stages"][0]["steps"] == 16
@@ -154,5 +154,5 @@ def test_a_forged_checkpoint(command, steps, tmp_path, name):
     forge(checkpoint / file)
     seal(checkpoint)
     code, said = command()
-    assert code == 1 and f"{checkpoint} is whole, but not what belongs there" in said
+    assert code == 1 and f"{checkpoint} is intact, but not what belongs there" in said
     assert "Traceback" not in said and len(steps()) == 6

@@ -97,7 +97,7 @@ def test_a_forged_checkpoint_is_refused(tmp_path, name):
     file, forge = FORGED[name]
     forge(checkpoint / file)
     seal(checkpoint)
-    with pytest.raises(Misfit, match=rf"{checkpoint} is whole, but .*Remove it"):
+    with pytest.raises(Misfit, match=rf"{checkpoint} is intact, but .*Remove it"):
         run(toy(), tmp_path)
     store.remove(checkpoint)
     again, whole = toy(), toy()
@@ -111,7 +111,7 @@ def test_a_forged_stage_is_refused(tmp_path, change):
     run(toy(), tmp_path)
     tensors(change)(tmp_path / "student.safetensors")
     seal(tmp_path, STAGE)
-    with pytest.raises(Misfit, match=rf"{tmp_path} is whole, but .*Remove it"):
+    with pytest.raises(Misfit, match=rf"{tmp_path} is intact, but .*Remove it"):
         run(toy(), tmp_path)
 
 
@@ -131,7 +131,7 @@ def test_a_forged_cache_is_refused(configure, teacher_folder, tmp_path, file):
     path.unlink()  # it may be mapped
     path.write_text('{"name": 1}\n')
     seal(path.parent)
-    with pytest.raises(Misfit, match=rf"{path.parent} is whole, but .*Remove it"):
+    with pytest.raises(Misfit, match=rf"{path.parent} is intact, but .*Remove it"):
         read()
 
 
