@@ -120,7 +120,7 @@ def test_one_is_killed_then_the_other_ends_with_a_message_and_the_same_command_g
         time.sleep(0.1)
     os.kill(workers(run.pid)[1], signal.SIGKILL)
     code, _, err = ended(run)
-    assert code != 0 and "another process of this run is gone" in err, err[-3000:]
+    assert code != 0 and "another process of this run has ended" in err, err[-3000:]
     assert not list(outputs.rglob("results.json"))
     short = [*long, "schedule.steps=60"]
     unbroken = tmp_path / "unbroken"

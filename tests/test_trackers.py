@@ -99,7 +99,7 @@ def test_a_tracker_that_fails_loses_no_run(configure, execute, monkeypatch, wher
     monkeypatch.setattr(TensorBoardTracker, where, fail)
     result = execute(configure("method=finetune", "schedule.epochs=1", "track.tensorboard=true"))
     said = (Path(result["folder"]) / "run.log").read_text()
-    assert said.count("tensorboard fails (ConnectionError: no route): it gets no more of this run") == 1
+    assert said.count("tracker tensorboard failed (ConnectionError: no route): the run continues without it") == 1
     assert result["metrics"]["test"]["n"] == 40
 
 
