@@ -1,84 +1,60 @@
-"""The claims of the source posts and papers, each judged by the study's own rows: docs/study/claims.csv.
+"""The claims of the source posts and papers (claims.yaml), each judged by the study's own rows.
 
-Verdicts: held, not held, not shown (these runs cannot say), can't be tested here, not run yet. `rule` in claims.yaml
+Verdicts: held, not held, not shown (these runs cannot decide), can't be tested here, not run yet. `rule` in claims.yaml
 says what each verdict of a claim needs; the margins are ours. A claim is judged on each data set that has its rows.
 """
 
-import csv
 from collections.abc import Callable
 from contextlib import suppress
 from math import sqrt
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
 
 import yaml
 
 from kdbench.compare.inference import LEVEL
-from scripts.study.evidence import (
-    ALL_LAYERS,
-    TEACHER,
-    Interval,
-    ceiling,
-    gap_closed,
-    interval,
-    p_in_table,
-    read_times,
-    score,
-    times_faster,
-)
-from scripts.study.keep import written
+from scripts.study.intervals import ALL_LAYERS, TEACHER, Interval, ceiling, gap_closed, interval, score, times_faster
 from scripts.study.plan import data_of
+from scripts.study.tables import Evidence, Record
 
-Record = dict[str, Any]
 Judged = tuple[str, str]  # verdict, figures
 MARGIN = 0.5  # points: what a claim that nothing gains must leave out
 WIDEST = 2.0  # high over low of a ratio of times: a wider interval shows nothing
 COMBINATIONS = 6  # of two_stage: its head inherited or not, three learning rates
-FIELDS = ("claim", "source", "tested", "rule", "verdict", "figures")
 
 
 class Rows:
-    """The rows of all questions, of one place, by name; LookupError where one is not run."""
+    """The rows of all questions on one data set, by name. Raises LookupError where one is not run."""
 
-    def __init__(self, documents: dict[str, Any], times: list[dict[str, str]], data: str) -> None:
-        self.documents, self.times = documents, times
-        self.data = data
+    def __init__(self, evidence: Evidence, data: str) -> None:
+        self.evidence, self.data = evidence, data
 
     def every(self, question: str, start: str) -> list[Record]:
-        found = [row for row in self.documents[question]["rows"]
-                 if data_of(row) == self.data and row["row"].startswith(start) and not row["form"]]  # fmt: skip
+        """Return the rows, without exports, whose names start so."""
+        rows = self.evidence.rows(question, self.data)
+        found = [row for row in rows if row["row"].startswith(start) and not row["form"]]
         if not found:
             raise LookupError(start)
         return found
 
     def one(self, question: str, name: str) -> Record:
-        return next(iter([row for row in self.every(question, name) if row["row"] == name]), None) or self._none(name)
-
-    def teacher(self, question: str, row: Record) -> Record:
-        """Of the same data: a cut data set has a teacher of its own."""
-        found = [one for one in self.every(question, TEACHER) if one["data_id"] == row["data_id"]]
-        return found[0] if found else self._none(TEACHER)
+        return self.evidence.row(question, name, self.data)
 
     def ceiling(self, question: str, row: Record) -> Record:
-        return dict(ceiling(self.documents, question, row) or self._none(TEACHER))
+        found = ceiling(self.evidence, question, row)
+        if found is None:
+            raise LookupError(TEACHER)
+        return dict(found)
 
     def faster(self, row: Record, than: str = TEACHER) -> Interval | None:
-        """Times as fast; None where it was not measured often enough."""
+        """Return how many times as fast a row is; None where it was not measured often enough."""
         with suppress(LookupError):
-            return times_faster(row, than, self.times)
+            return times_faster(row, than, self.evidence.times)
         return None
-
-    def details(self, question: str, name: str) -> list[Record]:
-        found = [one for one in self.documents[question]["details"][name] if one["data"] == self.data]
-        return found or self._none(name)
-
-    def _none(self, name: str) -> Any:
-        raise LookupError(name)
 
 
 def judged(holds: bool | None, figures: str, *rows: Record) -> Judged:
-    """The verdict; a row of one seed decides nothing, whatever its interval over texts."""
+    """Return the verdict. A row of one seed decides nothing, whatever its interval over texts."""
     lone = [row["row"] for row in rows if row["score_n"] == 1 and row["row"] != TEACHER]
     if lone:
         return "not shown", f"{figures}; one seed"
@@ -86,7 +62,7 @@ def judged(holds: bool | None, figures: str, *rows: Record) -> Judged:
 
 
 def every(parts: list[bool | None]) -> bool | None:
-    """Whether all hold: one that does not refutes the whole."""
+    """Return whether all parts hold. One that does not refutes the claim."""
     return False if False in parts else True if all(parts) else None
 
 
@@ -105,24 +81,24 @@ def fast(found: Interval | None, row: Record, teacher: Record) -> str:
 
 
 def reaches(found: Interval | None, claimed: float) -> bool | None:
-    """Whether the claimed ratio of times lies within or below what was measured."""
+    """Return whether the claimed ratio of times lies within or below the measured interval."""
     if found is None or found.high > WIDEST * found.low:
         return None
     return found.high >= claimed
 
 
 def kept(rows: Rows, question: str, row: Record) -> str:
-    """Share of the teacher's score, of its parameters, and times as fast, in words."""
-    teacher = rows.teacher(question, row)
+    """Say the share of the teacher's score and of its parameters, and how many times as fast."""
+    teacher = rows.one(question, TEACHER)
     share, size = row["score_points"] / teacher["score_points"], row["parameters"] / teacher["parameters"]
     faster = fast(rows.faster(row), row, teacher)
     return f"{100 * share:.1f} % of this teacher's score, {100 * size:.1f} % of its parameters, {faster}"
 
 
 def retained(rows: Rows, question: str, name: str, share: float, times: float, size: float | None = None) -> Judged:
-    """Whether a row keeps a share of its teacher's score, with a share of its parameters, that many times as fast."""
+    """Judge whether a row keeps a share of its teacher's score, is `times` as fast and has `size` of its parameters."""
     row = rows.one(question, name)
-    teacher = rows.teacher(question, row)
+    teacher = rows.one(question, TEACHER)
     over, faster = score(row).minus(score(teacher).scaled(share)), rows.faster(row)
     keeps, quick = over.above(0), reaches(faster, times)
     if row["score_n"] == 1:
@@ -153,7 +129,7 @@ def pkd_speed(rows: Rows) -> Judged:
 
 
 def within(found: Interval, low: float, high: float) -> bool | None:
-    """Whether all of an interval is within the margin (True) or outside of it (False)."""
+    """Return whether all of an interval is within the margin (True) or outside of it (False)."""
     if low <= found.low and found.high <= high:
         return True
     return False if found.high < low or found.low > high else None
@@ -210,7 +186,9 @@ def two_stage(rows: Rows) -> Judged:
     best, gain = max(found, key=lambda one: one[1].mean)
     most = max(gain.high for _, gain in found)
     figures = f"best of {len(found)}: {best['row']}, {points(gain)}"
-    sure = [gain.low > 0 and (len(found) == 1 or p_in_table(row) < LEVEL) for row, gain in found if row["score_n"] > 1]
+    sure = [
+        gain.low > 0 and (len(found) == 1 or row["difference_p"] < LEVEL) for row, gain in found if row["score_n"] > 1
+    ]
     if any(sure):
         return judged(False, figures)
     if len(found) < COMBINATIONS:
@@ -227,7 +205,7 @@ def graft(rows: Rows) -> Judged:
 
     lost = [
         one["predecessor_dev_points"] - one["graft_dev_points"]
-        for one in rows.details("theseus", "graft")
+        for one in rows.evidence.details("theseus", "runs", rows.data)
         if one["row"] == "theseus"
     ]
     if not lost:
@@ -241,7 +219,7 @@ def graft(rows: Rows) -> Judged:
 
 def same_size(rows: Rows) -> Judged:
     row = next(iter(rows.every("same_size", "same_size method logit_kd")))
-    over, paired = difference(row, rows.teacher("same_size", row)), interval(row, "difference")
+    over, paired = difference(row, rows.one("same_size", TEACHER)), interval(row, "difference")
     figures = f"{points(over)} over the teacher"
     if paired is None:
         return judged(every([over.above(0), None]), figures, row)
@@ -306,31 +284,13 @@ CHECKS: dict[str, Callable[[Rows], Judged]] = {
 }  # fmt: skip
 
 
-def judge(folder: Path) -> list[Record]:
-    """The claims of claims.yaml with their verdicts, from the questions' JSON and the times in `folder`."""
-    documents, times = written(folder), read_times(folder)
-    places = sorted({data_of(row) for document in documents.values() for row in document["rows"]})
-    found = []
-    for claim in yaml.safe_load(Path(__file__).with_name("claims.yaml").read_text(encoding="utf8")):
-        judged_on = {}
+def judge(evidence: Evidence) -> list[Record]:
+    """Return the claims of claims.yaml, each with the verdict and the figures on every data set that has its rows."""
+    places = sorted({data_of(row) for document in evidence.documents.values() for row in document["rows"]})
+    found = yaml.safe_load(Path(__file__).with_name("claims.yaml").read_text(encoding="utf8"))
+    for claim in found:
+        claim["judged"] = {}
         for data in places:
             with suppress(LookupError):  # not run there
-                judged_on[data] = CHECKS[claim["check"]](Rows(documents, times, data))
-        found.append({name: claim[name] for name in FIELDS[:4]} | together(judged_on))
-    return found
-
-
-def together(judged_on: dict[str, Judged]) -> dict[str, str]:
-    """One verdict where all places agree, else each with its own."""
-    verdicts = list(dict.fromkeys(verdict for verdict, _ in judged_on.values())) or ["not run yet"]
-    if len(verdicts) > 1:
-        verdicts = [f"{verdict} ({data})" for data, (verdict, _) in judged_on.items()]
-    figures = [f"{data}: {figures}" for data, (_, figures) in judged_on.items()]
-    return {"verdict": "; ".join(verdicts), "figures": "; ".join(figures)}
-
-
-def write(folder: Path) -> None:
-    with (folder / "claims.csv").open("w", encoding="utf8", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(judge(folder))
+                claim["judged"][data] = CHECKS[claim["check"]](Rows(evidence, data))
+    return list(found)

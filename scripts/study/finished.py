@@ -1,9 +1,8 @@
-"""The finished runs below a folder, and of which configuration of the plan each is: of the one whose content id it has.
+"""The finished runs below a folder, and the configuration of the plan that each one has, found by its content id.
 
-So a run counts whoever asked for it, in whatever words: one that another run needed, one that an older plan had.
+So a run counts in whatever words it was asked for: one that another run needed, or one that an older plan had.
 """
 
-from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +23,7 @@ CUT, EXPORTED = "dataset.max_train_samples", "exported_from"
 
 
 class Kind(NamedTuple):
-    """What an id has of the hardware."""
+    """The part of the hardware that enters a content id."""
 
     precision: str
     attention: str
@@ -32,17 +31,17 @@ class Kind(NamedTuple):
 
 
 class Finished:
-    """Read once: a run that is done later is found by another `Finished`."""
+    """The runs below `outputs` at the time of reading; a later run needs a new `Finished`."""
 
-    def __init__(self, outputs: Path, before: Collection[tuple[str, int]] = ()) -> None:
-        self.outputs, self.before = outputs, before  # id and seed of what was done elsewhere
+    def __init__(self, outputs: Path) -> None:
+        self.outputs = outputs
         self.runs: list[Run] = read_runs([outputs], "accuracy", "test", Wanted([CUT, EXPORTED]))[0]
         self.done = {(run.id, run.seed): run for run in self.runs}
         self.kinds = {kind for run in self.runs if (kind := kind_of(environment(run.path)))}
         self.ids = cache(self._ids)
 
     def _ids(self, words: Words) -> frozenset[str]:
-        """The content ids of a configuration, one a kind of hardware; none where a run that it needs is not done."""
+        """Return a configuration's content ids, one for each kind of hardware; none where it needs a run not done."""
         try:
             config = composed(self.filled(words))
         except LookupError:
@@ -55,21 +54,17 @@ class Finished:
         return {self.folder(run) for run in self.runs}
 
     def folder(self, run: Run) -> str:
-        """Of a run or an export, below the outputs."""
+        """Return the folder of a run or an export, relative to the outputs."""
         return run.path.parent.relative_to(self.outputs).as_posix()
 
-    def has(self, words: Words, seed: int) -> bool:
-        """Whether the run is done, here or elsewhere."""
-        return any((id_, seed) in self.done or (id_, seed) in self.before for id_ in self.ids(words))
-
     def filled(self, words: Words) -> Words:
-        """With the folder of a run for each {key=value,..}, see `folder_of`."""
+        """Replace each {key=value,..} with the folder of its run, see `folder_of`."""
         dataset = next(word for word in words if word.startswith("dataset="))
         return tuple(f"{word.partition('{')[0]}{self.folder_of(word, dataset)}" if "{" in word else word
                      for word in words)  # fmt: skip
 
     def folder_of(self, word: str, dataset: str) -> Path:
-        """The run of seed 0 that {key=value,..} in `word` asks for. Raises LookupError where it is not done."""
+        """Return the run of seed 0 that {key=value,..} in `word` asks for. Raises LookupError if it is not done."""
         asked = tuple(word[word.index("{") + 1 : word.index("}")].split(","))
         found = [self.done[id_, 0] for id_ in self.ids((*asked, dataset)) if (id_, 0) in self.done]
         if not found:
@@ -78,7 +73,7 @@ class Finished:
 
 
 def composed(words: Words) -> RunConfig:
-    """What `kdbench` makes of the words. Composing takes a tenth of a second, so it is done once for all values."""
+    """Return the config that `kdbench` composes. Composing takes 0.1 s, so it is done once for all values of a key."""
     chosen = tuple(word for word in words if word.partition("=")[0] in GROUPS)
     values = OmegaConf.from_dotlist([word for word in words if word not in chosen])
     return load(OmegaConf.merge(of_groups(chosen), values))  # type: ignore[arg-type]
@@ -93,7 +88,7 @@ def of_groups(chosen: Words) -> DictConfig:
 
 
 def environment(results: Path) -> dict[str, Any]:
-    """The env.json of a run; an export's is its run's."""
+    """Return the env.json of a run; an export has that of its run."""
     for folder in list(results.parents)[:3]:
         if (folder / "env.json").is_file():
             return read_json(folder / "env.json")
@@ -105,5 +100,5 @@ def kind_of(found: dict[str, Any]) -> Kind | None:
 
 
 def trained_id(run: Run) -> str:
-    """Of the run that an export was made of; else its own."""
+    """Return the id of a run, or of the run that an export was made of."""
     return run.values[EXPORTED] or run.id

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from itertools import product
 from pathlib import Path
@@ -67,10 +67,11 @@ class Plan:
     questions: dict[str, dict[str, Any]]
     steps: list[Step]
     budget_hours: float
+    same: Mapping[str, str] = field(default_factory=dict)  # the name of a configuration -> that of the same one
 
     @cached_property
     def new_runs(self) -> list[list[tuple[Words, int]]]:
-        """By step, the runs that no earlier step does."""
+        """Return for each step the runs that no earlier step does."""
         seen: set[tuple[Words, int]] = set()
         found = []
         for step in self.steps:
@@ -78,18 +79,31 @@ class Plan:
             seen |= set(step.runs)
         return found
 
+    def name_of(self, words: Words) -> str:
+        """Return the name of the row that has this configuration."""
+        name = name_of(words)
+        return self.same.get(name, name)
+
     @property
     def teachers(self) -> list[Words]:
-        """The task's teachers, of every data set."""
+        """Return the task's teachers on every data set."""
         return [words for step in self.steps if step.preset == "study/teacher" for words in step.configurations]
 
     def of(self, question: str) -> list[Step]:
-        """The steps whose rows a question shows: its own; where all is put together, all."""
+        """Return the steps whose rows a question shows: its own, and for the last question all."""
         return [step for step in self.steps if question in (step.question, "together")]
 
 
+def name_of(words: Words) -> str:
+    """Return a row's name, the preset or method and its settings: `theseus_bernoulli replace_rate 0.3`."""
+    settings = dict(word.split("=", 1) for word in words if not word.startswith("schedule="))
+    preset = settings.pop("experiment", "").removeprefix("study/") or settings.pop("method")
+    told = [(key, value) for key, value in settings.items() if not key.startswith("dataset") and key != "teacher.path"]
+    return " ".join([preset, *(f"{key.rpartition('.')[2]} {value}" for key, value in told)])
+
+
 def place(dataset: str, max_train_samples: int | str | None, kept: str | None = None) -> str:
-    """A data set with its limit, as tables and sentences name it; of a table that was `kept`, its machine too.
+    """Name a data set with its limit, as tables and sentences do; a `kept` table has its machine's name too.
 
     Only rows of one place may be compared.
     """
@@ -98,20 +112,31 @@ def place(dataset: str, max_train_samples: int | str | None, kept: str | None = 
 
 
 def data_of(row: Mapping[str, Any]) -> str:
-    """The place of a row of the CSV or JSON."""
+    """Return the place of a row of a CSV file."""
     return place(row["dataset"], row["max_train_samples"], row["kept"])
 
 
-@cache
+def place_of_words(words: Words) -> str:
+    """Return the place of a configuration's row. Its limit is in the words or in its preset."""
+    settings = dict(word.split("=", 1) for word in words)
+    preset = _preset(settings["experiment"]) if "experiment" in settings else {}
+    limit = preset.get("dataset", {}).get("max_train_samples")
+    return place(settings["dataset"], settings.get("dataset.max_train_samples", limit))
+
+
 def _grid(preset: str) -> dict[str, list[str]]:
-    path = ROOT / "conf/experiment" / f"{preset}.yaml"
-    hydra = yaml.safe_load(path.read_text(encoding="utf8")).get("hydra", {})
-    params = hydra.get("sweeper", {}).get("params", {})
+    params = _preset(preset).get("hydra", {}).get("sweeper", {}).get("params", {})
     return {key: COMMA.split(str(values)) for key, values in params.items()}
+
+
+@cache
+def _preset(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((ROOT / f"conf/experiment/{name}.yaml").read_text(encoding="utf8"))
+    return found
 
 
 def load_plan() -> Plan:
     raw = yaml.safe_load(Path(__file__).with_name("plan.yaml").read_text(encoding="utf8"))
     lines = (line.split() for line in raw["steps"].splitlines() if line.strip() and not line.startswith("#"))
     steps = [Step(question, dataset, tuple(words), float(seconds)) for seconds, question, dataset, *words in lines]
-    return Plan(raw["questions"], steps, raw["budget_hours"])
+    return Plan(raw["questions"], steps, raw["budget_hours"], raw["same"])

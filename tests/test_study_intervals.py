@@ -1,6 +1,5 @@
 """Intervals made of the rows of tables: against independent formulas, and by simulation."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,9 +8,10 @@ from scipy import stats
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 from kdbench.compare import inference
-from scripts.study import evidence
-from scripts.study.evidence import Interval
-from tests.test_study import scored
+from scripts.study import intervals, tables
+from scripts.study.intervals import Interval
+from scripts.study.tables import Evidence, Record
+from tests.test_study import evidence, scored
 
 
 def at(name: str, points: float, half: float = 1.0, **more: Any) -> dict[str, Any]:
@@ -66,31 +66,32 @@ def test_the_ceiling_is_the_better_one_on_dev() -> None:
     row = scored("theseus", 80.0, machine="a", dev_score_points=70.0)
     teacher = scored("teacher", 90.0, machine="a", dev_score_points=81.0)
     full = scored("direct layers 6", 89.0, machine="a", dev_score_points=82.0)
-    documents = {"theseus": {"rows": [teacher, row]}, "direct": {"rows": [full]}}
-    assert evidence.ceiling(documents, "theseus", row) == full  # worse on test: it is not test that chooses
+    mine = {"rows": [teacher, row]}
+    said = evidence(theseus=mine, direct={"rows": [full]})
+    assert intervals.ceiling(said, "theseus", row) == full  # worse on test: it is not test that chooses
     for other in ({"dev_score_points": 80.0}, {"machine": "b"}, {"data_id": "another"}):
-        assert evidence.ceiling(documents | {"direct": {"rows": [full | other]}}, "theseus", row) == teacher
-    assert evidence.ceiling({"theseus": {"rows": [row]}}, "theseus", row) is None
+        assert intervals.ceiling(evidence(theseus=mine, direct={"rows": [full | other]}), "theseus", row) == teacher
+    assert intervals.ceiling(evidence(theseus={"rows": [row]}), "theseus", row) is None
 
 
 def test_a_share_to_the_teacher_is_fiellers_where_predictions_were_read() -> None:
     paired = {"difference_points": 2.0, "difference_low_points": 1.0, "difference_high_points": 3.0}
     row = at("theseus", 82.0, gap_closed=0.4, gap_closed_low=0.3, gap_closed_high=0.5, **paired)
     base, teacher, full = at("direct layers 3", 80.0), at("teacher", 85.0), at("direct layers 6", 86.0)
-    assert evidence.gap_closed(row, base, teacher) == (0.4, 0.3, 0.5)
-    other = evidence.gap_closed(row, base, full)
+    assert intervals.gap_closed(row, base, teacher) == (0.4, 0.3, 0.5)
+    other = intervals.gap_closed(row, base, full)
     assert other and other.mean == pytest.approx(2 / 6) and other.low < 0.25 < 0.45 < other.high
-    kept = evidence.gap_closed(row | {"gap_closed_low": None}, base, teacher)
+    kept = intervals.gap_closed(row | {"gap_closed_low": None}, base, teacher)
     assert kept and kept.mean == pytest.approx(0.4) and kept.low < 0.3 and kept.high > 0.5
-    assert evidence.share_of_gap(row, full) == pytest.approx(2 / 6)
-    assert evidence.share_of_gap(row, at("teacher", 80.5)) is None  # hardly a gap
-    assert evidence.share_of_gap(row | {"gap_closed": None}, full) is None  # which may be zero, by the tests
+    assert intervals.share_of_gap(row, full) == pytest.approx(2 / 6)
+    assert intervals.share_of_gap(row, at("teacher", 80.5)) is None  # hardly a gap
+    assert intervals.share_of_gap(row | {"gap_closed": None}, full) is None  # which may be zero, by the tests
 
 
-def measured(*ratios: float, data: str = "reuters_r52", machine: str = "a") -> list[dict[str, str]]:
+def measured(*ratios: float, data: str = "reuters_r52", machine: str = "a") -> list[Record]:
     sessions = ({"theseus": 10.0, "teacher": 10.0 * ratio} for ratio in ratios)
     return [
-        {"data": data, "machine": machine, "measurement": str(number), "row": row, "latency_batch_1_ms": str(ms)}
+        {"data": data, "machine": machine, "measurement": number, "row": row, "latency_batch_1_ms": ms}
         for number, session in enumerate(sessions, 1)
         for row, ms in session.items()
     ]
@@ -98,30 +99,29 @@ def measured(*ratios: float, data: str = "reuters_r52", machine: str = "a") -> l
 
 def test_a_ratio_of_times_has_the_spread_of_its_measurements() -> None:
     row = scored("theseus", 90.0, machine="a")
-    found = evidence.times_faster(row, "teacher", measured(1.8, 2.0, 2.2))
+    found = intervals.times_faster(row, "teacher", measured(1.8, 2.0, 2.2))
     logs = np.log([1.8, 2.0, 2.2])
     expected = stats.t.interval(0.95, 2, logs.mean(), stats.sem(logs))
     assert found[1:] == pytest.approx(tuple(np.exp(expected)))
     elsewhere = measured(1.8, 2.0, 2.2, machine="b") + measured(1.9)
-    once = evidence.times_faster(row, "teacher", elsewhere)  # its own ratio, with the others' spread
+    once = intervals.times_faster(row, "teacher", elsewhere)  # its own ratio, with the others' spread
     assert once.mean == pytest.approx(1.9) and once.high / once.low > found.high / found.low
     for times in (measured(1.9), [], measured(1.8, 2.0, machine="b")):
         with pytest.raises(LookupError):
-            evidence.times_faster(row, "teacher", times)
+            intervals.times_faster(row, "teacher", times)
 
 
-def test_times_are_remembered_by_measurement(tmp_path: Path) -> None:
-    def document(ms: float, *more: dict[str, Any]) -> dict[str, Any]:
+def test_times_are_remembered_by_measurement() -> None:
+    def said(times: list[Record], ms: float, *more: Record) -> Evidence:
         rows = [scored("teacher", 95.0, machine="unknown", latency_batch_1_ms=2 * ms),
                 scored("theseus", 94.0, machine="a", latency_batch_1_ms=ms),
                 scored("theseus int8", 94.0, form="int8", machine="a"), *more]  # fmt: skip
-        return {"theseus": {"rows": rows, "details": {}}}
+        return Evidence({"theseus": {"rows": rows, "details": {}}}, times)
 
-    for made in (document(5.0), document(5.0, scored("theseus_blog", 94.0, machine="a")), document(6.0)):
-        evidence.remember_times(tmp_path, made)
-    text = (tmp_path / "times.csv").read_text(encoding="utf8")
-    evidence.remember_times(tmp_path, document(5.0))  # known
-    assert (tmp_path / "times.csv").read_text(encoding="utf8") == text
-    found = [(one["measurement"], one["row"], one["latency_batch_1_ms"]) for one in evidence.read_times(tmp_path)]
-    first = [("1", "teacher", "10.000"), ("1", "theseus", "5.000"), ("1", "theseus_blog", "5.000")]
-    assert found == [*first, ("2", "teacher", "12.000"), ("2", "theseus", "6.000")]
+    times: list[Record] = []
+    for ms, *more in ((5.0,), (5.0, scored("theseus_blog", 94.0, machine="a")), (6.0,)):
+        times = tables.with_times(said(times, ms, *more))
+    assert tables.with_times(said(times, 5.0)) == times  # known
+    found = [(one["measurement"], one["row"], one["latency_batch_1_ms"]) for one in times]
+    first = [(1, "teacher", 10.0), (1, "theseus", 5.0), (1, "theseus_blog", 5.0)]
+    assert found == [*first, (2, "teacher", 12.0), (2, "theseus", 6.0)]

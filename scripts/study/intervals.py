@@ -1,26 +1,23 @@
-"""What the tables can say: intervals of differences, of shares of the gap, of ratios of times, from their rows alone.
+"""Intervals of differences, of shares of the gap and of ratios of times, from the rows of the tables alone.
 
 A row has its own 95 % interval and that of its paired difference to its direct fine-tune. How two other rows vary
-together is in no table. So their difference is taken as if they were independent, which is wider than pairing, and a
-share of the gap is as wide as any covariance allows; where compare-runs has read the predictions, its own interval is
-used. The ratio of two times moves from one measurement to the next: times.csv has all that the tables ever had.
+together is in no table. So their difference is taken as if they were independent, which is wider than pairing. A share
+of the gap is as wide as any covariance allows; where compare-runs has read the predictions, its interval is used. The
+ratio of two times moves from one measurement to the next: times.csv has all measurements.
 """
 
-import csv
 from collections.abc import Iterable, Mapping
 from math import exp, hypot, log, sqrt
-from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
 from kdbench.compare.inference import LEVEL
 from kdbench.compare.statistics import LEAST_GAP
-from scripts.study.keep import place_of, tables
-from scripts.study.plan import data_of, place
+from scripts.study.plan import data_of
+from scripts.study.tables import Evidence, place_of
 
 Record = Mapping[str, Any]
 TEACHER, ALL_LAYERS = "teacher", "direct layers 6"  # the ceilings: by the teacher's schedule, by the students'
-TIMES = ("data", "machine", "measurement", "row", "latency_batch_1_ms")  # of times.csv
 
 
 class Interval(NamedTuple):
@@ -64,15 +61,6 @@ def interval(row: Record, name: str) -> Interval | None:
     return None if None in figures else Interval(*figures)
 
 
-def p_in_table(row: Record) -> float:
-    """Return the p of the difference to the direct fine-tune, corrected for all tests of the row's table.
-
-    Tables of before have Holm's in a column of its own; later ones have the corrected p alone.
-    """
-    corrected = row["difference_p_holm"]
-    return float(row["difference_p"] if corrected is None else corrected)
-
-
 def score(row: Record) -> Interval:
     """Return the score of a row. Raises LookupError where its predictions were not read."""
     found = interval(row, "score")
@@ -81,20 +69,20 @@ def score(row: Record) -> Interval:
     return found
 
 
-def ceiling(documents: Mapping[str, Any], question: str, row: Record) -> Record | None:
-    """Return the better one on dev of the question's teacher and the direct fine-tune of all its layers, of question 1.
+def ceiling(evidence: Evidence, question: str, row: Record) -> Record | None:
+    """Return the better one on dev of the question's teacher and the direct fine-tune of all its layers (question 1).
 
-    The teacher has a schedule of its own. None where the row's data have neither.
+    The teacher has a schedule of its own. Returns None where the row's data have neither.
     """
-    taught = [one for one in documents[question]["rows"] if one["row"] == TEACHER and data_of(one) == data_of(row)]
-    direct = documents["direct"]["rows"] if "direct" in documents else []
-    full = [one for one in direct if one["row"] == ALL_LAYERS and one["machine"] == row["machine"]]
-    found = taught + [one for one in full if one["data_id"] == row["data_id"]]
-    return max(found, key=lambda one: one["dev_score_points"]) if found else None
+    taught = [one for one in evidence.rows(question, data_of(row)) if one["row"] == TEACHER]
+    same = ("machine", "data_id")
+    full = [one for one in evidence.documents["direct"]["rows"]
+            if one["row"] == ALL_LAYERS and all(one[key] == row[key] for key in same)]  # fmt: skip
+    return max(taught + full, key=lambda one: one["dev_score_points"], default=None)
 
 
 def gap_closed(row: Record, base: Record, top: Record) -> Interval | None:
-    """Return the share of the way from `base` to the ceiling `top` that a row has closed; None where it may be no way.
+    """Return the share of the way from `base` to the ceiling `top` that a row has closed; None where it may be zero.
 
     Raises LookupError where one of them has no interval.
     """
@@ -115,7 +103,7 @@ def share_of_gap(row: Record, top: Record | None) -> float | None:
     return float(gain / gap) if gap >= LEAST_GAP else None
 
 
-def times_faster(row: Record, than: str, times: Iterable[Mapping[str, str]]) -> Interval:
+def times_faster(row: Record, than: str, times: Iterable[Record]) -> Interval:
     """Return how many times as fast as the row called `than` a row is, with the spread of repeated measurements.
 
     Each measurement gives a ratio. Their spread is pooled over data sets and machines, on the logarithm, and the
@@ -123,51 +111,18 @@ def times_faster(row: Record, than: str, times: Iterable[Mapping[str, str]]) -> 
     """
     from scipy import stats
 
-    measured: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
+    measured: dict[tuple[str, str], dict[int, dict[str, float]]] = {}
     for one in times:
         session = measured.setdefault((one["data"], one["machine"]), {}).setdefault(one["measurement"], {})
-        session[one["row"]] = float(one["latency_batch_1_ms"])
+        session[one["row"]] = one["latency_batch_1_ms"]
     ratios = {
         where: [log(one[than] / one[row["row"]]) for one in sessions.values() if {than, row["row"]} <= one.keys()]
         for where, sessions in measured.items()
     }
     squares = sum((ratio - fmean(found)) ** 2 for found in ratios.values() for ratio in found)
     degrees = sum(len(found) - 1 for found in ratios.values() if found)
-    own = ratios.get((place(row["dataset"], row["max_train_samples"]), row["machine"]), [])
+    own = ratios.get((place_of(row), row["machine"]), [])
     if not own or not degrees:
         raise LookupError(f"{row['row']} was not timed twice beside {than}")
     half = float(stats.t.ppf(1 - LEVEL / 2, degrees)) * sqrt(squares / degrees / len(own))
     return Interval(exp(fmean(own)), exp(fmean(own) - half), exp(fmean(own) + half))
-
-
-def read_times(folder: Path) -> list[dict[str, str]]:
-    """Return the times that the tables have had, a line a row and measurement; none before the first was written."""
-    if not (folder / "times.csv").is_file():
-        return []
-    with (folder / "times.csv").open(encoding="utf8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def remember_times(folder: Path, documents: Mapping[str, Any]) -> None:
-    """Add the times of the tables to times.csv: to their measurement if it is known, else as another one."""
-    known = read_times(folder)
-    now: dict[tuple[str, str], dict[str, str]] = {}
-    for table in (table for document in documents.values() for table in tables(document).values()):
-        machines = [row["machine"] for row in table["rows"] if row["machine"] != "unknown"]  # of long ago: not told
-        own = now.setdefault((place_of(table), machines[0] if machines else "unknown"), {})
-        for row in table["rows"]:
-            if row["latency_batch_1_ms"] is not None and not row["form"] and row["row"] != "tfidf":
-                own[row["row"]] = f"{row['latency_batch_1_ms']:.3f}"
-    for (data, machine), found in now.items():
-        sessions: dict[str, dict[str, str]] = {}
-        for one in known:
-            if (one["data"], one["machine"]) == (data, machine):
-                sessions.setdefault(one["measurement"], {})[one["row"]] = one["latency_batch_1_ms"]
-        same = [at for at, session in sessions.items() if all(session.get(row, ms) == ms for row, ms in found.items())]
-        at = same[-1] if same else str(len(sessions) + 1)
-        new = [row for row in found if row not in sessions.get(at, {})]
-        known += [dict(zip(TIMES, (data, machine, at, row, found[row]), strict=True)) for row in new]
-    with (folder / "times.csv").open("w", encoding="utf8", newline="") as file:
-        writer = csv.DictWriter(file, TIMES, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(sorted(known, key=lambda one: (one["data"], one["machine"], int(one["measurement"]))))
