@@ -12,8 +12,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
+from matplotlib.container import ErrorbarContainer
 from PIL import Image
 
 from kdbench.cli import main as cli
@@ -500,10 +502,11 @@ def test_a_picture_shows_its_rows_is_small_and_has_a_text_beside_it(name: str) -
     cells = [line.strip("| ").split(" | ") for line in text.splitlines()[2:]]
     if name == "fastbert":
         lines = [axes.lines[0].get_xydata() for axes in figure.axes]
-        drawn = [[f"{value:.4g}" for value in point] for line in lines for point in line]
+        drawn = [[f"{value:.4g}" for value in point] for line in lines for point in np.asarray(line).tolist()]
         assert drawn == [line[1:3] for line in cells]
         return
-    drawn = [one.lines[0].get_xydata()[0] for axes in figure.axes for one in axes.containers]
+    bars = [one for axes in figure.axes for one in axes.containers if isinstance(one, ErrorbarContainer)]
+    drawn = [np.asarray(one.lines[0].get_xydata())[0] for one in bars]
     if name == "headline":
         assert [f"{accuracy:.2f}" for _, accuracy in drawn] == [line[-1].split()[0] for line in cells]
     else:

@@ -44,7 +44,7 @@ class Rows:
         found = ceiling(self.evidence, question, row)
         if found is None:
             raise LookupError(TEACHER)
-        return dict(found)
+        return found
 
     def faster(self, row: Record, than: str = TEACHER) -> Interval | None:
         """Return how many times as fast a row is; None where it was not measured often enough."""

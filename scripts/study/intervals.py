@@ -6,17 +6,16 @@ of the gap is as wide as any covariance allows; where compare-runs has read the 
 ratio of two times moves from one measurement to the next: times.csv has all measurements.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from math import exp, hypot, log, sqrt
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from kdbench.compare.inference import LEVEL
 from kdbench.compare.statistics import LEAST_GAP
 from scripts.study.plan import data_of
-from scripts.study.tables import Evidence, place_of
+from scripts.study.tables import Evidence, Record, place_of
 
-Record = Mapping[str, Any]
 TEACHER, ALL_LAYERS = "teacher", "direct layers 6"  # the ceilings: by the teacher's schedule, by the students'
 
 

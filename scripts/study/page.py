@@ -160,16 +160,16 @@ def rules(evidence: Evidence) -> str:
 
 def summary(evidence: Evidence, plan: Plan) -> str:
     """Return for each question the planned runs, those that are done, and the estimated cost."""
-    planned, lacking, hours = Counter[str](), Counter[str](), Counter[str]()
+    planned, done, hours = Counter[str](), Counter[str](), dict.fromkeys(plan.questions, 0.0)
     for step, runs, missing in zip(plan.steps, plan.new_runs, evidence.not_run(plan), strict=True):
         planned[step.question] += len(runs)
-        lacking[step.question] += missing
-        hours[step.question] += len(runs) * step.seconds / 3600  # type: ignore[assignment]
+        done[step.question] += len(runs) - missing
+        hours[step.question] += len(runs) * step.seconds / 3600
     lines = [
-        (f"{about['number']}. {about['title']}", str(planned[name]), str(planned[name] - lacking[name]),
-         f"{hours[name]:.1f}") for name, about in plan.questions.items()
-    ]  # fmt: skip
-    total = ("all", str(planned.total()), str(planned.total() - lacking.total()), f"{hours.total():.1f}")
+        (f"{about['number']}. {about['title']}", str(planned[name]), str(done[name]), f"{hours[name]:.1f}")
+        for name, about in plan.questions.items()
+    ]
+    total = ("all", str(planned.total()), str(done.total()), f"{sum(hours.values()):.1f}")
     return markdown(("question", "planned runs", "done", "core hours of all"), [*lines, total])
 
 
