@@ -25,7 +25,7 @@ QUESTION = re.compile(r"(?P<key>[^=]+)=(?P<folder>(?:[\w-]+/)*)\?")  # key=?, gr
 
 
 def info(folders: list[Path]) -> str:
-    """Versions, machine, what `auto` means on it, and where things lie; `folders`: of the YAMLs. Loads torch."""
+    """Return versions, machine, what `auto` means on it, and folders; `folders` are those of YAMLs. Loads torch."""
     from kdbench.storage.provenance import PACKAGE, machine, source_state, versions
     from kdbench.training.hardware import settle
 
@@ -52,7 +52,7 @@ def info(folders: list[Path]) -> str:
 
 
 def asked(configs: Configs, overrides: list[str], folders: list[Path]) -> list[Fault]:
-    """Answer each `group=?`, `group=folder/?` and `key=?` of a command; the other words choose what the keys are of."""
+    """Answer each `group=?`, `group=folder/?` and `key=?` of a command; its other words choose the groups."""
     questions = [question for text in overrides if (question := QUESTION.fullmatch(text))]
     others = [text for text in overrides if not QUESTION.fullmatch(text)]
     known = [text for text in others if text.partition("=")[0].partition("@")[0] in GROUPS]
@@ -73,7 +73,7 @@ def asked(configs: Configs, overrides: list[str], folders: list[Path]) -> list[F
 
 
 def choices(group: str, options: list[str], folders: list[Path]) -> Iterator[str]:
-    """A line for each choice of `group`: its name and the first sentence of its YAML's comment."""
+    """Yield a line for each choice of `group`: its name and the first sentence of its YAML's comment."""
     longest = max(map(len, options))
     width = max(20, shutil.get_terminal_size().columns - len(f"{group}=  ") - longest)
     for option in options:
@@ -83,7 +83,7 @@ def choices(group: str, options: list[str], folders: list[Path]) -> Iterator[str
 
 
 def said(yaml: str) -> str:
-    """The first sentence of the comment that a YAML begins with; a preset's first line is its command."""
+    """Return the first sentence of the comment that a YAML begins with; a preset's first line is its command."""
     lines = []
     for line in yaml.splitlines():
         if not line.startswith("#"):
@@ -92,11 +92,11 @@ def said(yaml: str) -> str:
     words = [line for line in lines if not line.startswith("@package")]
     if words and "kdbench " in words[0] and len(words) > 1:
         words = words[1:]
-    return re.split(r"(?<!et al)\.(?= [A-Z]|$)", " ".join(words))[0].rstrip(":")
+    return re.split(r"(?<!et al)\.(?= [A-Z]|$)|(?<=\?) ", " ".join(words))[0].rstrip(":")
 
 
 def keys_text(key: str, keys: Keys, filled: DictConfig) -> Iterator[str]:
-    """A line for `key`, or each key directly below it: the value in this command (none: must be set), what is legal."""
+    """Yield a line for `key` or each key below it: its value here (none: must be set), and what is legal."""
     names = [key] if key in keys.leaves else [f"{key}.{name}".lstrip(".") for name in keys.groups[key]]
     for name in names:
         if name in keys.leaves:
