@@ -7,7 +7,8 @@ import random
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
+from copy import deepcopy
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hypothesis import settings
+from omegaconf import DictConfig
 
 from kdbench.schema import RunConfig
 from kdbench.validation.load import load
@@ -144,13 +146,22 @@ def command_line(teacher_folder: Path, data_folder: Path, tmp_path: Path) -> Cal
     return make
 
 
+@cache
+def composed(words: tuple[str, ...]) -> DictConfig:
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
+        return compose("config", overrides=[*words])
+
+
 @pytest.fixture
 def configure(command_line: Callable[..., list[str]]) -> Configure:
     """`configure("method=theseus", ...)` -> a tiny RunConfig from the real conf/."""
 
     def make(*overrides: str) -> RunConfig:
-        with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
-            return load(compose("config", overrides=command_line(*overrides)))
+        words = command_line(*overrides)
+        places = [word for word in words if word.startswith(("outputs=", "cache_dir="))]  # all else is composed once
+        cfg = deepcopy(composed(tuple(word for word in words if word not in places)))
+        cfg.update(dict(word.split("=", 1) for word in places))
+        return load(cfg)
 
     return make
 
@@ -172,3 +183,10 @@ def execute(monkeypatch: pytest.MonkeyPatch) -> Callable[[RunConfig], dict[str, 
         return run.execute(config, choices={}, command="test", baseline_command=lambda other: "kdbench ...")
 
     return do
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for what is made once and read by many tests, the same for all of xdist's workers."""
+    own = tmp_path_factory.getbasetemp()
+    return (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,10 @@ def weights(result: dict) -> dict[str, torch.Tensor]:
     return load_file(Path(result["folder"]) / "model" / "model.safetensors")
 
 
+def done_at(result: dict) -> int:
+    return (Path(result["folder"]) / "results.json").stat().st_mtime_ns
+
+
 def same(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
@@ -34,6 +39,24 @@ def same(a: dict, b: dict) -> bool:
 def steady(result: dict) -> dict:
     """What the method reported, without measured times."""
     return {name: value for name, value in result["reported"].items() if not name.startswith("latency")}
+
+
+@pytest.fixture
+def finished(configure, execute, shared_folder):
+    """`finished(method)` -> the result of its tiny run, done by the first test that asks for it; a test only reads it.
+
+    `finished(method, copy)` is that run in a copy of its outputs and cache, which a test may change.
+    """
+
+    def find(method: str, copy: Path | None = None) -> dict:
+        made = shared_folder / method
+        result = execute(configure(f"method={method}", f"outputs={made / 'outputs'}", f"cache_dir={made / 'cache'}"))
+        if copy is None:
+            return result
+        shutil.copytree(made, copy, dirs_exist_ok=True)
+        return result | {"folder": str(copy / Path(result["folder"]).relative_to(made))}
+
+    return find
 
 
 def test_each_method_has_its_yaml_and_the_other_way_round():
@@ -59,18 +82,20 @@ def test_end_to_end(configure, execute, method):
     assert result["metrics"]["test"]["n"] == 40 and 0 <= result["metrics"]["test"]["accuracy"] <= 1
     assert json.loads((folder / "results.json").read_text())["metrics"] == result["metrics"]
     assert {path.name for path in folder.iterdir()} >= {"config.yaml", "env.json", "run.log", "predictions.parquet"}
-    before = (folder / "results.json").stat().st_mtime_ns
+    before = done_at(result)
     assert execute(configure(f"method={method}")) == result  # found, not done again
-    assert (folder / "results.json").stat().st_mtime_ns == before
+    assert done_at(result) == before
 
 
 @pytest.mark.parametrize("method", NETWORKS)
-def test_trained_teacher_equals_found_teacher_and_stays_untouched(configure, execute, tmp_path, method):
-    config = configure(f"method={method}")
-    first = execute(config)
+def test_trained_teacher_equals_found_teacher_and_stays_untouched(configure, execute, finished, tmp_path, method):
+    first = finished(method, tmp_path)
+    before, began = weights(first), done_at(first)
     teachers = {path: path.read_bytes() for path in (tmp_path / "outputs/topics/finetune").rglob("model.safetensors")}
-    again = execute(configure(f"method={method}", "rerun=true"))
-    assert same(weights(first), weights(again))
+    config = configure(f"method={method}", "rerun=true")
+    again = execute(config)
+    assert again["folder"] == first["folder"] and done_at(again) > began
+    assert same(before, weights(again))
     assert first["metrics"] == again["metrics"]
     if uses_teacher(config):
         assert teachers and all(path.read_bytes() == content for path, content in teachers.items())
@@ -79,8 +104,8 @@ def test_trained_teacher_equals_found_teacher_and_stays_untouched(configure, exe
 
 @pytest.mark.parametrize("method", NETWORKS)
 @pytest.mark.parametrize("broken_at", [3, pytest.param(13, marks=pytest.mark.slow)])
-def test_killed_and_resumed_equals_unbroken(configure, execute, tmp_path, monkeypatch, method, broken_at):
-    whole = execute(configure(f"method={method}"))
+def test_killed_and_resumed_equals_unbroken(configure, execute, finished, tmp_path, monkeypatch, method, broken_at):
+    whole = finished(method)
     step = train._Trainer._step
     taken: list[tuple[str, int]] = []
 
@@ -90,21 +115,19 @@ def test_killed_and_resumed_equals_unbroken(configure, execute, tmp_path, monkey
         taken.append((str(self.folder), self.progress.step))
         step(self, batch)
 
-    elsewhere = [f"{key}={tmp_path / 'elsewhere' / key}" for key in ("outputs", "cache_dir")]  # it finds no teacher
     monkeypatch.setattr(train._Trainer, "_step", lambda self, batch: counted(self, batch, broken_at))
     with pytest.raises(KeyboardInterrupt):
-        execute(configure(f"method={method}", *elsewhere))
+        execute(configure(f"method={method}"))
     monkeypatch.setattr(train._Trainer, "_step", counted)
-    resumed = execute(configure(f"method={method}", *elsewhere))
+    resumed = execute(configure(f"method={method}"))
     assert same(weights(whole), weights(resumed))
     assert whole["metrics"] == resumed["metrics"] and steady(whole) == steady(resumed)
     assert len(taken) - len(set(taken)) <= 5  # checkpoint_every
 
 
 @pytest.mark.parametrize("method", NETWORKS)
-def test_the_export_gives_the_same_logits(configure, execute, method):
-    result = execute(configure(f"method={method}"))
-    folder = Path(result["folder"])
+def test_the_export_gives_the_same_logits(finished, method):
+    folder = Path(finished(method)["folder"])
     loaders: list[Callable[[Path], Any]] = [kdbench.load]
     if method not in OWN_FORM:
         loaders.append(AutoModelForSequenceClassification.from_pretrained)
@@ -130,7 +153,7 @@ def data_lines(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("method", NETWORKS)
-def test_the_seed_decides(configure, execute, method):
-    results = [execute(configure(f"method={method}", f"seed={seed}")) for seed in (0, 1)]
+def test_the_seed_decides(configure, execute, finished, tmp_path, method):
+    results = [finished(method, tmp_path), execute(configure(f"method={method}", "seed=1"))]
     assert results[0]["id"] == results[1]["id"]
     assert not same(weights(results[0]), weights(results[1]))
