@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,11 +17,14 @@ from typing import Any
 
 import pandas
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
 
+from kdbench.cli import command as command_line
 from kdbench.cli import main as cli
-from kdbench.cli.compose import composing, conf_dir
+from kdbench.cli.command import judge_jobs
+from kdbench.cli.compose import HydraConfigs, composing, conf_dir
 from kdbench.errors import Fault, SourceError, UserError
 from kdbench.runs.related import baseline, row_to_beat, teacher_run, total_baseline
 from kdbench.schema import GROUPS, RunConfig
@@ -204,15 +207,40 @@ CHOICES = [
 ]
 
 
-@pytest.fixture(scope="class")
+@pytest.fixture(scope="module", autouse=True)
 def shared() -> Iterator[None]:
-    """One set of composed configs for many command lines: composing is slow."""
-    with composing(None) as configs, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "composing", lambda config_dir: nullcontext(configs))
+    """One set of composed configs for the command lines of all tests: composing is slow."""
+    with composing(None) as configs:
+        pass
+
+    @contextmanager
+    def again(config_dir: str | None) -> Iterator[HydraConfigs]:
+        if config_dir is not None:
+            with composing(config_dir) as own:
+                yield own
+            return
+        GlobalHydra.instance().initialize(Hydra("kdbench", configs.loader))
+        try:
+            yield configs
+        finally:
+            GlobalHydra.instance().clear()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli, "composing", again)
         yield
 
 
-@pytest.mark.usefixtures("shared")
+def each_value(jobs: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """The fewest jobs of a grid in which each value of each key is met."""
+    values = [list(dict.fromkeys(column)) for column in zip(*jobs, strict=True)]
+    return [tuple(column[i % len(column)] for column in values) for i in range(max(map(len, values), default=1))]
+
+
+def fitting(choice: str) -> list[str]:
+    """A command line of a choice."""
+    return [*choice.split(), *(["method=logit_kd", "student.layers=3"] if choice.startswith("teacher=") else [])]
+
+
 class TestJudgement:
     @pytest.mark.parametrize("line", REFUSALS)
     def test_refusal(self, line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -280,9 +308,15 @@ class TestJudgement:
         assert cli.refuse(line.split()) == []
 
     @pytest.mark.parametrize("choice", CHOICES)
-    def test_every_yaml_is_legal(self, choice: str) -> None:
-        fitting = ["method=logit_kd", "student.layers=3"] if choice.startswith("teacher=") else []
-        assert cli.refuse([*choice.split(), *fitting]) == []
+    def test_every_yaml_is_legal(self, choice: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Each value of a grid is judged in one of its jobs."""
+        monkeypatch.setattr(command_line, "judge_jobs", lambda configs, jobs: judge_jobs(configs, each_value(jobs)))
+        assert cli.refuse(fitting(choice)) == []
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("choice", [choice for choice in CHOICES if choice.startswith("-m")])
+    def test_every_job_of_a_grid_is_legal(self, choice: str) -> None:
+        assert cli.refuse(fitting(choice)) == []
 
 
 def test_the_default_of_a_mistyped_key_is_no_second_fault(tmp_path: Path) -> None:
@@ -638,10 +672,10 @@ def test_the_commands_do_the_runs(main: Main, line: str) -> None:
     runs = commands_of(
         main, line, lambda config: [baseline(config), teacher_run(config), total_baseline(config, 77, 9)]
     )
-    for run, command in runs:
-        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-            again = load(compose("config", overrides=shlex.split(command)[1:]))
-        assert asdict(again) == asdict(run), command
+    with composing(None) as configs:
+        for run, words in runs:
+            again = load(configs.compose(tuple(shlex.split(words)[1:])).cfg)
+            assert asdict(again) == asdict(run), words
 
 
 def test_the_commands_name_own_yamls(main: Main, tmp_path: Path) -> None:
@@ -687,13 +721,20 @@ def test_the_command_of_the_row_to_beat_reads_the_same_data(main: Main, line: st
     assert again.hardware == run.hardware and (again.tag, again.rerun, again.seed) == (None, False, 0)
 
 
-@pytest.mark.parametrize("name", ODD)
-def test_the_command_of_the_row_to_beat_survives_any_letter(main: Main, tmp_path: Path, name: str) -> None:
-    (tmp_path / name).mkdir()
-    pandas.DataFrame({name: ["a", "b"], "label": ["x", "y"]}).to_csv(tmp_path / name / "train.csv", index=False)
-    named = [f"{key}={cli.literal(name)}" for key in ("dataset.source", "dataset.text", "outputs", "cache_dir")]
+# For the source, the column, the outputs and the cache: four at a time, then each in all four places.
+NAMES = [(ODD + ODD)[i : i + 4] for i in range(0, len(ODD), 4)]
+EACH = [pytest.param([name] * 4, id=name, marks=pytest.mark.slow) for name in ODD]
+
+
+@pytest.mark.parametrize("names", [*NAMES, *EACH], ids=repr)
+def test_the_command_of_the_row_to_beat_survives_any_letter(main: Main, tmp_path: Path, names: list[str]) -> None:
+    source, text, outputs, cache_dir = names
+    (tmp_path / source).mkdir()
+    pandas.DataFrame({text: ["a", "b"], "label": ["x", "y"]}).to_csv(tmp_path / source / "train.csv", index=False)
+    keys = ("dataset.source", "dataset.text", "outputs", "cache_dir")
+    named = [f"{key}={cli.literal(name)}" for key, name in zip(keys, names, strict=True)]
     run, again = floor_of(main, f"method=logit_kd dataset=files dataset.splits.train=train.csv {shlex.join(named)}")
-    assert (run.dataset.source, run.dataset.text, run.outputs) == (name, name, name)
+    assert (run.dataset.source, run.dataset.text, run.outputs, run.cache_dir) == (source, text, outputs, cache_dir)
     assert (again.dataset, again.outputs, again.cache_dir) == (run.dataset, run.outputs, run.cache_dir)
 
 
