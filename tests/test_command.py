@@ -1,4 +1,4 @@
-"""The real command in processes of its own: killed with SIGKILL, and side by side on one outputs tree."""
+"""The real command, mostly in processes of its own: killed with SIGKILL, and side by side on one outputs tree."""
 
 import json
 import os
@@ -11,22 +11,31 @@ from pathlib import Path
 
 import pytest
 
+from kdbench.cli import main as cli
+
 ROOT = Path(__file__).parents[1]
 BUSY = 600  # seconds for a command beside much other work
 
 
 @pytest.fixture
-def start(teacher_folder, data_folder, tmp_path):
-    def begin(outputs: str, *overrides: str, threads: str = "1") -> subprocess.Popen[str]:
-        words = [
+def words(teacher_folder, data_folder, tmp_path):
+    def make(outputs: str) -> list[str]:
+        return [
             "teacher=local", f"teacher.source={teacher_folder}", "dataset=files", "dataset.name=topics",
             f"dataset.source={data_folder}", "dataset.splits.train=train.csv", "dataset.splits.test=test.csv",
             "dataset.max_length=16", "student.layers=2", "hardware=cpu_fp32", "schedule.batch_size=8",
             "teacher.schedule.epochs=2", "schedule.epochs=4", "schedule.lr=1e-2", "checkpoint_every=3",
             f"outputs={tmp_path / outputs}", f"cache_dir={tmp_path / outputs / 'cache'}",
         ]  # fmt: skip
+
+    return make
+
+
+@pytest.fixture
+def start(words):
+    def begin(outputs: str, *overrides: str, threads: str = "1") -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "kdbench", *words, *overrides],
+            [sys.executable, "-m", "kdbench", *words(outputs), *overrides],
             cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": threads}, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
@@ -114,14 +123,15 @@ def test_a_parallel_sweep_shares_the_cores_and_lists_every_failure(start, tmp_pa
     assert len(list((tmp_path / "both").rglob("results.json"))) == 2
 
 
-def test_a_key_of_the_command_takes_the_place_of_the_presets_sweep_over_it(start, tmp_path):
+def test_a_key_of_the_command_takes_the_place_of_the_presets_sweep_over_it(words, tmp_path, monkeypatch, capsys):
     """Hydra alone would sweep over both: four jobs, two of them the same."""
     (tmp_path / "own/experiment").mkdir(parents=True)
     grid = "# @package _global_\nhydra: {sweeper: {params: {method.c: '1.0,2.0', seed: '0,1'}}}\n"
     (tmp_path / "own/experiment/grid.yaml").write_text(grid)
-    words = ["method=tfidf", "-m", "-cd", str(tmp_path / "own"), "experiment=grid", "seed=1"]
-    output = finish(start("grid", *words))
-    assert [line for line in output.splitlines() if line.startswith("[")] == [
+    sweep = ["method=tfidf", "-m", "-cd", str(tmp_path / "own"), "experiment=grid", "seed=1"]
+    monkeypatch.setattr(sys, "argv", ["kdbench", *words("grid"), *sweep])
+    cli.main()
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")] == [
         "[1/2] method.c=1.0",
         "[2/2] method.c=2.0",
     ]

@@ -1,4 +1,7 @@
-"""Two processes end with one process's weights, and end together: the real command under torchrun, gloo on loopback."""
+"""Two processes end with one process's weights, and end together: the real command under torchrun, gloo on loopback.
+
+One process is this one.
+"""
 
 import os
 import signal
@@ -15,6 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from kdbench.cli import main as cli
 from kdbench.storage.results import read_result
 
 ROOT = Path(__file__).parents[1]
@@ -29,20 +33,25 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def start(command_line, tmp_path) -> Run:
-    """`start(2, folder, "method=theseus", ...)` -> a tiny run's command by two processes, begun."""
+def words(command_line) -> Callable[..., list[str]]:
+    """`words(folder, "method=theseus", ...)` -> the words of a tiny run's command."""
 
-    def begin(processes: int, outputs: Path, *overrides: str) -> subprocess.Popen[str]:
-        launcher = [
-            "-m", "torch.distributed.run", f"--nproc-per-node={processes}",
-            "--master-addr=127.0.0.1", f"--master-port={free_port()}",
-        ] if processes > 1 else []  # fmt: skip
+    def make(outputs: Path, *overrides: str) -> list[str]:
+        smooth = ["schedule.batch_size=9", "schedule.lr=1e-3", "teacher.schedule.lr=1e-3"]
+        return command_line(*smooth, *overrides, f"outputs={outputs}")
+
+    return make
+
+
+@pytest.fixture
+def start(words) -> Run:
+    """`start(folder, "method=theseus", ...)` -> the command by two processes, begun."""
+
+    def begin(outputs: Path, *overrides: str) -> subprocess.Popen[str]:
+        launcher = ["--nproc-per-node=2", "--master-addr=127.0.0.1", f"--master-port={free_port()}"]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "ACCELERATE_USE_CPU": "true"}
-        words = command_line(
-            "schedule.batch_size=9", "schedule.lr=1e-3", "teacher.schedule.lr=1e-3", *overrides, f"outputs={outputs}"
-        )
         return subprocess.Popen(
-            [sys.executable, *launcher, "-m", "kdbench", *words],
+            [sys.executable, "-m", "torch.distributed.run", *launcher, "-m", "kdbench", *words(outputs, *overrides)],
             cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
@@ -79,18 +88,18 @@ def logits(folder: Path) -> np.ndarray:
 @pytest.mark.parametrize(
     "method", [pytest.param(name, marks=() if name == "theseus" else pytest.mark.slow) for name in METHODS]
 )
-def test_two_processes_equal_one(start, tmp_path, method):
+def test_two_processes_equal_one(start, words, tmp_path, monkeypatch, capsys, method):
     size = {"finetune": ["student=full"], "bilstm": ["student.layers=1", "schedule.dropout=0"]}.get(
         method, []
     )  # full: the teacher's as well
-    folders = []
-    for processes in (1, 2):
-        outputs = tmp_path / str(processes)
-        out = finished(
-            start(processes, outputs, f"method={method}", *size, f"cache_dir={tmp_path / f'cache{processes}'}")
-        )
-        assert out.count("done: ") == len(list(outputs.rglob("results.json")))  # said and written by one process
-        folders.append(result_of(outputs, method))
+    outputs = [tmp_path / "1", tmp_path / "2"]
+    overrides = [[f"method={method}", *size, f"cache_dir={tmp_path / f'cache{number}'}"] for number in (1, 2)]
+    monkeypatch.setattr(sys, "argv", ["kdbench", *words(outputs[0], *overrides[0])])
+    cli.main()
+    said = [capsys.readouterr().out, finished(start(outputs[1], *overrides[1]))]
+    for out, tree in zip(said, outputs, strict=True):
+        assert out.count("done: ") == len(list(tree.rglob("results.json")))  # said and written by one process
+    folders = [result_of(tree, method) for tree in outputs]
     one, two = (weights(folder) for folder in folders)
     assert one.keys() == two.keys()
     differences = {name: float((one[name] - two[name]).abs().max()) for name in one}
@@ -114,7 +123,7 @@ def workers(launcher: int) -> list[int]:
 def test_one_is_killed_then_the_other_ends_with_a_message_and_the_same_command_goes_on(start, tmp_path):
     long = ["method=finetune", "student=full", "schedule.steps=3000", "checkpoint_every=20"]
     outputs = tmp_path / "killed"
-    run = start(2, outputs, *long)
+    run = start(outputs, *long)
     while not list(outputs.rglob("checkpoint-*/MANIFEST.json")):
         assert run.poll() is None
         time.sleep(0.1)
@@ -124,9 +133,9 @@ def test_one_is_killed_then_the_other_ends_with_a_message_and_the_same_command_g
     assert not list(outputs.rglob("results.json"))
     short = [*long, "schedule.steps=60"]
     unbroken = tmp_path / "unbroken"
-    finished(start(2, unbroken, *short))
+    finished(start(unbroken, *short))
     broken = tmp_path / "broken"
-    assert ended(start(2, broken, *short, "preempt_at=33"))[0] != 0
-    assert "resumes at step 33" in finished(start(2, broken, *short))
+    assert ended(start(broken, *short, "preempt_at=33"))[0] != 0
+    assert "resumes at step 33" in finished(start(broken, *short))
     a, b = (weights(result_of(folder, "finetune")) for folder in (unbroken, broken))
     assert all(torch.equal(a[name], b[name]) for name in a)

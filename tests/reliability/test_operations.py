@@ -94,14 +94,17 @@ def pieces(configure, teacher_folder, tmp_path, monkeypatch) -> dict[str, Piece]
 
 
 NAMES = ("wheel", "data set", "tokens", "teacher outputs", "augmentation", "stage", "model")
-SAMPLE = [name if name in ("tokens", "model") else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+
+
+def sample(*fast: str) -> list[Any]:
+    return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 
 
 def leftovers(root: Path) -> list[Path]:
     return [*root.rglob("*.part"), *root.rglob(".tmp*")]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sample("wheel", "tokens", "teacher outputs", "augmentation", "model"))
 def test_a_death_at_each_operation_of(pieces, tmp_path, capsys, name):
     make, least = pieces[name]
     whole = make(tmp_path / "whole")
@@ -120,7 +123,7 @@ def test_a_death_at_each_operation_of(pieces, tmp_path, capsys, name):
 
 
 @pytest.mark.parametrize("number", [ERRORS[0], *(pytest.param(n, marks=pytest.mark.slow) for n in ERRORS[1:])])
-@pytest.mark.parametrize("name", SAMPLE)
+@pytest.mark.parametrize("name", sample("tokens", "model"))
 def test_a_refusal_at_each_operation_of(pieces, tmp_path, capsys, caplog, name, number):
     make, least = pieces[name]
     whole, told = make(tmp_path / "whole"), 0
@@ -173,7 +176,7 @@ def limited(make: Callable[[Path], Any], root: Path, size: int, action: signal.H
     return os.waitpid(forked(work), 0)[1]
 
 
-@pytest.mark.parametrize("name", SAMPLE)
+@pytest.mark.parametrize("name", sample("model"))
 def test_a_write_that_the_kernel_cuts_in(pieces, tmp_path, capsys, name):
     """Whichever library writes, in whatever language: half a write is told in words, or the process ends there."""
     make, _ = pieces[name]
