@@ -143,7 +143,7 @@ def test_a_save_that_the_system_refuses_leaves_the_old_one(tmp_path, capsys, num
             try:
                 checkpoint.save(folder, stage.module, stage.optimizer, state)
             except store.StoreError as error:
-                assert str(folder) in str(error) and "unharmed" in str(error) and "same command again" in str(error)
+                assert str(folder) in str(error) and "intact" in str(error) and "repeat the command" in str(error)
         if disk.count < k:
             break
         old += read_back(folder, stage) == OLD

@@ -133,7 +133,7 @@ def test_a_refusal_at_each_operation_of(pieces, tmp_path, capsys, caplog, name, 
             try:
                 assert make(root) == whole
             except StoreError as error:
-                assert str(root) in str(error) and "same command again" in str(error)
+                assert str(root) in str(error) and "repeat the command" in str(error)
                 told += 1
         if disk.count < k:
             break

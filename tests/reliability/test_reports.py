@@ -123,7 +123,7 @@ def test_a_refusal_at_each_operation_of(works, capsys, name, each, number):
             try:
                 work.do()
             except store.StoreError as error:
-                assert str(work.folder) in str(error) and "same command again" in str(error)
+                assert str(work.folder) in str(error) and "repeat the command" in str(error)
                 told += 1
         if disk.count < k:
             break
