@@ -39,7 +39,7 @@ MANY = 1e6  # degrees of freedom: as good as a normal distribution
 # (S - 1) / degrees of freedom, at these shares of the seeds in the estimated variance. Satterthwaite's square of the
 # share errs in 8 % of the cases with 3 seeds instead of 5, since a variance from 2 degrees of freedom is often far
 # too small. These were solved for numerically, so that the error is 4.9 to 5.1 % whatever the true share is; with two
-# seeds that cannot be had, and it is 2 to 5.5 %. scripts/study/degrees_of_freedom.py makes the table.
+# seeds that cannot be had, and it is 2 to 5.5 %. scripts/study/error_rates.py makes the table (degrees).
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 DEGREES = {
     2: (0.0, 0.800, 0.800, 0.900, 1.0),

@@ -1,6 +1,7 @@
 """How often are compare-runs' tests and intervals wrong, and what do they find? Simulated runs whose truth is known.
 
     python scripts/study/error_rates.py [families tables one_seed scores shares] [--repeats 2000]
+    python scripts/study/error_rates.py degrees
 
 families  Tables of K rows and their baseline, in a normal model. Error: how often any of the K differences has a star
           where all rows are alike (familywise). Power: how often a row has its star that is better by so many true
@@ -11,6 +12,7 @@ one_seed  Coverage of the interval of a difference and of an accuracy of one see
 scores    Coverage of the interval of a score of several seeds, of the plain interval of a difference, and of a
           percentile bootstrap over seeds and examples, which is not used for that reason.
 shares    Coverage of the interval of the share of a gap, of those that are shown, and how often one is shown.
+degrees   The table DEGREES of kdbench/compare/inference.py, solved for (see `degrees`).
 
 A run is right about an example where ability + difficulty + what this model makes of this example + what this seed
 does + both together is above zero: all normal, their sizes as in the lines. All figures are in per cent.
@@ -20,6 +22,7 @@ import argparse
 import functools
 
 import numpy as np
+from scipy import optimize, stats
 from scipy.stats import norm, t
 
 from kdbench.compare.inference import (
@@ -36,10 +39,14 @@ from kdbench.compare.inference import (
     share_interval,
     variance_of_mean,
 )
+from kdbench.compare.inference import (
+    SHARES as DEGREES_AT,
+)
 
 EXAMPLES = 500
 DRAWN = 1_999  # of the largest statistic: compare-runs draws ten times as many, for a p with less noise
 SHARES = np.linspace(0, 1, 21)
+TRUE_SHARES = np.concatenate([np.linspace(0, 0.1, 8), np.linspace(0.15, 0.9, 14), np.linspace(0.92, 1, 8)])
 GAINS = (4, 6)  # of the better row, in standard errors
 REGIMES = {  # standard deviations: of a model on an example, of a seed, of a seed on an example (difficulty: 1)
     "examples only": (0.3, 0.0, 0.0),
@@ -66,7 +73,7 @@ def simulate(
     seeds: int,
     alike: Points | float = 0.0,
 ) -> Points:
-    """(S, N) points of one model on examples of this difficulty; `alike`: (S, 1) what a seed does to every model."""
+    """Draw (S, N) points of one model on examples of this difficulty. `alike` (S, 1): a seed's effect on all."""
     of_model, of_seed, of_both = regime
     latent = ability + difficulty + of_model * rng.standard_normal(len(difficulty)) + alike
     latent = latent + of_seed * rng.standard_normal((seeds, 1))
@@ -79,7 +86,7 @@ def true_accuracy(ability: float, regime: tuple[float, float, float]) -> float:
 
 
 def bootstrap_holds(rng: np.random.Generator, values: Points, truth: float) -> bool:
-    """Whether the percentile interval of 400 resamples of seeds and of examples holds the truth."""
+    """Return whether the percentile interval of 400 resamples of seeds and of examples holds the truth."""
     seeds, examples = values.shape
     weights = rng.multinomial(examples, np.full(examples, 1 / examples), 400) / examples
     drawn = rng.multinomial(seeds, np.full(seeds, 1 / seeds), 400) / seeds
@@ -89,7 +96,7 @@ def bootstrap_holds(rng: np.random.Generator, values: Points, truth: float) -> b
 
 
 def rates(regime: tuple[float, float, float], seeds: int, repeats: int, bootstraps: int) -> list[float]:
-    """Coverage of the interval of a score, of the plain interval of a difference, of its bootstrap; in per cent."""
+    """Return the coverage, %, of the interval of a score, of a difference's plain interval, and of its bootstrap."""
     rng = np.random.default_rng(0)
     held, held_difference, held_boot = 0, 0, 0
     truths = [true_accuracy(ability, regime) for ability in (1.4, 1.6)]
@@ -105,7 +112,7 @@ def rates(regime: tuple[float, float, float], seeds: int, repeats: int, bootstra
 
 
 def holm(ps: Points) -> Points:
-    """Holm's adjusted p values along the last axis; statsmodels' collects garbage at each call, which takes longest."""
+    """Return Holm's adjusted p values along the last axis. statsmodels' is slow: it collects garbage at each call."""
     order = np.argsort(ps, axis=-1)
     adjusted = np.maximum.accumulate(np.take_along_axis(ps, order, -1) * np.arange(ps.shape[-1], 0, -1), axis=-1)
     return np.take_along_axis(adjusted, np.argsort(order, axis=-1), -1)
@@ -113,7 +120,7 @@ def holm(ps: Points) -> Points:
 
 @functools.cache
 def critical_values(seeds: int, rows: int) -> Points:
-    """compare-runs' own, at these SHARES of the seeds in the variance of a difference."""
+    """Return compare-runs' own critical values at these SHARES of the seeds in the variance of a difference."""
     names = [str(at) for at in range(rows + 1)]
     found = []
     for share in SHARES:
@@ -127,7 +134,7 @@ def critical_values(seeds: int, rows: int) -> Points:
 def family_rates(
     share: float, seeds: int, rows: int, repeats: int, spreads: str = "equal", gain: float = 0.0, alike: float = 0.0
 ) -> tuple[float, float]:
-    """How often a table has a star, and by Holm's correction, in per cent; with a `gain` how often the better row has.
+    """Return how often, %, a table has a star, and by Holm's correction; with a `gain`, how often the better row has.
 
     `share`: of the seeds in the variance of a difference of two rows of the common spread. `alike`: correlation of the
     runs of one seed. The part of the examples is as good as known, and independent between rows.
@@ -156,7 +163,7 @@ def family_rates(
 def table_rates(
     regime: tuple[float, float, float], seeds: int, rows: int, repeats: int, gain: float = 0.35
 ) -> dict[str, float]:
-    """Familywise error, power and coverage of `rows` differences to one baseline, beside Holm's; in per cent.
+    """Return familywise error, power and coverage, %, of `rows` differences to one baseline, beside Holm's.
 
     `gain`: how much the ability of the better row is above the others'.
     """
@@ -191,9 +198,9 @@ def table_rates(
 
 
 def one_seed_rates(examples: int, abilities: tuple[float, float], repeats: int) -> tuple[float, float, float]:
-    """Coverage of the interval of a difference of two runs of one seed, of an accuracy, and the share that differs.
+    """Return the coverage, %, of the intervals of a difference of two runs and of an accuracy.
 
-    Few examples tell the two apart: what a model makes of an example is small. In per cent.
+    The third figure is the share of examples on which the runs differ. It is small: so is a model's part of an example.
     """
     rng = np.random.default_rng(0)
     regime = (0.1, 0.0, 0.0)
@@ -214,7 +221,7 @@ def one_seed_rates(examples: int, abilities: tuple[float, float], repeats: int) 
 def share_rates(
     regime: tuple[float, float, float], seeds: int, repeats: int, better: float = 2.2, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Coverage of Fieller's set of shares of the gap to one teacher; of those that are shown; how often one is shown.
+    """Return the coverage, %, of Fieller's set of shares of the gap, of those shown, and how often one is shown.
 
     In per cent. Teacher and student have the abilities `better` and 1.6, the direct baseline 1.4. There is one teacher:
     the share is that of the way to this one, so its seed is drawn, and what it makes of the examples is not its merit.
@@ -252,7 +259,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=numbers, default=[2, 3, 5, 10])
     parser.add_argument("--rows", type=numbers, default=[4, 10, 27])
     options = parser.parse_args()
-    made = {"families": families, "tables": tables, "one_seed": one_seed, "scores": scores, "shares": shares}
+    made = {"families": families, "tables": tables, "one_seed": one_seed, "scores": scores, "shares": shares,
+            "degrees": degrees}  # fmt: skip
     noise = 100 * (0.05 * 0.95 / options.repeats) ** 0.5
     print(f"{EXAMPLES} examples, {options.repeats} repeats (s.d. of a rate of 5: {noise:.2f}), in per cent")
     for table in options.tables:
@@ -306,6 +314,36 @@ def shares(options: argparse.Namespace) -> None:
         for name, regime in REGIMES.items():
             coverage, of_shown, shown = share_rates(regime, seeds, options.repeats)
             print(f"{name:20}{seeds:3}{coverage:10.2f}{of_shown:10.2f}{shown:8.1f}", flush=True)
+
+
+def errors(inverse: Points, of_seeds: int) -> Points:
+    """Return the rate of errors at each of TRUE_SHARES, for (S - 1) / degrees of freedom at the inner DEGREES_AT."""
+    edges = stats.beta.cdf(np.linspace(0, 1, 401), 2, 2)  # finer where the chi-square's tails are
+    factor, weight = stats.chi2.ppf((edges[1:] + edges[:-1]) / 2, of_seeds) / of_seeds, np.diff(edges)
+    found = []
+    for share in TRUE_SHARES:
+        variance = share * factor + 1 - share
+        curve = np.interp(share * factor / variance, DEGREES_AT, np.concatenate([[0], inverse, [1]]))
+        critical_t = stats.t.ppf(1 - LEVEL / 2, of_seeds / np.maximum(curve, 1e-6))
+        found.append((weight * 2 * stats.norm.sf(critical_t * np.sqrt(variance))).sum())
+    return np.array(found)
+
+
+def degrees(options: argparse.Namespace) -> None:
+    """Print degrees of freedom with which a two-sided 5 % test errs in 5 % of the cases, whatever the true share is.
+
+    For S seeds the seeds' variance is a chi-square with S - 1 degrees of freedom. The examples are many, so theirs is
+    as good as known. S = 2 has no solution: it was set by hand, so that the error is nowhere above 5.5 %.
+    """
+    for seeds in (3, 4, 5, 6, 8, 10, 15, 30):
+        start = np.array(DEGREES_AT[1:-1]) ** 1.5
+
+        def miss(inverse: Points, of_seeds: int = seeds - 1) -> Points:
+            return errors(inverse, of_seeds) / LEVEL - 1
+
+        solved = optimize.least_squares(miss, start, bounds=(0, 1))
+        rates_ = 100 * errors(solved.x.round(3), seeds - 1)
+        print(f"{seeds}: {solved.x.round(3).tolist()}, error {rates_.min():.2f} to {rates_.max():.2f} %")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Go through the plan of the study, in its order: the same command goes on where it was stopped.
+"""Run the plan of the study in its order. The same command resumes after a stop.
 
     python -m scripts.study.run [--outputs outputs] [--cores 0,1] [--minutes 600] [--steps 9-11,35] [--dry]
 
-Each core has a worker that takes the next command of the plan; kdbench skips runs that are done and resumes what was
-stopped. A command's words go to logs/<number>.log below --outputs. Ctrl-C, SIGTERM and the end of --minutes let every
-run save and stop. Exit code: 0 all done, 1 a command failed (the others went on), 130 or 143 stopped, 75 time is up.
+Each core has a worker that takes the next command of the plan. kdbench skips finished runs and resumes stopped ones.
+The output of a command goes to logs/<number>.log below --outputs. Ctrl-C, SIGTERM and the end of --minutes let every
+run save and stop. Exit code: 0 all done, 1 a command failed (the others ran), 130 or 143 stopped, 75 time is up.
 """
 
 import argparse
@@ -25,7 +25,7 @@ TIME_IS_UP = 75  # as kdbench's stop_after
 
 @dataclass
 class Worker:
-    """A core, and what runs on it."""
+    """A core and the command that runs on it."""
 
     core: int
     number: int = 0  # of the step, in the plan
@@ -57,7 +57,7 @@ class Runner:
         return any(worker.process is not None for worker in self.workers)
 
     def _settle(self, worker: Worker) -> bool:
-        """Whether the worker is busy; one that has just ended is told of."""
+        """Return whether the worker is busy, and report the end of its command."""
         if worker.process is None:
             return False
         code = worker.process.poll()
@@ -98,7 +98,7 @@ class Runner:
 
 
 def arguments(step: Step, outputs: Path) -> list[str]:
-    """Of `kdbench`; the place of a run that a word asks for is looked up. Raises LookupError where it is not done."""
+    """Return the words for `kdbench`, with the folder of each run they ask for. Raises LookupError if not done."""
     words = (*step.words, f"dataset={step.dataset}")
     if "{" in " ".join(words):
         from scripts.study.finished import Finished  # loads torch
@@ -112,7 +112,7 @@ def say(text: str) -> None:
 
 
 def numbers(text: str) -> list[int]:
-    """9, 10, 11 and 35 of `9-11,35`."""
+    """Return 9, 10, 11 and 35 for `9-11,35`."""
     found: list[int] = []
     for span in text.split(","):
         first, _, last = span.partition("-")
