@@ -5,14 +5,21 @@ imported. Each name is a class at the top level of the file.
 """
 
 import ast
+import pkgutil
 import sys
 from functools import cache
+from importlib import import_module
 from importlib.abc import InspectLoader
 from importlib.machinery import ModuleSpec
-from importlib.resources import files
-from importlib.util import module_from_spec
+from importlib.util import find_spec, module_from_spec
 
 LIGHT = ("kdbench.options", "kdbench.schema", "kdbench.tasks")  # imported by a declaration, and free of torch
+
+
+def declaring(package: str, name: str) -> tuple[str, ...]:
+    """Return the modules of a package that define the class `name`, in the order of their names."""
+    modules = sorted(module.name for module in pkgutil.iter_modules(import_module(package).__path__))
+    return tuple(module for module in modules if f"\nclass {name}(" in _source(f"{package}.{module}"))
 
 
 @cache
@@ -35,8 +42,7 @@ class _Declarations(InspectLoader):
         self.name = name
 
     def get_source(self, fullname: str) -> str:
-        package, _, name = fullname.rpartition(".")
-        tree = ast.parse(files(package).joinpath(f"{name}.py").read_text(encoding="utf8"))
+        tree = ast.parse(_source(fullname))
         (wanted,) = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == self.name]
         named = {node.id for node in ast.walk(wanted) if isinstance(node, ast.Name)}
         tree.body = [node for node in tree.body if node is wanted or self._declares(node, named)]
@@ -49,3 +55,10 @@ class _Declarations(InspectLoader):
             case ast.Assign(targets=[ast.Name(id=name)]) | ast.FunctionDef(name=name):
                 return name in named
         return False
+
+
+def _source(module: str) -> str:
+    """Return the text of a module that need not be imported; its package is."""
+    spec = find_spec(module)
+    assert spec is not None and isinstance(spec.loader, InspectLoader)
+    return spec.loader.get_source(module) or ""

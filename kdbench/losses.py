@@ -142,25 +142,6 @@ def normalised_feature_mse(
     return hidden_mse(student, teacher, mask)
 
 
-def feature_mean_mse(
-    student: Float[Tensor, "B T H"], teacher: Float[Tensor, "B T H"], mask: TokenMask
-) -> Float[Tensor, ""]:
-    """Squared difference of each token's mean over H, mean over tokens: MobileBERT's code.
-
-    What the normalised maps no longer tell. The code compares with the teacher's stacked layers by mistake;
-    here the caller passes the mapped layer.
-    """
-    return _token_mean(_squared_difference(_wide(student).mean(-1), _wide(teacher).mean(-1)), mask)
-
-
-def feature_variance_l1(
-    student: Float[Tensor, "B T H"], teacher: Float[Tensor, "B T H"], mask: TokenMask
-) -> Float[Tensor, ""]:
-    """Absolute difference of each token's (biased) variance over H, mean over tokens: MobileBERT's code."""
-    variances = [_wide(x).var(-1, correction=0) for x in (student, teacher)]
-    return _token_mean((variances[0] - variances[1]).abs(), mask)
-
-
 def attention_score_mse(
     student: Float[Tensor, "B A T T"], teacher: Float[Tensor, "B A T T"], mask: TokenMask, over: str
 ) -> Float[Tensor, ""]:

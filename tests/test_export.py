@@ -21,6 +21,7 @@ from kdbench.inference import measure as evaluate
 from kdbench.inference import onnx as graph
 from kdbench.models import tfidf
 from kdbench.storage import files as store
+from kdbench.tasks.classification import Scored
 from kdbench.validation.values import cross_faults
 
 TEXTS = ["apple near the old pear", "a big lead", "river of gold is one lake", ""]
@@ -325,7 +326,7 @@ def test_tf_idf_is_shipped_like_a_student(configure, run_of, capsys, monkeypatch
     for where in (folder, exported, exported / "onnx"):
         classify = kdbench.load_classifier(where)
         answers[where] = classify.logits(texts)
-        assert all(isinstance(one, classifier.Scored) for one in classify(texts))
+        assert all(isinstance(one, Scored) for one in classify(texts))
         assert [one.label for one in classify(texts)] == [classify.labels[at] for at in answers[where].argmax(-1)]
     assert torch.equal(answers[folder], answers[exported])
     torch.testing.assert_close(answers[exported / "onnx"], answers[folder], rtol=1e-5, atol=1e-5)

@@ -16,11 +16,12 @@ from kdbench.cli.predict import main as predict
 from kdbench.compare.cli import main as compare
 from kdbench.data.stored import stored_dataset
 from kdbench.inference.classifier import load_classifier
-from kdbench.metrics import answers, metrics, plain
 from kdbench.runs.identity import data_id, run_id
 from kdbench.schema import method_schema
 from kdbench.shipping.export import export_run
 from kdbench.storage.results import read_result
+from kdbench.tasks import kind
+from kdbench.tasks.arrays import plain
 from kdbench.training.hardware import settle
 from kdbench.validation.fit import cross_faults
 from kdbench.validation.keys import method_names
@@ -90,8 +91,8 @@ def checked(config, result) -> list[dict]:
     rows = [one for one in table.to_pylist() if one["split"] == "test"]
     assert [one["label"] for one in rows] == plain(data.test.labels)
     logits = [np.array(one["logits"], np.float32) for one in rows]
-    said = answers(task, logits if task == "token_classification" else np.stack(logits))
-    assert metrics(task, data.test.labels, said, data.label_names) == result["metrics"]["test"]
+    logits = logits if task == "token_classification" else np.stack(logits)
+    assert kind(task).judge(data.test.labels, logits, data.label_names) == result["metrics"]["test"]
     for stage in result["stages"]:  # the weights that were kept are those of the best dev score
         dev = [next(iter(epoch["dev"].values()))[METRIC[task]] for epoch in stage["epochs"] if epoch["dev"]]
         assert not dev or stage[f"best_dev_{METRIC[task]}"] == max(dev)
@@ -138,8 +139,8 @@ def test_from_a_file_to_answers(of_task, execute, tmp_path, capsys, task):
     assert result["metrics"]["test"][METRIC[task]] > 0.3, "tiny models learn which words belong to which topic"
     # the model's folder is stock, and says what was stored
     texts = [json.loads(line) for line in (Path(config.dataset.source) / "test.jsonl").read_text().splitlines()]
-    kind = AutoModelForTokenClassification if task == "token_classification" else AutoModelForSequenceClassification
-    model = kind.from_pretrained(folder / "model").eval()
+    auto = AutoModelForTokenClassification if task == "token_classification" else AutoModelForSequenceClassification
+    model = auto.from_pretrained(folder / "model").eval()
     assert model.config.problem_type == PROBLEM.get(task)
     encoded = AutoTokenizer.from_pretrained(folder / "model")(texts[0]["text"], return_tensors="pt")
     with torch.inference_mode():

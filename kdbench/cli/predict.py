@@ -5,14 +5,12 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from kdbench.cli import texts_file
 from kdbench.console import guarded, quiet_libraries
 from kdbench.errors import UserError
-
-if TYPE_CHECKING:
-    from kdbench.inference.classifier import AnyAnswer
+from kdbench.tasks import kind
 
 SCHEMA = 1  # of --json
 EPILOG = """\
@@ -99,35 +97,13 @@ def _answer(options: argparse.Namespace) -> int:
         _print_json(options.model, rows, answers, classifier.answer._fields)
     else:
         for row, answer in zip(rows, answers, strict=True):
-            cells = _cells(answer, row, classifier.task)
-            print(*(" ".join(cell.splitlines()).replace("\t", " ") for cell in cells), sep="\t")
+            before, after = kind(classifier.task).cells(answer)
+            print(*(" ".join(cell.splitlines()).replace("\t", " ") for cell in (*before, *row, *after)), sep="\t")
     sys.stdout.flush()
     return 0
 
 
-def _cells(answer: "AnyAnswer | None", row: tuple[str, ...], task: str) -> tuple[str, ...]:
-    """Of a plain line: as many for a blank text as for others."""
-    from kdbench.inference.classifier import Answer, Labels, Scored, ScoredLabels, Value
-
-    match answer:
-        case None:
-            before, after = {"classification": (2, 0), "token_classification": (1, 1)}.get(task, (1, 0))
-            return *("",) * before, *row, *("",) * after
-        case Answer(label, probabilities):
-            return label, f"{probabilities[label]:.4f}", *row
-        case Scored(label, scores):
-            return label, f"{scores[label]:.4f}", *row
-        case Labels(labels, _) | ScoredLabels(labels, _):
-            return ",".join(labels), *row
-        case Value(value):
-            return f"{value:.4f}", *row
-        case _:
-            return " ".join(answer.tags), *row, "; ".join(f"{kind}: {words}" for kind, words in answer.entities)
-
-
-def _print_json(
-    model: Path, rows: Sequence[tuple[str, ...]], answers: Sequence["AnyAnswer | None"], fields: Sequence[str]
-) -> None:
+def _print_json(model: Path, rows: Sequence[tuple[str, ...]], answers: Sequence[Any], fields: Sequence[str]) -> None:
     """`fields`: of an answer; null where there is none."""
     found = [
         dict(zip(("text", "pair"), row, strict=False)) | (dict.fromkeys(fields) if answer is None else answer._asdict())

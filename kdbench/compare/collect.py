@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kdbench.compare.keys import Source, Wanted
+from kdbench.schema import DEFAULT_TASK, METRICS
 from kdbench.storage.files import Damaged
 from kdbench.storage.results import EXPORT, RESULTS, SCHEMA, read_result
-from kdbench.tasks import METRICS
 
 T = TypeVar("T")
 NULL = "null"  # a setting that is not set
@@ -127,7 +127,7 @@ def _read(path: Path, raw: Any, asked: str | None, split: str, wanted: Wanted) -
     if (schema := _maybe(raw, "schema", int)) != SCHEMA:
         raise UnusableError(f"its schema is {schema}, this compare-runs reads {SCHEMA}")
     metric = asked or _maybe(raw, "identity.metric", str) or "accuracy"  # runs of before there were others
-    if not any(metric in known for known in METRICS.values()):
+    if metric not in METRICS:
         raise UnusableError(f"its metric is {metric}, which this compare-runs does not know")
     parameters = dict(_maybe(raw, "identity.parameters", dict) or {})
     stages = {name: _flat(stage) for name, stage in (_maybe(parameters, "stages", dict) or {}).items()}
@@ -142,7 +142,7 @@ def _read(path: Path, raw: Any, asked: str | None, split: str, wanted: Wanted) -
         data_id=_get(raw, "identity.data_id", str),
         data_split=_get(raw, "identity.split", str),
         examples=_get(raw, f"metrics.{split}.n", int),
-        task=_maybe(raw, "identity.task", str) or "classification",
+        task=_maybe(raw, "identity.task", str) or DEFAULT_TASK,
         metric=metric,
         method=_get(raw, "identity.method", str),
         student=_maybe(raw, "identity.student", str),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from kdbench.compare.collect import ANY
 from kdbench.compare.statistics import LEAST_GAP, Summary
 from kdbench.compare.table import Row, Table, Times
+from kdbench.schema import METRICS as KNOWN
 
 if TYPE_CHECKING:
     from kdbench.compare.table import RowTests
@@ -14,18 +15,7 @@ if TYPE_CHECKING:
 NOTHING = "–"
 UNITS = {"precision": "{}", "device": "{}", "threads": "{} threads", "length": "length {}"}
 CONDITIONS = (*UNITS, "machine")  # too long a name for a column
-METRICS = {  # of kdbench.tasks, for people
-    "accuracy": "accuracy",
-    "macro_f1": "macro-F1",
-    "f1": "F1",
-    "matthews": "Matthews",
-    "micro_f1": "micro-F1",
-    "subset_accuracy": "all labels right",
-    "pearson": "Pearson",
-    "spearman": "Spearman",
-    "entity_f1": "entity F1",
-    "word_accuracy": "words right",
-}
+METRICS = {name: metric.shown for name, metric in KNOWN.items()}  # for people
 LEGEND = (
     "± sample s.d. over n seeds. vs direct: points gained over fine-tuning the same model directly, paired by "
     "seed, (k) where only k seeds have a pair; longer: directly with the same total of updates. gap %: share "
@@ -38,8 +28,8 @@ LEGEND = (
 
 
 def unit(metric: str) -> str:
-    """Of points: shares are per cent, correlations are no shares."""
-    return "× 100" if metric in ("matthews", "pearson", "spearman") else "%"
+    """Return the unit of a metric's points."""
+    return KNOWN[metric].unit
 
 
 @dataclass

@@ -8,6 +8,7 @@ import numpy as np
 
 from kdbench.compare.table import Row
 from kdbench.storage.predictions import NoPredictionsError, Predictions, read
+from kdbench.tasks import traits
 
 CLASSES = 12  # shown of a confusion matrix: those with most errors
 EXAMPLES = 20  # shown each way
@@ -42,7 +43,7 @@ class Mistakes:
 
 def mistakes(row: Row, against: Row | None, split: str) -> Mistakes | None:
     """Over all seeds of a row; None where there are no predictions, or no one class a text."""
-    if row.runs[0].task != "classification":
+    if not traits(row.runs[0].task).one_class:
         return None
     mine = _all(row, split)
     if not mine:

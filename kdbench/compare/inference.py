@@ -312,27 +312,6 @@ def degrees_of_freedom(share: float, seeds: int) -> float:
     return min((seeds - 1) / inverse, MANY) if inverse else MANY
 
 
-def accuracy_scores(labels: NDArray[np.int64], predicted: NDArray[np.int64]) -> Points:
-    """(N,) points of each example: 100 where it is right, 0 where not."""
-    return 100.0 * (labels == predicted)
-
-
-def macro_f1_scores(labels: NDArray[np.int64], predicted: NDArray[np.int64]) -> Points:
-    """(N,) points whose mean is macro-F1 and whose spread is that of its first-order change with each example.
-
-    Macro-F1 is no mean over examples; this is its infinitesimal jackknife (Efron 1982, section 6): with
-    F1_c = 2 TP_c / (true_c + predicted_c), what one example adds to it, times N. Rough where classes are rare.
-    """
-    classes = int(max(labels.max(), predicted.max())) + 1
-    true, said = (np.bincount(which, minlength=classes) for which in (labels, predicted))
-    hits = np.bincount(labels[labels == predicted], minlength=classes)
-    size = true + said
-    f1 = np.divide(2.0 * hits, size, out=np.zeros(classes), where=size > 0)
-    weight = np.divide(1.0, size, out=np.zeros(classes), where=size > 0) / np.count_nonzero(size)
-    change = weight[labels] * (2.0 * (labels == predicted) - f1[labels]) - weight[predicted] * f1[predicted]
-    return 100.0 * (f1.sum() / np.count_nonzero(size) + len(labels) * change)
-
-
 def exact_mcnemar(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
     """Exact p that two runs of one seed are right equally often; (N,) each. It knows nothing of other seeds."""
     from statsmodels.stats.contingency_tables import mcnemar

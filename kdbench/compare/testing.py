@@ -12,9 +12,9 @@ import numpy as np
 from kdbench.compare import inference
 from kdbench.compare.collect import NULL, Run
 from kdbench.compare.inference import LEVEL, Points, Scores
-from kdbench.compare.scores import scores
 from kdbench.compare.table import Estimate, Row, RowTests, Share, Table, Test, Tests
 from kdbench.storage.predictions import NoPredictionsError, Predictions, read
+from kdbench.tasks import kind
 
 
 class _Reader:
@@ -47,7 +47,7 @@ class _Reader:
         return {seed: self.score(one) for seed, one in found.items() if one is not None}
 
     def score(self, one: Predictions) -> Points:
-        return scores(self.metric, one)
+        return kind(one.task).points(self.metric, one.labels, one.predicted, one.names)
 
 
 def tests(table: Table, metric: str, split: str) -> Tests:

@@ -12,13 +12,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from kdbench.data.labels import encoded, hidden, label_names
 from kdbench.data.readers import Rows, read_splits
-from kdbench.data.reading import Dropped
 from kdbench.data.report import DataReport, FileReport, SplitReport, class_counts, file_report
+from kdbench.data.tables import Dropped
 from kdbench.errors import SourceError
 from kdbench.schema import DatasetConfig
 from kdbench.sources.fetch import parse
+from kdbench.tasks import kind, traits
+from kdbench.tasks.cells import Label
 
 _TEST_CUT, _DEV_CUT = 0, 1
 _LIMIT = {"train": 2, "dev": 3, "test": 4}
@@ -85,7 +86,10 @@ def load_dataset(config: DatasetConfig, cache: Path) -> TextData:
     Raises SourceError for a source, file, column or label that is missing or not usable.
     """
     rows = read_splits(config, cache)
-    names = label_names(rows["train"].labels, rows["train"].names, config)
+    train = rows["train"]
+    if all(label is None for label in train.labels):
+        raise SourceError(f"dataset.splits.train={config.splits.train} has no row with a label.")
+    names = kind(config.task).label_names(train.labels, train.names, config)
     notes: list[str] = []
     parts, files = _labelled(rows, names, config, notes)
     if config.deduplicate:
@@ -120,7 +124,7 @@ def load_dataset(config: DatasetConfig, cache: Path) -> TextData:
     for part in ("test", "dev"):
         _note_shared(part, parts, notes)
     labels = {part: parts[part].labels for part in limits}
-    numbers = config.task == "regression"
+    numbers = traits(config.task).numbers
     report: DataReport = {
         "name": config.name,
         "files": files,
@@ -144,13 +148,13 @@ def _labelled(
     for part, read in rows.items():
         kept = [row for row, label in enumerate(read.labels) if label is not None]
         texts = [read.texts[row] for row in kept]
-        if not kept or ("-1" not in names and hidden([read.labels[row] for row in kept])):
+        if not kept or ("-1" not in names and _hidden([read.labels[row] for row in kept])):
             raise SourceError(
                 f"dataset.splits.{part}={official[part]} has no labels. If they are kept back, let the official dev"
                 " be the test: dataset.splits.test=validation dataset.splits.dev=null."
             )
         where = f"dataset.splits.{part}={official[part]}"
-        labels = encoded([read.labels[row] for row in kept], texts, names, config, where)
+        labels = kind(config.task).encode([read.labels[row] for row in kept], names, texts, where)
         for dropped in read.reading.dropped:
             first = f"{read.reading.unit} {dropped.first}"
             notes.append(f"{part}: {dropped.rows} rows dropped ({dropped.reason}; the first is {first})")
@@ -166,6 +170,11 @@ def _labelled(
         parts[part] = Split(np.array(kept, dtype=np.int64) + start, texts, labels, pairs)
         start += len(read.texts)
     return parts, files
+
+
+def _hidden(labels: Sequence[Label]) -> bool:
+    """Return whether they are the hub's mark of labels that are kept back."""
+    return {str(label) for label in labels} <= {"-1", "-1.0"}
 
 
 def _without_repeats(parts: dict[str, Split], notes: list[str]) -> dict[str, Split]:

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.data import tables
-from kdbench.data.cells import Label, LabelCells, Labels, Place, one_hot, read_labels, text_of
-from kdbench.data.reading import Reading
-from kdbench.data.tables import Table
+from kdbench.data.tables import Reading, Table
 from kdbench.errors import SourceError
 from kdbench.schema import DatasetConfig
 from kdbench.sources import files
 from kdbench.sources.fetch import Source, ask_hub, fetch_wheel, hub_commit, parse
 from kdbench.sources.sources import check_source, existing, table_files
 from kdbench.storage.cache import cached
+from kdbench.tasks import kind, traits
+from kdbench.tasks.cells import Label, LabelCells, Place, ReadLabels, text_of
 
 
 @dataclass(frozen=True)
@@ -125,9 +125,9 @@ def _hub_table(table: Any, where: str, config: DatasetConfig) -> tuple[Table, li
     reading = Reading(where, "hub")
     lines = range(1, len(table) + 1)
     feature = None if isinstance(config.label, list) else table.features[config.label]
-    if isinstance(feature, datasets.List):  # of multi_label and token_classification
+    if isinstance(feature, datasets.List):  # several labels, or those of words
         feature = feature.feature
-    if not isinstance(feature, datasets.ClassLabel) or config.task == "regression":
+    if not isinstance(feature, datasets.ClassLabel) or traits(config.task).numbers:
         return Table(table.column_names, lambda name: list(table[name]), lines, reading), None
     names = feature.names
 
@@ -149,7 +149,7 @@ def _named(label: Any, names: list[str]) -> str | list[str] | None:
 def _rows(found: dict[str, Table], config: DatasetConfig, names: list[str] | None = None) -> dict[str, Rows]:
     """The rows of each split's table; `names`: the classes' that the source declares."""
     labels = _labels(found, config, names)
-    words = config.task == "token_classification"
+    words = traits(config.task).words
     rows = {}
     for split, table in found.items():
         texts = [text_of(value, "text", where, words) for value, where in _cells(table, config.text)]
@@ -162,18 +162,23 @@ def _rows(found: dict[str, Table], config: DatasetConfig, names: list[str] | Non
     return rows
 
 
-def _labels(found: dict[str, Table], config: DatasetConfig, names: list[str] | None) -> dict[str, Labels]:
+def _labels(found: dict[str, Table], config: DatasetConfig, names: list[str] | None) -> dict[str, ReadLabels]:
     def cells(table: Table, name: str) -> LabelCells:
-        return LabelCells(table.reading, table.lines, table.column(name))
+        return LabelCells(_unit(table), table.lines, table.column(name))
 
+    tables = found.values()
     if isinstance(config.label, list):
-        hot = [one_hot({name: cells(table, name) for name in config.label}) for table in found.values()]
-        return {split: Labels(one, []) for split, one in zip(found, hot, strict=True)}
-    columns = [cells(table, config.label) for table in found.values()]
-    if names is not None:  # they are written as the source declares them
-        return {split: Labels(list(one.values), []) for split, one in zip(found, columns, strict=True)}
-    return dict(zip(found, read_labels(columns, config.task), strict=True))
+        read = kind(config.task).read_columns([{name: cells(one, name) for name in config.label} for one in tables])
+    elif names is None:
+        read = kind(config.task).read([cells(one, config.label) for one in tables])
+    else:  # they are written as the source declares them
+        read = [ReadLabels(list(one.column(config.label)), []) for one in tables]
+    return dict(zip(found, read, strict=True))
 
 
 def _cells(table: Table, name: str) -> Iterator[tuple[Any, Place]]:
-    return ((value, Place(table.reading, line)) for value, line in zip(table.column(name), table.lines, strict=True))
+    return LabelCells(_unit(table), table.lines, table.column(name)).places()
+
+
+def _unit(table: Table) -> str:
+    return f"{table.reading.file}, {table.reading.unit}"

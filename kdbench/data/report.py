@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from kdbench.data.reading import Dropped, Reading
+from kdbench.data.tables import Dropped, Reading
 
 SHOWN_CLASSES = 20
 _LONGEST_NAME = 40  # characters of a class in a line: a wrong label column may hold whole texts

@@ -11,17 +11,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, overload
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from kdbench.data.datasets import Split, TextData, load_dataset
-from kdbench.metrics import plain, ragged
 from kdbench.schema import DatasetConfig
 from kdbench.sources.fetch import kept_commit, parse
 from kdbench.sources.sources import dataset_identity
 from kdbench.storage.cache import cached
 from kdbench.storage.files import MANIFEST, fitting, read_json, verify, write_json
+from kdbench.tasks import kind
+from kdbench.tasks.arrays import plain
 
 _ROWS = 1000  # of a record batch: what is in memory at a time
 _SPLITS = ("train", "dev", "test")
@@ -100,15 +99,4 @@ def _split(path: Path, task: str) -> Split:
     table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
     ids = table["id"].to_numpy().copy()  # of its own: torch wants to write
     pairs = Column(table["pair"]) if "pair" in table.column_names else None
-    return Split(ids, Column(table["text"]), _labels(table["label"], task), pairs)
-
-
-def _labels(column: pa.ChunkedArray, task: str) -> NDArray[Any]:
-    match task:
-        case "multi_label":
-            return np.array(column.to_pylist(), np.int8)
-        case "token_classification":
-            return ragged([np.array(tags, np.int64) for tags in column.to_pylist()])
-        case _:
-            numbers: NDArray[Any] = column.to_numpy()
-            return numbers.astype(np.float32 if task == "regression" else np.int64)
+    return Split(ids, Column(table["text"]), kind(task).stored(table["label"]), pairs)

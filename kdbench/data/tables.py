@@ -13,10 +13,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kdbench.data.reading import Dropped, Reading
 from kdbench.errors import SettingError, SourceError
-from kdbench.schema import SEPARATORS, DatasetConfig
+from kdbench.schema import SEPARATORS, TASKS, DatasetConfig
 from kdbench.sources import files
+from kdbench.tasks import traits
 
 _OWN = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t"}  # separators by ending
 _SEPARATORS = (",", ";", "\t", "|")
@@ -27,6 +27,32 @@ _END = "\0end"
 _BLANK = re.compile(r'(?:""|[,;|]|[^\S\n])*\n')  # a line without a cell
 _TYPES = re.compile(r"([cdst]|continuous|discrete|string|time|basket)?", re.IGNORECASE)  # Orange's second row
 _FLAGS = re.compile(r"((class|meta|ignore|skip|weight|[cimsw]|\S+=\S*)(\s|$))*", re.IGNORECASE)  # its third
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Rows that were left out for one reason."""
+
+    reason: str  # "another number of columns than the header"
+    rows: int
+    first: int  # the first one's line or row in the file, from 1: see Reading.unit
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How one file was read; nothing about it is guessed without a note."""
+
+    file: str  # as the config names it
+    format: str  # csv, tsv, jsonl, json, parquet, xlsx, txt, conll, hub, ...
+    separator: str | None = None  # None: the format has none
+    encoding: str | None = None  # None: the format itself says it
+    dropped: tuple[Dropped, ...] = ()
+    notes: tuple[str, ...] = ()  # what was guessed or merged, each a sentence
+
+    @property
+    def unit(self) -> str:
+        """What its rows are counted in: lines of a text, rows of a list of objects, of a sheet and of the hub."""
+        return "row" if self.format in ("json", "parquet", "xlsx", "hub") else "line"
 
 
 @dataclass(frozen=True)
@@ -396,8 +422,9 @@ def reached(row: Any, name: str) -> Any:
 
 def _tagged(path: Path, text: str, config: DatasetConfig) -> Table:
     """CoNLL's form: a word a line, its tag in the last column, an empty line between sentences."""
-    if config.task != "token_classification":
-        raise SourceError(f"{path} has a tag for each word: it is read with dataset.task=token_classification.")
+    if not traits(config.task).words:
+        able = " or ".join(name for name in TASKS if traits(name).words)
+        raise SourceError(f"{path} has a tag for each word: it is read with dataset.task={able}.")
     sentences: list[list[list[str]]] = [[]]
     lines = []
     for number, line in enumerate(text.split("\n"), start=1):

@@ -1,10 +1,10 @@
-"""Ask a finished model: texts in, labels and probabilities out; of other tasks numbers, or tags of words."""
+"""Ask a finished model: texts in, answers out, as the file of its task in `kdbench.tasks` gives them."""
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,70 +19,21 @@ from kdbench.data.tokenize import load_tokenizer, pad_id, tokenize_here
 from kdbench.errors import UserError
 from kdbench.inference.finished_run import open_run, read_length
 from kdbench.inference.onnx import Graph
-from kdbench.metrics import Logits, answers, ragged
 from kdbench.models import students
 from kdbench.schema import DatasetConfig
 from kdbench.stage import Predict
 from kdbench.storage import files as store
 from kdbench.storage.results import RESULTS
-from kdbench.tasks import is_bio, tags
+from kdbench.tasks import kind
+from kdbench.tasks.arrays import Logits
 from kdbench.validation.load import recorded_dataset
 
 GRAPH = "model.onnx"  # in an exported form's folder, below the exported model's
 
 
-class Answer(NamedTuple):
-    """Of one class a text."""
-
-    label: str
-    probabilities: dict[str, float]  # of all labels, in the model's order; they sum to 1
-
-
-class Labels(NamedTuple):
-    """Of several labels: those whose probability is above one half."""
-
-    labels: list[str]
-    probabilities: dict[str, float]  # of all labels, each on its own
-
-
-class Scored(NamedTuple):
-    """Of one class a text, by a model that knows no probabilities (TF-IDF)."""
-
-    label: str
-    scores: dict[str, float]  # of all labels: distances from planes, comparable with one another only
-
-
-class ScoredLabels(NamedTuple):
-    """Of several labels, likewise: those whose score is above 0."""
-
-    labels: list[str]
-    scores: dict[str, float]
-
-
-class Value(NamedTuple):
-    """Of a number."""
-
-    value: float
-
-
-class Tagged(NamedTuple):
-    """Of labels of words."""
-
-    words: list[str]
-    tags: list[str]  # O where a word was behind the model's length
-    entities: list[tuple[str, str]]  # (kind, its words), where the tags are BIO
-
-
-AnyAnswer = Answer | Labels | Scored | ScoredLabels | Value | Tagged
-ANSWERS: dict[str, type[AnyAnswer]] = {
-    "classification": Answer, "multi_label": Labels, "regression": Value, "token_classification": Tagged,
-}  # fmt: skip
-SCORED: dict[str, type[AnyAnswer]] = {"classification": Scored, "multi_label": ScoredLabels, "regression": Value}
-
-
 @dataclass(frozen=True)
 class Classifier:
-    """A model with its tokenizer and its labels; texts are cut as they were in training."""
+    """A model with its tokenizer and its labels. It cuts texts as they were cut in training."""
 
     dataset: DatasetConfig  # how its training data were read
     labels: list[str]
@@ -90,92 +41,59 @@ class Classifier:
     tokenizer: Any  # loaded once: that takes longer than a small model's answer
     pad_id: int
     predict: Predict
-    probable: bool = True  # whether its logits are of probabilities
+    probable: bool = True  # whether its logits stand for probabilities
 
     @property
     def task(self) -> str:
-        """See kdbench.tasks."""
+        """The kind of its task: see kdbench.tasks."""
         return self.dataset.task
 
     @property
     def columns(self) -> list[str]:
-        """What its texts were called in training: one name, or two."""
+        """The columns of its texts in training: one name, or two."""
         return [name for name in (self.dataset.text, self.dataset.text_pair) if name is not None]
 
     @property
-    def answer(self) -> type[AnyAnswer]:
-        """What its answers are."""
-        return (ANSWERS if self.probable else SCORED)[self.task]
+    def answer(self) -> Any:
+        """The NamedTuple that an answer is."""
+        return kind(self.task).answer(self.probable)
 
     @property
     def pairs(self) -> bool:
         """Whether it reads two texts."""
         return len(self.columns) > 1
 
-    def __call__(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[AnyAnswer]:
-        """An answer a text. Raises UserError where second texts are missing, too many or not asked for.
+    def __call__(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Any]:
+        """Return an answer for each text. Words that are labelled are separated by white space.
 
-        Words that are to be labelled are what has spaces between.
+        Raises UserError where second texts are missing, too many or not read by the model.
         """
         if isinstance(texts, str):
             raise UserError("texts must be a list of texts: [text]")
         if not len(texts):
             return []
-        match self.task:
-            case "multi_label":
-                logits = self.logits(texts, pairs)
-                if not self.probable:
-                    return [ScoredLabels([k for k, v in one.items() if v > 0], one) for one in self._named(logits)]
-                shares = self._named(logits.sigmoid())
-                return [Labels([label for label, share in one.items() if share > 0.5], one) for one in shares]
-            case "regression":
-                return [Value(value) for (value,) in self.logits(texts, pairs).tolist()]
-            case "token_classification":
-                return self._tagged([text.split() for text in texts])
-            case _:
-                logits = self.logits(texts, pairs)
-                if not self.probable:
-                    return [Scored(max(one, key=one.__getitem__), one) for one in self._named(logits)]
-                shares = self._named(logits.softmax(-1))
-                return [Answer(max(one, key=one.__getitem__), one) for one in shares]
+        return kind(self.task).tell(self._logits(texts, pairs), texts, self.labels, self.probable)
 
     def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Tensor:
-        """(n, C) of n >= 1 texts whose words have no labels of their own."""
+        """Return (n, C) for n >= 1 texts whose words have no labels of their own."""
         return torch.from_numpy(np.asarray(self._logits(texts, pairs)))
 
-    def _named(self, rows: Tensor) -> list[dict[str, float]]:
-        return [dict(zip(self.labels, row, strict=True)) for row in rows.tolist()]
-
-    def _tagged(self, sentences: list[list[str]]) -> list[AnyAnswer]:
-        found = tags(answers(self.task, self._logits([" ".join(words) for words in sentences])), self.labels)
-        # A text without words has one tag all the same.
-        pairs = [(words, given[: len(words)]) for words, given in zip(sentences, found, strict=True)]
-        if not is_bio(self.labels):
-            return [Tagged(words, given, []) for words, given in pairs]
-        from seqeval.metrics.sequence_labeling import get_entities
-
-        return [
-            Tagged(words, given, [(kind, " ".join(words[a : b + 1])) for kind, a, b in get_entities(given)])
-            for words, given in pairs
-        ]
-
     def _logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Logits:
-        """Of n >= 1 texts, as `kdbench.tasks` says."""
+        """Return the logits of n >= 1 texts in the form that `kdbench.tasks` lists."""
         if self.pairs != (pairs is not None) or (pairs is not None and len(pairs) != len(texts)):
             needed = f"{len(texts)} second texts" if self.pairs else "single texts"
             raise UserError(f"this model reads {needed}, given were {'none' if pairs is None else len(pairs)}")
-        rows = np.arange(len(texts))
-        nothing = np.zeros_like(rows)
-        if self.task == "token_classification":
-            nothing = ragged([np.zeros(len(text.split(" ")), np.int64) for text in texts])
-        split = Split(rows, list(texts), nothing, None if pairs is None else list(pairs))
+        if kind(self.task).words:
+            texts = [" ".join(text.split()) for text in texts]
+        labels = kind(self.task).unknown(texts)
+        split = Split(np.arange(len(texts)), list(texts), labels, None if pairs is None else list(pairs))
         tokens = tokenize_here(split, self.tokenizer, self.max_length)
         examples = Examples(tokens, split.ids, split.labels, self.pad_id)
         return examples.by_example(compute_outputs(examples, self.predict, 32))
 
 
 def load_classifier(folder: Path) -> Classifier:
-    """Of a finished run (its seed's folder), or of an exported folder, or of a form below that (onnx, int8).
+    """Load the model of a finished run (its seed's folder), of an export, or of a form below that (onnx, int8).
 
     Raises UserError where the folder is none of these, Damaged where a file is not what was written.
     """
@@ -193,6 +111,7 @@ def load_classifier(folder: Path) -> Classifier:
 
 
 def classifier_of(recipe: Path, model: Path, predict: Predict) -> Classifier:
+    """Return a classifier with the data set of `recipe`, and the labels and tokenizer of `model`."""
     dataset = recorded_dataset(OmegaConf.load(recipe / "config.yaml"))  # type: ignore[arg-type]
     probable = students.model_type(model) != "kdbench_tfidf"
     length, tokenizer = read_length(model, dataset.max_length), load_tokenizer(model)
@@ -200,22 +119,24 @@ def classifier_of(recipe: Path, model: Path, predict: Predict) -> Classifier:
 
 
 def label_names(model: Path) -> list[str]:
-    """Of a model's folder, in the order of its logits."""
+    """Return the labels of the model in a folder, in the order of its logits."""
     names = store.read_json(model / "config.json")["id2label"]
     return [names[str(index)] for index in range(len(names))]
 
 
 def model_predict(folder: Path) -> Predict:
+    """Return the logits' function of the model in a folder."""
     model = students.load(folder)
     return lambda batch, step: students.forward(model, batch)
 
 
 def graph_predict(path: Path, speed: float, threads: int | None = None) -> Predict:
+    """Return the logits' function of an ONNX graph; `speed` is FastBERT's."""
     graph = Graph(path, threads)
     graph.speed = speed
     return lambda batch, step: graph.logits(batch)
 
 
 def speed_of(folder: Path) -> float:
-    """Of a FastBERT; other models have none and ignore it."""
+    """Return the speed of a FastBERT; other models have none and ignore it."""
     return float(store.read_json(folder / "config.json").get("speed", 0.0))

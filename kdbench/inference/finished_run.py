@@ -14,10 +14,10 @@ from kdbench.data.datasets import Split, TextData
 from kdbench.data.stored import stored_dataset
 from kdbench.data.tokenize import pad_id, tokenize
 from kdbench.errors import UserError
-from kdbench.metrics import plain
 from kdbench.models import students
 from kdbench.schema import DatasetConfig
 from kdbench.storage.results import PREDICTIONS, RESULTS, verify_run
+from kdbench.tasks.arrays import plain
 from kdbench.validation.fit import KEEPS_NONE
 from kdbench.validation.load import cache_at, recorded_dataset
 

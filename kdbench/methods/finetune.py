@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from kdbench.objectives import supervised
-from kdbench.schema import ARCHITECTURES
+from kdbench.schema import ARCHITECTURES, TASKS
 from kdbench.stage import Stage
-from kdbench.tasks import TASKS
 
 if TYPE_CHECKING:
     from kdbench.runs.context import Run

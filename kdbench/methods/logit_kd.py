@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, ClassVar
 from kdbench.models.students import logits
 from kdbench.objectives import soft_and_hard
 from kdbench.options import MISSING, TEMPERATURE, between, one_of, option
-from kdbench.schema import ARCHITECTURES
+from kdbench.schema import ARCHITECTURES, TASKS
 from kdbench.stage import Batch, Stage, Terms
-from kdbench.tasks import TASKS
 
 if TYPE_CHECKING:
     from kdbench.runs.context import Run

@@ -20,9 +20,8 @@ from kdbench.models.encoders import view
 from kdbench.models.students import base
 from kdbench.objectives import supervised
 from kdbench.options import Rule, at_least, one_of, option, or_none
-from kdbench.schema import ENCODERS
+from kdbench.schema import ENCODERS, TASKS
 from kdbench.stage import Batch, Objective, Stage, Terms
-from kdbench.tasks import TASKS
 
 if TYPE_CHECKING:
     from kdbench.runs.context import Run

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from kdbench.models.students import base, last_hidden, mlm_head, word_embeddings
 from kdbench.objectives import masked_lm, supervised
-from kdbench.schema import ENCODERS
+from kdbench.schema import ENCODERS, TASKS
 from kdbench.stage import Batch, Stage, Terms
-from kdbench.tasks import TASKS
 
 if TYPE_CHECKING:
     from kdbench.runs.context import Run

@@ -16,6 +16,7 @@ from torch import Tensor
 from kdbench.models import tfidf
 from kdbench.options import MISSING, Rule, above, at_least, between, option
 from kdbench.stage import Stage
+from kdbench.tasks import traits
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -120,8 +121,9 @@ def linear(task: str, matrix: Any, labels: NDArray[Any], classes: int, c: float,
     from sklearn.svm import LinearSVC, LinearSVR
 
     planes, offsets = np.zeros((matrix.shape[1], classes)), np.zeros(classes)
-    machine = LinearSVR(C=c, random_state=seed) if task == "regression" else LinearSVC(C=c, random_state=seed)
-    if task == "multi_label":
+    numbers = traits(task).numbers
+    machine = LinearSVR(C=c, random_state=seed) if numbers else LinearSVC(C=c, random_state=seed)
+    if traits(task).several:
         for label, column in enumerate(labels.T):
             if len(np.unique(column)) == 1:  # train never has it, or always
                 offsets[label] = 2 * column[0] - 1
@@ -129,8 +131,8 @@ def linear(task: str, matrix: Any, labels: NDArray[Any], classes: int, c: float,
                 machine.fit(matrix, column)
                 planes[:, label], offsets[label] = machine.coef_[0], machine.intercept_[0]
         return torch.from_numpy(planes), torch.from_numpy(offsets)
-    found = np.arange(1) if task == "regression" else np.unique(labels)
-    if task == "regression" or len(found) > 2:
+    found = np.arange(1) if numbers else np.unique(labels)
+    if numbers or len(found) > 2:
         machine.fit(matrix, labels)
         planes[:, found], offsets[found] = machine.coef_.reshape(len(found), -1).T, machine.intercept_
     elif len(found) == 2:  # scikit-learn gives the second one's plane only

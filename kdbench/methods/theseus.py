@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from kdbench.models.encoders import view
 from kdbench.models.students import logits, set_dropout
 from kdbench.models.theseus import Share, draw_epsilon, hybrid_logits, linear_rate
-from kdbench.objectives import HARD, hard_loss, supervised
+from kdbench.objectives import hard_terms, supervised
 from kdbench.options import MISSING, above, at_least, between, one_of, option, or_none
-from kdbench.schema import ENCODERS
+from kdbench.schema import ENCODERS, TASKS
 from kdbench.stage import Batch, ParamGroup, Predict, Schedule, Stage, Terms
-from kdbench.tasks import TASKS
 
 if TYPE_CHECKING:
     from kdbench.runs.context import Run
@@ -107,7 +106,7 @@ def replacing(run: "Run", p: Params, predecessor: Any, successor: Any, schedule:
         z = hybrid_logits(predecessor, successor, batch, shares, p.embeddings)
         predecessor.eval()  # in training mode in this pass only: what scores it finds it as it came
         replaced = {f"replaced_{i}": 1 - float(torch.as_tensor(share).mean()) for i, share in enumerate(shares)}
-        return Terms({HARD[run.task]: hard_loss(run.task, z, batch["labels"])}, replaced)
+        return Terms(hard_terms(run.task, z, batch), replaced)
 
     def hybrid(batch: Batch, step: int) -> Tensor:
         return hybrid_logits(predecessor, successor, batch, epsilon(batch, step), p.embeddings)

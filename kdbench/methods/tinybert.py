@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from kdbench.losses import attention_score_mse, hidden_mse, logit_mse, soft_binary_kl, soft_cross_entropy
+from kdbench.losses import attention_score_mse, hidden_mse, soft_cross_entropy
 from kdbench.models.encoders import view
 from kdbench.models.features import Projection
 from kdbench.models.relu_head import use_relu_head
 from kdbench.models.students import base, logits
 from kdbench.objectives import supervised
 from kdbench.options import MISSING, TEMPERATURE, at_least, between, one_of, option, or_none
-from kdbench.schema import ENCODERS
-from kdbench.stage import IGNORED, Batch, Objective, Stage, Terms, Unit
-from kdbench.tasks import TASKS
+from kdbench.schema import ENCODERS, TASKS
+from kdbench.stage import Batch, Objective, Stage, Terms, Unit
+from kdbench.tasks import kind, traits
 
 if TYPE_CHECKING:
     from kdbench.runs.context import Run
@@ -41,6 +41,7 @@ class Params:
     students: ClassVar[frozenset[str]] = frozenset(ENCODERS)
     tasks: ClassVar[frozenset[str]] = frozenset(TASKS)
     general_stages: ClassVar[tuple[str, ...]] = ("general",)
+    scale_by_temperature_squared: ClassVar[bool] = False
     general_keys: ClassVar[frozenset[str]] = frozenset({"embedding", "hidden", "attention", "projection", "padding"})
 
     embedding: bool = MISSING  # the four terms, for the ablation
@@ -71,7 +72,7 @@ class Params:
             yield "method.augment", f"{problem} {', '.join(WORD_PIECES)} do"
         if self.augment and config.dataset.text_pair is not None:
             yield "method.augment", "must be false for pairs: words are replaced in single texts"
-        if config.dataset.task == "token_classification":
+        if traits(config.dataset.task).words:
             if self.augment:
                 yield "method.augment", "must be false where each word has a label: replaced words would need others"
             if self.relu_head:
@@ -149,17 +150,12 @@ def stages(run: "Run", p: Params) -> Iterator[Stage]:
 
 
 def prediction_loss(task: str, z: Tensor, batch: Batch, p: Params) -> Tensor:
-    """Return L_pred of the task.
+    """Return L_pred: soft cross-entropy, or what the task has in its place.
 
-    With several labels it is the loss for each label, with tagged words for each word, with a number the squared
-    distance. (The authors' code learns a number from the label, not from the teacher.)
+    (The authors' code learns a number from the label, not from the teacher.)
     """
-    target = batch["teacher_logits"]
-    if task == "regression":
-        return logit_mse(z, target, p.reduction)
-    if task == "multi_label":
-        return soft_binary_kl(z, target, p.temperature, p.reduction, False)  # as the cross-entropy, but zero at best
-    if task == "token_classification":
-        labelled = batch["labels"] != IGNORED
-        z, target = z[labelled], target[labelled]
-    return soft_cross_entropy(z, target, p.temperature, p.reduction)
+
+    def cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:
+        return soft_cross_entropy(student, teacher, p.temperature, p.reduction)
+
+    return kind(task).soft_loss(z, batch, p, cross_entropy)

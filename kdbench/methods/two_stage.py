@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, ClassVar
 from kdbench.models.encoders import view
 from kdbench.objectives import supervised
 from kdbench.options import above, one_of, option
-from kdbench.schema import ENCODERS
+from kdbench.schema import ENCODERS, TASKS
 from kdbench.stage import ParamGroup, Stage
-from kdbench.tasks import TASKS
 
 if TYPE_CHECKING:
     from kdbench.runs.context import Run

@@ -13,9 +13,9 @@ from kdbench.data.augment import cached_augmentation as cached
 from kdbench.data.datasets import Split
 from kdbench.data.tokenize import load_tokenizer
 from kdbench.data.word_classes import MaskedLm, pos_tags, word_classes
-from kdbench.metrics import answers
 from kdbench.models.students import word_embeddings
 from kdbench.runs.context import Run
+from kdbench.tasks import kind
 
 log = logging.getLogger("kdbench")
 CLASSES = 50  # of `clusters`: about as many as the Penn Treebank has tags
@@ -128,7 +128,7 @@ def _labelled(run: Run, made: list[list[str]], sources: list[int]) -> Split:
     ids = np.arange(first, first + len(made))
     pairs = None if train.pairs is None else [parts[1] for parts in made]
     new = Split(ids, [parts[0] for parts in made], train.labels[np.asarray(sources, np.int64)], pairs)
-    new = Split(ids, new.texts, answers(run.task, run.teacher_outputs("logits", new).numpy()), pairs)
+    new = Split(ids, new.texts, kind(run.task).answers(run.teacher_outputs("logits", new).numpy()), pairs)
     both = None if pairs is None or train.pairs is None else [*train.pairs, *pairs]
     return Split(
         np.concatenate([train.ids, ids]),

@@ -16,7 +16,6 @@ from kdbench.data.batches import Examples, TrainBatches
 from kdbench.data.datasets import Split
 from kdbench.data.teacher_cache import cached_outputs, compute_outputs
 from kdbench.errors import UserError
-from kdbench.metrics import Labels, Logits, answers, metrics
 from kdbench.models import students
 from kdbench.models.encoders import view
 from kdbench.runs.models import Ensure, MaskedLm, RunModels
@@ -24,6 +23,8 @@ from kdbench.runs.related import finetune
 from kdbench.schema import RunConfig
 from kdbench.stage import Data, Predict, Schedule
 from kdbench.storage.results import verify_run
+from kdbench.tasks import kind
+from kdbench.tasks.arrays import Labels, Logits
 from kdbench.training.hardware import Hardware
 
 __all__ = ["Finished", "MaskedLm", "Predictions", "Run"]
@@ -130,8 +131,8 @@ class Run(RunModels):
         return self.metrics(examples.labels, examples.by_example(outputs))
 
     def metrics(self, labels: Labels, logits: Logits) -> dict[str, float]:
-        """Return the task's metrics from the labels and logits of n examples."""
-        return metrics(self.task, labels, answers(self.task, logits), self.data.label_names)
+        """Return the metrics of the task, given labels and logits of n examples."""
+        return kind(self.task).judge(labels, logits, self.data.label_names)
 
     @cached_property
     def dev_examples(self) -> Examples:

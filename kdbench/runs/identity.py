@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.runs.related import general_run, teacher_run, uses_general, uses_teacher
-from kdbench.schema import CorpusConfig, DatasetConfig, RunConfig
+from kdbench.schema import DEFAULT_TASK, CorpusConfig, DatasetConfig, RunConfig
 from kdbench.sources.sources import dataset_identity, model_identity, text_identity
 from kdbench.storage.results import read_result
 from kdbench.tasks import chosen_metric
@@ -21,7 +21,7 @@ _LATER = {
     "optimizer": "adamw",
     "general": None,
     "text_pair": None,
-    "task": "classification",
+    "task": DEFAULT_TASK,
     "compile": False,
     "draw": "batch",
     "replacing_share": None,

@@ -17,7 +17,7 @@ from kdbench.models import bert, bilstm, stock, students
 from kdbench.models.encoders import view
 from kdbench.runs.related import found_teacher_run, full_depth, general_run, mlm_run, teacher_run, uses_general
 from kdbench.runs.texts import RunData
-from kdbench.schema import RunConfig, StudentConfig, choose_layers
+from kdbench.schema import DEFAULT_TASK, RunConfig, StudentConfig, choose_layers
 from kdbench.sources.model_folder import head_misfit
 from kdbench.storage.results import verify_run
 from kdbench.training.hardware import Hardware
@@ -112,7 +112,7 @@ class RunModels(RunData):
         if config.method.init.weights == "classifier":
             model = students.load_classifier(self.origin_folder, self.data.label_names, self.hardware.attention)
             return model.to(self.accelerator.device)
-        names, task = (self.data.label_names, self.task) if config.phase == "task" else (["0", "1"], "classification")
+        names, task = (self.data.label_names, self.task) if config.phase == "task" else (["0", "1"], DEFAULT_TASK)
         shape, seed = self.shape(config.student), self.seed("student")
         student = students.build(shape, names, self.hardware.attention, seed, task)
         if config.student.architecture == "bilstm":

@@ -13,7 +13,6 @@ from omegaconf import OmegaConf
 
 from kdbench.data.teacher_cache import compute_outputs
 from kdbench.inference import measure
-from kdbench.metrics import Logits
 from kdbench.models import students
 from kdbench.runs.identity import data_id, run_id
 from kdbench.runs.related import baseline, row_to_beat, total_baseline
@@ -22,6 +21,7 @@ from kdbench.storage.files import filling, write_bytes, write_json, write_text
 from kdbench.storage.predictions import predictions_file
 from kdbench.storage.provenance import machine, source_state, versions
 from kdbench.storage.results import PREDICTIONS, SCHEMA, Runs, metric_of
+from kdbench.tasks.arrays import Logits
 from kdbench.training.interrupts import Watch
 from kdbench.training.processes import wait
 from kdbench.validation.load import digest

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import jinja2
 
 from kdbench.compare.collect import read_runs
-from kdbench.compare.columns import METRICS as NAMES
 from kdbench.compare.columns import unit
 from kdbench.compare.keys import Wanted, flat
 from kdbench.compare.load import with_tests
@@ -20,14 +19,9 @@ from kdbench.schema import ENCODERS
 from kdbench.storage.files import read_json
 from kdbench.storage.provenance import machine
 from kdbench.storage.results import metric_of
-from kdbench.tasks import METRICS
+from kdbench.tasks import traits
 
 STOCK = (*ENCODERS, "mobilebert")  # what AutoModelForSequenceClassification loads
-HUB_METRICS = {  # the model hub's names, where they are others
-    "matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr",
-    "subset_accuracy": "accuracy", "word_accuracy": "accuracy",
-    "macro_f1": "f1", "micro_f1": "f1", "entity_f1": "f1",
-}  # fmt: skip
 
 
 class Forms(NamedTuple):
@@ -46,8 +40,8 @@ def model_card(run: FinishedRun, forms: Forms | None) -> str:
     )  # fmt: skip
     table, row = _compared(run)
     kind = students.model_type(run.model)
-    task, metric = run.dataset.task, table.metric
-    measured = [name for name in METRICS[task] if name in run.result["metrics"]["test"]]
+    task, metric = traits(run.dataset.task), table.metric
+    measured = [name for name in task.metrics if name in run.result["metrics"]["test"]]
     return environment.get_template("card.md.j2").render(
         run=run,
         result=run.result,
@@ -55,12 +49,9 @@ def model_card(run: FinishedRun, forms: Forms | None) -> str:
         student=run.config["student"],
         teacher=run.config["teacher"],
         task=task,
-        pipeline="token-classification" if task == "token_classification" else "text-classification",
         metric=metric,
         metrics=measured,
-        names=NAMES,
-        hub_metrics=HUB_METRICS,
-        hub_names=list(dict.fromkeys(HUB_METRICS.get(name, name) for name in measured)),
+        hub_names=list(dict.fromkeys(task.metrics[name].hub for name in measured)),
         unit=unit(metric),
         stock=kind in STOCK,
         fastbert=kind == "kdbench_fastbert",

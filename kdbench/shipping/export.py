@@ -23,7 +23,6 @@ from kdbench.inference.classifier import GRAPH, graph_predict, model_predict, sp
 from kdbench.inference.finished_run import FinishedRun, open_run
 from kdbench.inference.latency import beside, own_call
 from kdbench.inference.onnx import to_int8, to_onnx
-from kdbench.metrics import answers, metrics
 from kdbench.models import students
 from kdbench.shipping.card import Forms, model_card
 from kdbench.stage import Predict
@@ -32,6 +31,7 @@ from kdbench.storage.files import explained, filling, remove_leftovers, write_by
 from kdbench.storage.predictions import predictions_file
 from kdbench.storage.provenance import machine, source_state, versions
 from kdbench.storage.results import EXPORT, PREDICTIONS, metric_of, write_result
+from kdbench.tasks import kind
 from kdbench.validation.fit import NO_INT8
 from kdbench.validation.load import digest
 
@@ -114,9 +114,7 @@ def _write_form(run: FinishedRun, folder: Path, predict: Predict, latency: dict[
         "id": digest({"run": run.result["id"], "form": folder.name}),
         "form": folder.name,
         "exported_from": run.result["id"],
-        "metrics": {
-            name: metrics(task, split.labels, answers(task, logits[name]), names) for name, split in splits.items()
-        },
+        "metrics": {name: kind(task).judge(split.labels, logits[name], names) for name, split in splits.items()},
         "latency": run.result["latency"] | {"device": "cpu"} | latency,
         "bytes": (folder / GRAPH).stat().st_size,
         "machine": machine(),

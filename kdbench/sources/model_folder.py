@@ -9,6 +9,7 @@ from typing import Any
 from kdbench.errors import SourceError
 from kdbench.sources.foreign import WEIGHTS, read_config, read_object, require_weights
 from kdbench.sources.model_weights import verify_weights
+from kdbench.tasks import traits
 
 MODEL_FILES = (
     "config.json",
@@ -121,10 +122,10 @@ def head_misfit(folder: Path, task: str, label_names: list[str]) -> str | None:
     heads = [str(name) for name in config.get("architectures") or () if str(name).endswith(_HEADS)]
     if not heads:
         return None
-    if task == "regression" or not heads[0].endswith(_HEADS[task == "token_classification"]):
+    if traits(task).numbers or not heads[0].endswith(_HEADS[traits(task).words]):
         return f"it is a {heads[0]}, the task is {task}"
     problem = config.get("problem_type")
-    if (problem == "multi_label_classification") != (task == "multi_label"):
+    if (problem == "multi_label_classification") != traits(task).several:
         return f"its problem_type is {problem}, the task is {task}"
     labels = config.get("id2label") or {}
     own = sorted(map(str, labels.values())) if isinstance(labels, dict) else []

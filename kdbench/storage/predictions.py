@@ -1,4 +1,4 @@
-"""The stored predictions of a run: which examples it got right, in the order of their ids."""
+"""The predictions that a run stores: labels and logits of each example of a split."""
 
 import json
 from collections.abc import Mapping
@@ -12,39 +12,42 @@ import pyarrow.compute
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from kdbench.metrics import Labels, Logits, answers, plain, ragged
+from kdbench.schema import DEFAULT_TASK
 from kdbench.storage.results import PREDICTIONS
+from kdbench.tasks import kind, traits
+from kdbench.tasks.arrays import Labels, Logits, plain
 
 
 class NoPredictionsError(Exception):
-    """A run without usable predictions; the message says why."""
+    """A run has no usable predictions; the message says why."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """One split of one run: N examples, ordered by id; labels and predictions as `kdbench.tasks` says."""
+    """Labels and answers of n examples, in the order of their ids: one split of one run."""
 
     ids: NDArray[np.int64]
     labels: Labels
     predicted: Labels
-    task: str = "classification"
+    task: str = DEFAULT_TASK
     names: list[str] = field(default_factory=list)  # of the classes; older files have none
 
     def same_examples(self, other: "Predictions") -> bool:
+        """Return whether both are answers to the same examples."""
         if self.task != other.task or not np.array_equal(self.ids, other.ids):
             return False
         return all(np.array_equal(mine, theirs) for mine, theirs in zip(self.labels, other.labels, strict=True))
 
 
 def read(results: Path, split: str) -> Predictions:
-    """The predictions beside a results.json."""
+    """Return the predictions beside a results.json. Raises NoPredictionsError."""
     path = results.with_name(PREDICTIONS)
     try:
         table = pyarrow.parquet.read_table(path, filters=pyarrow.compute.field("split") == split)
         about = table.schema.metadata or {}
-        task = about.get(b"task", b"classification").decode()
-        ids, labels = table["id"].to_numpy().astype(np.int64), _labels(table["label"], task)
-        predicted = answers(task, _logits(table["logits"], task))
+        task = about.get(b"task", DEFAULT_TASK.encode()).decode()
+        ids, labels = table["id"].to_numpy().astype(np.int64), kind(task).stored(table["label"])
+        predicted = kind(task).answers(_logits(table["logits"], task))
         names = json.loads(about.get(b"labels", b"[]"))
     except FileNotFoundError:
         raise NoPredictionsError(f"{path.parent} has no {PREDICTIONS}") from None
@@ -54,23 +57,10 @@ def read(results: Path, split: str) -> Predictions:
     return Predictions(ids[order], labels[order], predicted[order], task, names)
 
 
-def _labels(column: Any, task: str) -> Labels:
-    values: NDArray[Any] = column.to_numpy()
-    match task:
-        case "classification":
-            return values.astype(np.int64)
-        case "regression":
-            return values
-        case "multi_label":
-            return np.stack([*values]).astype(np.int8)
-        case _:
-            return ragged([np.asarray(tags) for tags in values])
-
-
-def _logits(column: Any, task: str) -> Any:
-    if task != "token_classification":
-        return np.stack(column.to_numpy())
-    return [np.array(words, np.float32) for words in column.to_pylist()]
+def _logits(column: Any, task: str) -> Logits:
+    if traits(task).words:
+        return [np.array(words, np.float32) for words in column.to_pylist()]
+    return np.stack(column.to_numpy())
 
 
 def predictions_file(
@@ -78,8 +68,8 @@ def predictions_file(
 ) -> bytes:
     """Return the content of predictions.parquet: split, id, label and logits of each example.
 
-    `splits`: name -> (ids, labels, logits) of N examples, in the forms that `kdbench.tasks` lists. The task and the
-    names of the classes are in the table's metadata.
+    `splits`: name -> (ids, labels, logits) of n examples, in the forms that `kdbench.tasks` lists. The table's
+    metadata hold the task and the names of the classes.
     """
     columns: dict[str, list[Any]] = {"split": [], "id": [], "label": [], "logits": []}
     for name, (ids, labels, logits) in splits.items():
@@ -88,8 +78,8 @@ def predictions_file(
         columns["label"] += plain(labels)
         columns["logits"] += [one.astype(np.float32).tolist() for one in logits]
     number = pyarrow.list_(pyarrow.float32())
-    kind = pyarrow.list_(number) if task == "token_classification" else number
-    table = pyarrow.table(columns | {"logits": pyarrow.array(columns["logits"], kind)})
+    row = pyarrow.list_(number) if traits(task).words else number
+    table = pyarrow.table(columns | {"logits": pyarrow.array(columns["logits"], row)})
     table = table.replace_schema_metadata({"task": task, "labels": json.dumps(label_names)})
     content = pyarrow.BufferOutputStream()
     pyarrow.parquet.write_table(table, content)

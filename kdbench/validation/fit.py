@@ -6,9 +6,9 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
+from kdbench import tasks
 from kdbench.errors import Fault, SettingError, SourceError, shown
-from kdbench.schema import DatasetConfig, RunConfig
-from kdbench.tasks import METRICS
+from kdbench.schema import TASKS, DatasetConfig, RunConfig
 from kdbench.validation.architectures import CUT, kind_faults
 
 # The words of a method's `needs`.
@@ -49,30 +49,28 @@ def task_faults(config: RunConfig) -> Iterator[Fault]:
     if task not in method.tasks:
         supported = f"(supported: {', '.join(sorted(method.tasks))})"
         yield Fault("dataset.task", task, f"is not supported by method={method.name} {supported}: {method.not_others}")
-    if dataset.metric is not None and dataset.metric not in METRICS[task]:
-        yield Fault("dataset.metric", dataset.metric, f"is no metric of {task}", legal=f"Legal: {_or(METRICS[task])}")
-    if isinstance(dataset.label, list) and task != "multi_label":
-        problem = "a column for each label is for dataset.task=multi_label; name one column"
+    traits = tasks.traits(task)
+    legal = [*traits.metrics]
+    if dataset.metric is not None and dataset.metric not in legal:
+        yield Fault("dataset.metric", dataset.metric, f"is no metric of {task}", legal=f"Legal: {_or(legal)}")
+    if isinstance(dataset.label, list) and not traits.several:
+        able = _or([name for name in TASKS if tasks.traits(name).several])
+        problem = f"a column for each label is for dataset.task={able}; name one column"
         yield Fault("dataset.label", shown(dataset.label), problem)
-    if task == "regression" and dataset.classes is not None:
-        yield Fault("dataset.classes", shown(dataset.classes), "must be null: a number is predicted, no class")
-    if task != "token_classification":
-        return
-    if dataset.text_pair is not None:
-        yield Fault("dataset.text_pair", dataset.text_pair, "must be null: the words of one text are labelled")
+    values = asdict(dataset)
+    for key, problem in traits.conflicts(config):
+        yield Fault(key, shown(values[key.removeprefix("dataset.")]), problem)
     kinds = {"student": student.architecture}
     if "teacher" in method.needs:
         kinds["teacher"] = config.teacher.architecture
-    for group, architecture in kinds.items():
-        if task in method.tasks and architecture not in TAGGERS:
+    for group, architecture in kinds.items() if traits.words and task in method.tasks else ():
+        if architecture not in TAGGERS:
             problem = f"has no head for words; {' and '.join(sorted(TAGGERS))} have"
             yield Fault(f"{group}.architecture", architecture, problem)
-    if find_spec("seqeval") is None:
-        yield Fault("dataset.task", task, "needs seqeval, which counts entities: pip install 'kdbench[ner]'")
 
 
 def _or(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:-1])} or {names[-1]}"
+    return " or ".join([", ".join(names[:-1]), names[-1]][len(names) == 1 :])
 
 
 def export_faults(config: RunConfig) -> Iterator[Fault]:

@@ -12,6 +12,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from kdbench.compare import inference
 from kdbench.compare.inference import Scores
+from kdbench.tasks.classification import macro_f1
 
 
 @pytest.fixture(scope="module")
@@ -229,14 +230,14 @@ def test_familywise_error_in_full(study: ModuleType, regime: str, seeds: int, nu
     assert found["error"] <= 6.5 and found["power"] >= found["holm_power"]  # 3 s.d. of 2,000 above 5
 
 
-def test_macro_f1_scores_average_to_macro_f1_and_have_its_spread() -> None:
+def test_points_of_macro_f1_average_to_macro_f1_and_have_its_spread() -> None:
     rng = np.random.default_rng(3)
     labels = rng.integers(0, 4, 600)
     predicted = np.where(rng.random(600) < 0.8, labels, rng.integers(0, 5, 600))  # a class that never is the label
-    scores = inference.macro_f1_scores(labels, predicted)
+    scores = macro_f1(labels, predicted)
     assert scores.mean() == pytest.approx(100 * f1_score(labels, predicted, average="macro", zero_division=0.0))
     draws = [rng.integers(0, 600, 600) for _ in range(1500)]
-    resampled = [inference.macro_f1_scores(labels[draw], predicted[draw]).mean() for draw in draws]
+    resampled = [macro_f1(labels[draw], predicted[draw]).mean() for draw in draws]
     assert scores.std() / 600**0.5 == pytest.approx(np.std(resampled), rel=0.08)
 
 

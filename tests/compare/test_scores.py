@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from kdbench.compare.inference import crossed
-from kdbench.compare.scores import scores
-from kdbench.metrics import metrics, ragged
+from kdbench.schema import TASKS
 from kdbench.storage.predictions import Predictions
-from kdbench.tasks import METRICS
+from kdbench.tasks import kind, traits
+from kdbench.tasks.token_classification import ragged
 
+METRICS = [(task, metric) for task in TASKS for metric in traits(task).metrics]
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 
 
@@ -37,10 +38,14 @@ def predictions(task: str, metric: str, n: int = 400, seed: int = 0) -> Predicti
 
 
 def measured(one: Predictions, rows: np.ndarray, metric: str) -> float:
-    return 100 * metrics(one.task, one.labels[rows], one.predicted[rows], one.names)[metric]
+    return 100 * kind(one.task).figures(one.labels[rows], one.predicted[rows], one.names)[metric]
 
 
-@pytest.mark.parametrize(("task", "metric"), [(task, metric) for task in METRICS for metric in METRICS[task]])
+def scores(metric: str, one: Predictions) -> np.ndarray:
+    return kind(one.task).points(metric, one.labels, one.predicted, one.names)
+
+
+@pytest.mark.parametrize(("task", "metric"), METRICS)
 def test_points_are_those_of_leaving_one_example_out(task, metric):
     one = predictions(task, metric, 60)
     every, whole = np.arange(60), measured(one, np.arange(60), metric)
@@ -59,7 +64,7 @@ def test_the_interval_is_that_of_a_bootstrap_over_examples(task, metric):
     assert crossed(scores(metric, one)[None]).error == pytest.approx(np.std(drawn), rel=0.15)
 
 
-@pytest.mark.parametrize(("task", "metric"), [(task, metric) for task in METRICS for metric in METRICS[task]])
+@pytest.mark.parametrize(("task", "metric"), METRICS)
 def test_answers_that_are_all_alike_have_points_too(task, metric):
     one = predictions(task, metric, 20)
     alike = ragged([0 * row for row in one.predicted]) if task == "token_classification" else 0 * one.predicted

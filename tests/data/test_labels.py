@@ -13,9 +13,9 @@ from kdbench.data.datasets import load_dataset
 from kdbench.data.stored import stored_dataset
 from kdbench.data.tokenize import tokenize
 from kdbench.errors import SourceError
-from kdbench.metrics import plain
 from kdbench.schema import DatasetConfig, DatasetSplits
 from kdbench.stage import IGNORED
+from kdbench.tasks.arrays import plain
 
 CONLL = """-DOCSTART- -X- -X- O
 

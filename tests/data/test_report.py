@@ -11,7 +11,7 @@ from kdbench.data.datasets import Split, load_dataset
 from kdbench.data.report import SHOWN_CLASSES, Counts, PiecesReport, data_lines, pieces_lines, warnings
 from kdbench.data.stored import stored_dataset
 from kdbench.data.tokenize import load_tokenizer, tokenize, tokenize_here
-from kdbench.metrics import ragged
+from kdbench.tasks.token_classification import ragged
 from tests.data.test_datasets import TEN, config, write
 
 

@@ -18,9 +18,9 @@ from kdbench.compare import inference, statistics
 from kdbench.data.batches import Examples, TrainBatches
 from kdbench.data.tokenize import Tokens
 from kdbench.methods import pkd, tinybert
-from kdbench.metrics import metrics
 from kdbench.models.theseus import blocks
 from kdbench.schema import choose_layers
+from kdbench.tasks import classification
 from kdbench.validation.load import digest
 
 # Bucketing
@@ -136,15 +136,16 @@ PS = st.lists(st.floats(0, 1), min_size=1, max_size=12)
 @given(LABELS)
 def test_metrics_are_scikit_learns(pairs):
     labels, predicted = pairs.T
-    found = metrics("classification", labels, predicted, "abcdefg")
+    found = classification.Kind.figures(labels, predicted, "abcdefg")
     assert found["accuracy"] == pytest.approx(accuracy_score(labels, predicted))
     counts = confusion_matrix(labels, predicted, labels=range(7))  # counted here again, not by f1_score alone
     either = counts.sum(0) + counts.sum(1)
     f1 = (2 * counts.diagonal())[either > 0] / either[either > 0]
     assert found["macro_f1"] == pytest.approx(f1.mean())
     assert found["macro_f1"] == pytest.approx(f1_score(labels, predicted, average="macro", zero_division=0.0))
-    assert inference.macro_f1_scores(labels, predicted).mean() == pytest.approx(100 * f1.mean())
-    assert inference.accuracy_scores(labels, predicted).mean() == pytest.approx(100 * found["accuracy"])
+    assert classification.macro_f1(labels, predicted).mean() == pytest.approx(100 * f1.mean())
+    points = classification.Kind.points("accuracy", labels, predicted, "abcdefg")
+    assert points.mean() == pytest.approx(100 * found["accuracy"])
 
 
 @given(st.integers(2, 3000), st.floats(0, 1))
