@@ -48,7 +48,8 @@ class Stars(NamedTuple):
 class Kind(Traits):
     @staticmethod
     def read(files):
-        return [ReadLabels([str("fmw".index(value[0])) for value in file.values], ["topics are stars"]) for file in files]
+        read = [[str("fmw".index(value[0])) for value in file.values] for file in files]
+        return [ReadLabels(labels, ["topics are stars"]) for labels in read]
 
     @staticmethod
     def encode(labels, names, texts, where):

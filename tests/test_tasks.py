@@ -91,8 +91,8 @@ def checked(config, result) -> list[dict]:
     rows = [one for one in table.to_pylist() if one["split"] == "test"]
     assert [one["label"] for one in rows] == plain(data.test.labels)
     logits = [np.array(one["logits"], np.float32) for one in rows]
-    logits = logits if task == "token_classification" else np.stack(logits)
-    assert kind(task).judge(data.test.labels, logits, data.label_names) == result["metrics"]["test"]
+    arranged = logits if task == "token_classification" else np.stack(logits)
+    assert kind(task).judge(data.test.labels, arranged, data.label_names) == result["metrics"]["test"]
     for stage in result["stages"]:  # the weights that were kept are those of the best dev score
         dev = [next(iter(epoch["dev"].values()))[METRIC[task]] for epoch in stage["epochs"] if epoch["dev"]]
         assert not dev or stage[f"best_dev_{METRIC[task]}"] == max(dev)
