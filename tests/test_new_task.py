@@ -153,5 +153,6 @@ def test_a_new_kind_of_task_is_one_file(command_line, tmp_path):
     assert result["metrics"]["test"]["closeness"] == pytest.approx(1 - off.mean() / 2)
     assert answered.strip("*") == "\tapple pear\n" and "A model of 3 stars" in (folder / "export/README.md").read_text()
     (table,) = json.loads(compared)["tables"]
-    (row,) = (one for one in table["rows"] if one["method"] == "logit_kd")
-    assert table["metric"] == "closeness" and row["score_points"] == pytest.approx(100 * (1 - off.mean() / 2))
+    assert table["metric"] == "closeness"
+    found = [row["score_points"] for row in table["rows"] if row["method"] == "logit_kd"]  # the run and its ONNX graph
+    assert found[0] == pytest.approx(100 * (1 - off.mean() / 2)) and len(found) == 2
