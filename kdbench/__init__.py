@@ -54,6 +54,6 @@ def load_runs(
     `where` is a condition as in `--where`, `tests` is `--tests` (True) or `--no-tests` (False). What is left out, and
     why, is in the frame's `attrs["warnings"]`.
     """
-    from kdbench.compare.load import load_frame
+    from kdbench.compare.frame import load_frame
 
     return load_frame([Path(root) for root in roots] or [Path("outputs")], metric, split, where, tests)

@@ -1,4 +1,4 @@
-"""compare-runs: read, select, arrange, print. Data goes to stdout, words about it to stderr."""
+"""compare-runs: read, select, arrange, print. Data goes to stdout, messages go to stderr."""
 
 import argparse
 import io
@@ -8,14 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kdbench.compare import diff, frame, pivot, speed
+from kdbench.compare import diff, frame, pivot
 from kdbench.compare.collect import Run, read_runs
 from kdbench.compare.columns import Sheet
 from kdbench.compare.keys import UnknownKeyError, Wanted
-from kdbench.compare.load import with_tests
-from kdbench.compare.notes import sheet
-from kdbench.compare.options import Parser, ordered, parser
-from kdbench.compare.rows import build_tables
+from kdbench.compare.notes import sheets
+from kdbench.compare.options import Parser, parser
+from kdbench.compare.rows import build_tables, ordered
 from kdbench.compare.speed import with_speed
 from kdbench.compare.table import Table
 from kdbench.console import guarded
@@ -23,18 +22,19 @@ from kdbench.errors import UserError
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the comparison; returns the exit code."""
+    """Print the comparison and return the exit code."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # ± in a terminal that has only ASCII
     made = parser()
     options = made.read(argv)
+    grouped = options.diff or options.group_by or options.pivot
     if missing := [str(root) for root in options.roots if not root.is_dir()]:
         made.error(f"no such folder: {', '.join(missing)}; ROOT is outputs or a folder in it")
     if options.format == "parquet" and sys.stdout.isatty():
-        made.error("--format parquet is no text: send it to a file with >")
-    if options.format == "html" and (options.diff or options.group_by or options.pivot):
-        made.error("--format html is the whole comparison: leave out --diff, --group-by and --pivot")
-    if options.latency and (options.watch or options.diff or options.group_by or options.pivot):
+        made.error("--format parquet is not text: send it to a file with >")
+    if options.format == "html" and grouped:
+        made.error("--format html shows the whole comparison: leave out --diff, --group-by and --pivot")
+    if options.latency and (options.watch or grouped):
         made.error("--latency measures the rows of the table: leave out --watch, --diff, --group-by and --pivot")
     options.roots = options.roots or [Path("outputs")]
     return guarded("compare-runs", lambda: _watched_or_compared(made, options))
@@ -57,12 +57,11 @@ def _compare(options: argparse.Namespace) -> int:
     wanted.check()
     if options.diff:
         return _diff(options, runs)
-    runs, complaints = chosen(runs, options)
+    runs, complaints = _chosen(runs, options)
     if not options.quiet:
         from kdbench.compare.watch import unfinished
 
-        for line in [*warnings, *complaints, *unfinished(options.roots)]:
-            print(f"compare-runs: {line}", file=sys.stderr)
+        _tell(options, *warnings, *complaints, *unfinished(options.roots))
     tables = build_tables(runs, lambda run: _shown(run, options))
     if not tables:
         return 1
@@ -75,49 +74,36 @@ def _compare(options: argparse.Namespace) -> int:
     return 0
 
 
+def _tell(options: argparse.Namespace, *lines: str) -> None:
+    for line in lines if not options.quiet else ():
+        print(f"compare-runs: {line}", file=sys.stderr)
+
+
 def _tables(options: argparse.Namespace, tables: list[Table]) -> None:
-    """Print the rows, with tests and times where they were asked for."""
-    tables = [with_speed(table, options.roots[0], options.latency, options.quiet) for table in tables]
-    tables = [with_tests(table, table.metric, options.split, options.tests) for table in tables]
-    tables = [replace(table, rows=ordered(table.rows, options.sort)) for table in tables]  # by what is shown
+    """Print the rows, with their tests and times."""
+    from kdbench.compare.testing import with_tests  # numpy
+
+    tables = [with_tests(with_speed(table, options.roots[0], options.latency, options.quiet), options.tests)
+              for table in tables]  # fmt: skip
+    tables = [replace(table, rows=ordered(table.rows, options.sort)) for table in tables]  # by the shown figures
     if options.plots:
         from kdbench.compare.pictures import save  # matplotlib
 
-        files = save(tables, options.split, options.plots)
-        if not options.quiet:
-            print(f"compare-runs: {len(files)} pictures in {options.plots}", file=sys.stderr)
-    if not options.quiet:
-        for line in (line for table in tables if table.tests for line in table.tests.warnings):
-            print(f"compare-runs: {line}", file=sys.stderr)
+        _tell(options, f"{len(save(tables, options.plots))} pictures in {options.plots}")
+    _tell(options, *(line for table in tables if table.tests for line in table.tests.warnings))
     if options.format == "html":
         from kdbench.compare.page import print_page  # matplotlib
 
-        print_page(tables, options.split)
+        print_page(tables)
         return
     _print(
-        options,
-        lambda: frame.records(tables, options.split),
-        lambda: frame.document(tables, options.split),
-        lambda: _sheets(tables, options),
-    )
-
-
-def _sheets(tables: list[Table], options: argparse.Namespace) -> Sequence[Sheet]:
-    """The table, and below it its tests and its times."""
-    found = []
-    for table in tables:
-        found.append(sheet(table, table.metric, options.split))
-        if table.tests and table.tests.count:
-            from kdbench.compare import certainty
-
-            found.append(certainty.sheet(table))
-        if table.session:
-            found.append(speed.sheet(table))
-    return found
+        options, lambda: frame.records(tables), lambda: frame.document(tables),
+        lambda: [one for table in tables for one in sheets(table)],
+    )  # fmt: skip
 
 
 def _keys(options: argparse.Namespace) -> list[str]:
-    """All keys that the command line names; --tag needs none, it is always read."""
+    """Return all keys on the command line but that of --tag, which is always read."""
     named = [*(options.where.keys if options.where else ()), *(options.best_on_dev or ()), *options.group_by]
     if options.pivot:
         named += [options.pivot, *([] if options.group_by else ["method"])]
@@ -125,24 +111,24 @@ def _keys(options: argparse.Namespace) -> list[str]:
 
 
 def _shown(run: Run, options: argparse.Namespace) -> bool:
-    asked = ((options.method, run.method), (options.student, run.student), (options.tag, run.tag))
-    if any(names and value not in names for names, value in asked):
-        return False
+    for name in ("method", "student", "tag"):
+        if (names := getattr(options, name)) and getattr(run, name) not in names:
+            return False
     return options.where is None or options.where.holds(run.values)
 
 
-def chosen(runs: list[Run], options: argparse.Namespace) -> tuple[list[Run], list[str]]:
-    """The runs on the data sets that were asked for, and what was asked for but is not there."""
+def _chosen(runs: list[Run], options: argparse.Namespace) -> tuple[list[Run], list[str]]:
+    """Return the runs on the chosen data sets, and a message for each selection that fits no run."""
     where = f"below {', '.join(map(str, options.roots))}"
     if not runs:
-        return [], [f"no finished runs {where}: make some with kdbench (kdbench --help says how)"]
+        return [], [f"no finished runs {where}: make some with kdbench (see kdbench --help)"]
     kept = [run for run in runs if not options.dataset or run.dataset in options.dataset]
     if not kept:
         there = ", ".join(sorted({run.dataset for run in runs}))
         return [], [f"no finished run on {', '.join(options.dataset)} {where}; there are runs on {there}"]
     complaints = []
     for name in ("method", "student", "tag"):
-        present = sorted({str(value) for run in kept if (value := _of(run, name)) is not None})
+        present = sorted({value for run in kept if (value := getattr(run, name)) is not None})
         there = f"there are runs of {', '.join(present)}" if present else f"no run has a {name}"
         complaints += [
             f"no finished run of {name} {value} {where}; {there}"
@@ -150,12 +136,8 @@ def chosen(runs: list[Run], options: argparse.Namespace) -> tuple[list[Run], lis
             if value not in present
         ]
     if options.where and not any(options.where.holds(run.values) for run in kept):
-        complaints.append(f"--where {options.where.text!r} is true of none of the {len(kept)} runs {where}")
+        complaints.append(f"--where {options.where.text!r} is true for none of the {len(kept)} runs {where}")
     return kept, complaints
-
-
-def _of(run: Run, name: str) -> str | None:
-    return {"method": run.method, "student": run.student, "tag": run.tag}[name]
 
 
 def _diff(options: argparse.Namespace, runs: list[Run]) -> int:
@@ -174,14 +156,13 @@ def _pivot(options: argparse.Namespace, tables: list[Table]) -> None:
     keys = options.group_by or ["method"]
     tables = [replace(table, rows=ordered(table.rows, options.sort)) for table in tables]
     found = pivot.groups(tables, keys, options.pivot)
-    if not options.quiet and len(tables) > 1 and options.pivot != "dataset":
-        print("compare-runs: different data is not mixed: a table each", file=sys.stderr)
-    arguments = (keys, options.pivot, options.split)
+    if len(tables) > 1 and options.pivot != "dataset":
+        _tell(options, "each data set has its own table: runs of different data are not mixed")
     _print(
         options,
-        lambda: pivot.records(found, *arguments),
-        lambda: {"groups": pivot.records(found, *arguments)},
-        lambda: pivot.sheets(found, *arguments),
+        lambda: pivot.records(found, keys, options.pivot),
+        lambda: {"groups": pivot.records(found, keys, options.pivot)},
+        lambda: pivot.sheets(found, keys, options.pivot),
     )
 
 
@@ -191,7 +172,7 @@ def _print(
     document: Callable[[], dict[str, Any]],
     sheets: Callable[[], Sequence[Sheet]],
 ) -> None:
-    """The same figures in the format that was asked for."""
+    """Print the same figures in the chosen format."""
     match options.format:
         case "csv":
             frame.print_csv(records())
@@ -200,15 +181,12 @@ def _print(
         case "parquet":
             frame.write_parquet(records())
         case name:
+            from kdbench.compare import printing
+
             shown = list(sheets())
             if options.quiet:
                 shown = [replace(one, notes=(), missing=(), legend="") for one in shown]
-            if name == "table":
-                from kdbench.compare.terminal import print_terminal
-
-                print_terminal(shown)
-            else:
-                from kdbench.compare import documents
-
-                (documents.print_latex if name == "latex" else documents.print_markdown)(shown)
+            {"table": printing.print_terminal, "latex": printing.print_latex, "markdown": printing.print_markdown}[
+                name
+            ](shown)
     sys.stdout.flush()

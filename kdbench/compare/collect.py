@@ -1,7 +1,7 @@
 """Find the `results.json` files below some folders and take from each what a comparison needs.
 
-Nothing is computed here. A file that cannot be used becomes a warning that names it and says why; the
-others are still compared.
+Nothing is computed here. A file that cannot be used becomes a warning with its path and the reason. The others are
+still compared.
 """
 
 import math
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kdbench.compare.keys import Source, Wanted
-from kdbench.schema import DEFAULT_TASK, METRICS
+from kdbench.compare.keys import Source, Wanted, flat, inner
+from kdbench.schema import METRICS
 from kdbench.storage.files import Damaged
 from kdbench.storage.results import EXPORT, RESULTS, SCHEMA, read_result
 
@@ -26,75 +26,75 @@ class UnusableError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Latency:
-    """Milliseconds for one batch (the median), how far they were spread, and on how quiet a machine."""
+class Times:
+    """Milliseconds for a batch of 1 and of 32: the median and the interquartile range, None if not measured."""
 
-    batch_1: float | None
-    batch_32: float | None
-    spread_1: float | None  # the interquartile range
-    spread_32: float | None
-    quiet: bool
-    others: float | None  # processors that other work took
-    teacher_1: float | None  # the teacher's batch_1, measured in turns with this one
-    teacher_quiet: bool
+    batch_1: float | None = None
+    batch_32: float | None = None
+    spread_1: float | None = None
+    spread_32: float | None = None
+    quiet: bool = False  # False: shown with a mark, and no ratio or advice is derived from it
+    others: float | None = None  # processors that other work took meanwhile
 
 
 @dataclass(frozen=True, slots=True)
 class Teacher:
     id: str
-    seed: int | None
+    seed: int
     score: float
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One finished run. Scores are in points (0-100), of `metric` on the split that was asked for."""
+    """One finished run. Scores are in points (0-100), of `metric` on `split`."""
 
     path: Path
     id: str
     seed: int
     dataset: str
     data_id: str
-    data_split: str  # a sentence: which rows are train, dev and test
-    examples: int  # that the score is of
+    data_split: str  # in words: which examples are train, dev and test
+    examples: int  # in `split`
     task: str
-    metric: str  # the one that was asked for, or that chose on dev
+    metric: str  # --metric, else the one that chose on dev
+    split: str  # test or dev
     method: str
     student: str | None
     tag: str | None
-    settings: dict[str, str]  # what may tell two configurations of one method apart
-    training: dict[str, str]  # the schedule's values, of a stage (successor.lr) where stages differ
+    settings: dict[str, str]  # in which two configurations of one method may differ
+    training: dict[str, str]  # the schedule's values; with the stage's name (successor.lr) if stages differ
     selected_on: str | None
     conditions: dict[str, str]  # precision, device, threads, machine, length: see CONDITIONS
     dirty: bool
     score: float
     dev_score: float
     baselines: tuple[tuple[str, str] | None, ...]  # (id, command): same schedule, same total of updates
-    tfidf_command: str | None  # makes the row to beat
+    tfidf_command: str | None  # makes the TF-IDF row
     teacher: Teacher | None
     parameters: int | None
     bytes: int | None  # of the file with the weights
     flops: float | None
-    latency: Latency
+    times: Times
+    teacher_times: Times  # measured in turns with `times`
     seconds: float | None
     teacher_seconds: float | None
     general_seconds: float | None
-    has_model: bool  # a network of its own, that can be loaded and measured again
-    chosen: str | None  # what the method chose on dev itself
-    values: Mapping[str, Any]  # of the keys that were asked for
+    has_model: bool  # the run kept a network that can be measured again
+    chosen: str | None  # what the method itself chose on dev
+    values: Mapping[str, Any]  # of the keys in `Wanted`
 
 
 def read_runs(roots: list[Path], metric: str | None, split: str, wanted: Wanted) -> tuple[list[Run], list[str]]:
-    """Every usable run below `roots`, each once, and a warning for every file that is left out.
+    """Return every usable run below `roots` once, and a warning for each file that is left out.
 
-    `metric`: None is each run's own, by which it was chosen on dev.
+    `metric`: None means each run's own, by which it was chosen on dev.
     """
     runs: dict[tuple[str, str, str, int], Run] = {}
     warnings: list[str] = []
     for path in _find(roots, warnings):
         try:
-            raw = read_result(path.parent)
-            if isinstance(raw, dict) and raw.get("phase") == "general":
+            raw = read_result(path.parent) or {}  # {}: removed since it was listed
+            if raw.get("phase") == "general":
                 continue  # stages before a task: their cost is in the rows that need them
             run = _read(path, raw, metric, split, wanted)
         except (OSError, ValueError, RecursionError) as error:
@@ -123,34 +123,42 @@ def _find(roots: list[Path], warnings: list[str]) -> Iterator[Path]:
                     yield Path(folder, RESULTS)
 
 
-def _read(path: Path, raw: Any, asked: str | None, split: str, wanted: Wanted) -> Run:
+def _read(path: Path, raw: dict[str, Any], asked: str | None, split: str, wanted: Wanted) -> Run:
     if (schema := _maybe(raw, "schema", int)) != SCHEMA:
         raise UnusableError(f"its schema is {schema}, this compare-runs reads {SCHEMA}")
-    metric = asked or _maybe(raw, "identity.metric", str) or "accuracy"  # runs of before there were others
+    id_, metric = _get(raw, "id", str), asked or _get(raw, "identity.metric", str)
     if metric not in METRICS:
         raise UnusableError(f"its metric is {metric}, which this compare-runs does not know")
-    parameters = dict(_maybe(raw, "identity.parameters", dict) or {})
-    stages = {name: _flat(stage) for name, stage in (_maybe(parameters, "stages", dict) or {}).items()}
-    parameters.pop("stages", None)
-    schedule = {"schedule": _maybe(raw, "identity.choices.schedule", str) or NULL}
-    teacher = {"teacher": _maybe(raw, "identity.teacher", str) or NULL}
+    parameters = _get(raw, "identity.parameters", dict)
+    stages = {name: _texts(stage) for name, stage in (_maybe(parameters, "stages", dict) or {}).items()}
+    settings = _texts({key: value for key, value in parameters.items() if key != "stages"})
+    chosen = {"schedule": "identity.choices.schedule", "teacher": "identity.teacher"}
     return Run(
         path=path,
-        id=_get(raw, "id", str),
+        id=id_,
         seed=_get(raw, "seed", int),
         dataset=_get(raw, "identity.dataset", str),
         data_id=_get(raw, "identity.data_id", str),
         data_split=_get(raw, "identity.split", str),
         examples=_get(raw, f"metrics.{split}.n", int),
-        task=_maybe(raw, "identity.task", str) or DEFAULT_TASK,
+        task=_get(raw, "identity.task", str),
         metric=metric,
+        split=split,
         method=_get(raw, "identity.method", str),
         student=_maybe(raw, "identity.student", str),
         tag=_maybe(raw, "tag", str),
-        settings={"form": _maybe(raw, "form", str) or NULL} | _flat(parameters) | schedule | teacher,
+        settings={"form": _maybe(raw, "form", str) or NULL}
+        | settings
+        | {key: _maybe(raw, place, str) or NULL for key, place in chosen.items()},
         training=_training(stages),
         selected_on=_maybe(raw, "identity.selected_on", str),
-        conditions=_conditions(raw),
+        conditions={
+            "precision": _maybe(raw, "precision", str) or "unknown",  # TF-IDF has none
+            "device": _get(raw, "device", str),
+            "threads": str(_get(raw, "threads", int)),
+            "machine": _get(raw, "machine", str),
+            "length": str(_maybe(raw, "latency.length", int) or ANY),
+        },
         dirty=bool(_maybe(raw, "dirty", bool)),
         score=100 * _get(raw, f"metrics.{split}.{metric}", float),
         dev_score=100 * _get(raw, f"metrics.dev.{metric}", float),
@@ -160,7 +168,8 @@ def _read(path: Path, raw: Any, asked: str | None, split: str, wanted: Wanted) -
         parameters=_maybe(raw, "parameters.total", int),
         bytes=_maybe(raw, "bytes", int),
         flops=_maybe(raw, "flops_per_example", float),
-        latency=_latency(_maybe(raw, "latency", dict)),
+        times=read_times(_maybe(raw, "latency", dict) or {}),
+        teacher_times=read_times(_maybe(raw, "latency.teacher", dict) or {}),
         seconds=_maybe(raw, "cost.seconds", float),
         teacher_seconds=_maybe(raw, "cost.teacher_seconds", float),
         general_seconds=_maybe(raw, "cost.general_seconds", float),
@@ -170,54 +179,41 @@ def _read(path: Path, raw: Any, asked: str | None, split: str, wanted: Wanted) -
     )
 
 
-def _conditions(raw: Any) -> dict[str, str]:
-    return {
-        "precision": _maybe(raw, "precision", str) or "unknown",
-        "device": _maybe(raw, "device", str) or "unknown",
-        "threads": str(_maybe(raw, "threads", int) or "unknown"),
-        "machine": _maybe(raw, "machine", str) or "unknown",
-        "length": str(_maybe(raw, "latency.length", int) or ANY),
-    }
-
-
-def _teacher(raw: Any, metric: str, split: str) -> Teacher | None:
+def _teacher(raw: dict[str, Any], metric: str, split: str) -> Teacher | None:
     if _maybe(raw, "teacher", dict) is None:
         return None
     score = 100 * _get(raw, f"teacher.metrics.{split}.{metric}", float)
-    return Teacher(_get(raw, "teacher.id", str), _maybe(raw, "teacher.seed", int), score)
+    return Teacher(_get(raw, "teacher.id", str), _get(raw, "teacher.seed", int), score)
 
 
-def _baseline(raw: Any, name: str) -> tuple[str, str] | None:
-    """The baseline's id and the command that makes it; None where the run is its own or has none."""
+def _baseline(raw: dict[str, Any], name: str) -> tuple[str, str] | None:
+    """Return the baseline's id and the command that makes it; None if the run is its own or has none."""
     found = _maybe(raw, f"{name}_id", str)
     return None if found in (None, raw["id"]) else (found, _get(raw, f"{name}_command", str))
 
 
-def _latency(raw: dict[str, Any] | None) -> Latency:
-    return Latency(
+def read_times(raw: dict[str, Any]) -> Times:
+    """Return the times in a run's `latency`, or in a part of a latency file. Raises UnusableError."""
+    return Times(
         batch_1=_maybe(raw, "batch_1.median_ms", float),
         batch_32=_maybe(raw, "batch_32.median_ms", float),
         spread_1=_maybe(raw, "batch_1.iqr_ms", float),
         spread_32=_maybe(raw, "batch_32.iqr_ms", float),
         quiet=bool(_maybe(raw, "quiet", bool)),
         others=_maybe(raw, "load.others", float),
-        teacher_1=_maybe(raw, "teacher.batch_1.median_ms", float),
-        teacher_quiet=bool(_maybe(raw, "teacher.quiet", bool)),
     )
 
 
-def _get(raw: Any, key: str, kind: type[T]) -> T:
+def _get(raw: dict[str, Any], key: str, kind: type[T]) -> T:
     value = _maybe(raw, key, kind)
     if value is None:
         raise UnusableError(f"it has no {key}")
     return value
 
 
-def _maybe(raw: Any, key: str, kind: type[T]) -> T | None:
-    """The value at the dotted `key`, None where there is none; another type than `kind` is refused."""
-    value = raw
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
+def _maybe(raw: dict[str, Any], key: str, kind: type[T]) -> T | None:
+    """Return the value at the dotted `key`, None if there is none. Raises UnusableError for another type."""
+    value, _ = inner(raw, key)
     if kind is float and type(value) is int:
         value = float(value)
     if value is None:
@@ -228,7 +224,7 @@ def _maybe(raw: Any, key: str, kind: type[T]) -> T | None:
 
 
 def _training(stages: dict[str, dict[str, str]]) -> dict[str, str]:
-    """{"lr": "2e-05"} where all stages have it alike, else {"replacing.lr": ..., "successor.lr": ...}."""
+    """Return {"lr": "2e-05"} if all stages have it alike, else {"replacing.lr": ..., "successor.lr": ...}."""
     found = {}
     for name, stage in stages.items():
         for key, value in stage.items():
@@ -237,16 +233,12 @@ def _training(stages: dict[str, dict[str, str]]) -> dict[str, str]:
     return found
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, str]:
-    """Nested parameters as dotted keys and short strings: {"a": {"b": true}} is {"a.b": "true"}."""
-    if not isinstance(value, dict):
-        words = {None: NULL, True: "true", False: "false"}
-        return {prefix: words[value] if value is None or isinstance(value, bool) else _short(value)}
-    flat = {}
-    for key, inner in value.items():
-        flat.update(_flat(inner, f"{prefix}.{key}" if prefix else str(key)))
-    return flat
+def _texts(nested: dict[str, Any]) -> dict[str, str]:
+    """Return nested parameters as dotted keys and short strings: {"a": {"b": true}} is {"a.b": "true"}."""
+    return {key: _short(value) for key, value in flat(nested) if value != {}}
 
 
 def _short(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return NULL if value is None else str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value).replace(" ", "")

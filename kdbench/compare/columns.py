@@ -2,28 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from kdbench.compare.collect import ANY
-from kdbench.compare.statistics import LEAST_GAP, Summary
-from kdbench.compare.table import Row, Table, Times
+from kdbench.compare.collect import ANY, Times
+from kdbench.compare.table import LEAST_GAP, Row, Summary, Table
 from kdbench.schema import METRICS as KNOWN
-
-if TYPE_CHECKING:
-    from kdbench.compare.table import RowTests
 
 NOTHING = "–"
 UNITS = {"precision": "{}", "device": "{}", "threads": "{} threads", "length": "length {}"}
 CONDITIONS = (*UNITS, "machine")  # too long a name for a column
 METRICS = {name: metric.shown for name, metric in KNOWN.items()}  # for people
 LEGEND = (
-    "± sample s.d. over n seeds. vs direct: points gained over fine-tuning the same model directly, paired by "
-    "seed, (k) where only k seeds have a pair; longer: directly with the same total of updates. gap %: share "
-    f"of the way from direct to the teacher, – where that is below {LEAST_GAP:g} point or a test cannot tell it from "
-    "zero. ms: median ± half the interquartile range, ? where the machine was not quiet. times faster: than the "
-    "teacher, at batch 1, measured in turns with it. rank: of all rows but the teacher and those of one seed, "
-    "simultaneous 95 %. *: a test of all differences of the table together finds it (p < 0.05). Bold: tested, and not "
-    "told from the best; where no row has a rank, the highest."
+    "±: sample s.d. over n seeds. vs direct: points gained over fine-tuning the same model directly, paired by seed; "
+    "(k): only k seeds have a pair. vs longer direct: the same, with as many updates in total. gap %: share of the way "
+    f"from direct fine-tuning to the teacher; – if the teacher is less than {LEAST_GAP:g} point better, or not "
+    "significantly better. ms: median ± half the interquartile range; ?: the machine was not quiet. times faster: than "
+    "the teacher, at batch 1, measured in turns with it. rank: simultaneous 95 % interval; the teacher and rows with "
+    "one seed have none. *: significant (p < 0.05), adjusted for all differences of the table. Bold: does not differ "
+    "significantly from the best row; if no row has a rank, the highest mean."
 )
 
 
@@ -32,55 +27,68 @@ def unit(metric: str) -> str:
     return KNOWN[metric].unit
 
 
+def metric_in_words(table: Table) -> str:
+    """Return `test accuracy, %`."""
+    return f"{table.split} {METRICS[table.metric]}, {unit(table.metric)}"
+
+
 @dataclass
 class Column:
-    header: str  # may have two lines
+    header: str  # one or two lines
     cells: list[str]
-    drop: int = 0  # in a narrow terminal the highest goes first; 0 never goes
+    drop: int = 0  # the highest is dropped first in a narrow terminal; 0: never
     styles: Sequence[str] = ()  # of the cells, in a terminal
-    left: bool = False  # words; figures stand to the right
+    left: bool = False  # words are aligned left, figures right
 
     @property
     def width(self) -> int:
         return max(map(len, [*self.header.split("\n"), *self.cells]))
 
+    @property
+    def title(self) -> str:
+        return self.header.strip().replace("\n", " ")
+
+    @property
+    def bold(self) -> list[bool]:
+        return ["bold" in style for style in self.styles] or [False] * len(self.cells)
+
 
 @dataclass
 class Sheet:
-    """What the terminal, Markdown and LaTeX print: a heading, columns, and words below them."""
+    """What terminal, Markdown, LaTeX and the page show: a heading, columns, and words below them."""
 
     heading: str
     columns: list[Column]
     notes: Sequence[str] = ()
-    missing: Sequence[tuple[str, list[str]]] = ()  # a sentence, and commands for it
+    missing: Sequence[tuple[str, list[str]]] = ()  # a sentence, and its commands
     legend: str = ""
 
 
-def columns(table: Table, metric: str) -> list[Column]:
-    """The columns of a table that say something, from left to right; the first may be wrapped."""
+def columns(table: Table) -> list[Column]:
+    """Return the columns from left to right, without empty ones. The first may be wrapped."""
     rows = table.rows
     runs = [row.runs[0] for row in rows]
-    direct = [_difference(row, 0) + _star(table, row, 0) for row in rows]
-    longer = [_difference(row, 1) + _star(table, row, 1) for row in rows]
+    direct = [_difference(row, 0) for row in rows]
+    longer = [_difference(row, 1) for row in rows]
     if all(run.baselines[0] == run.baselines[1] for run in runs):
         longer = [NOTHING for _ in rows]
     marked = bold(table)
     found = [
-        Column("method", [f"{row.label} {row.settings}".strip() for row in rows], left=True),
+        Column("method", [row.labelled_settings for row in rows], left=True),
         Column(
             "student", [run.student or NOTHING for run in runs], drop=6 if len(_students(rows)) < 2 else 1, left=True
         ),
         Column("id", [row.id + "†" * row.selected_on_reported + "‡" * row.dirty for row in rows], left=True),
         Column("n", [str(row.score.n) for row in rows]),
         Column(
-            f"{METRICS[metric]}\n{unit(metric)}",
+            f"{METRICS[table.metric]}\n{unit(table.metric)}",
             [_summary(row.score) for row in rows],
             styles=["bold" * (row.id in marked) for row in rows],
         ),
-        Column("95 %\ninterval", [_interval(table, row) for row in rows], drop=5),
-        Column("rank", [_rank(table, row) for row in rows], drop=1),
-        Column("vs direct\npoints", direct, styles=_signs(table, 0)),
-        Column("vs longer\ndirect", longer, styles=_signs(table, 1)),
+        Column("95 %\ninterval", [_interval(row) for row in rows], drop=5),
+        Column("rank", [_rank(row) for row in rows], drop=1),
+        Column("vs direct\npoints", direct, styles=_signs(rows, 0)),
+        Column("vs longer\ndirect", longer, styles=_signs(rows, 1)),
         Column("gap\n%", [NOTHING if row.gap_closed is None else f"{100 * row.gap_closed:.0f}" for row in rows]),
         Column("params\nM", [number(run.parameters, 1e-6) for run in runs], drop=3),
         Column("MB", [number(run.bytes, 1e-6) for run in runs], drop=4),
@@ -105,64 +113,56 @@ def _summary(summary: Summary) -> str:
 
 
 def _difference(row: Row, at: int) -> str:
+    """Return the difference to a baseline, with the pairs if a seed has none, and * if it is significant."""
     summary = row.differences[at]
     if row.runs[0].baselines[at] is None:
         return NOTHING
     if summary is None:
         return "no baseline"
     pairs = f" ({summary.n})" if summary.n < row.score.n else ""
-    return ("+" if summary.mean >= 0 else "") + _summary(summary) + pairs
+    return ("+" if summary.mean >= 0 else "") + _summary(summary) + pairs + "*" * _significant(row, at)
+
+
+def _significant(row: Row, at: int) -> bool:
+    test = row.tests.against[at] if row.tests else None
+    return test is not None and test.significant
 
 
 def bold(table: Table) -> set[str]:
-    """The ids of all rows that cannot be told from the best, not one winner; without tests none.
+    """Return the ids of all rows that do not differ significantly from the best; without tests none.
 
-    Where no row has a rank, for want of seeds, it is the highest mean.
+    If no row has a rank, because none has several seeds, it is the highest mean.
     """
     if table.tests is None:
         return set()
-    tied = {row.id for row in table.rows if (found := row_tests(table, row)) and found.tied_with_best}
     means = {row.id: row.score.mean for row in table.rows if row.role != "teacher"}
+    tied = {row.id for row in table.rows if row.tests and row.tests.tied_with_best}
     return tied or {id_ for id_, mean in means.items() if mean == max(means.values())}
 
 
-def row_tests(table: Table, row: Row) -> "RowTests | None":
-    return table.tests.rows.get(row.id) if table.tests else None
+def _interval(row: Row) -> str:
+    return f"{row.tests.score.low:.1f}–{row.tests.score.high:.1f}" if row.tests else NOTHING
 
 
-def _interval(table: Table, row: Row) -> str:
-    found = row_tests(table, row)
-    return f"{found.score.low:.1f}–{found.score.high:.1f}" if found else NOTHING
-
-
-def _rank(table: Table, row: Row) -> str:
-    found = row_tests(table, row)
-    if found is None or found.rank is None:
+def _rank(row: Row) -> str:
+    if row.tests is None or row.tests.rank is None:
         return NOTHING
-    low, high = found.rank
-    return f"{low}" if low == high else f"{low}–{high}"
+    return "–".join(str(rank) for rank in dict.fromkeys(row.tests.rank))
 
 
-def _star(table: Table, row: Row, at: int) -> str:
-    """Return * for a difference that the tests of the table find, all of them taken together."""
-    found = row_tests(table, row)
-    test = found.against[at] if found else None
-    return "*" if test and test.estimate.p is not None and test.estimate.p < 0.05 else ""
-
-
-def _signs(table: Table, at: int) -> list[str]:
-    """Green and red where a test finds a difference; without tests where the mean is further from 0 than one s.d."""
+def _signs(rows: list[Row], at: int) -> list[str]:
+    """Return green and red for significant differences; without tests for means further from 0 than one s.d."""
     styles = []
-    for row in table.rows:
+    for row in rows:
         summary = row.differences[at]
         clear = summary is not None and summary.sd is not None and abs(summary.mean) > summary.sd
-        found = bool(_star(table, row, at)) if row_tests(table, row) else clear
+        found = _significant(row, at) if row.tests else clear
         styles.append("" if not found or summary is None else "green" if summary.mean > 0 else "red")
     return styles
 
 
 def number(value: float | None, scale: float = 1) -> str:
-    """Three digits: 17.3, 3.00, 0.0521, but 1840 and not 1.84e+03."""
+    """Return three digits: 17.3, 3.00, 0.0521, but 1840 and not 1.84e+03."""
     if value is None:
         return NOTHING
     value *= scale
@@ -170,7 +170,7 @@ def number(value: float | None, scale: float = 1) -> str:
 
 
 def time(times: Times, size: int) -> str:
-    """`9.20 ± 0.15`: the median, and half the interquartile range; `9.20 ± 0.15?` where the machine was not quiet."""
+    """Return the median and half the interquartile range, `9.20 ± 0.15`; with ? if the machine was not quiet."""
     ms, spread = (times.batch_1, times.spread_1) if size == 1 else (times.batch_32, times.spread_32)
     if ms is None:
         return NOTHING
@@ -178,22 +178,24 @@ def time(times: Times, size: int) -> str:
 
 
 def _conditions(rows: list[Row]) -> list[str]:
-    """Of UNITS those that are not the same in all rows."""
+    """Return those of UNITS that differ between the rows."""
     names = [name for name in UNITS if len(values(rows, name)) > 1]
     return [" ".join(UNITS[name].format(row.conditions[name]) for name in names) or NOTHING for row in rows]
 
 
 def values(rows: list[Row], name: str) -> set[str]:
-    """The values of a condition; TF-IDF has neither precision nor length."""
-    asked = [row for row in rows if name not in ("precision", "length") or row.role != "tfidf"]
-    return {run.conditions[name] for row in asked for run in row.runs} - {ANY}
+    """Return the values of a condition. TF-IDF has neither precision nor length."""
+    counted = [row for row in rows if name not in ("precision", "length") or row.role != "tfidf"]
+    return {run.conditions[name] for row in counted for run in row.runs} - {ANY}
 
 
-def heading(table: Table, metric: str, split: str) -> str:
-    """What all figures of the table are about, and what keeps it apart from one of the same data set."""
-    facts = {"data": f"data {table.data_id}", "split": f"split: {table.data_split}", "metric": f"by {METRICS[metric]}"}
+def heading(table: Table) -> str:
+    """Return what all figures of the table are about, and what distinguishes it from others of its data set."""
+    facts = {
+        "data": f"data {table.data_id}", "split": f"split: {table.data_split}", "metric": f"by {METRICS[table.metric]}"
+    }  # fmt: skip
     apart = "; ".join(facts[name] for name in table.differs_in)
-    title = f"{table.dataset}, {split} {METRICS[metric]}, {table.examples:,} examples"
+    title = f"{table.dataset}, {table.split} {METRICS[table.metric]}, {table.examples:,} examples"
     if len(students := _students(table.rows)) == 1:
         title += f", student {students.pop()}"
     return f"{title} (a table of its own: {apart})" if apart else title

@@ -1,6 +1,5 @@
-"""What pictures and the page show of a run beyond its row; read for the rows shown only."""
+"""Learning curves and the curves of models with several speeds. They are read only for rows that are shown."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,24 +11,24 @@ from kdbench.storage.files import read_json
 
 @dataclass(frozen=True)
 class Learning:
-    """Dev scores of one seed after each epoch, in points; steps are counted through all stages."""
+    """Dev scores of one seed after each epoch, in points; steps are counted over all stages."""
 
     seed: int
     steps: list[int]
     scores: list[float]
-    stages: list[tuple[str, int]]  # name, and the step at which it begins
+    stages: list[tuple[str, int]]  # name and first step
 
 
 @dataclass(frozen=True)
 class Curve:
-    """What a model reports at each of its speeds, of one split (FastBERT, cascade)."""
+    """What a model with several speeds (FastBERT, cascade) reports for each, on one split."""
 
     seed: int
     speeds: list[float]
     scores: list[float]  # points
-    flops: list[float]  # mean of an example
-    latencies: list[float | None]  # ms at batch 1; None where it was not measured
-    exits: list[list[float]]  # share of the rows that leave at each exit
+    flops: list[float]  # mean over examples
+    latencies: list[float | None]  # ms at batch 1; None if not measured
+    exits: list[list[float]]  # share of the examples that leave at each exit
 
 
 @dataclass(frozen=True)
@@ -38,32 +37,31 @@ class Detail:
     curves: list[Curve]
 
 
-def detail(row: Row, metric: str, split: str) -> Detail:
-    """Of all seeds of a row."""
+def detail(row: Row) -> Detail:
+    """Return the curves of all seeds of a row."""
     found = [(run, read_json(run.path)) for run in row.runs]
-    learning = [one for run, raw in found if (one := _learning(run, raw, metric)).steps]
-    curves = [_curve(run, raw, split) for run, raw in found] if metric == "accuracy" else []
-    return Detail(learning, [curve for curve in curves if curve is not None])
+    learning = [one for run, raw in found if (one := _learning(run, raw)).steps]
+    return Detail(learning, [curve for run, raw in found if (curve := _curve(run, raw)) is not None])
 
 
-def _learning(run: Run, raw: Any, metric: str) -> Learning:
+def _learning(run: Run, raw: Any) -> Learning:
     steps: list[int] = []
     scores: list[float] = []
     stages: list[tuple[str, int]] = []
     before = 0
-    for stage in raw.get("stages", []):
+    for stage in raw["stages"]:
         stages.append((stage["name"], before))
         for epoch in stage["epochs"]:
-            if epoch["dev"]:  # the first is what selects; a stage may predict nothing
+            if epoch["dev"]:  # empty if a stage predicts nothing; the first entry selects the checkpoint
                 steps.append(before + epoch["step"])
-                scores.append(100 * next(iter(epoch["dev"].values()))[metric])
+                scores.append(100 * next(iter(epoch["dev"].values()))[run.metric])
         before += stage["steps"]
     return Learning(run.seed, steps, scores, stages)
 
 
-def _curve(run: Run, raw: Any, split: str) -> Curve | None:
-    points: Sequence[dict[str, Any]] | None = inner(raw, f"reported.curve_{split}")[0]
-    if not points:
+def _curve(run: Run, raw: Any) -> Curve | None:
+    points = raw["reported"].get(f"curve_{run.split}")
+    if not points or run.metric != "accuracy":  # the only metric that is reported for each speed
         return None
     timed = inner(raw, "latency.by_speed")[0] or {}
     latency = {float(speed): one["batch_1"]["median_ms"] for speed, one in timed.items()}

@@ -1,4 +1,4 @@
-"""`--diff A B`: the keys in which two runs differ, and where each value came from."""
+"""`--diff A B`: the keys in which two runs differ, and the source of each value."""
 
 import json
 import shlex
@@ -18,22 +18,22 @@ RECORDED = (
     "precision", "device", "threads", "machine", "commit", "dirty", "identity.data_id", "identity.parameters.source",
     "versions",
 )  # fmt: skip
-# What a value is about, in the order of the table; the rest of results.json are figures.
+# Of results.json, what is compared after the settings, in this order; the rest are figures.
 
 
 class NotARunError(Exception):
-    """What was named is neither a finished run's folder nor the id of one."""
+    """A name that is neither a finished run's folder nor its id."""
 
 
 @dataclass(frozen=True)
 class Difference:
     key: str
     values: tuple[Any, Any]
-    origins: tuple[str, ...]  # NOTHING where the run has no such key
+    origins: tuple[str, ...]  # NOTHING if the run has no such key
 
 
 def find(name: str, runs: Iterable[Run]) -> Path:
-    """The results.json that `name` means: a run's folder, or an id (or its beginning), with /seed<k> or its first."""
+    """Return the results.json of a run's folder, or of an id (or its beginning) with /seed<k>, else its first seed."""
     if (path := Path(name, RESULTS)).is_file():
         return path
     id_, _, seed = name.partition("/seed")
@@ -44,12 +44,12 @@ def find(name: str, runs: Iterable[Run]) -> Path:
     ids = sorted({run.id for run in fitting})
     if len(ids) != 1:
         why = f"it fits {', '.join(ids)}" if ids else "no finished run has this id"
-        raise NotARunError(f"{name}: {why}; name a run's folder, or its id as in the table, or id/seed1")
+        raise NotARunError(f"{name}: {why}; give a run's folder, its id as in the table, or id/seed1")
     return fitting[0].path
 
 
 def differences(a: Path, b: Path) -> list[Difference]:
-    """The settings, then what was found on the machine, that are not the same in both; figures are not listed."""
+    """Return the differing settings, then the differing records of machine and code; figures are not compared."""
     sources = [Source(path, read_json(path)) for path in (a, b)]
     sides = [dict(flat(source.config)) for source in sources]
     origins = [_Origins(source) for source in sources]
@@ -73,28 +73,28 @@ def _pair(sides: list[dict[str, Any]], key: str) -> tuple[Any, Any]:
 
 
 def _scheduled(side: dict[str, Any], key: str) -> str:
-    """`schedule.lr` where `key` is the lr of a stage and that is the schedule's, else an empty string.
+    """Return `schedule.lr` if `key` is the lr of a stage and has the schedule's value, else an empty string.
 
-    A stage takes from the schedule what it does not set: the schedule's own key tells all that differs there.
+    A stage takes from the schedule what it does not set, so the schedule's own key already shows the difference.
     """
     giver = f"schedule.{key.rpartition('.')[2]}"
     return giver if key.startswith("method.stages.") and giver in side and side[giver] == side[key] else ""
 
 
 class _Origins:
-    """Where a run's values came from, by its command (env.json) and its chosen options (results.json)."""
+    """The sources of a run's values, from its command (env.json) and its chosen options (results.json)."""
 
     def __init__(self, source: Source) -> None:
         self.values = dict(flat(source.config))
         path = source.results.with_name("env.json")
         command = str(read_json(path).get("command", "")) if path.is_file() else ""
-        self.needed = command.startswith("needed by: ")  # a teacher or a general stage: its method is not the typed one
+        self.needed = command.startswith("needed by: ")  # a teacher or a general stage, whose method was not typed
         words = [word.lstrip("+") for word in shlex.split(command.removeprefix("needed by: ")) if "=" in word]
         self.typed = dict(word.split("=", 1) for word in words)
         self.choices = inner(source.raw, "identity.choices")[0] or {}
 
     def of(self, key: str) -> str:
-        """`command line`, or the YAML that is behind it."""
+        """Return `command line`, or the YAML file with the value."""
         group = key.partition(".")[0]
         if key not in self.values:
             return NOTHING
@@ -113,18 +113,23 @@ class _Origins:
 
 
 def sheet(a: Path, b: Path, found: list[Difference]) -> Sheet:
-    """Key, both values and where they came from; a fuller line a key than a narrow terminal has room for wraps."""
-    names = [str(path.parent) for path in (a, b)]
-    shown = [tuple(_shown(value) for value in one.values) for one in found]
-    columns = [
+    """Return a line for each key, with both values and their sources."""
+    return Sheet(
+        f"A {a.parent}\nB {b.parent}",
+        columns(found, "A", "B"),
+        notes=[] if found else ["The two runs have the same settings and the same conditions."],
+    )
+
+
+def columns(found: list[Difference], a: str, b: str) -> list[Column]:
+    """Return the columns of the differences between runs that are called `a` and `b`."""
+    return [
         Column("\nkey", [one.key for one in found], left=True),
-        Column("\nA", [pair[0] for pair in shown], left=True),
-        Column("\nB", [pair[1] for pair in shown], left=True),
-        Column("\nA came from", [one.origins[0] for one in found], drop=2, left=True),
-        Column("\nB came from", [one.origins[1] for one in found], drop=1, left=True),
+        Column(f"\n{a}", [_shown(one.values[0]) for one in found], left=True),
+        Column(f"\n{b}", [_shown(one.values[1]) for one in found], left=True),
+        Column(f"\n{a} came from", [one.origins[0] for one in found], drop=2, left=True),
+        Column(f"\n{b} came from", [one.origins[1] for one in found], drop=1, left=True),
     ]
-    nothing = [] if found else ["The two runs have the same settings and were made alike."]
-    return Sheet(f"A {names[0]}\nB {names[1]}", columns, notes=nothing)
 
 
 def _shown(value: Any) -> str:

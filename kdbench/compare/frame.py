@@ -1,20 +1,57 @@
-"""The rows for programs: flat records, and from them CSV, JSON, Parquet and a data frame. All in full precision."""
+"""The rows for programs: flat records in full precision, as CSV, JSON, Parquet or a data frame."""
 
 import csv
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdbench.compare.commands import join_seeds, tfidf_command
-from kdbench.compare.notes import notes
+from kdbench.compare.collect import read_runs
+from kdbench.compare.keys import Wanted
+from kdbench.compare.notes import join_seeds, notes, tfidf_command
+from kdbench.compare.rows import build_tables, ordered
 from kdbench.compare.table import Row, Table
+from kdbench.compare.where import condition
 
 if TYPE_CHECKING:
     import pandas
-    import pyarrow
 
-JSON_SCHEMA = 3  # of `--format json`; raised when a key changes its meaning or goes
+JSON_SCHEMA = 3  # of --format json; raised if a key changes its meaning or goes
+
+
+def load_frame(
+    roots: list[Path], metric: str | None, split: str, where: str | None, tests: bool | None
+) -> "pandas.DataFrame":
+    """See `kdbench.load_runs`."""
+    import pandas
+
+    from kdbench.compare.testing import with_tests
+
+    if missing := [str(root) for root in roots if not root.is_dir()]:
+        raise FileNotFoundError(f"no such folder: {', '.join(missing)}")
+    chosen = condition(where) if where else None
+    wanted = Wanted(chosen.keys if chosen else ())
+    runs, warnings = read_runs(roots, metric, split, wanted)
+    wanted.check()
+    tables = build_tables(runs, lambda run: chosen is None or chosen.holds(run.values))
+    tables = [with_tests(replace(table, rows=ordered(table.rows, None)), tests) for table in tables]
+    made = pandas.DataFrame(records(tables)).convert_dtypes()  # counts with gaps become nullable integers
+    made.attrs["warnings"] = warnings + [line for table in tables if table.tests for line in table.tests.warnings]
+    return made
+
+
+def records(tables: Sequence[Table]) -> list[dict[str, Any]]:
+    """Return one flat record for each row, all with the same keys."""
+    found = [
+        {**about(table), "split": table.split, "metric": table.metric, **_figures(table, row)}
+        | {"seeds": " ".join(str(run.seed) for run in row.runs)}
+        | row.values
+        for table in tables
+        for row in table.rows
+    ]
+    return [dict.fromkeys(key for one in found for key in one) | one for one in found]  # not every table has tests
 
 
 def about(table: Table) -> dict[str, str | int]:
@@ -26,56 +63,29 @@ def about(table: Table) -> dict[str, str | int]:
     }
 
 
-def records(tables: Sequence[Table], split: str) -> list[dict[str, Any]]:
-    """One flat record a row; all have the same keys."""
-    return [
-        {**about(table), "split": split, "metric": table.metric, **_figures(table, row), "seeds": _seeds(row)}
-        | row.values
-        for table in tables
-        for row in table.rows
-    ]
-
-
 def _figures(table: Table, row: Row) -> dict[str, Any]:
-    """Of a row, with its tests where they were made; every row of a table has the same keys."""
-    figures = dict(row.record()) | _times(table, row)
-    if table.tests is None:
-        return figures
-    names = next(iter(table.tests.rows.values())).record()
-    one = table.tests.rows.get(row.id)
-    return figures | (one.record() if one else dict.fromkeys(names))
+    """Return the figures of a row; all rows of a table have the same keys."""
+    tested = next((one.tests for one in table.rows if one.tests), None)
+    tests = row.tests.record() if row.tests else dict.fromkeys(tested.record() if tested else ())
+    return row.record() | _times(table, row) | tests
 
 
 def _times(table: Table, row: Row) -> dict[str, Any]:
-    """Of times measured together: spread and the fixed length too. Null where there are none."""
+    """Return the times of the --latency measurement, null if there is none."""
     found = table.session.rows.get(row.id, {}) if table.session else {}
-    figures = {"measured": table.session.when if table.session else None}
+    figures = {"measured": table.session and table.session.when}
     for kind in ("real", "fixed"):
+        measured = found.get(kind, {})
         for size in (1, 32):
-            one = (found.get(kind) or {}).get(f"batch_{size}", {})
+            one = measured.get(f"batch_{size}", {})
             figures[f"{kind}_batch_{size}_ms"] = one.get("median_ms")
             figures[f"{kind}_batch_{size}_iqr_ms"] = one.get("iqr_ms")
-        figures[f"{kind}_quiet"] = (found.get(kind) or {}).get("quiet")
+        figures[f"{kind}_quiet"] = measured.get("quiet")
     return figures | {"memory_mb": found.get("memory_mb")}
 
 
-def _seeds(row: Row) -> str:
-    return " ".join(str(run.seed) for run in row.runs)
-
-
-def print_csv(lines: list[dict[str, Any]]) -> None:
-    """All records below one line of names, which are also the keys of the JSON."""
-    writer = csv.DictWriter(sys.stdout, list(lines[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-
-
-def print_json(document: dict[str, Any]) -> None:
-    print(json.dumps({"schema": JSON_SCHEMA, **document}, indent=2, ensure_ascii=False))
-
-
-def document(tables: Sequence[Table], split: str) -> dict[str, Any]:
-    """All figures, the notes, and the commands for what is missing; `metric` is null where the tables have others."""
+def document(tables: Sequence[Table]) -> dict[str, Any]:
+    """Return all figures, notes, and commands for what is missing; `metric` is null if the tables differ in it."""
     found = [
         {
             **about(table),
@@ -84,40 +94,38 @@ def document(tables: Sequence[Table], split: str) -> dict[str, Any]:
                 _figures(table, row) | row.values | {"seeds": {run.seed: run.score for run in row.runs}}
                 for row in table.rows
             ],
-            "notes": notes(table, split),
+            "notes": notes(table),
             "missing_baselines": join_seeds(table.missing),
             "missing_tfidf": tfidf_command(table.runs),
         }
         for table in tables
     ]
     metrics = {table.metric for table in tables}
-    return {"metric": metrics.pop() if len(metrics) == 1 else None, "split": split, "tables": found}
+    return {"metric": metrics.pop() if len(metrics) == 1 else None, "split": tables[0].split, "tables": found}
 
 
-def _arrow(lines: list[dict[str, Any]]) -> "pyarrow.Table":
-    import pyarrow
+def print_csv(lines: list[dict[str, Any]]) -> None:
+    """Print the records below one line of names, which are also the keys of the JSON."""
+    writer = csv.DictWriter(sys.stdout, list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
 
-    names = list(lines[0]) if lines else []
-    return pyarrow.table({name: pyarrow.array([_plain(line[name]) for line in lines]) for name in names})
 
-
-def _plain(value: Any) -> Any:
-    """A list in a cell, as of layers, as its JSON: a column has one type."""
-    return json.dumps(value) if isinstance(value, (list, dict)) else value
+def print_json(content: dict[str, Any]) -> None:
+    print(json.dumps({"schema": JSON_SCHEMA, **content}, indent=2, ensure_ascii=False))
 
 
 def write_parquet(lines: list[dict[str, Any]]) -> None:
-    """The records as one Parquet file on stdout."""
+    """Write the records to stdout as one Parquet file."""
     import pyarrow
     import pyarrow.parquet
 
-    held = pyarrow.BufferOutputStream()
-    pyarrow.parquet.write_table(_arrow(lines), held)
-    sys.stdout.buffer.write(held.getvalue().to_pybytes())
+    plain = [{key: _plain(value) for key, value in line.items()} for line in lines]
+    content = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(plain), content)
+    sys.stdout.buffer.write(content.getvalue().to_pybytes())
 
 
-def frame(lines: list[dict[str, Any]]) -> "pandas.DataFrame":
-    """The records as a data frame; counts that may be missing are pandas' nullable integers."""
-    import pandas
-
-    return pandas.DataFrame(lines).convert_dtypes()
+def _plain(value: Any) -> Any:
+    """Return a list in a cell, as of layers, as its JSON, because a column has one type."""
+    return json.dumps(value) if isinstance(value, (list, dict)) else value

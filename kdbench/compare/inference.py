@@ -1,24 +1,24 @@
-"""What a difference is worth: pure functions on per-example scores.
+"""Intervals and tests of scores and their differences: pure functions on per-example points.
 
-Every score is a mean over S seeds and N examples, and both are samples: other seeds and another test set would
-have given another mean. So seeds and examples are taken as crossed random effects. A plain bootstrap over both is far
-too narrow with three seeds (see scripts/study/error_rates.py, which also checks what is used here), a t interval over
-seeds alone leaves the test set out.
+Every score is a mean over S seeds and N examples. Both are samples: other seeds and another test set would give
+another mean. So seeds and examples are crossed random effects. A plain bootstrap over both is far too narrow with three
+seeds (scripts/study/error_rates.py checks it, and the methods below). A t interval over seeds alone ignores the test
+set.
 
 The differences of a table are tested together, as Dunnett (1955) tests several treatments against one control:
 
-1. Three seeds say little of one row's spread between seeds, so the spread is pooled over the rows of the table. A row
-   whose own spread is larger keeps its own. Runs of one seed are taken as independent: where a seed moves both rows of
-   a pair alike, the test is conservative.
+1. Three seeds say little about one row's spread between seeds, so the spread is pooled over the rows of the table. A
+   row whose own spread is larger keeps its own. Runs of one seed are treated as independent. If a seed moves both rows
+   of a pair alike, the test is conservative.
 2. The examples' part of a difference's variance comes from that difference alone, paired by example. Two examples are
-   added, one for each side (Bonett and Price 2012), so that it is not zero where few examples tell two models apart.
+   added, one for each side (Bonett and Price 2012), so that it is not zero if two models differ on few examples.
 3. A row that varies far more than the others (FAR_MORE), such as one that fails with some seeds, is not pooled: it
    would hide all other differences. Its pairs have n - 1 degrees of freedom and Bonferroni's correction.
-4. What the largest |difference / standard error| of all pairs is where no pair differs is drawn DRAWS times. The
-   seeds' variance is drawn as well, from its chi-square. The 95 % quantile of these draws gives all intervals; the
-   share of draws above a pair's own value is its p.
+4. The largest |difference / standard error| of all pairs is drawn DRAWS times under the hypothesis that no pair
+   differs. The seeds' variance is drawn as well, from its chi-square. The 95 % quantile of these draws gives all
+   intervals. The share of draws above a pair's own value is its p.
 
-So p < 0.05 exactly where the interval leaves zero out, and in 95 of 100 tables every interval holds its difference.
+So p < 0.05 exactly if the interval excludes zero, and in 95 of 100 tables every interval contains its difference.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -36,10 +36,11 @@ DRAWS = 19_999  # with the table itself 20,000: the error of a p of 0.05 is 0.00
 FAR_MORE = 0.01  # level of the F test, Bonferroni's over the rows, by which a row is not pooled
 MANY = 1e6  # degrees of freedom: as good as a normal distribution
 
-# (S - 1) / degrees of freedom, at these shares of the seeds in the estimated variance. Satterthwaite's square of the
-# share errs in 8 % of the cases with 3 seeds instead of 5, since a variance from 2 degrees of freedom is often far
-# too small. These were solved for numerically, so that the error is 4.9 to 5.1 % whatever the true share is; with two
-# seeds that cannot be had, and it is 2 to 5.5 %. scripts/study/error_rates.py makes the table (degrees).
+# (S - 1) / degrees of freedom, at these shares of the seeds in the estimated variance. With 3 seeds, Satterthwaite's
+# square of the share errs in 8 % of the cases instead of 5 %, because a variance from 2 degrees of freedom is often far
+# too small. These values were solved numerically, so that the error is 4.9 to 5.1 % for every true share. With two
+# seeds that is impossible, and the error is 2 to 5.5 %. scripts/study/error_rates.py makes the table
+# (degrees).
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 DEGREES = {
     2: (0.0, 0.800, 0.800, 0.900, 1.0),
@@ -56,18 +57,18 @@ DEGREES = {
 
 @dataclass(frozen=True)
 class Scores:
-    """The points of one row: (N,) by seed; a row without seeds, such as TF-IDF, has one array for any seed."""
+    """The (N,) points of one row by seed. A row without seeds, such as TF-IDF, has one array for every seed."""
 
     by_seed: Mapping[int, Points]
     seedless: bool = False
-    trained: bool = True  # False: an export, whose seeds are those of the row that it was made from
+    trained: bool = True  # False: teacher, TF-IDF, or an export, which shares the training of its row
 
     def of(self, seed: int) -> Points:
         return next(iter(self.by_seed.values())) if self.seedless else self.by_seed[seed]
 
 
 def crossed(values: Points) -> Estimate:
-    """Return the mean of (S seeds, N examples) over other seeds and other examples; S = 1: over examples alone."""
+    """Return the mean of (S seeds, N examples), with its interval for other seeds and examples; S = 1: examples."""
     from scipy import stats
 
     mean = float(values.mean())
@@ -77,11 +78,10 @@ def crossed(values: Points) -> Estimate:
 
 
 def score(values: Points, lowest: float = 0.0) -> Estimate:
-    """Return a score, the mean of (S, N) points between `lowest` and 100, with an interval that stays between them.
+    """Return the mean of (S, N) points between `lowest` and 100, with an interval that stays between them.
 
-    Wilson's interval with the variance of `crossed`: with one seed it is Wilson's of a proportion. It has a width where
-    all examples are right, and so have other metrics. Correlations of numbers keep the plain interval where that has
-    a width: they are no proportions.
+    It is Wilson's interval with the variance of `crossed`; with one seed it is Wilson's interval of a proportion. It
+    has a width even if all examples are right.
     """
     from scipy import stats
 
@@ -93,7 +93,7 @@ def score(values: Points, lowest: float = 0.0) -> Estimate:
     centre = (mean + (lowest + span / 2) * z2) / (1 + z2)
     half = (half**2 + (span * z2 / 2) ** 2) ** 0.5 / (1 + z2)
     low, high = max(centre - half, lowest), min(centre + half, 100.0)
-    # By rounding a bound can miss the mean at an end of the scale, and a picture has no negative whisker.
+    # Rounding can put a bound on the wrong side of a mean at an end of the scale; a whisker must not be negative.
     return Estimate(mean, min(low, mean), max(high, mean), variance**0.5, len(values))
 
 
@@ -102,8 +102,8 @@ def differences(
 ) -> list[Estimate | None]:
     """Return the mean differences row a - row b of pairs (a, b), paired by seed and example; None: no common seed.
 
-    The intervals and p values hold for all pairs together, see above. A pair of one common seed is not among them: its
-    interval is for other examples alone, and it has no p.
+    The intervals and p values hold for all pairs together, see above. A pair with one common seed is not among them.
+    Its interval is for other examples only, and it has no p.
     """
     pooled, degrees, apart = spread(rows)
     spreads = {name: 0.0 if row.seedless else max(pooled, _between_seeds(row)) for name, row in rows.items()}
@@ -134,7 +134,7 @@ def differences(
 def spread(rows: Mapping[str, Scores]) -> tuple[float, int, set[str]]:
     """Return the variance of a score between seeds, its degrees of freedom, and the rows that vary far more.
 
-    It is pooled over the trained rows but these. Rows are added from the smallest spread on.
+    It is pooled over all other trained rows. Rows are added in the order of their spread, the smallest first.
     """
     from scipy import stats
 
@@ -159,7 +159,7 @@ def _between_seeds(row: Scores) -> float:
 
 
 def _difference(a: Scores, b: Scores) -> Points | None:
-    """(S, N) a - b of the seeds that both have; a row without seeds is paired with each."""
+    """Return (S, N) a - b for the seeds that both have; a row without seeds is paired with each seed."""
     if a.seedless and b.seedless:
         shared = [next(iter(a.by_seed))]
     else:
@@ -168,7 +168,7 @@ def _difference(a: Scores, b: Scores) -> Points | None:
 
 
 def _by_examples(values: Points) -> tuple[float, float]:
-    """Return the mean of (S, N) differences and its variance over examples, with one example more for each side."""
+    """Return the mean of (S, N) differences and its variance over examples, with one example added for each side."""
     every = np.append(values.mean(0), (100.0, -100.0))
     both = _both(values) if len(values) > 1 else 0.0
     return float(every.mean()), max(float(every.var()) / len(every) - both, 0.0)
@@ -183,7 +183,7 @@ def _one_seed(values: Points) -> Estimate:
 
 
 class Tested(NamedTuple):
-    """One pair of those that are tested together; the variances are of its mean difference."""
+    """One of the pairs that are tested together, with the variances of its mean difference."""
 
     a: str
     b: str
@@ -206,7 +206,7 @@ class Tested(NamedTuple):
         return self._around(values, critical(drawn) * self.error, p)
 
     def alone(self, values: Points, count: int) -> Estimate:
-        """Return the interval and p of a pair that is not drawn with the others, corrected for `count` pairs."""
+        """Return the interval and p of a pair that is tested by itself, corrected for `count` pairs."""
         from scipy import stats
 
         p = min(1.0, count * 2 * float(stats.t.sf(self.size, self.seeds - 1)))
@@ -226,10 +226,10 @@ def critical(drawn: Points) -> float:
 def largest(
     tested: Sequence[Tested], spreads: Mapping[str, float], degrees: int, covariance: Points, draws: int = DRAWS
 ) -> Points:
-    """Draw the largest |difference / standard error| of all pairs where no pair differs: (draws,), sorted.
+    """Draw the largest |difference / standard error| of all pairs if no pair differs: (draws,), sorted.
 
-    `spreads`: each row's variance between seeds, known with these degrees of freedom. `covariance`: of the rows' scores
-    over examples, in the order of `spreads`.
+    `spreads`: each row's variance between seeds, estimated with `degrees` degrees of freedom. `covariance`: of the
+    rows' scores over examples, in the order of `spreads`.
     """
     draw = np.random.default_rng(0)
     at = {name: place for place, name in enumerate(spreads)}
@@ -241,7 +241,7 @@ def largest(
     for pair in tested:
         if pair.error:
             a, b = at[pair.a], at[pair.b]
-            # what seed and example do together is in the covariance, and no more in the pair's own variance
+            # the interaction of seed and example is in the covariance, but not in the pair's own variance
             scale = pair.by_examples / (covariance[a, a] + covariance[b, b] - 2 * covariance[a, b])
             drawn = (of_examples[a] - of_examples[b]) * scale**0.5 + (of_seeds[a] - of_seeds[b]) / pair.seeds**0.5
             np.maximum(found, np.abs(drawn) / pair.error, out=found)
@@ -249,17 +249,17 @@ def largest(
 
 
 def _covariance(rows: Mapping[str, Scores], names: Iterable[str]) -> Points:
-    """Return that of the rows' scores over examples, with half of the two added examples in each row."""
+    """Return the covariance of the rows' scores over examples, with half of the two added examples in each row."""
     means = np.stack([np.mean([*rows[name].by_seed.values()], axis=0) for name in names])
     examples = means.shape[1]
     return np.cov(means, ddof=0) / examples + np.eye(len(means)) * (100 / (examples + 2)) ** 2
 
 
 def share_interval(gain: Points, gap: Points) -> tuple[float, float] | None:
-    """95 % interval of mean(gain) / mean(gap), (S, N) points each; None where the gap may be zero.
+    """Return the 95 % interval of mean(gain) / mean(gap), (S, N) points each; None if the gap may be zero.
 
-    The shares at which gain - share * gap cannot be told from zero (Fieller 1954). Where the gap cannot be told from
-    zero either, they have no end.
+    It contains the shares for which gain - share * gap does not differ significantly from zero (Fieller 1954). If the
+    gap itself does not, the interval is unbounded.
     """
     from scipy import optimize
 
@@ -278,7 +278,7 @@ def share_interval(gain: Points, gap: Points) -> tuple[float, float] | None:
 
 
 def share_excess(gain: Points, gap: Points, share: float) -> float:
-    """How much further from zero mean(gain - share * gap) is than LEVEL allows; up to 0 it may be the share."""
+    """Return how far mean(gain - share * gap) exceeds what LEVEL allows; up to 0, `share` is in the interval."""
     from scipy import special
 
     values = gain - share * gap
@@ -287,7 +287,7 @@ def share_excess(gain: Points, gap: Points, share: float) -> float:
 
 
 def variance_of_mean(values: Points) -> tuple[float, float]:
-    """Variance of the mean of (S, N) values, and its degrees of freedom; of the examples alone where S is 1."""
+    """Return the variance of the mean of (S, N) values and its degrees of freedom; S = 1: over examples only."""
     seeds, examples = values.shape
     of_examples = float(values.mean(0).var(ddof=min(1, examples - 1))) / examples
     if seeds == 1:
@@ -298,7 +298,7 @@ def variance_of_mean(values: Points) -> tuple[float, float]:
 
 
 def _both(values: Points) -> float:
-    """Variance that seed and example have together: it is in that of the seeds and in that of the examples."""
+    """Return the variance of the interaction of seed and example, which both other variances contain."""
     seeds, examples = values.shape
     by_seed, by_example = values.mean(1), values.mean(0)
     rest = values - by_seed[:, None] - by_example + by_seed.mean()
@@ -306,14 +306,14 @@ def _both(values: Points) -> float:
 
 
 def degrees_of_freedom(share: float, seeds: int) -> float:
-    """Of a variance of which the seeds' part is this share: S - 1 where it is all, more the smaller it is."""
+    """Return the degrees of freedom, given the share of the variance due to seeds: S - 1 for 1, more for less."""
     known = max(count for count in DEGREES if count <= seeds)
     inverse = float(np.interp(share, SHARES, DEGREES[known]))
     return min((seeds - 1) / inverse, MANY) if inverse else MANY
 
 
 def exact_mcnemar(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
-    """Exact p that two runs of one seed are right equally often; (N,) each. It knows nothing of other seeds."""
+    """Return the exact p that two runs of one seed are correct equally often; (N,) each. It ignores other seeds."""
     from statsmodels.stats.contingency_tables import mcnemar
 
     table = [[int((a & b).sum()), int((a & ~b).sum())], [int((~a & b).sum()), int((~a & ~b).sum())]]
@@ -321,7 +321,7 @@ def exact_mcnemar(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
 
 
 def seed_permutation(differences: Points) -> float:
-    """Exact p of the mean of (S,) paired differences, by swapping the pair of each seed; never below 2 / 2**S."""
+    """Return the exact p of the mean of (S,) paired differences, by swapping the pair of a seed; at least 2 / 2**S."""
     from scipy import stats
 
     zero = np.zeros_like(differences)

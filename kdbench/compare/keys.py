@@ -1,7 +1,7 @@
-"""Any value of a run by its key: `method.alpha`, `student.layers`, `cost.seconds`, or a short name.
+"""Look up any value of a run by its key: `method.alpha`, `student.layers`, `cost.seconds`, or a short name.
 
-Most keys are in results.json, which is read anyway. Any other is looked up in config.yaml, which takes a
-millisecond a run and is therefore opened only for a key that asks for it.
+Most keys are in results.json, which is read anyway. Only for other keys config.yaml is opened, which takes a
+millisecond for each run.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,15 +21,15 @@ SHORT = {
     "macro_f1": "metrics.test.macro_f1",
     "latency": "latency.batch_1.median_ms",
 }
-PLACES = {"method.": "identity.parameters.", "student.layers": "identity.layers"}  # of the config, in results.json
+PLACES = {"method.": "identity.parameters.", "student.layers": "identity.layers"}  # keys of config.yaml in results.json
 
 
 class UnknownKeyError(Exception):
-    """A key that no run has; the message names the nearest that there is."""
+    """A key that no run has; the message suggests the nearest."""
 
 
 def inner(value: Any, key: str) -> tuple[Any, bool]:
-    """The value at the dotted `key`, and whether there is one."""
+    """Return the value at the dotted `key`, and whether there is one."""
     for part in key.split("."):
         if not isinstance(value, dict) or part not in value:
             return None, False
@@ -38,7 +38,7 @@ def inner(value: Any, key: str) -> tuple[Any, bool]:
 
 
 def flat(value: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """(dotted key, leaf) of nested dictionaries."""
+    """Yield (dotted key, leaf) of nested dictionaries; an empty dictionary is a leaf."""
     if not isinstance(value, dict) or not value:
         yield prefix, value
         return
@@ -47,22 +47,22 @@ def flat(value: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
 
 
 class Source:
-    """One run's results.json as read, and its config.yaml where that is asked for."""
+    """One run's results.json as read, and its config.yaml once a key needs it."""
 
     def __init__(self, results: Path, raw: Any) -> None:
         self.results, self.raw = results, raw
 
     @cached_property
     def config(self) -> Any:
-        """config.yaml; empty where the run has none."""
-        import yaml  # only for keys that results.json has not
+        """config.yaml; empty if the run has none."""
+        import yaml  # only for keys that results.json lacks
 
         path = self.results.with_name("config.yaml")
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # five times as fast, where libyaml is there
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # five times as fast, if libyaml is installed
         return yaml.load(path.read_text(encoding="utf8"), loader) if path.is_file() else {}
 
     def get(self, key: str) -> tuple[Any, bool]:
-        """The value of `key`, and whether the run has it."""
+        """Return the value of `key`, and whether the run has it."""
         value, found = inner(self.raw, SHORT.get(key, key))
         if found and not isinstance(value, dict):
             return value, True
@@ -74,20 +74,20 @@ class Source:
         return inner(self.config, key)
 
     def keys(self) -> set[str]:
-        """All that may be asked for."""
+        """Return all keys of the run."""
         return {*SHORT, *(key for key, _ in flat(self.raw)), *(key for key, _ in flat(self.config))}
 
 
 class Wanted:
-    """The keys that a command line asks for; remembers which of them some run has."""
+    """The keys on a command line; remembers which of them some run has."""
 
     def __init__(self, keys: Iterable[str] = ()) -> None:
         self.keys = tuple(dict.fromkeys(keys))
         self.found: set[str] = set()
-        self.samples: dict[Any, Source] = {}  # one a method: they have other keys
+        self.samples: dict[Any, Source] = {}  # one for each method, as methods differ in their keys
 
     def of(self, source: Source) -> Mapping[str, Any]:
-        """The wanted values of a run; null where it has none."""
+        """Return the values of a run; None for a key that it lacks."""
         if not self.keys:
             return {}
         self.samples.setdefault(source.get("method")[0], source)
@@ -99,7 +99,7 @@ class Wanted:
         return values
 
     def check(self) -> None:
-        """Refuse keys that none of the runs read has."""
+        """Raise UnknownKeyError for a key that no run has."""
         unknown = [key for key in self.keys if key not in self.found]
         if unknown and self.samples:
             from kdbench.errors import nearest

@@ -1,4 +1,4 @@
-"""`--format html`: one page that needs nothing but itself. Every text is escaped by jinja2; the script is ours."""
+"""`--format html`: one self-contained page. jinja2 escapes every text."""
 
 import base64
 import io
@@ -11,16 +11,15 @@ import jinja2
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from kdbench.compare import certainty, diff, speed
-from kdbench.compare.columns import Sheet, bold, row_tests, unit
-from kdbench.compare.confusions import Mistakes, mistakes
+from kdbench.compare import diff
+from kdbench.compare.columns import bold, unit
+from kdbench.compare.confusions import mistakes
 from kdbench.compare.curves import detail
-from kdbench.compare.draw import name_of
-from kdbench.compare.notes import sheet
-from kdbench.compare.pictures import front, learning, pictures
+from kdbench.compare.notes import sheets
+from kdbench.compare.pictures import front, learning, name_of, pictures
 from kdbench.compare.table import Row, Table
 from kdbench.compare.texts import Texts, texts
-from kdbench.data.report import ReadReport, data_lines, pieces_lines, warnings
+from kdbench.data.report import data_lines, pieces_lines, warnings
 from kdbench.storage.files import read_json
 
 
@@ -29,42 +28,40 @@ class Picture:
     name: str
     title: str
     width: float  # rem: an inch of the figure is 6.4
-    svg: Markup  # matplotlib's own, whose texts it has escaped
+    svg: Markup  # matplotlib has escaped its texts
     base64: str
 
 
-def print_page(tables: Sequence[Table], split: str) -> None:
-    """The whole document on stdout."""
+def print_page(tables: Sequence[Table]) -> None:
+    """Print the document."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True,
     )  # fmt: skip
     title = f"compare-runs: {', '.join(dict.fromkeys(table.dataset for table in tables))}"
-    found = [_table(table, table.metric, split) for table in tables]
-    print(environment.get_template("page.html.j2").render(title=title, tables=found))
+    print(environment.get_template("page.html.j2").render(title=title, tables=[_table(table) for table in tables]))
 
 
-def _table(table: Table, metric: str, split: str) -> dict[str, Any]:
-    drawn = [_picture(name, figure) for name, figure in pictures(table, metric, split)]
+def _table(table: Table) -> dict[str, Any]:
+    drawn = [_picture(name, figure) for name, figure in pictures(table)]
     drawn.sort(key=lambda picture: picture.name != "pareto")
+    first, *below = sheets(table)
     return {
-        "sheet": sheet(table, metric, split),
+        "sheet": first,
+        "below": below,
         "ids": [row.id for row in table.rows],
         "bold": bold(table),
         "summary": summary(table),
         "pictures": drawn,
-        "tests": certainty.sheet(table) if table.tests and table.tests.count else None,
-        "speed": speed.sheet(table) if table.session else None,
-        "runs": [_run(table, row, metric, split) for row in table.rows] if table.tests else [],
-        "texts": texts(table, split) if table.tests else Texts(),
+        "runs": [_run(table, row) for row in table.rows] if table.tests else [],
+        "texts": texts(table) if table.tests else Texts(),
         "data": _data(table),
     }
 
 
 def _data(table: Table) -> dict[str, list[str]]:
-    """What the runs read: each sentence once, as rows may differ in length or tokenizer."""
-    found = [read_json(row.runs[0].path).get("data") for row in table.rows]
-    reports: list[ReadReport] = [report for report in found if report is not None]  # null: of before it was recorded
+    """Return what the runs read, each sentence once, because rows may differ in length or tokenizer."""
+    reports = [read_json(row.runs[0].path)["data"] for row in table.rows]
     lines = [line for report in reports for line in (*data_lines(report), *pieces_lines(report["pieces"]))]
     warned = [warning for report in reports for warning in warnings(report["pieces"])]
     return {"lines": [*dict.fromkeys(lines)], "warnings": [*dict.fromkeys(warned)]}
@@ -81,96 +78,84 @@ def _picture(name: str, figure: Figure) -> Picture:
 
 
 def summary(table: Table) -> list[str]:
-    """Which one to ship, for which latency, and how sure that is."""
+    """Return which model to ship, for which latency, and how certain that is."""
     rows = [row for row in table.rows if row.role != "teacher"]
     if not rows:
         return ["Only the teacher is shown."]
     best = max(rows, key=lambda row: row.score.mean)
-    said = [f"Highest: {_words(best, table)}."]
+    sentences = [f"Highest mean: {_words(best, table)}."]
     if table.tests:
-        said += _tested(best, rows, table)
+        sentences += _tested(best, rows, table)
     else:
-        said.append("No tests were made (--tests): nothing here says that it is better than the next.")
+        sentences.append("No tests were made (--tests), so it may not be better than the next row.")
     networks = [row for row in rows if row.role != "tfidf"]
-    quiet = [(row.times.batch_1, row) for row in networks if row.times.quiet and row.times.batch_1 is not None]
-    budget = {(ms, row.score.mean): row for ms, row in quiet}
+    by_cost = {(row.quiet_ms, row.score.mean): row for row in networks if row.quiet_ms is not None}
     steps = [
-        f"from {point[0]:#.3g} ms {name_of(budget[point], table.rows)} ({point[1]:.2f})"
-        for point in front(list(budget))
+        f"from {ms:#.3g} ms {name_of(by_cost[ms, mean], table.rows)} ({mean:.2f})" for ms, mean in front([*by_cost])
     ]
     if len(steps) > 1:
-        said.append(f"Of the networks, by latency at batch 1, the highest mean for a budget: {'; '.join(steps)}.")
-    if len(quiet) < len(networks):
-        said.append("Not all were timed on a quiet machine; compare-runs --latency measures all of them together.")
+        sentences.append(f"The network with the highest mean for a latency budget (batch 1): {'; '.join(steps)}.")
+    if any(row.quiet_ms is None for row in networks):
+        sentences.append("Not all were timed on a quiet machine; compare-runs --latency measures all together.")
     elif steps and table.session is None:
-        said.append("Times are those of each run's command; compare-runs --latency measures all of them together.")
-    return said
+        sentences.append("Times are those of each run's command; compare-runs --latency measures all together.")
+    return sentences
 
 
 def _tested(highest: Row, rows: list[Row], table: Table) -> list[str]:
-    """What the tests say of the highest, or of the highest that has several seeds: the others were not tested."""
-    ranked = [row for row in rows if (found := row_tests(table, row)) and found.rank]
+    """Return what the tests found about the highest row, or about the highest one with several seeds."""
+    ranked = [row for row in rows if row.tests and row.tests.rank]
     best = max(ranked, key=lambda row: row.score.mean, default=highest)
     others = [row for row in rows if row is not best]
     if not ranked:
-        return [f"None of the {len(others)} others could be tested against it, for want of seeds."] * bool(others)
-    words = f"It was not tested, for want of seeds. Of those that were, the highest: {_words(best, table)}."
+        return ["No other row could be tested against it, because rows with one seed are not tested."] * bool(others)
+    words = f"It has one seed, so it was not tested. The highest mean of the tested rows: {_words(best, table)}."
     return [words] * (best is not highest) + _certainty(best, others, table)
 
 
 def _certainty(best: Row, others: list[Row], table: Table) -> list[str]:
-    """How many of the others may be as good, and which of these is fastest."""
-    found = {row.id: one.tied_with_best if (one := row_tests(table, row)) else None for row in others}
-    tied = [row for row in others if found[row.id]]
-    untested = [row for row in others if found[row.id] is None]
-    worse = len(others) - len(tied) - len(untested)
-    parts = [(worse, "worse, with all pairs tested together"), (len(tied), "not to be told from it")]
-    parts += [(len(untested), "not tested against it, for want of seeds")]
-    said = [f"Of the {len(others)} others: {', '.join(f'{count} {words}' for count, words in parts if count)}."]
-    timed = [(row.times.batch_1, row) for row in (best, *tied) if row.times.quiet and row.times.batch_1 is not None]
+    """Return how many of the other rows may be as good, and which of these is the fastest."""
+    found = [row.tests.tied_with_best if row.tests else None for row in others]
+    tied = [row for row, one in zip(others, found, strict=True) if one]
+    counts = {
+        "significantly worse": found.count(False),
+        "not significantly different": found.count(True),
+        "not tested against it": found.count(None),
+    }
+    words = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    sentences = [f"The other {len(others)} rows: {words}."]
+    timed = [(row.quiet_ms, row) for row in (best, *tied) if row.quiet_ms is not None]
     if tied and len(timed) == 1 + len(tied):
         _, first = min(timed, key=lambda one: one[0])
         fastest = (
-            "It is the fastest of those too" if first is best else f"The fastest of those is {_words(first, table)}"
+            "It is also the fastest of these" if first is best else f"The fastest of these is {_words(first, table)}"
         )
-        said.append(f"{fastest}: ship it, unless more seeds or examples tell them apart.")
+        sentences.append(f"{fastest}: ship it, unless more seeds or examples show a difference.")
     elif tied:
-        said.append("Which of those is fastest is not known: not all were timed on a quiet machine.")
-    return said
+        sentences.append("Which of these is the fastest is unknown, because not all were timed on a quiet machine.")
+    return sentences
 
 
 def _words(row: Row, table: Table) -> str:
-    """`theseus (7e30e6eb) with 94.20 %, interval 93.3 to 95.1, 6.41 ms, 3 seeds`."""
-    test = table.tests.rows.get(row.id) if table.tests else None
-    parts = [f"{row.label} ({row.id}) with {row.score.mean:.2f} {unit(table.metric)}"]
-    parts += [f"95 % interval {test.score.low:.1f} to {test.score.high:.1f}"] if test else []
-    parts += [f"{row.times.batch_1:#.3g} ms"] if row.times.quiet and row.times.batch_1 is not None else []
+    """Return `theseus (7e30e6eb) with 94.20 %, 95 % interval 93.3 to 95.1, 6.41 ms, 3 seeds`."""
+    parts = [f"{row.name} with {row.score.mean:.2f} {unit(table.metric)}"]
+    parts += [f"95 % interval {row.tests.score.low:.1f} to {row.tests.score.high:.1f}"] if row.tests else []
+    parts += [f"{row.quiet_ms:#.3g} ms"] if row.quiet_ms is not None else []
     return ", ".join([*parts, f"{row.score.n} seed{'s' * (row.score.n > 1)}"])
 
 
-def _run(table: Table, row: Row, metric: str, split: str) -> dict[str, Any]:
+def _run(table: Table, row: Row) -> dict[str, Any]:
     base = row.runs[0].baselines[0]
     against = next((other for other in table.every if base and other.id == base[0]), None)
-    found: Mistakes | None = mistakes(row, against, split)
-    differing: Sheet | None = None
-    if against:
-        paths = row.runs[0].path, against.runs[0].path
-        differing = diff.sheet(*paths, diff.differences(*paths))
-        for column, name in zip(
-            differing.columns[1:], ("this row", "baseline", "this came from", "baseline's"), strict=True
-        ):
-            column.header = name
     pair = [row, against] if against else [row]
-    curve = learning(replace(table, rows=pair), metric, split, {one.id: detail(one, metric, split) for one in pair})
+    curve = learning(replace(table, rows=pair), {one.id: detail(one) for one in pair})
+    differing = diff.differences(row.runs[0].path, against.runs[0].path) if against else []
     return {
         "id": row.id,
-        "name": " ".join(filter(None, [row.label, row.settings, f"({row.id}), {row.score.mean:.2f} {unit(metric)}"])),
+        "name": f"{row.labelled_settings} ({row.id}), {row.score.mean:.2f} {unit(table.metric)}",
         "learning": _picture("learning", curve) if curve else None,
-        "against": f"{against.label} ({against.id})" if against else "",
-        "diff": differing,
+        "against": against.name if against else "",
+        "diff": diff.columns(differing, "this row", "baseline") if against else [],
         "seeds": row.score.n,
-        "matrix": found.matrix if found else [],
-        "classes": found.classes if found else [],
-        "classes_left": found.classes_left if found else 0,
-        "parted": found.parted if found else [],
+        "found": mistakes(row, against, table.split),
     }

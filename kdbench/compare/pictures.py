@@ -1,23 +1,98 @@
-"""The pictures of a table, as matplotlib figures."""
+"""The pictures of a table, as matplotlib figures.
+
+Colours are Okabe and Ito's (2008), which colour-blind people can distinguish. Each row also has a marker and a dash of
+its own, so that nothing is lost in grey.
+"""
 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 
+import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from kdbench.compare.columns import METRICS, unit
+from kdbench.compare.collect import NULL
+from kdbench.compare.columns import METRICS, NOTHING, metric_in_words, unit
 from kdbench.compare.curves import Curve, Detail, detail
-from kdbench.compare.draw import canvas, log_axis, looks, name_of, points
-from kdbench.compare.heat import grids
 from kdbench.compare.table import Row, Table
+
+matplotlib.rcParams.update(
+    {
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": "#dddddd",
+        "grid.linewidth": 0.6,
+        "axes.axisbelow": True,
+        "legend.frameon": False,
+        "svg.fonttype": "none",  # text stays text: to be searched, read out, and small
+        "svg.hashsalt": "kdbench",  # the same figures give the same file
+    }
+)
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = ("o", "s", "^", "v", "P", "X", "h", "<", ">")
+DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+NAME = 36  # characters of a legend
+REFERENCE: dict[str, tuple[str, str, Any]] = {"teacher": ("*", "#000000", ":"), "tfidf": ("D", "#555555", ":")}
+
+
+def name_of(row: Row, rows: Sequence[Row]) -> str:
+    """Return the label; if several rows have it, with the settings that distinguish them, or else with the id."""
+    alike = [other for other in rows if other.label == row.label]
+    if len(alike) == 1:
+        return row.label
+    named = row.labelled_settings
+    if row.settings and len(named) <= NAME and [other.settings for other in alike].count(row.settings) == 1:
+        return named
+    student = f" {row.runs[0].student}" * (len({other.runs[0].student for other in alike}) > 1)
+    return f"{row.label}{student} ({row.id})"
+
+
+def looks(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    """Return marker, colour and dash of each row by its id."""
+    others = zip(cycle(MARKERS), cycle(COLOURS), cycle(DASHES), strict=False)
+    styles = {row.id: REFERENCE[row.role] if row.role in REFERENCE else next(others) for row in rows}
+    return {id_: dict(zip(("marker", "color", "dash"), style, strict=True)) for id_, style in styles.items()}
+
+
+def canvas(title: str, width: float = 8.5, height: float = 4.4) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
+    return figure, axes
+
+
+def points(axes: Axes, x: float, row: Row, look: dict[str, Any], label: str, faint: bool = False) -> None:
+    """Draw a row's mean with its 95 % interval; without tests with one s.d. A direct baseline is not filled."""
+    mean, sd = row.score.mean, row.score.sd or 0.0
+    spread = (mean - row.tests.score.low, row.tests.score.high - mean) if row.tests else (sd, sd)
+    filling = "none" if row.role == "baseline" else look["color"]
+    size = 11 if row.role == "teacher" else 7
+    drawn = axes.errorbar(
+        x, mean, yerr=[[spread[0]], [spread[1]]], marker=look["marker"], color=look["color"], markerfacecolor=filling,
+        markersize=size, capsize=3, linestyle="none", elinewidth=1, label=f"{label} (n {row.score.n})",
+        alpha=0.35 if faint else 1,
+    )  # fmt: skip
+    drawn[0].set_gid(f"point-{row.id}")  # for the script of the page
+
+
+def log_axis(axes: Axes) -> None:
+    """Make the x axis logarithmic, with plain numbers at 1, 2 and 5."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Of (cost, score) those that no other beats in both, from the cheapest."""
+    """Return the (cost, score) points that no other point beats in both, the cheapest first."""
     kept: list[tuple[float, float]] = []
     for cost, score in sorted(points, key=lambda point: (point[0], -point[1])):
         if not kept or score > kept[-1][1]:
@@ -25,12 +100,12 @@ def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return kept
 
 
-def pareto(table: Table, metric: str, split: str, details: dict[str, Detail]) -> Figure | None:
-    """Score against measured latency; what was not timed on a quiet machine is faint, and on no front."""
+def pareto(table: Table, details: dict[str, Detail]) -> Figure | None:
+    """Draw the score against measured latency. Times of a machine that was not quiet are faint, and on no front."""
     timed = [(row, row.times.batch_1) for row in table.rows if row.times.batch_1 is not None]
     if len(timed) < 2:
         return None
-    figure, axes = canvas(f"{table.dataset}: {split} {METRICS[metric]} against latency")
+    figure, axes = canvas(f"{table.dataset}: {table.split} {METRICS[table.metric]} against latency")
     look = looks(table.rows)
     quiet = [(row, ms) for row, ms in timed if row.times.quiet]
     if len(quiet) > 1:
@@ -38,7 +113,7 @@ def pareto(table: Table, metric: str, split: str, details: dict[str, Detail]) ->
         axes.step(*zip(*best, strict=True), where="post", color="#999999", linewidth=1, zorder=1, label="Pareto front")
     for row, ms in timed:
         name = name_of(row, table.rows) + ("" if row.times.quiet else " ? not quiet")
-        points(axes, ms, row, table, look[row.id], name, faint=not row.times.quiet)
+        points(axes, ms, row, look[row.id], name, faint=not row.times.quiet)
     for row, _ in quiet:
         for curve in details[row.id].curves:
             known = [(x, y) for x, y in zip(_in_turns(curve, row), curve.scores, strict=True) if x is not None]
@@ -47,20 +122,20 @@ def pareto(table: Table, metric: str, split: str, details: dict[str, Detail]) ->
     log_axis(axes)
     whiskers = "95 % interval" if table.tests else "± 1 s.d. over seeds"
     axes.set_xlabel("latency, batch 1, ms (median, log scale)")
-    axes.set_ylabel(f"{split} {METRICS[metric]}, {unit(metric)}\nwhiskers: {whiskers}; {table.examples:,} examples")
+    axes.set_ylabel(f"{metric_in_words(table)}\nwhiskers: {whiskers}; {table.examples:,} examples")
     figure.legend(loc="outside right upper", fontsize=8)
     return figure
 
 
 def _in_turns(curve: Curve, row: Row) -> list[float | None]:
-    """A curve's times, of when its command ended, in proportion to what the row shows, which may be of later."""
-    own = next(run.latency.batch_1 for run in row.runs if run.seed == curve.seed)
+    """Scale a curve's times, measured when its command ended, to the row's time, which may be measured later."""
+    own = next(run.times.batch_1 for run in row.runs if run.seed == curve.seed)
     now = row.times.batch_1
     return [ms * now / own if ms and own and now else None for ms in curve.latencies]
 
 
-def seeds(table: Table, metric: str, split: str, details: dict[str, Detail]) -> Figure | None:
-    """Every seed of every row: what one run alone would have said."""
+def seeds(table: Table, details: dict[str, Detail]) -> Figure | None:
+    """Draw every seed of every row, to show what a single run can give."""
     if all(len(row.runs) == 1 for row in table.rows):
         return None
     height = 1.4 + 0.32 * len(table.rows)
@@ -74,14 +149,12 @@ def seeds(table: Table, metric: str, split: str, details: dict[str, Detail]) -> 
     names = [f"{name_of(row, table.rows)} (n {row.score.n})" for row in table.rows]
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
-    axes.set_xlabel(
-        f"{split} {METRICS[metric]}, {unit(metric)}, one mark a seed, bar: mean; {table.examples:,} examples"
-    )
+    axes.set_xlabel(f"{metric_in_words(table)}, one mark for each seed, bar: mean; {table.examples:,} examples")
     return figure
 
 
-def learning(table: Table, metric: str, split: str, details: dict[str, Detail]) -> Figure | None:
-    """Dev score after each epoch, the mean over seeds and their range; a bar where a stage begins."""
+def learning(table: Table, details: dict[str, Detail]) -> Figure | None:
+    """Draw the dev score after each epoch, mean and range over seeds, with a bar at the beginning of a stage."""
     rows = [row for row in table.rows if details[row.id].learning]
     if not rows:
         return None
@@ -100,19 +173,19 @@ def learning(table: Table, metric: str, split: str, details: dict[str, Detail]) 
             axes.plot(start, np.interp(start, steps, mean), marker="|", markersize=14, color=style["color"], mew=2)
         lowest.append(float(np.quantile(mean, 0.15)))
     top = max(max(one.scores) for row in rows for one in details[row.id].learning)
-    axes.set_ylim(min(lowest) - 0.15 * (top - min(lowest)) - 0.5, top + 0.5)  # the first epochs are below
+    axes.set_ylim(min(lowest) - 0.15 * (top - min(lowest)) - 0.5, top + 0.5)  # the first epochs may be below
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("optimiser steps, over all stages\n| begins a stage; band: lowest to highest seed")
-    axes.set_ylabel(f"dev {METRICS[metric]}, {unit(metric)}")
+    axes.set_xlabel("optimiser steps, over all stages\n|: a stage begins; band: lowest to highest seed")
+    axes.set_ylabel(f"dev {METRICS[table.metric]}, {unit(table.metric)}")
     figure.legend(loc="outside right upper", fontsize=8)
     return figure
 
 
-def speeds(table: Table, metric: str, split: str, details: dict[str, Detail]) -> Figure | None:
-    """The curves of models with several speeds over the points of the others, by FLOPs."""
+def speeds(table: Table, details: dict[str, Detail]) -> Figure | None:
+    """Draw the score against FLOPs: a curve for a model with several speeds, a point for any other."""
     if not any(details[row.id].curves for row in table.rows):
         return None
-    figure, axes = canvas(f"{table.dataset}: {split} {METRICS[metric]} against work")
+    figure, axes = canvas(f"{table.dataset}: {table.split} {METRICS[table.metric]} against work")
     look = looks(table.rows)
     for row in table.rows:
         style, label = look[row.id], name_of(row, table.rows)
@@ -120,18 +193,18 @@ def speeds(table: Table, metric: str, split: str, details: dict[str, Detail]) ->
             order = np.argsort(curve.flops)
             axes.plot(np.array(curve.flops)[order] / 1e9, np.array(curve.scores)[order], color=style["color"],
                       linestyle=style["dash"], marker=style["marker"], markersize=4, lw=1.2,
-                      label=f"{label}, a curve a seed" if at == 0 else None)  # fmt: skip
+                      label=f"{label}, one curve for each seed" if at == 0 else None)  # fmt: skip
         if not details[row.id].curves and row.runs[0].flops:
-            points(axes, row.runs[0].flops / 1e9, row, table, style, label)
+            points(axes, row.runs[0].flops / 1e9, row, style, label)
     log_axis(axes)
     axes.set_xlabel("mean GFLOPs of an example (log scale)")
-    axes.set_ylabel(f"{split} {METRICS[metric]}, {unit(metric)}; {table.examples:,} examples")
+    axes.set_ylabel(f"{metric_in_words(table)}; {table.examples:,} examples")
     figure.legend(loc="outside right upper", fontsize=8)
     return figure
 
 
-def exits(table: Table, metric: str, split: str, details: dict[str, Detail]) -> Figure | None:
-    """Where the rows leave, at each speed: a stacked bar, of the first seed."""
+def exits(table: Table, details: dict[str, Detail]) -> Figure | None:
+    """Draw the share of examples that leave at each exit as stacked bars by speed, for the first seed."""
     rows = [row for row in table.rows if details[row.id].curves]
     if not rows:
         return None
@@ -146,36 +219,101 @@ def exits(table: Table, metric: str, split: str, details: dict[str, Detail]) -> 
                      edgecolor="white", label=f"exit {layer + 1}")  # fmt: skip
             left += shares[:, layer]
         axes.set_title(f"{name_of(row, table.rows)}, seed {curve.seed}, {table.examples:,} examples", loc="left")
-        axes.set(xlabel="speed", ylabel=f"share of {split} rows")
+        axes.set(xlabel="speed", ylabel=f"share of {table.split} rows")
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
     return figure
 
 
-ROWS = 30  # of one picture
+def grids(table: Table) -> Iterator[tuple[str, Figure]]:
+    """Yield a heat map of the two most varied settings for each method and student with several configurations."""
+    models: dict[str, dict[str, list[Row]]] = {}
+    for row in table.rows:
+        if row.role != "teacher" and row.runs[0].settings["form"] == NULL:  # an exported form is not a setting
+            models.setdefault(row.runs[0].method, {}).setdefault(str(row.runs[0].student), []).append(row)
+    for method, students in models.items():
+        for student, rows in students.items():
+            settings = {row.id: row.runs[0].settings | row.runs[0].training for row in rows}
+            if varied := _varied(list(settings.values())):
+                name = method if len(students) == 1 else f"{method}_{student}"
+                yield f"grid_{name}", _heat(table, rows, settings, varied)
+
+
+def _varied(settings: list[dict[str, str]]) -> list[tuple[str, list[str]]]:
+    """Return the keys with several values, and these values; the most varied key first."""
+    found = []
+    for key in dict.fromkeys(key for one in settings for key in one):
+        if len({one[key] for one in settings if key in one}) > 1:
+            found.append((key, sorted({_of(one, key) for one in settings}, key=_number_first)))
+    return sorted(found, key=lambda one: -len(one[1]))
+
+
+def _of(settings: dict[str, str], key: str) -> str:
+    value = settings.get(key, NULL)
+    return NOTHING if value == NULL else value
+
+
+def _number_first(text: str) -> tuple[bool, float, str]:
+    try:
+        return False, float(text), text
+    except ValueError:
+        return True, 0.0, text
+
+
+def _heat(
+    table: Table, rows: list[Row], settings: dict[str, dict[str, str]], varied: list[tuple[str, list[str]]]
+) -> Figure:
+    (across, columns), (down, lines) = varied[0], varied[1] if len(varied) > 1 else ("", [NOTHING])
+    cells: dict[tuple[int, int], list[float]] = {}
+    for row in rows:
+        one = settings[row.id]
+        place = (lines.index(_of(one, down)), columns.index(_of(one, across)))
+        cells.setdefault(place, []).extend(run.score for run in row.runs)
+    grid = np.full((len(lines), len(columns)), np.nan)
+    for place, scores in cells.items():
+        grid[place] = np.mean(scores)
+    first = rows[0].runs[0]
+    title = f"{table.dataset}: {first.method} {first.student}\nmean {metric_in_words(table)}"
+    figure, axes = canvas(title, 3.2 + 1.0 * len(columns), 2.0 + 0.55 * len(lines))
+    image = axes.imshow(grid, cmap="cividis", aspect="auto")
+    middle = (np.nanmin(grid) + np.nanmax(grid)) / 2
+    for (y, x), scores in cells.items():
+        ink = "white" if grid[y, x] < middle else "black"
+        axes.text(x, y, f"{grid[y, x]:.2f}\nn {len(scores)}", ha="center", va="center", color=ink, fontsize=8)
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(lines)), lines)
+    rest = [key for key, _ in varied[2:]]
+    axes.set_xlabel(across + (f"\n(mean over {', '.join(rest)})" if rest else ""))
+    axes.set_ylabel(down)
+    axes.grid(False)
+    figure.colorbar(image, ax=axes, shrink=0.8)
+    return figure
+
+
+ROWS = 30  # of one picture, as a reader cannot distinguish more
 PICTURES = {"pareto": pareto, "seeds": seeds, "learning": learning, "speeds": speeds, "exits": exits}
 
 
-def pictures(table: Table, metric: str, split: str) -> Iterator[tuple[str, Figure]]:
-    """(name, figure) of all that the table has something for."""
-    whole = table
-    if len(table.rows) > ROWS:  # more than a reader can tell apart
+def pictures(table: Table) -> Iterator[tuple[str, Figure]]:
+    """Yield name and figure of each picture for which the table has data."""
+    shown = table
+    if len(table.rows) > ROWS:
         title = f"{table.dataset}, first {ROWS} of {len(table.rows)} rows"
-        table = replace(table, dataset=title, rows=table.rows[:ROWS])
-    details = {row.id: detail(row, metric, split) for row in table.rows}
+        shown = replace(table, dataset=title, rows=table.rows[:ROWS])
+    details = {row.id: detail(row) for row in shown.rows}
     for name, draw in PICTURES.items():
-        if (figure := draw(table, metric, split, details)) is not None:
+        if (figure := draw(shown, details)) is not None:
             yield name, figure
-    yield from grids(whole, metric, split)
+    yield from grids(table)
 
 
-def save(tables: Sequence[Table], split: str, folder: Path) -> list[Path]:
-    """All pictures as PNG and SVG; returns the files."""
+def save(tables: Sequence[Table], folder: Path) -> list[Path]:
+    """Save all pictures as PNG and SVG and return the files."""
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for table in tables:
         start = table.dataset if len(tables) == 1 else f"{table.dataset}-{table.data_id}"
-        for name, figure in pictures(table, table.metric, split):
-            stem = re.sub(r"[^\w.-]", "-", f"{start}_{name}")  # names are of records: none leads out of the folder
+        for name, figure in pictures(table):
+            stem = re.sub(r"[^\w.-]", "-", f"{start}_{name}")  # names come from records; none may leave the folder
             for kind in ("png", "svg"):
                 files.append(folder / f"{stem}.{kind}")
                 figure.savefig(files[-1], dpi=150, metadata={"Date": None} if kind == "svg" else None)

@@ -1,7 +1,6 @@
-"""Groups of runs by any keys, as a list or as a grid: mean and s.d. over all runs of a group.
+"""`--group-by`, `--pivot` and `--best-on-dev`: groups of runs by any keys, and the best row of each grid.
 
-Runs of different data never share a group, and a group of several configurations says how many it mixes.
-And of each grid the best row on dev.
+Runs of different data never share a group. A group of several configurations shows their number.
 """
 
 from collections.abc import Iterable, Sequence
@@ -9,21 +8,23 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kdbench.compare.collect import Run
-from kdbench.compare.columns import METRICS, NOTHING, Column, Sheet, heading, unit
+from kdbench.compare.columns import METRICS, NOTHING, Column, Sheet, heading, metric_in_words, unit
 from kdbench.compare.keys import SHORT
-from kdbench.compare.statistics import Summary, summarize
-from kdbench.compare.table import Row, Table
+from kdbench.compare.rows import summarize
+from kdbench.compare.table import Row, Summary, Table
 
-LEGEND = "mean ± sample s.d. over all n runs of a group; ×k: of k configurations, whose spread is part of it."
+LEGEND = (
+    "Mean ± sample s.d. over all n runs of a group; ×k: it has k configurations, and the s.d. includes their spread."
+)
 
 
 @dataclass(frozen=True)
 class Group:
-    """All shown runs of one data set that have these values."""
+    """All shown runs of one table with the same values of some keys."""
 
     table: Table
-    values: tuple[Any, ...]  # of the keys, in their order
-    across: Any  # of the key whose values are columns; null where there is none
+    values: tuple[Any, ...]  # of the keys of --group-by, in their order
+    across: Any  # value of the key of --pivot; None without --pivot
     score: Summary
     configurations: int
 
@@ -35,9 +36,9 @@ class Group:
 
 
 def best_on_dev(rows: list[Row], keys: Sequence[str]) -> list[Row]:
-    """Of the rows that have the same values of `keys` the one with the best mean on dev, and of how many it is.
+    """Return the best row by its mean on dev of each group with the same values of `keys`, with the group's size.
 
-    The teacher is one row, no grid. Equal means go to the row with fewer settings, then by id.
+    A teacher always is a group of its own. Ties go to the row with the shorter settings, then to the lower id.
     """
     grids: dict[tuple[object, ...], list[Row]] = {}
     for row in rows:
@@ -51,7 +52,7 @@ def best_on_dev(rows: list[Row], keys: Sequence[str]) -> list[Row]:
 
 
 def groups(tables: Sequence[Table], keys: Sequence[str], across: str | None) -> list[Group]:
-    """The groups, in the order in which their first rows come."""
+    """Return the groups in the order of their first rows."""
     found: dict[tuple[int, tuple[Any, ...], Any], list[Run]] = {}
     for at, table in enumerate(tables):
         for row in table.rows:
@@ -66,16 +67,16 @@ def groups(tables: Sequence[Table], keys: Sequence[str], across: str | None) -> 
 
 def _value(row: Row, run: Run, key: str) -> Any:
     if SHORT.get(key, key) == SHORT["method"]:
-        return row.label  # the teacher is no direct fine-tune of a student, though its method is the same
+        return row.label  # distinguishes the teacher from direct fine-tuning, which has the same method
     value = run.values[key]
     return str(value) if isinstance(value, (list, dict)) else value
 
 
-def records(found: Iterable[Group], keys: Sequence[str], across: str | None, split: str) -> list[dict[str, Any]]:
-    """One flat record a group, in full precision."""
+def records(found: Iterable[Group], keys: Sequence[str], across: str | None) -> list[dict[str, Any]]:
+    """Return one flat record for each group, in full precision."""
     return [
         {"dataset": group.table.dataset, "data_id": group.table.data_id, "data_split": group.table.data_split}
-        | {"split": split, "metric": group.table.metric}
+        | {"split": group.table.split, "metric": group.table.metric}
         | {f"by.{key}": value for key, value in zip(keys, group.values, strict=True)}
         | ({f"by.{across}": group.across} if across else {})
         | {"mean_points": group.score.mean, "sd_points": group.score.sd, "n": group.score.n}
@@ -84,33 +85,35 @@ def records(found: Iterable[Group], keys: Sequence[str], across: str | None, spl
     ]
 
 
-def sheets(found: list[Group], keys: Sequence[str], across: str | None, split: str) -> list[Sheet]:
-    """A sheet a table; one sheet for all where data sets are the columns (two of one name get their digest)."""
+def sheets(found: list[Group], keys: Sequence[str], across: str | None) -> list[Sheet]:
+    """Return a sheet for each table, or one for all if data sets are the columns."""
     if across == "dataset":
-        names = {id(group.table): group.table.dataset for group in found}
-        twice = {name for name in names.values() if list(names.values()).count(name) > 1}
-        label = {
-            id(group.table): f"{group.table.dataset}{f' {group.table.data_id}' if group.table.dataset in twice else ''}"
-            for group in found
-        }
-        apart = "; ".join(dict.fromkeys(f"{group.table.dataset}: data {group.table.data_id}" for group in found))
-        metrics = list({group.table.metric for group in found})
-        title = f"{split} {METRICS[metrics[0]]}, {unit(metrics[0])} ({apart})"
-        if len(metrics) > 1:
-            label = {id(g.table): f"{label[id(g.table)]}\n{METRICS[g.table.metric]}" for g in found}
-            title = f"{split}, each data set by its own metric, points ({apart})"
-        return [_grid(title, [(group, label[id(group.table)]) for group in found], keys)]
-    tables = dict.fromkeys(id(group.table) for group in found)
+        return [_data_sets(found, keys)]
     made = []
-    for one in tables:
+    for one in dict.fromkeys(id(group.table) for group in found):
         members = [group for group in found if id(group.table) == one]
-        metric = members[0].table.metric
-        title = heading(members[0].table, metric, split)
-        if across:
-            made.append(_grid(title, [(group, f"{across}={_text(group.across)}") for group in members], keys))
-        else:
-            made.append(_grid(title, [(group, f"{METRICS[metric]}\n{unit(metric)} (n)") for group in members], keys))
+        table = members[0].table
+        plain = f"{METRICS[table.metric]}\n{unit(table.metric)} (n)"
+        placed = [(group, f"{across}={_text(group.across)}" if across else plain) for group in members]
+        made.append(_grid(heading(table), placed, keys))
     return made
+
+
+def _data_sets(found: list[Group], keys: Sequence[str]) -> Sheet:
+    """Return a sheet with a column for each data set. Two data sets with one name also get their digests."""
+    tables = list({id(group.table): group.table for group in found}.values())
+    names = [table.dataset for table in tables]
+    metrics = {table.metric for table in tables}
+    heads = {
+        id(table): table.dataset
+        + (f" {table.data_id}" if names.count(table.dataset) > 1 else "")
+        + (f"\n{METRICS[table.metric]}" if len(metrics) > 1 else "")
+        for table in tables
+    }
+    apart = "; ".join(dict.fromkeys(f"{table.dataset}: data {table.data_id}" for table in tables))
+    what = f"{tables[0].split}, each data set by its own metric, points"
+    title = f"{what if len(metrics) > 1 else metric_in_words(tables[0])} ({apart})"
+    return _grid(title, [(group, heads[id(group.table)]) for group in found], keys)
 
 
 def _text(value: Any) -> str:

@@ -1,9 +1,9 @@
 """The tests of a table: each row against its direct baselines, and every row against every other for the ranks.
 
-Reads the predictions of the rows shown, of their baselines and teachers, no others.
+Only the predictions of the shown rows, of their baselines and of their teachers are read.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 
@@ -11,10 +11,29 @@ import numpy as np
 
 from kdbench.compare import inference
 from kdbench.compare.collect import NULL, Run
+from kdbench.compare.columns import NOTHING, Column, Sheet
 from kdbench.compare.inference import LEVEL, Points, Scores
-from kdbench.compare.table import Estimate, Row, RowTests, Share, Table, Test, Tests
+from kdbench.compare.table import FEW, Estimate, Row, RowTests, Share, Table, Test, Tests
 from kdbench.storage.predictions import NoPredictionsError, Predictions, read
+from kdbench.storage.results import PREDICTIONS
 from kdbench.tasks import kind
+
+LEGEND = (
+    "Differences to direct fine-tuning, for other seeds and other test examples. All are tested together. If no row "
+    "differs from its baseline, 95 of 100 tables have no star and every interval contains zero. The p value, the star "
+    "and the interval agree: p < 0.05 exactly if the interval excludes zero. The spread between seeds is pooled over "
+    "the rows of the table; a row that varies more keeps its own. With one seed, the interval is for other examples "
+    "only, and there is no p. Exports are not tested. Three columns test each row alone: the interval of the gap, "
+    "permuted seeds (exact, at least 2 / 2^n) and McNemar (exact, one seed, accuracy)."
+)
+
+
+def with_tests(table: Table, wanted: bool | None) -> Table:
+    """Add the tests to the table and its rows if `wanted`; None: if it has few rows and some have predictions."""
+    if wanted is None:
+        paths = (run.path.with_name(PREDICTIONS) for row in table.rows for run in row.runs)
+        wanted = len(table.rows) <= FEW and any(path.is_file() for path in paths)
+    return _tested(table) if wanted else table
 
 
 class _Reader:
@@ -42,34 +61,42 @@ class _Reader:
         return self.read[key]
 
     def scores(self, runs: Sequence[Run]) -> dict[int, Points]:
-        """(N,) points by seed."""
+        """Return the (N,) points by seed."""
         found = {run.seed: self.get(run) for run in runs}
-        return {seed: self.score(one) for seed, one in found.items() if one is not None}
+        return {
+            seed: kind(one.task).points(self.metric, one.labels, one.predicted, one.names)
+            for seed, one in found.items()
+            if one is not None
+        }
 
-    def score(self, one: Predictions) -> Points:
-        return kind(one.task).points(self.metric, one.labels, one.predicted, one.names)
 
-
-def tests(table: Table, metric: str, split: str) -> Tests:
-    """All tests of the shown rows."""
-    reader = _Reader(metric, split)
+def _tested(table: Table) -> Table:
+    reader = _Reader(table.metric, table.split)
     every = {row.id: row for row in table.every}
     bases = {base[0] for row in table.rows for base in row.runs[0].baselines if base}
-    read = {row.id: reader.scores(row.runs) for row in table.rows}
-    read |= {id_: reader.scores(every[id_].runs) for id_ in bases if id_ in every and id_ not in read}
-    known = {id_: _scores(every[id_], scores) for id_, scores in read.items() if scores}
+    points = {row.id: reader.scores(row.runs) for row in table.rows}
+    points |= {id_: reader.scores(every[id_].runs) for id_ in bases if id_ in every and id_ not in points}
+    known = {id_: _scores(every[id_], by_seed) for id_, by_seed in points.items() if by_seed}
     rows = [row for row in table.rows if row.id in known]
-    against = _against(rows, every, known, reader)
+    if not rows:
+        return table
+    against = _against(rows, known, table.metric)
     found = {
         row.id: RowTests(
-            _own(known[row.id], metric),
+            _own(known[row.id], table.metric),
             (against.get((row.id, 0)), against.get((row.id, 1))),
             _share(row, every, reader),
         )
         for row in rows
     }
-    count = sum(test.estimate.p is not None for test in against.values())
-    return Tests(_ranked(found, rows, known), count, list(dict.fromkeys(reader.warnings)))
+    found = _ranked(found, rows, known)
+    made = Tests(sum(test.estimate.p is not None for test in against.values()), [*dict.fromkeys(reader.warnings)])
+    return replace(table, tests=made, rows=[_with_tests(row, found.get(row.id)) for row in table.rows])
+
+
+def _with_tests(row: Row, tests: RowTests | None) -> Row:
+    unsure = tests is not None and tests.gap_may_be_zero
+    return replace(row, tests=tests, gap_closed=None if unsure else row.gap_closed)
 
 
 def _scores(row: Row, by_seed: dict[int, Points]) -> Scores:
@@ -84,13 +111,10 @@ def _own(row: Scores, metric: str) -> Estimate:
     return inference.score(values, lowest=-100.0 if metric in ("matthews", "pearson", "spearman") else 0.0)
 
 
-def _against(
-    rows: list[Row], every: dict[str, Row], known: dict[str, Scores], reader: _Reader
-) -> dict[tuple[str, int], Test]:
-    """The tests of rows against their baselines, by the row's id and the baseline's place, all tested together.
+def _against(rows: list[Row], known: dict[str, Scores], metric: str) -> dict[tuple[str, int], Test]:
+    """Return the tests of rows against their baselines by the row's id and the baseline's place, tested together.
 
-    A second baseline that is the first is left out, and so is an export: its difference is that of the row that it was
-    made from.
+    A second baseline that equals the first is left out. So is an export, whose difference is that of its own row.
     """
     pairs = {}
     for row in rows:
@@ -100,26 +124,24 @@ def _against(
                 pairs[row.id, at] = (row.id, base[0])
     estimates = inference.differences(known, list(pairs.values()))
     return {
-        place: _test(estimate, every[a], every[b], reader)
+        place: _test(estimate, known[a].by_seed, known[b].by_seed, metric)
         for (place, (a, b)), estimate in zip(pairs.items(), estimates, strict=True)
         if estimate is not None
     }
 
 
-def _test(estimate: Estimate, row: Row, base: Row, reader: _Reader) -> Test:
-    seeds = {run.seed: run for run in base.runs}
-    both = {run.seed: (reader.get(run), reader.get(seeds[run.seed])) for run in row.runs if run.seed in seeds}
-    whole = {seed: (a, b) for seed, (a, b) in both.items() if a is not None and b is not None}
+def _test(estimate: Estimate, mine: Mapping[int, Points], theirs: Mapping[int, Points], metric: str) -> Test:
+    """`mine`, `theirs`: the (N,) points of a row and of its baseline by seed."""
+    seeds = sorted(mine.keys() & theirs.keys())
     mcnemar = {}
-    if reader.metric == "accuracy":  # it counts examples that are right: of another metric it says nothing
-        right = {seed: (a.labels == a.predicted, b.labels == b.predicted) for seed, (a, b) in whole.items()}
-        mcnemar = {seed: inference.exact_mcnemar(*two) for seed, two in right.items()}
-    means = np.array([(reader.score(a) - reader.score(b)).mean() for a, b in whole.values()])
+    if metric == "accuracy":  # the points are 0 or 100; McNemar counts correct examples, which other metrics do not
+        mcnemar = {seed: inference.exact_mcnemar(mine[seed] > 0, theirs[seed] > 0) for seed in seeds}
+    means = np.array([(mine[seed] - theirs[seed]).mean() for seed in seeds])
     return Test(estimate, mcnemar, inference.seed_permutation(means) if len(means) > 1 else None)
 
 
 def _share(row: Row, every: dict[str, Row], reader: _Reader) -> Share | None:
-    """Of the gap from the direct baseline to the teacher, over the seeds that have both."""
+    """Return the interval of the share of the gap from direct baseline to teacher, over the seeds that have both."""
     base = row.runs[0].baselines[0]
     if row.gap_closed is None or base is None or base[0] not in every:
         return None
@@ -128,9 +150,7 @@ def _share(row: Row, every: dict[str, Row], reader: _Reader) -> Share | None:
     known = {(run.id, run.seed): run for one in every.values() for run in one.runs}
     gains, gaps = [], []
     for run in row.runs:
-        teacher = (
-            known.get((run.teacher.id, run.teacher.seed)) if run.teacher and run.teacher.seed is not None else None
-        )
+        teacher = known.get((run.teacher.id, run.teacher.seed)) if run.teacher else None
         best = reader.scores([teacher]) if teacher else {}
         if best and run.seed in taught and run.seed in theirs:
             gains.append(taught[run.seed] - theirs[run.seed])
@@ -139,10 +159,10 @@ def _share(row: Row, every: dict[str, Row], reader: _Reader) -> Share | None:
 
 
 def _ranked(found: dict[str, RowTests], rows: list[Row], known: dict[str, Scores]) -> dict[str, RowTests]:
-    """Rank intervals: a row is behind those that are better, tested together over all pairs, and before those worse.
+    """Add rank intervals, from significant differences of all pairs of rows, tested together.
 
-    All that these decisions claim holds together with 95 % confidence (Mogstad et al. 2024, simultaneous ranks).
-    A row of one seed has no rank: it could be told from no other. TF-IDF has no seeds.
+    All these decisions hold together with 95 % confidence (Mogstad et al. 2024, simultaneous ranks). A row with one
+    seed has no rank, as it differs significantly from no other. TF-IDF has no seeds.
     """
     ranked = [row for row in rows if row.role == "tfidf" or (row.role != "teacher" and len(known[row.id].by_seed) > 1)]
     if len(ranked) < 2:
@@ -165,3 +185,47 @@ def _ranked(found: dict[str, RowTests], rows: list[Row], known: dict[str, Scores
         tied = best not in better if row.id in tested else None
         changed[row.id] = replace(found[row.id], rank=rank, tied_with_best=tied, behind=better)
     return changed
+
+
+def sheet(table: Table, count: int) -> Sheet:
+    """Return a line for each test; `count` are tested together."""
+    lines = [
+        (row, name, test)
+        for row in table.rows
+        if row.tests
+        for name, test in zip(("direct", "longer"), row.tests.against, strict=True)
+        if test
+    ]
+    columns = [
+        Column("method", [row.labelled_settings for row, _, _ in lines], left=True),
+        Column("id", [row.id for row, _, _ in lines], left=True),
+        Column("against", [name for _, name, _ in lines], left=True),
+        Column("n", [str(test.estimate.seeds) for *_, test in lines]),
+        Column("points", [f"{test.estimate.mean:+.2f}" for *_, test in lines]),
+        Column("95 % interval", [f"{test.estimate.low:+.2f} to {test.estimate.high:+.2f}" for *_, test in lines]),
+        Column("p", [_p(test.estimate.p) for *_, test in lines]),
+        Column("gap\n%", [_gap(row, name) for row, name, _ in lines], drop=4),
+        Column("gap, 95 %\ninterval", [_gap_interval(row, name) for row, name, _ in lines], drop=3),
+        Column("permuted\nseeds, p", [_p(test.permutation) for *_, test in lines], drop=5),
+        Column(
+            "McNemar p\nby seed",
+            [" ".join(_p(p) for p in test.mcnemar.values()) or NOTHING for *_, test in lines],
+            drop=6,
+        ),
+    ]
+    return Sheet(f"{table.dataset}: differences to direct fine-tuning, {count} tested together", columns, legend=LEGEND)
+
+
+def _p(p: float | None) -> str:
+    return NOTHING if p is None else "<.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _gap(row: Row, against: str) -> str:
+    return f"{100 * row.gap_closed:.0f}" if row.gap_closed is not None and against == "direct" else NOTHING
+
+
+def _gap_interval(row: Row, against: str) -> str:
+    share = row.tests.gap if row.tests and against == "direct" else None
+    if share is None or share.low is None or share.high is None:
+        return NOTHING
+    return f"{100 * share.low:.0f} to {100 * share.high:.0f}"

@@ -1,6 +1,6 @@
-"""The texts of a table's examples, where the data set is in the cache of this machine; for the page alone.
+"""The texts of a table's examples for the page, if the data set is in the cache of this machine.
 
-Nothing is fetched and nothing kept: they go from the cache into the page.
+Nothing is fetched, and nothing is stored outside the page.
 """
 
 from dataclasses import dataclass
@@ -17,16 +17,16 @@ from kdbench.storage.predictions import NoPredictionsError, read
 if TYPE_CHECKING:
     from kdbench.data.datasets import Split
 
-LONGEST = 300  # characters; what is longer is cut
+LONGEST = 300  # characters
 
 
 @dataclass(frozen=True)
 class Texts:
     split: "Split | None" = None
-    why_not: str = ""  # a clause, where there are none
+    why_not: str = ""  # a clause, if there are no texts
 
     def of(self, id_: int) -> str:
-        """In one line, both sentences of a pair, cut where it is long."""
+        """Return the text in one line, with both sentences of a pair, cut after LONGEST characters."""
         assert self.split is not None
         at = int(np.searchsorted(self.split.ids, id_))
         parts = [self.split.texts[at]] + ([self.split.pairs[at]] if self.split.pairs is not None else [])
@@ -34,36 +34,36 @@ class Texts:
         return text if len(text) <= LONGEST else text[:LONGEST].rstrip() + "…"
 
 
-def texts(table: Table, split: str) -> Texts:
-    """By the config.yaml of any run of the table: all its rows have the same examples."""
+def texts(table: Table) -> Texts:
+    """Find the texts by the config.yaml of any run, because all rows of a table have the same examples."""
     runs = [run for row in table.rows for run in row.runs]
     run = next((run for run in runs if run.path.with_name("config.yaml").is_file()), None)
     if run is None:
-        return Texts(why_not="no run here has the config.yaml that says where they came from")
-    from omegaconf.errors import OmegaConfBaseException  # and all below: only a page needs it
+        return Texts(why_not="no run here has the config.yaml that names their source")
+    from omegaconf.errors import OmegaConfBaseException  # these imports are slow, and only a page needs them
     from yaml import YAMLError
 
     from kdbench.errors import UserError
 
     try:
-        return _of_run(run, split)
+        return _of_run(run)
     except (UserError, Damaged, NoPredictionsError, OSError) as error:
         return Texts(why_not=" ".join(str(error).split()))
     except (OmegaConfBaseException, YAMLError, LookupError, TypeError, ValueError) as error:
         return Texts(why_not=f"{run.path.with_name('config.yaml')} cannot be used: {type(error).__name__}")
 
 
-def _of_run(run: Run, split: str) -> Texts:
+def _of_run(run: Run) -> Texts:
     from kdbench.data.stored import kept_split
     from kdbench.storage.files import private
     from kdbench.validation.load import cache_path, recorded_dataset
 
     config = Source(run.path, {}).config
     cache, dataset = cache_path(config["cache_dir"]), recorded_dataset(config)
-    found = kept_split(dataset, private(cache), split) if cache.is_dir() else None
+    found = kept_split(dataset, private(cache), run.split) if cache.is_dir() else None
     if found is None:
         return Texts(why_not=f"{dataset.name} is not in this machine's cache, {cache}; any run on it puts it there")
-    said = read(run.path, split)
-    if not (np.array_equal(said.ids, found.ids) and np.array_equal(said.labels, found.labels)):
+    own = read(run.path, run.split)
+    if not (np.array_equal(own.ids, found.ids) and np.array_equal(own.labels, found.labels)):
         return Texts(why_not=f"this machine's cache has other examples of {dataset.name} than the runs had")
     return Texts(found)

@@ -1,4 +1,4 @@
-"""`--watch`: a sweep as its files tell it. Reads run folders; asks no process and holds nothing up."""
+"""`--watch`: the state of a sweep, read from its run folders. It asks no process and delays no run."""
 
 import os
 import sys
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from rich.console import Console, Group
 
 SHOWN = 5  # failed runs, one by one
-EVERY = 2.0  # seconds
-PAUSE = 60.0  # seconds without a running run after which a sweep is over: between two jobs none is running
+EVERY = 2.0  # seconds between two looks
+PAUSE = 60.0  # seconds; without a running run for longer, a sweep is over (none is running between two jobs)
 ORDER = ("failed", "running", "stopped", "done")
 
 
 @dataclass(frozen=True)
 class State:
-    """What is known of one run; docs/comparing.md explains each key."""
+    """The state of one run; docs/comparing.md explains each key."""
 
     folder: str
     state: str  # one of ORDER
@@ -35,7 +35,7 @@ class State:
     epoch: int | None = None
     loss: float | None = None  # sum of `losses`
     losses: dict[str, float] | None = None
-    dev_score: float | None = None  # points, as the test score
+    dev_score: float | None = None  # in points, like the test score
     seconds_left: float | None = None
     waits_for: str | None = None  # folder
     reason: str | None = None
@@ -46,19 +46,19 @@ class State:
 
 
 def states(roots: Sequence[Path]) -> list[State]:
-    """Every run below `roots`, failed ones first."""
+    """Return the state of every run below `roots`, failed ones first."""
     found = [_state(folder) for root in roots for folder in _folders(root)]
     return sorted(found, key=lambda one: (ORDER.index(one.state), one.folder))
 
 
 def unfinished(roots: Sequence[Path]) -> list[str]:
-    """Say which runs have no row: failed ones with their reason, how many were stopped or are running."""
+    """Return messages on runs without a row: failed ones with their reason, and the counts of stopped and running."""
     folders = (folder for root in roots for folder in _folders(root) if not (folder / RESULTS).is_file())
     found = [_state(folder) for folder in folders]
     failed = [one for one in found if one.state == "failed"]
     lines = [f"{one.folder} failed: {one.reason}" for one in failed[:SHOWN]]
     lines += [f"and {len(failed) - SHOWN} more failed"] if len(failed) > SHOWN else []
-    for state, more in (("stopped", "the same command goes on"), ("running", "see compare-runs --watch")):
+    for state, more in (("stopped", "the same command continues"), ("running", "see compare-runs --watch")):
         if count := sum(one.state == state for one in found):
             lines.append(f"{count} {'run' if count == 1 else 'runs'} without a row: {state}, {more}")
     return lines
@@ -74,20 +74,20 @@ def _folders(root: Path) -> Iterator[Path]:
 
 def _state(folder: Path) -> State:
     try:
-        status = read_status(folder)  # first: a run that ends writes its result, then removes this
+        status = read_status(folder)  # first, because a run that ends writes its result and then removes this
     except ValueError:
-        status = Status("stopped", reason=f"{STATUS} cannot be read: the same command goes on")
+        status = Status("stopped", reason=f"{STATUS} cannot be read: the same command continues the run")
     try:
         result = read_result(folder)
     except (ValueError, Damaged):
         return State(str(folder), "failed", reason=f"{RESULTS} cannot be read")
     if result is not None:
-        metrics = result.get("metrics", {}).get("test")  # stages before a task have none
+        metrics = result.get("metrics", {}).get("test")  # a run of general stages has no metrics
         return State(str(folder), "done", test_score=100 * metrics[metric_of(result)] if metrics else None)
     if status is None:  # removed since it was listed
         return State(str(folder), "stopped")
     if status.state == "running" and not is_alive(folder, status):
-        reason = f"no sign of life since {status.written} on {status.host}: the same command goes on"
+        reason = f"probably killed, last write {status.written} on {status.host}: the same command continues the run"
         status = replace(status, state="stopped", reason=reason, seconds_left=None, waits_for=None)
     known = asdict(status) | {
         "loss": sum(status.losses.values()) if status.losses else None,
@@ -98,7 +98,7 @@ def _state(folder: Path) -> State:
 
 
 def columns(found: Sequence[State]) -> list[Column]:
-    """A line a run."""
+    """Return the columns of a table with a line for each run."""
     return [
         Column("\nrun", [_name(one) for one in found], left=True),
         Column("\nstate", [one.state for one in found], left=True),
@@ -119,16 +119,16 @@ def _clock(seconds: float | None) -> str:
 
 
 def _name(one: State) -> str:
-    """The end of its path, in one word: it is not wrapped."""
+    """Return the end of the run's path, as one word, so that it is not wrapped."""
     return "/".join(Path(one.folder).parts[-3:])
 
 
 def _drawn(found: Sequence[State], screen: "Console") -> "Group":
-    """As many runs as fit on the screen, with the reasons of those that failed."""
+    """Return as many runs as fit on the screen, with the reasons of failed ones."""
     from rich.console import Group
     from rich.text import Text
 
-    from kdbench.compare.terminal import fit, lines
+    from kdbench.compare.printing import fit, lines
 
     counts = ", ".join(f"{n} {name}" for name in ORDER if (n := sum(one.state == name for one in found)))
     room = screen.height - 1 if screen.is_terminal else sys.maxsize
@@ -144,7 +144,7 @@ def _drawn(found: Sequence[State], screen: "Console") -> "Group":
 
 
 def watch(roots: Sequence[Path], as_json: bool) -> int:
-    """Show the states every two seconds until none has been running for a minute; once where stdout is no terminal."""
+    """Show the states every two seconds until no run has been running for a minute; once if stdout is no terminal."""
     if as_json:
         from kdbench.compare.frame import print_json
 
@@ -152,7 +152,7 @@ def watch(roots: Sequence[Path], as_json: bool) -> int:
         return 0
     from rich.live import Live
 
-    from kdbench.compare.terminal import console
+    from kdbench.compare.printing import console
 
     screen = console()
     found = states(roots)

@@ -1,9 +1,9 @@
-"""`--where`: a condition on a run's keys, read with `ast` and evaluated node by node. Nothing is ever executed.
+"""`--where`: a condition on a run's keys, parsed with `ast` and evaluated node by node. Nothing is ever executed.
 
     method == "theseus" and student.layers <= 3
     method.alpha in [0.5, 0.7] or not like(student, "bert_*")
 
-A run that lacks a key has null there: it is equal to null only, and neither smaller nor larger than anything.
+A key that a run lacks is null. Null equals only null, and is neither smaller nor larger than anything.
 """
 
 import ast
@@ -20,7 +20,7 @@ ORDER = {ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE
 
 
 class ConditionError(Exception):
-    """A condition that cannot be read; the message says where and what is legal."""
+    """A condition that cannot be parsed; the message says where, and what is legal."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class Condition:
     _tree: ast.expr
 
     def holds(self, values: Mapping[str, Any]) -> bool:
-        """Whether it is true of a run with these values."""
+        """Return whether the condition is true for a run with these values."""
         return bool(_value(self._tree, values))
 
 
 def condition(text: str) -> Condition:
-    """The condition that `text` says; ConditionError where it is none."""
+    """Parse a condition. Raises ConditionError."""
     if len(text) > LONGEST:
         raise ConditionError(f"is longer than {LONGEST} characters")
     try:
@@ -50,7 +50,7 @@ def condition(text: str) -> Condition:
 
 
 def _check(node: ast.expr, keys: dict[str, None]) -> None:
-    """Refuse every kind of node that is not listed here, and collect the keys."""
+    """Collect the keys. Raises ConditionError for every kind of node that is not listed here."""
     if (key := _key(node)) is not None:
         if key.lower() not in WORDS:
             keys[key] = None
@@ -75,7 +75,7 @@ def _check(node: ast.expr, keys: dict[str, None]) -> None:
 
 
 def _key(node: ast.expr) -> str | None:
-    """`a.b.c` as text, None for anything else."""
+    """Return `a.b.c` as text, None for any other node."""
     if isinstance(node, ast.Name):
         return node.id
     if isinstance(node, ast.Attribute) and (before := _key(node.value)) is not None:

@@ -1,1 +1,1 @@
-"""What leaves the house: exports and the model card. May import: compare and below."""
+"""Ship a finished run: exports and the model card. May import: compare and below."""

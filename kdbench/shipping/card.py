@@ -1,4 +1,4 @@
-"""The model card of an exported run, filled in from the records; nothing in it is left to a person."""
+"""The model card of an exported run, filled in from its records alone."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,9 +8,9 @@ import jinja2
 from kdbench.compare.collect import read_runs
 from kdbench.compare.columns import unit
 from kdbench.compare.keys import Wanted, flat
-from kdbench.compare.load import with_tests
 from kdbench.compare.rows import build_tables
 from kdbench.compare.table import Row, Table
+from kdbench.compare.testing import with_tests
 from kdbench.errors import shown
 from kdbench.inference.classifier import label_names
 from kdbench.inference.finished_run import FinishedRun
@@ -27,13 +27,13 @@ STOCK = (*ENCODERS, "mobilebert")  # what AutoModelForSequenceClassification loa
 class Forms(NamedTuple):
     """The ONNX graphs of an export."""
 
-    results: list[dict[str, Any]]  # of each
-    difference: float  # to PyTorch, the largest of a logit
+    results: list[dict[str, Any]]  # one for each graph
+    difference: float  # the largest of a logit to PyTorch
     pytorch: dict[str, Any]  # PyTorch's latency, measured in turns with theirs
 
 
 def model_card(run: FinishedRun, forms: Forms | None) -> str:
-    """README.md of an export."""
+    """Return the README.md of an export."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), undefined=jinja2.StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, keep_trailing_newline=True,
@@ -42,6 +42,7 @@ def model_card(run: FinishedRun, forms: Forms | None) -> str:
     kind = students.model_type(run.model)
     task, metric = traits(run.dataset.task), table.metric
     measured = [name for name in task.metrics if name in run.result["metrics"]["test"]]
+    parameters = {key: value for key, value in run.result["identity"]["parameters"].items() if key != "stages"}
     return environment.get_template("card.md.j2").render(
         run=run,
         result=run.result,
@@ -58,10 +59,10 @@ def model_card(run: FinishedRun, forms: Forms | None) -> str:
         counted=run.result["reported"]["chosen"] if kind == "kdbench_tfidf" else None,
         labels=label_names(run.model),
         environment=read_json(run.folder / "env.json"),
-        settings=[(key, shown(value)) for key, value in flat(_parameters(run)) if value is not None],
+        settings=[(key, shown(value)) for key, value in flat(parameters) if value is not None],
         bytes=(run.model / "model.safetensors").stat().st_size,
         row=row,
-        tests=table.tests.rows.get(row.id) if table.tests else None,
+        tests=row.tests,
         tfidf=max((one.score.mean for one in table.every if one.role == "tfidf"), default=None),
         forms=forms.results if forms else [],
         difference=forms.difference if forms else None,
@@ -70,18 +71,13 @@ def model_card(run: FinishedRun, forms: Forms | None) -> str:
     )
 
 
-def _parameters(run: FinishedRun) -> dict[str, Any]:
-    """The method's own settings; the stages have a table of their own."""
-    return {key: value for key, value in run.result["identity"]["parameters"].items() if key != "stages"}
-
-
 def _compared(run: FinishedRun) -> tuple[Table, Row]:
-    """The run's row in compare-runs, with all its seeds and what lies where its baselines would."""
+    """Return the run's table and row, with all its seeds and the baselines below the same folder."""
     *_, dataset, method, _, _ = run.folder.absolute().parts
     where = (run.result["identity"]["dataset"], run.result["identity"]["method"])
     root = run.folder.absolute().parents[2 if (dataset, method) == where else 0]
     runs, _ = read_runs([root], metric_of(run.result), "test", Wanted())
     own = run.result["id"], run.result["identity"]["data_id"]
     (table,) = build_tables(runs, lambda other: (other.id, other.data_id) == own)
-    table = with_tests(table, table.metric, "test", True)
+    table = with_tests(table, True)
     return table, table.rows[0]

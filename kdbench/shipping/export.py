@@ -1,8 +1,8 @@
-"""A finished run as what one ships: `export/` in its folder, whole or not there.
+"""Export a finished run into `export/` in its folder, completely or not at all.
 
 export/          a plain Hugging Face folder: config.json, model.safetensors, the tokenizer, README.md (the model card);
-                 and config.yaml, the run's own record of what was asked
-export/onnx/     model.onnx, and like a run its results.json and predictions.parquet: a row of compare-runs
+                 and config.yaml, all settings of the run
+export/onnx/     model.onnx, with results.json and predictions.parquet like a run: a row of compare-runs
 export/int8/     the same, quantised
 """
 
@@ -39,16 +39,16 @@ log = logging.getLogger("kdbench")
 
 
 def export_run(folder: Path, onnx: bool, int8: bool) -> Path:
-    """Export the finished run in `folder`; returns the new folder, in the place of an earlier one.
+    """Export the finished run in `folder` and return the new folder, which replaces an earlier export.
 
-    `int8` includes `onnx`, from which it is made. Each graph is measured on dev and test; the first is compared with
-    the PyTorch model. Raises UserError where the run cannot be exported, Damaged, StoreError; then what had been
-    exported before is as it was.
+    `int8` includes `onnx`, from which it is made. Each graph is measured on dev and test, and the first is compared
+    with the PyTorch model. Raises UserError if the run cannot be exported, Damaged, StoreError. Then an earlier export
+    stays as it was.
     """
     quiet_libraries()
     run = open_run(folder)
     target = run.folder / EXPORT
-    torch.set_num_threads(run.result["threads"])  # its times stand beside the run's
+    torch.set_num_threads(run.result["threads"])  # so that its times are comparable with the run's
     with explained(target), FileLock(run.folder.parent / f".{run.folder.name}.lock"):
         remove_leftovers(run.folder)
         with filling(target) as staged:
@@ -59,7 +59,7 @@ def export_run(folder: Path, onnx: bool, int8: bool) -> Path:
 
 
 def has_export(folder: Path, int8: bool) -> bool:
-    """Whether the run has a whole export with an ONNX graph and, if asked, a quantised one."""
+    """Return whether the run has an undamaged export with an ONNX graph, or with a quantised one if `int8`."""
     try:
         store.verify(folder / EXPORT / store.MANIFEST)
     except store.Damaged:
@@ -68,8 +68,8 @@ def has_export(folder: Path, int8: bool) -> bool:
 
 
 def _copy(run: FinishedRun, staged: Path) -> None:
-    """The model's folder and the record; the tokenizer cuts where training did."""
-    for path in (*run.model.iterdir(), run.folder / "config.yaml"):  # copytree would not say why the system refused
+    """Copy the model's folder and the settings. The tokenizer gets the maximum length of training."""
+    for path in (*run.model.iterdir(), run.folder / "config.yaml"):  # copytree hides why the system refuses a file
         if path.name != store.MANIFEST:
             shutil.copy(path, staged)
     tokenizer = load_tokenizer(staged)
@@ -78,7 +78,7 @@ def _copy(run: FinishedRun, staged: Path) -> None:
 
 
 def _write_forms(run: FinishedRun, staged: Path, int8: bool) -> Forms:
-    """The graphs, each in its folder with its results."""
+    """Write the graphs, each into its folder with its results."""
     if int8 and students.model_type(run.model) == "kdbench_tfidf":
         raise UserError(f"{NO_INT8}: --onnx")
     names = ("onnx", "int8") if int8 else ("onnx",)
@@ -102,7 +102,7 @@ def _write_forms(run: FinishedRun, staged: Path, int8: bool) -> Forms:
 
 
 def _write_form(run: FinishedRun, folder: Path, predict: Predict, latency: dict[str, Any]) -> dict[str, Any]:
-    """Measure what is in `folder` and write its record: the run's, with what is another form's own replaced."""
+    """Measure the graph in `folder` and write its record: the run's, with the figures of this form."""
     splits = {"dev": run.data.dev, "test": run.data.test}
     examples = {name: run.examples(split) for name, split in splits.items()}
     logits = {name: one.by_example(compute_outputs(one, predict)) for name, one in examples.items()}
@@ -118,7 +118,7 @@ def _write_form(run: FinishedRun, folder: Path, predict: Predict, latency: dict[
         "latency": run.result["latency"] | {"device": "cpu"} | latency,
         "bytes": (folder / GRAPH).stat().st_size,
         "machine": machine(),
-        "stages": [],  # they are the run's
+        "stages": [],  # those of the run
         "reported": {},
         "versions": versions(),
         **source_state(),
@@ -127,7 +127,7 @@ def _write_form(run: FinishedRun, folder: Path, predict: Predict, latency: dict[
 
 
 def _latency(run: FinishedRun, forms: dict[str, Predict]) -> dict[str, Any]:
-    """Of each form, in turns with the teacher, if that is still there; over the same input as the run's own figure."""
+    """Measure each form on the run's own input, in turns with the teacher if that still exists."""
     calls = {name: own_call(run, predict) for name, predict in forms.items()}
     teacher = run.teacher
     if teacher is None:

@@ -1,7 +1,7 @@
-"""A run's `status.json`: how far the run is, for those who watch it from outside.
+"""A run's `status.json`: the progress of the run, for observers outside it.
 
-The run replaces it as it goes, and removes it when `results.json` marks the run as done. kdbench itself never decides
-by it, so it is not synced and a write that the system refuses is left out: where something is wrong, the run says so.
+The run replaces the file as it goes, and removes it once `results.json` marks the run as done. kdbench makes no
+decision by it. So it is not synced, and a refused write is ignored; the run itself reports such faults.
 """
 
 import json
@@ -18,9 +18,9 @@ from typing import Any
 from kdbench.storage.files import StoreError, remove, write_bytes
 
 STATUS = "status.json"
-SCHEMA = 1  # raised when a key changes its meaning or goes
-EVERY = 1.0  # seconds between two writes, except at an epoch, a stage and an end
-SILENT = 15 * 60.0  # seconds without a write after which a run of another machine is taken for killed
+SCHEMA = 1  # raised if a key changes its meaning or goes
+EVERY = 1.0  # seconds between two writes, except at the ends of an epoch, a stage and the run
+SILENT = 15 * 60.0  # seconds without a write after which a run on another machine counts as killed
 
 
 def _now() -> str:
@@ -47,13 +47,13 @@ class Status:
 
 
 class StatusFile:
-    """The `status.json` of the run in `folder`; of several processes of a run the main one `writes`."""
+    """The `status.json` of the run in `folder`; only the main process of a run `writes` it."""
 
     def __init__(self, folder: Path, writes: bool) -> None:
         self.path, self.writes, self.status, self.last = folder / STATUS, writes, Status(), -EVERY
 
     def tell(self, now: bool = False, **changes: Any) -> None:
-        """Change keys, and write them all where the last write was a second ago, or `now`."""
+        """Change keys, and write all of them if the last write was a second ago, or if `now`."""
         self.status = replace(self.status, **changes)
         if self.writes and (now or time.monotonic() - self.last >= EVERY):
             self.last = time.monotonic()
@@ -65,7 +65,7 @@ class StatusFile:
 
     @contextmanager
     def waiting(self, folder: Path) -> Iterator[None]:
-        """Say that the run waits for the run in `folder`, which it needs first."""
+        """Record that the run waits for the run in `folder`, which it needs."""
         self.tell(now=True, waits_for=Path(os.path.relpath(folder, self.path.parent)).as_posix())
         yield
         self.tell(now=True, waits_for=None)
@@ -80,7 +80,7 @@ class StatusFile:
 
     def _write(self) -> None:
         if not self.path.parent.is_dir():
-            return  # somebody removed the run while it was running: no folder of a status alone
+            return  # somebody removed the running run: do not make its folder again
         self.status = replace(self.status, written=_now())
         text = json.dumps({"schema": SCHEMA} | asdict(self.status), indent=2, ensure_ascii=False)
         with suppress(OSError, StoreError):
@@ -88,7 +88,7 @@ class StatusFile:
 
 
 def read_status(folder: Path) -> Status | None:
-    """Return the status of the run in `folder`, None where it has none. Raises ValueError where it is not readable."""
+    """Return the status of the run in `folder`, None if it has none. Raises ValueError if it cannot be read."""
     try:
         value = json.loads((folder / STATUS).read_bytes())
         if value["schema"] != SCHEMA:
@@ -101,10 +101,10 @@ def read_status(folder: Path) -> Status | None:
 
 
 def is_alive(folder: Path, status: Status) -> bool:
-    """Return whether the process that wrote the `status` of the run in `folder` still runs, as far as can be known.
+    """Return whether the process that wrote the `status` of the run in `folder` seems to be running.
 
-    On this machine its pid tells, on another the age of its last write. A run that waits for another one writes
-    nothing meanwhile, so it is alive as long as that one is.
+    On this machine the pid decides, on another the age of the last write. A run that waits for another run writes
+    nothing, so it is alive as long as that run is.
     """
     written = datetime.fromisoformat(status.written).timestamp()
     if status.host == platform.node():
@@ -117,12 +117,13 @@ def is_alive(folder: Path, status: Status) -> bool:
 
 
 def _has_process(pid: int, written: float) -> bool:
-    """Return whether process `pid` is there and began before `written`: after a reboot another one has its number."""
+    """Return whether process `pid` exists and began before `written`; after a reboot, another may have this number."""
     import psutil
 
     try:
         process = psutil.Process(pid)
-        return bool(process.status() != psutil.STATUS_ZOMBIE and process.create_time() < written + 60)  # clocks are set
+        began = process.create_time() - 60  # tolerance for clocks that are set
+        return bool(process.status() != psutil.STATUS_ZOMBIE and began < written)
     except psutil.NoSuchProcess:
         return False
     except psutil.AccessDenied:

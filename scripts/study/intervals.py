@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from kdbench.compare.inference import LEVEL
-from kdbench.compare.statistics import LEAST_GAP
+from kdbench.compare.table import LEAST_GAP
 from scripts.study.plan import data_of
 from scripts.study.tables import Evidence, Record, place_of
 

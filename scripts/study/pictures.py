@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kdbench.compare.draw import COLOURS, MARKERS, canvas, log_axis
+from kdbench.compare.pictures import COLOURS, MARKERS, canvas, log_axis
 from scripts.study.page import IN_README, headline_rows, markdown, shown
 from scripts.study.plan import data_of
 from scripts.study.tables import Evidence, Record

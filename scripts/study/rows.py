@@ -5,11 +5,10 @@ from typing import Any
 
 from kdbench.compare.collect import NULL
 from kdbench.compare.frame import records
-from kdbench.compare.load import with_tests
-from kdbench.compare.options import ordered
-from kdbench.compare.rows import build_tables
+from kdbench.compare.rows import build_tables, ordered
 from kdbench.compare.speed import with_speed
 from kdbench.compare.table import Row, Table
+from kdbench.compare.testing import with_tests
 from kdbench.storage.files import read_json
 from scripts.study.finished import CUT, Finished, environment, trained_id
 from scripts.study.plan import Plan, name_of, place
@@ -43,7 +42,7 @@ def tables(plan: Plan, question: str, finished: Finished) -> list[Table]:
         with_speed(replace(table, rows=ordered(table.rows, None)), finished.outputs / table.dataset, False, True)
         for table in found
     ]
-    return [with_tests(table, "accuracy", "test", True) for table in found]
+    return [with_tests(table, True) for table in found]
 
 
 def best_of_presets(plan: Plan, rows: list[Row], finished: Finished) -> list[Row]:
@@ -60,7 +59,7 @@ def rows_of(plan: Plan, found: list[Table], finished: Finished) -> list[Record]:
     """Return a flat record for each row: its name, its figures, and where they come from."""
     made = []
     for table in found:
-        for row, figures in zip(table.rows, records([table], "test"), strict=True):
+        for row, figures in zip(table.rows, records([table]), strict=True):
             made.append(
                 {name: figures.get(name) for name in FIGURES}
                 | {"row": label(plan, row, finished), "form": None if figures["form"] == NULL else figures["form"]}

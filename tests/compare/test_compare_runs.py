@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kdbench.compare.cli import main
-from kdbench.compare.commands import join_seeds
+from kdbench.compare.notes import join_seeds
 from kdbench.compare.options import parser
 from kdbench.storage.files import write_record
 
@@ -20,6 +20,8 @@ LATENCY = QUIET | {
     "batch_1": {"median_ms": 3.0, "iqr_ms": 0.2}, "batch_32": {"median_ms": 60.0}, "threads": 2, "length": 64,
     "teacher": TEACHER,
 }  # fmt: skip
+DATA = {"name": "r52", "files": [], "splits": {}, "class_count": 0, "classes": {}, "range": None, "notes": [],
+        "pieces": []}  # fmt: skip
 NOISY = LATENCY | {"load": {"others": 1.2, "own": 1.0, "processors": 2}, "quiet": False}
 
 
@@ -32,6 +34,8 @@ def write(root: Path, method: str, id_: str, seed: int, points: float, **changes
         "seed": seed,
         "identity": {
             "dataset": "r52",
+            "task": "classification",
+            "metric": "accuracy",
             "teacher": None,
             "student": "bert_3l",
             "method": method,
@@ -44,6 +48,7 @@ def write(root: Path, method: str, id_: str, seed: int, points: float, **changes
         "precision": "fp32",
         "device": "cpu",
         "threads": 2,
+        "machine": "this",
         "baseline_id": None,
         "total_baseline_id": None,
         "metrics": {"dev": score | {"accuracy": 0.5}, "test": score},
@@ -51,6 +56,9 @@ def write(root: Path, method: str, id_: str, seed: int, points: float, **changes
         "latency": copy.deepcopy(LATENCY),
         "cost": {"seconds": 300.0 + seed},
         "teacher": None,
+        "data": DATA,
+        "stages": [],
+        "reported": {},
         "dirty": False,
     }
     for key, value in changes.items():
@@ -211,7 +219,7 @@ def test_each_run_is_shown_by_the_metric_that_chose_it(tree: Path, capsys: pytes
     assert document(capsys, tree)["metric"] is None and row({"tables": tables}, "dddd9991")["score_points"] == 60.0
     (table,) = document(capsys, tree, "--metric", "accuracy")["tables"]
     assert len(table["rows"]) == 6 and row({"tables": [table]}, "dddd9991")["score_points"] == 80.0
-    assert main([str(tree), "--metric", "matthews"]) == 0  # older runs have none
+    assert main([str(tree), "--metric", "matthews"]) == 0
     shown = capsys.readouterr()
     assert "Matthews" in shown.out and "× 100" in shown.out and "it has no metrics.test.matthews" in shown.err
     write(tree, "finetune", "dddd9992", 0, 80.0, identity__metric="bleu")
@@ -231,7 +239,7 @@ def notes(found: Any) -> str:
 
 
 def test_rows_below_tfidf_are_named(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "(91.50) is above: finetune (bbbb2222), finetune (aaaa1111)." in notes(document(capsys, tree))
+    assert "(91.50) has a higher mean than finetune (bbbb2222), finetune (aaaa1111)." in notes(document(capsys, tree))
     assert "TF-IDF" not in notes(document(capsys, tree, "--method", "theseus"))
 
 
@@ -239,10 +247,10 @@ def test_what_makes_a_row_doubtful_is_said(tree: Path, capsys: pytest.CaptureFix
     assert "seed noise" not in notes(document(capsys, tree))
     student(tree, "pkd", "ffff0001", 0, 94.0, identity__selected_on="test", dirty=True, threads=4)
     said = notes(document(capsys, tree))
-    assert "cannot be told from seed noise (add -m seed=0,1,2): pkd (ffff0001)." in said
-    assert "† selected on the reported split, so too good: pkd (ffff0001)." in said
-    assert "‡ ran from a checkout with uncommitted changes: pkd (ffff0001)." in said
-    assert "compare no times" in said
+    assert "One seed cannot separate a difference from seed noise (add -m seed=0,1,2): pkd (ffff0001)." in said
+    assert "† Selected on the reported split, so too optimistic: pkd (ffff0001)." in said
+    assert "‡ Ran from a checkout with uncommitted changes: pkd (ffff0001)." in said
+    assert "Rows differ in threads: do not compare their times" in said
 
 
 def test_a_teacher_below_the_baseline_leaves_no_gap(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -251,7 +259,9 @@ def test_a_teacher_below_the_baseline_leaves_no_gap(tree: Path, capsys: pytest.C
     path.write_text(path.read_text().replace('"accuracy": 0.97', '"accuracy": 0.90'))
     found = document(capsys, tree)
     assert row(found, "ffff0001")["gap_closed"] is None
-    assert "not 1 point above direct fine-tuning, so no share of that gap is shown: pkd (ffff0001)." in notes(found)
+    assert "less than 1 point above direct fine-tuning, so no share of the gap is shown: pkd (ffff0001)." in notes(
+        found
+    )
 
 
 def test_times_measured_together_are_against_the_teacher_that_is_shown(

@@ -2,7 +2,8 @@
 
 import pytest
 
-from kdbench.compare.statistics import Summary, gap_share, paired_difference, summarize
+from kdbench.compare.rows import gap_share, paired_difference, summarize
+from kdbench.compare.table import Summary
 
 
 def test_sample_deviation_divides_by_n_minus_1() -> None:

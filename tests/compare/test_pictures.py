@@ -14,10 +14,8 @@ from PIL import Image
 from kdbench.compare.cli import main
 from kdbench.compare.collect import read_runs
 from kdbench.compare.curves import detail
-from kdbench.compare.draw import looks
-from kdbench.compare.heat import grids
 from kdbench.compare.keys import Wanted
-from kdbench.compare.pictures import _in_turns, front, pareto, save
+from kdbench.compare.pictures import _in_turns, front, grids, looks, pareto, save
 from kdbench.compare.rows import build_tables
 from kdbench.compare.table import Table
 from tests.compare.test_compare_runs import LATENCY, NOISY, make_tree, student
@@ -89,7 +87,7 @@ def test_the_same_figures_draw_the_same_file(tree: Path) -> None:
     files = []
     for _ in range(2):
         found = table(tree)
-        figure = pareto(found, "accuracy", "test", {row.id: detail(row, "accuracy", "test") for row in found.rows})
+        figure = pareto(found, {row.id: detail(row) for row in found.rows})
         assert figure is not None
         figure.savefig(held := io.BytesIO(), format="svg", metadata={"Date": None})
         files.append(held.getvalue())
@@ -100,14 +98,14 @@ def test_what_was_timed_on_a_busy_machine_is_on_no_front(tree: Path) -> None:
     fast = NOISY | {"batch_1": {"median_ms": 1.0}}
     student(tree, "pkd", "ffff0003", 0, 99.0, latency=fast)  # would be all of the front
     found = table(tree)
-    figure = pareto(found, "accuracy", "test", {row.id: detail(row, "accuracy", "test") for row in found.rows})
+    figure = pareto(found, {row.id: detail(row) for row in found.rows})
     assert figure is not None
     (front_line,) = [line for line in figure.axes[0].lines if line.get_label() == "Pareto front"]
     assert np.min(front_line.get_xdata()) == 3.0
     (label,) = [text.get_text() for text in figure.legends[0].get_texts() if "pkd" in text.get_text()]
     assert "?" in label
     noisy = replace(found, rows=[replace(row, times=replace(row.times, quiet=False)) for row in found.rows])
-    figure = pareto(noisy, "accuracy", "test", {row.id: detail(row, "accuracy", "test") for row in found.rows})
+    figure = pareto(noisy, {row.id: detail(row) for row in found.rows})
     assert figure is not None and "Pareto front" not in [line.get_label() for line in figure.axes[0].lines]
 
 
@@ -115,7 +113,7 @@ def test_a_models_form_is_no_axis(tree: Path) -> None:
     student(tree, "two_stage", "ffff0004", 0, 93.0)
     for number, form in enumerate(("onnx", "int8")):
         student(tree, "two_stage", f"ffff100{number}", 0, 93.0, form=form)
-    assert "grid_two_stage" not in [name for name, _ in grids(table(tree), "accuracy", "test")]
+    assert "grid_two_stage" not in [name for name, _ in grids(table(tree))]
 
 
 def test_front_keeps_what_nothing_beats_in_both() -> None:
@@ -124,7 +122,7 @@ def test_front_keeps_what_nothing_beats_in_both() -> None:
 
 def test_stages_are_put_behind_each_other(tree: Path) -> None:
     (row,) = [row for row in table(tree).rows if row.label == "theseus"]
-    found = detail(row, "accuracy", "test").learning
+    found = detail(row).learning
     assert [one.seed for one in found] == [0, 1, 2]
     assert found[0].steps == [10, 20, 30] and found[0].scores == [50, 80, 85]
     assert found[0].stages == [("one", 0), ("two", 20)]
@@ -132,13 +130,13 @@ def test_stages_are_put_behind_each_other(tree: Path) -> None:
 
 def test_a_curve_has_its_measured_times(tree: Path) -> None:
     (row,) = [row for row in table(tree).rows if row.label == "fastbert"]
-    (found,) = detail(row, "accuracy", "test").curves
+    (found,) = detail(row).curves
     assert found.latencies == [9, 6.5, 4] and found.exits[1] == [0.5, 0.5] and found.scores == [93, 92, 80]
 
 
 def test_a_curve_lies_where_its_row_was_measured_again(tree: Path) -> None:
     (row,) = (row for row in table(tree).rows if row.label == "fastbert")
-    (curve,) = detail(row, "accuracy", "test").curves
+    (curve,) = detail(row).curves
     assert _in_turns(curve, row) == curve.latencies
     slower = replace(row, times=replace(row.times, batch_1=2 * row.times.batch_1))
     assert _in_turns(curve, slower) == [2 * ms for ms in curve.latencies]
@@ -153,6 +151,6 @@ def test_no_two_rows_look_alike(tree: Path) -> None:
 def test_no_name_leads_out_of_the_folder(tree: Path, tmp_path: Path) -> None:
     runs, _ = read_runs([tree], "accuracy", "test", Wanted([]))
     (table,) = build_tables(runs, lambda run: run.method == "theseus")
-    files = save([replace(table, dataset="../../out/of it")], "test", tmp_path / "figures")
+    files = save([replace(table, dataset="../../out/of it")], tmp_path / "figures")
     assert files and {file.resolve().parent for file in files} == {tmp_path / "figures"}
     assert all(file.is_file() for file in files) and not (tmp_path / "out").exists()

@@ -10,7 +10,7 @@ import pytest
 
 import kdbench
 from kdbench.compare.cli import main
-from kdbench.compare.documents import latex
+from kdbench.compare.printing import latex
 from kdbench.compare.where import ConditionError, condition
 from tests.compare.test_compare_runs import document, make_tree, notes, row, student, write
 
@@ -52,7 +52,7 @@ def test_where(tree: Path, capsys: pytest.CaptureFixture[str], text: str, expect
         assert sorted(ids(capsys, tree, "--where", text)) == expected
     else:
         assert main([str(tree), "--where", text]) == 1
-        assert "is true of none of the" in capsys.readouterr().err
+        assert "is true for none of the" in capsys.readouterr().err
 
 
 def test_where_may_choose_seeds_and_baselines_stay(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -194,9 +194,9 @@ def test_diff_knows_that_stages_have_the_schedule(tree: Path, capsys: pytest.Cap
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"threads": 4}, "other threads): compare no times"),
-        ({"machine": "another"}, "other machine): compare no times"),
-        ({"device": "cuda"}, "other device): compare no times"),
+        ({"threads": 4}, "Rows differ in threads: do not compare their times"),
+        ({"machine": "another"}, "Rows differ in machine: do not compare their times"),
+        ({"device": "cuda"}, "Rows differ in device: do not compare their times"),
         ({"precision": "bf16"}, "Rows differ in precision (ran on)"),
         ({"latency__length": 128}, "Rows differ in length (ran on)"),
     ],
@@ -237,4 +237,9 @@ def test_quiet_prints_the_data_alone(tree: Path, capsys: pytest.CaptureFixture[s
     (tree / "odd/results.json").write_text("{")
     assert main([str(tree), "--quiet"]) == 0
     shown = capsys.readouterr()
-    assert shown.err == "" and "is above" not in shown.out and "sample s.d." not in shown.out and "theseus" in shown.out
+    assert (
+        shown.err == ""
+        and "has a higher mean" not in shown.out
+        and "sample s.d." not in shown.out
+        and "theseus" in shown.out
+    )

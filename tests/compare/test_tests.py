@@ -72,8 +72,8 @@ def test_nobody_is_the_best_where_nothing_can_be_told(tree: Path, capsys: pytest
     found = document(capsys, tree)
     assert (row(found, "eeee5555")["rank_low"], row(found, "eeee5555")["rank_high"]) == (1, 4)
     assert row(found, "bbbb2222")["tied_with_best"] is True and row(found, "cccc3333")["rank_low"] is None
-    assert "Cannot be told from the best, theseus (eeee5555): " in notes(found)
-    assert "All students had one teacher" in notes(found)
+    assert "No significant difference from the best, theseus (eeee5555): " in notes(found)
+    assert "All students had the same teacher" in notes(found)
 
 
 def test_a_clear_best_is_said_to_be_it(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,8 +84,8 @@ def test_a_clear_best_is_said_to_be_it(tree: Path, capsys: pytest.CaptureFixture
     found = document(capsys, tree)
     assert row(found, "ffff0001")["tied_with_best"] is False and row(found, "ffff0001")["rank_low"] > 1
     assert row(found, "ffff0001")["difference_p"] < 0.05
-    assert "TF-IDF + linear SVM (91.50) beats: pkd (ffff0001)." in notes(found)
-    assert "TF-IDF + linear SVM (91.50) is above: finetune (bbbb2222), finetune (aaaa1111)." in notes(found)
+    assert "TF-IDF + linear SVM (91.50) is significantly better than pkd (ffff0001)." in notes(found)
+    assert "TF-IDF + linear SVM (91.50) has a higher mean than finetune (bbbb2222), finetune (" in notes(found)
     assert main([str(tree)]) == 0
     shown = capsys.readouterr().out
     assert "*" in next(line for line in shown.splitlines() if line.startswith("pkd"))
@@ -123,7 +123,7 @@ def test_one_seed_has_no_p(tree: Path, capsys: pytest.CaptureFixture[str]) -> No
     found = row(document(capsys, tree), "ffff0001")
     assert found["difference_p"] is None and found["difference_high_points"] < -30 and found["rank_low"] is None
     assert main([str(tree)]) == 0
-    assert "A difference from one seed cannot be told from seed noise" in capsys.readouterr().out
+    assert "One seed cannot separate a difference from seed noise" in capsys.readouterr().out
 
 
 def test_only_rows_shown_are_read(
@@ -172,11 +172,11 @@ def test_a_share_of_the_gap_has_an_interval_where_there_is_a_gap(
         predict(own, 89.5 + seed / 2, 3)
     found = document(capsys, tree)
     assert row(found, "eeee5555")["gap_closed_low"] < 0.5 < row(found, "eeee5555")["gap_closed_high"]
-    assert row(found, "aaaa1111")["gap_closed_low"] is None and "share anything" not in notes(found)
+    assert row(found, "aaaa1111")["gap_closed_low"] is None and "may be zero" not in notes(found)
     predict(folder, 80.2, 7)  # a teacher that may be no better than the baseline
     found = document(capsys, tree)
     assert row(found, "eeee5555")["gap_closed"] is None and row(found, "eeee5555")["gap_closed_low"] is None
-    assert "The gap to the teacher may be zero, its share anything: theseus (eeee5555)." in notes(found)
+    assert "The gap to the teacher may be zero, so no share of it is shown: theseus (eeee5555)." in notes(found)
     assert main([str(tree), "--format", "markdown"]) == 0
     assert "| 50 |" not in capsys.readouterr().out  # in neither of the sheets
     (folder / "predictions.parquet").unlink()
@@ -188,19 +188,24 @@ def printed(capsys: pytest.CaptureFixture[str], tree: Path, form: str) -> str:
     return capsys.readouterr().out
 
 
+def summary(page: str) -> str:
+    (found,) = re.findall('<div class="summary">(.*?)</div>', page)
+    return found
+
+
 def test_rows_of_one_seed_have_neither_ranks_nor_a_best(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for folder in tree.glob("r52/*/bert_3l-*/seed[12]"):
         shutil.rmtree(folder)
     found = document(capsys, tree)
     assert {(one["rank_low"], one["tied_with_best"]) for one in found["tables"][0]["rows"]} == {(None, None)}
-    assert "the best" not in notes(found) and "beats" not in notes(found)
-    assert "TF-IDF + linear SVM (91.50) is above: finetune (bbbb2222), finetune (aaaa1111)." in notes(found)
+    assert "the best" not in notes(found) and "significantly better" not in notes(found)
+    assert "TF-IDF + linear SVM (91.50) has a higher mean than finetune (bbbb2222), finetune (" in notes(found)
     assert printed(capsys, tree, "table").count("seed noise") == 1
     assert re.findall(r"\\textbf{(.*?)}", printed(capsys, tree, "latex")) == ["93.00"]
     assert re.findall(r"\*\*(.*?)\*\*", printed(capsys, tree, "markdown")) == ["93.00"]
     page = printed(capsys, tree, "html")
     assert re.findall('data-row="(.*?)" class="bold"', page) == ["eeee5555"]
-    assert "None of the 3 others could be tested against it" in page and "to be told from it" not in page
+    assert "No other row could be tested against it" in page and "significant" not in summary(page)
 
 
 def test_a_row_of_one_seed_is_not_ranked_with_those_of_several(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -210,12 +215,12 @@ def test_a_row_of_one_seed_is_not_ranked_with_those_of_several(tree: Path, capsy
     found = document(capsys, tree)
     assert row(found, "ffff0001")["tied_with_best"] is None and row(found, "ffff0001")["rank_low"] is None
     assert row(found, "eeee5555")["tied_with_best"] is True and row(found, "eeee5555")["rank_high"] == 4
-    assert "Cannot be told from the best of those with a rank, theseus (eeee5555): " in notes(found)
+    assert "No significant difference from the best row with a rank, theseus (eeee5555): " in notes(found)
     assert notes(found).count("seed noise") == 1
     assert len(re.findall(r"\\textbf", printed(capsys, tree, "latex"))) == 4  # all that are tied, not the highest
     page = printed(capsys, tree, "html")
-    assert "Highest: pkd" in page and "Of those that were, the highest: theseus" in page
-    assert "Of the 4 others: 3 not to be told from it, 1 not tested against it" in page
+    assert "Highest mean: pkd" in page and "The highest mean of the tested rows: theseus" in page
+    assert "The other 4 rows: 3 not significantly different, 1 not tested against it." in page
 
 
 def test_rows_that_share_no_two_seeds_are_not_tested(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -225,4 +230,4 @@ def test_rows_that_share_no_two_seeds_are_not_tested(tree: Path, capsys: pytest.
         predict(folder, 99.0, 0)
     found = document(capsys, tree)
     assert row(found, "ffff0001")["tied_with_best"] is True and row(found, "eeee5555")["tied_with_best"] is None
-    assert "Not tested against pkd (ffff0001), for want of two common seeds: " in notes(found)
+    assert "Not tested against pkd (ffff0001), because they share fewer than two seeds: " in notes(found)

@@ -14,7 +14,8 @@ from scipy import stats
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 
 from kdbench.cli.main import literal
-from kdbench.compare import inference, statistics
+from kdbench.compare import inference
+from kdbench.compare.rows import summarize
 from kdbench.data.batches import Examples, TrainBatches
 from kdbench.data.tokenize import Tokens
 from kdbench.methods import pkd, tinybert
@@ -182,7 +183,7 @@ def test_an_interval_moves_with_its_data_and_turns_with_their_sign(values, shift
 
 @given(st.lists(st.floats(-100, 100), min_size=2, max_size=20))
 def test_a_summary_is_numpys(values):
-    found = statistics.summarize(values)
+    found = summarize(values)
     assert found.mean == pytest.approx(np.mean(values), abs=1e-9) and found.n == len(values)
     assert found.sd == pytest.approx(np.std(values, ddof=1), abs=1e-6)
 
