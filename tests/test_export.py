@@ -73,7 +73,7 @@ def test_a_run_exports_itself(configure, run_of, capsys):
     card = (exported / "README.md").read_text()
     result = json.loads((folder / "results.json").read_text())
     assert f"| test | 40 | {100 * result['metrics']['test']['accuracy']:.2f} |" in card
-    for words in ("fruit, metal, water", "training, 20 dev and 40 test", "ONNX, int8", "One seed"):
+    for words in ("fruit, metal, water", "training, 20 dev and 40 test", "ONNX, int8", "There is one seed"):
         assert words in card, words
     assert not re.search(r"\bNone\b|\bnan\b|\{\{|TODO|More [Ii]nformation", card)
 
@@ -224,7 +224,7 @@ def test_times_are_measured_together_and_kept(configure, run_of, capsys, monkeyp
     compare = [str(root), "--no-tests"]
     assert compare_runs.main([*compare, "--json", "--latency"]) == 0
     out, err = capsys.readouterr()
-    assert "measuring 3 models, of a shape one" in err
+    assert "measuring 3 models (only one of each shape)" in err
     found = json.loads(out)["tables"][0]["rows"]
     rows = {row["method"]: row for row in found}
     student, teacher = rows["logit_kd"], rows["finetune"]
