@@ -30,7 +30,10 @@ def with_speed(table: Table, root: Path, again: bool, quiet: bool) -> Table:
     timed = {row.id: row.runs[0].path.parent for row in [*table.rows, *_teachers(table)] if row.runs[0].has_model}
     if again:
         if not quiet:
-            print(f"compare-runs: measuring {len(timed)} models (only one of each shape), which takes minutes", file=sys.stderr)
+            print(
+                f"compare-runs: measuring {len(timed)} models (only one of each shape): minutes",
+                file=sys.stderr,
+            )
         from kdbench.inference.latency import measure  # torch: only for a measurement
 
         write_record(path, {"schema": SCHEMA} | measure(timed))
