@@ -223,6 +223,24 @@ def test_a_row_of_one_seed_is_not_ranked_with_those_of_several(tree: Path, capsy
     assert "The other 4 rows: 3 not significantly different, 1 not tested against it." in page
 
 
+@pytest.mark.parametrize("dataset", ["a", "z"])  # its table comes before the tested one, or after it
+def test_a_table_without_tests_has_the_same_columns(
+    tree: Path, capfdbinary: pytest.CaptureFixture[bytes], dataset: str
+) -> None:
+    student(tree, "pkd", "ffff0001", 0, 92.0, identity__dataset=dataset, identity__data_id="0a0a0a0a")
+    for form in ("csv", "parquet"):
+        assert main([str(tree), "--format", form]) == 0
+        out = capfdbinary.readouterr().out
+    rows = {one["id"]: one for one in pyarrow.parquet.read_table(pyarrow.BufferReader(out)).to_pylist()}
+    assert rows["ffff0001"]["score_low_points"] is None and rows["eeee5555"]["score_low_points"] < 94.0
+
+
+def test_hidden_seeds_are_in_no_test(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = row(document(capsys, tree, "--where", "seed > 0"), "eeee5555")
+    assert found["difference_n"] == 2 and len(found["difference_mcnemar_p"].split()) == 2
+    assert found["difference_permutation_p"] == pytest.approx(0.5)  # 2 / 2^2
+
+
 def test_rows_that_share_no_two_seeds_are_not_tested(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for seed in (5, 6):
         student(tree, "pkd", "ffff0001", seed, 99.0)
