@@ -1,4 +1,4 @@
-"""What commands share: faults in words, exit codes, quiet libraries."""
+"""What the commands share: printed errors, exit codes, quiet libraries."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ from kdbench.storage.files import Damaged, StoreError
 
 
 def guarded(name: str, do: Callable[[], int]) -> int:
-    """The exit code of `do`: 1 where something stored is damaged or cannot be written, 2 where the command is wrong."""
+    """Return the exit code of `do`: 1 if a stored file is damaged or cannot be written, 2 if the command is wrong."""
     try:
         code = do()
         sys.stdout.flush()
@@ -17,7 +17,7 @@ def guarded(name: str, do: Callable[[], int]) -> int:
     except UserError as error:
         from rich.text import Text
 
-        to_stderr().print(Text.assemble((f"{name}: ", "bold"), str(error)), soft_wrap=True)
+        to_stderr().print(Text.assemble((f"{name}: ", "bold"), error.line), soft_wrap=True)
         return 1 if isinstance(error, (Damaged, StoreError)) else 2
     except BrokenPipeError:  # kdbench --help | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -27,7 +27,7 @@ def guarded(name: str, do: Callable[[], int]) -> int:
 
 
 def quiet_libraries() -> None:
-    """Bars and advice of transformers are no answer of ours; heads that are unused or missing are expected."""
+    """Hide the progress bars and warnings of transformers; unused and missing heads are expected."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()

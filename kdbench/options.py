@@ -1,23 +1,23 @@
-"""What a configuration value may be: said once, beside the field, for the check and for its message.
+"""The legal values of a setting, declared once beside the field, for the check and for its message.
 
-Importable by methods (their `Params`) because it knows nothing of the rest of kdbench.
+Methods can import it for their `Params`, because it imports nothing else of kdbench.
 """
 
 from collections.abc import Callable, Collection
 from dataclasses import field
 from typing import Any, NamedTuple
 
-MISSING: Any = "???"  # OmegaConf's word for "the YAML gives it": no default hides in the code
+MISSING: Any = "???"  # OmegaConf's mark for a value that the YAML must give
 
 
 class Rule(NamedTuple):
     legal: str  # in words, for the message
     holds: Callable[[Any], bool]
-    text: bool = False  # of a value of any type: each single one is text
+    text: bool = False  # whether each single value is text, whatever the type hint
 
 
 def option(rule: Rule, default: Any = MISSING) -> Any:
-    """A dataclass field whose value comes from the YAML and must obey `rule` (None is judged too)."""
+    """Return a dataclass field whose value comes from the YAML and must obey `rule`, even if it is None."""
     return field(default=default, metadata={"rule": rule})
 
 
@@ -41,12 +41,12 @@ def or_none(rule: Rule) -> Rule:
     return Rule(f"null, or {rule.legal}", lambda value: value is None or rule.holds(value))
 
 
-# Of a softmax. Outside, float32 has no digits left: T^2 overflows, or logits / T does, and the loss is NaN at any rate.
+# The temperature of a softmax. Beyond these limits T^2 or logits / T overflows float32, and the loss is NaN.
 TEMPERATURE = between(1e-3, 1e3)
 
 
 def layer_choice() -> Rule:
-    """`first`, `last`, `every_other`, or a list of distinct layer numbers, counted from 0."""
+    """Return the rule for `first`, `last`, `every_other`, or a list of distinct layer numbers from 0."""
 
     def holds(value: Any) -> bool:
         if isinstance(value, str):
@@ -59,7 +59,7 @@ def layer_choice() -> Rule:
 
 
 def sign(names: Collection[str]) -> Rule:
-    """One character, or a name of one: most of them need quotes in a shell."""
+    """Return the rule for one character or its name. Most of these characters need quotes in a shell."""
     return Rule(
         f"a character, or {', '.join(names)}",
         lambda value: value in names or (len(value) == 1 and value not in '"\r\n'),
@@ -67,7 +67,7 @@ def sign(names: Collection[str]) -> Rule:
 
 
 def column_or_columns() -> Rule:
-    """A column, or a list of distinct ones. A number is the name of a column, too."""
+    """Return the rule for a column or a list of distinct columns. A number can be a column's name."""
 
     def holds(value: Any) -> bool:
         if not isinstance(value, list):

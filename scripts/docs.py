@@ -1,6 +1,7 @@
 """Write the parts of docs/ that come from the code: `python -m scripts.docs`. A test compares them.
 
 <!-- options theseus --> ... <!-- end -->   a method's keys, from its YAML and its Params
+<!-- codes --> ... <!-- end -->             the codes of errors, from kdbench.errors
 <!-- papers --> ... <!-- end -->            the sources of the YAMLs' values: scripts/papers.py
 <!-- imports --> ... <!-- end -->           which package imports which: scripts/imports.py
 a ```console block                          each `$ kdbench ...`, which is refused, with its output
@@ -20,7 +21,7 @@ from omegaconf import OmegaConf
 from kdbench.cli.command import judge
 from kdbench.cli.compose import HydraConfigs, composing, conf_dir
 from kdbench.cli.help import keys_text
-from kdbench.errors import print_faults
+from kdbench.errors import Code, print_faults
 from kdbench.validation.load import fill
 from kdbench.validation.values import keys_of
 from scripts import imports, papers
@@ -28,6 +29,7 @@ from scripts import imports, papers
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = re.compile(r"(<!-- options (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 WRITTEN = re.compile(r"(<!-- (papers|imports) -->\n).*?(<!-- end -->)", re.DOTALL)
+CODES = re.compile(r"(<!-- codes -->\n).*?(<!-- end -->)", re.DOTALL)
 CONSOLE = re.compile(r"(?<=```console\n).*?(?=```$)", re.DOTALL | re.MULTILINE)
 LINE = re.compile(r"(?P<key>[\w.]+)=(?P<value>.*?)  \((?P<legal>.*)\)")
 COMMENT = re.compile(r"^\s*(\w+):.*?\s#\s(.*)$", re.MULTILINE)
@@ -42,11 +44,18 @@ def fill_page(text: str, configs: HydraConfigs) -> str:
     """Return a page with everything between its markers written anew."""
     text = OPTIONS.sub(lambda found: f"{found[1]}{options(found[2], configs)}\n{found[3]}", text)
     text = WRITTEN.sub(lambda found: f"{found[1]}{written(found[2])}\n{found[3]}", text)
+    text = CODES.sub(lambda found: f"{found[1]}{codes()}\n{found[2]}", text)
     return CONSOLE.sub(lambda found: refusals(found[0], configs), text)
 
 
 def written(part: str) -> str:
     return papers.index() if part == "papers" else f"```text\n{imports.picture()}\n```"
+
+
+def codes() -> str:
+    """Return a line for each code, with its meaning and what to do."""
+    lines = ["| code | meaning | what to do |", "|---|---|---|"]
+    return "\n".join([*lines, *(f"| `{code}` | {code.meaning} | {code.remedy} |" for code in Code)])
 
 
 def options(method: str, configs: HydraConfigs) -> str:

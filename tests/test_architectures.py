@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from kdbench.cli import main as cli
+from kdbench.errors import Code
 from kdbench.runs.identity import run_id
 from kdbench.runs.related import baseline
 from kdbench.training import loop as train
@@ -166,27 +167,31 @@ class TestAnEncoderOfTheStudentsOwn:
 
     def test_where_tokens_are_compared_it_is_refused(self, pair, command_line):
         (fault,) = cli.refuse([*command_line(*pair[1:], "method=pkd")])
-        assert fault.key == "student.encoder" and "token by token" in fault.problem
+        assert (fault.code, fault.key) == (Code.INAPPLICABLE_KEY, "student.encoder") and "null" in fault.problem
 
     def test_a_folder_that_cannot_be_read_is_told_by_its_key(self, pair, command_line, tmp_path):
         (fault,) = cli.refuse(command_line(*pair, f"student.encoder.source={tmp_path / 'none'}"))
-        assert fault.key == "student.encoder.source" and "no such folder" in fault.problem
+        assert (fault.code, fault.key) == (Code.MISSING_FILE, "student.encoder.source")
 
 
-REFUSED = {  # what is asked -> key, problem
-    "theseus albert": ("teacher.architecture", "one set of weights"),
-    "minilm deberta-v2": ("teacher.architecture", "terms of position"),
-    "tinybert modernbert": ("teacher.architecture", "a window of the text only"),
-    "tinybert roberta method.augment=true": ("method.augment", "does not mark where a word goes on"),
-    "tinybert electra method.relu_head=true": ("method.relu_head", "has a head of its own"),
-    "logit_kd albert method.init.layers=last": ("method.init.layers", "one and the same"),
-    "logit_kd modernbert method.init.layers=last": ("method.init.layers", "must begin with layer 0"),
-    "logit_kd roberta student.architecture=bert": ("method.init.weights", "other layers than a roberta"),
-    "logit_kd bert student.architecture=electra": ("student.architecture", "an encoder of its own kind"),
-    "theseus bert student.architecture=distilbert": ("student.architecture", "must be bert, the teacher's"),
-    "fastbert roberta student=fastbert": ("method.init.weights", "must be random"),
-    "logit_kd roberta dataset.max_length=33": ("dataset.max_length", "must be 32 or less"),
-    "bilstm electra student.layers=1 student.embedding=9": ("student.embedding", "must be 8 or less"),
+REFUSED = {  # what is asked -> code, key, what is legal
+    "theseus albert": (Code.UNSUPPORTED_ARCHITECTURE, "teacher.architecture", "method=theseus"),
+    "minilm deberta-v2": (Code.UNSUPPORTED_ARCHITECTURE, "teacher.architecture", "method=minilm"),
+    "tinybert modernbert": (Code.UNSUPPORTED_ARCHITECTURE, "teacher.architecture", "method=tinybert"),
+    "tinybert roberta method.augment=true": (Code.CONFLICTING_VALUES, "method.augment", ""),
+    "tinybert electra method.relu_head=true": (Code.CONFLICTING_VALUES, "method.relu_head", ""),
+    "logit_kd albert method.init.layers=last": (Code.UNUSABLE_START, "method.init.layers", "first"),
+    "logit_kd modernbert method.init.layers=last": (Code.UNUSABLE_START, "method.init.layers", "layer 0"),
+    "logit_kd roberta student.architecture=bert": (Code.UNUSABLE_START, "method.init.weights", "random"),
+    "logit_kd bert student.architecture=electra": (
+        Code.UNSUPPORTED_ARCHITECTURE,
+        "student.architecture",
+        "student.encoder",
+    ),
+    "theseus bert student.architecture=distilbert": (Code.UNSUPPORTED_ARCHITECTURE, "student.architecture", "bert"),
+    "fastbert roberta student=fastbert": (Code.UNUSABLE_START, "method.init.weights", "random"),
+    "logit_kd roberta dataset.max_length=33": (Code.MISMATCHED_SHAPE, "dataset.max_length", "32 or less"),
+    "bilstm electra student.layers=1 student.embedding=9": (Code.MISMATCHED_SHAPE, "student.embedding", "8 or less"),
 }
 
 
@@ -198,9 +203,9 @@ SAMPLE = ("theseus albert", "tinybert roberta", "logit_kd modernbert", "logit_kd
 )
 def test_what_cannot_be_is_refused_with_its_reason(encoders, command_line, tmp_path, asked):
     method, kind, *rest = asked.split()
-    key, reason = REFUSED[asked]
+    code, key, legal = REFUSED[asked]
     (fault,) = cli.refuse(command_line(*words(encoders, method, kind), *FEW, *rest))
-    assert fault.key == key and reason in fault.problem
+    assert (fault.code, fault.key) == (code, key) and legal in str(fault)
     assert not (tmp_path / "outputs").exists()
 
 

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from kdbench.cli import main as cli
 from kdbench.cli.command import as_typed
 from kdbench.cli.compose import composing
+from kdbench.errors import Code
 from kdbench.schema import DatasetConfig
 from kdbench.validation.keys import run_keys
 from kdbench.validation.load import recorded_dataset
@@ -45,7 +46,7 @@ def test_a_text_arrives_as_it_was_typed(configs, key, word):
     assert o.value == word
     cfg = hydra.compose("config", [f"++{o.text}"])  # as Hydra's own command reads it
     assert OmegaConf.select(cfg, key) == word
-    assert o.fault("").value == word
+    assert o.fault(Code.WRONG_TYPE, "").value == word
 
 
 @pytest.mark.parametrize(("key", "value"), [("tag", "null"), ("seed", "3"), ("schedule.lr", "1e-3"), ("rerun", "true")])

@@ -10,7 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from kdbench.errors import Fault, nearest, print_faults, shown
+from kdbench.errors import Code, Fault, nearest, print_faults, shown
 from kdbench.options import above, option, or_none
 from kdbench.schema import InitConfig, RunConfig, method_schema
 from kdbench.validation import keys
@@ -129,11 +129,11 @@ class Params:
     ("values", "expected"),
     [
         ({"low": None, "weights": {"a": 1}}, []),
-        ({"low": "high"}, ["method.low=high: must be a number (null, or above 0)"]),
-        ({"low": 0}, ["method.low=0: must be null, or above 0"]),
-        ({"low": 1, "weights": {"a": "b"}}, ["method.weights={a:b}: must be keys with values, {..}"]),
-        ({"low": 1, "weights": {"a": {"_target_": "b"}}}, ["method.weights={a:{_target_:b}}: refused"]),
-        ({"low": 2}, ["method: method.low must not be 2 on Tuesdays"]),
+        ({"low": "high"}, ["KD014 wrong-type  method.low=high: must be a number (null, or above 0)"]),
+        ({"low": 0}, ["KD015 out-of-range  method.low=0: must be null, or above 0"]),
+        ({"low": 1, "weights": {"a": "b"}}, ["KD014 wrong-type  method.weights={a:b}: must be keys with values, {..}"]),
+        ({"low": 1, "weights": {"a": {"_target_": "b"}}}, ["KD018 code-in-config  method.weights={a:{_target_:b}}: "]),
+        ({"low": 2}, ["KD021 conflicting-values  method: method.low must not be 2 on Tuesdays"]),
     ],
 )
 def test_a_methods_own_parameters(
@@ -170,7 +170,7 @@ def test_widths(run: RunConfig) -> None:
 def test_heads(run: RunConfig) -> None:
     odd = replace(run, student=replace(run.student, hidden=100, heads=7))
     (fault,) = cross_faults(by(odd, "finetune", "random"))
-    assert str(fault) == "student.heads=7: must divide student.hidden=100. Legal: 1, 2, 4, 5, 10, 20, 25, 50, 100"
+    assert fault.text == "student.heads=7: must divide student.hidden=100. Legal: 1, 2, 4, 5, 10, 20, 25, 50, 100"
 
 
 def test_layers(run: RunConfig) -> None:
@@ -222,9 +222,12 @@ def test_nearest() -> None:
 
 
 def test_colours_are_for_terminals(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    fault = Fault("a.b", "[bold]", "unknown key", "a.c", "Legal under a: c")
+    fault = Fault(Code.UNKNOWN_KEY, "a.b", "[bold]", "unknown key", "a.c", "Legal under a: c")
     print_faults([fault])
-    plain = "kdbench: 1 fault, nothing was run\n  a.b=[bold]: unknown key. Did you mean a.c?\n      Legal under a: c\n"
+    plain = (
+        "kdbench: 1 fault, nothing was run\n  KD012 unknown-key  a.b=[bold]: unknown key. Did you mean a.c?\n"
+        "      Legal under a: c\n"
+    )
     assert capsys.readouterr().err == plain
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm")

@@ -15,7 +15,7 @@ from kdbench.cli import export as export_command
 from kdbench.cli import predict
 from kdbench.compare import cli as compare_runs
 from kdbench.data import tokenize
-from kdbench.errors import UserError
+from kdbench.errors import Code, UserError
 from kdbench.inference import classifier, latency
 from kdbench.inference import measure as evaluate
 from kdbench.inference import onnx as graph
@@ -23,6 +23,7 @@ from kdbench.models import tfidf
 from kdbench.storage import files as store
 from kdbench.tasks.classification import Scored
 from kdbench.validation.values import cross_faults
+from tests.refusals import refused
 
 TEXTS = ["apple near the old pear", "a big lead", "river of gold is one lake", ""]
 
@@ -114,7 +115,7 @@ def test_a_failed_export_leaves_the_one_before(configure, run_of, capsys, monkey
 
 def test_what_cannot_be_exported_says_why(configure, run_of, capsys, tmp_path):
     assert export_command.main([str(tmp_path)]) == 2
-    assert "is no finished run: name the folder of a seed" in capsys.readouterr().err
+    assert "KD071 not-a-run  " in capsys.readouterr().err
     for overrides, key in (
         (["method=cascade", "export.onnx=true"], "export.onnx"),
         (["method=tfidf", "export.int8=true"], "export.int8"),
@@ -159,12 +160,12 @@ def test_predict(configure, run_of, capsys, tmp_path):
         assert len(json.loads(out)["answers"]) == 1 and said in err and bool(err) == bool(said)
     (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe")
     for words, problem in (
-        ([folder, "--text", "a", "--pair", "b"], "this model reads single texts"),
-        ([folder, "--text", "a", "--pair", "b", "--pair", "c"], "--pair must be given as often as --text"),
-        ([folder, "--file", str(tmp_path / "none.txt")], "No such file"),
-        ([folder, "--file", str(tmp_path / "bytes.txt")], "is not UTF-8"),
-        ([str(tmp_path / "none"), "--text", "a"], "no such folder"),
-        ([str(tmp_path), "--text", "a"], "is no model"),
+        ([folder, "--text", "a", "--pair", "b"], "KD083 mismatched-input"),
+        ([folder, "--text", "a", "--pair", "b", "--pair", "c"], "KD083 mismatched-input"),
+        ([folder, "--file", str(tmp_path / "none.txt")], "KD042 missing-file"),
+        ([folder, "--file", str(tmp_path / "bytes.txt")], "KD052 wrong-encoding"),
+        ([str(tmp_path / "none"), "--text", "a"], "KD042 missing-file"),
+        ([str(tmp_path), "--text", "a"], "KD071 not-a-run"),
     ):
         assert predict.main(words) == 2, words
         out, err = capsys.readouterr()
@@ -211,7 +212,7 @@ def test_each_row_of_a_file_has_an_answer(configure, run_of, capsys, tmp_path, q
 
 def test_texts_must_be_a_list(configure, run_of):
     classifier = kdbench.load_classifier(run_of(configure("method=finetune")))
-    with pytest.raises(UserError, match="must be a list"):
+    with refused(Code.MISMATCHED_INPUT, "[text]", kind=UserError):
         classifier("apple")
 
 
@@ -354,5 +355,5 @@ def test_tf_idf_is_shipped_like_a_student(configure, run_of, capsys, monkeypatch
 
 def test_tf_idf_teaches_nobody(configure, run_of):
     folder = run_of(configure("method=tfidf"))
-    with pytest.raises(UserError, match="TF-IDF"):
+    with refused(Code.UNSUPPORTED_EXPORT, "TF-IDF", kind=UserError):
         configure("method=logit_kd", "teacher=run", f"teacher.path={folder}")

@@ -10,10 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kdbench.compare.cli import main as compare
-from kdbench.errors import UserError
+from kdbench.errors import Code, UserError
 from kdbench.sources.model_folder import head_misfit
 from kdbench.storage.results import read_result
 from kdbench.training import loop as train
+from tests.refusals import refused
 
 LABELS = ["fruit", "metal", "water"]
 
@@ -76,7 +77,7 @@ def test_a_head_that_does_not_fit_is_told(configure, execute, found, monkeypatch
     result = execute(configure(*given))
     assert result["cost"]["teacher_seconds"] > 0
     assert any("is not used" in line and "wood" in line and "water" in line for line in lines)
-    with pytest.raises(UserError, match=r"teacher\.finetune=false.*wood"):
+    with refused(Code.UNSUITABLE_TEACHER, "teacher.finetune=false", "wood", kind=UserError):
         execute(configure(*given, "+teacher.finetune=false"))
 
 

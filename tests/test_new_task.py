@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from kdbench.errors import Code
 from kdbench.tasks import Metric, Task
 from kdbench.tasks.arrays import in_points
 from kdbench.tasks.cells import ReadLabels
@@ -38,7 +39,7 @@ class Traits(Task):
     @staticmethod
     def conflicts(config: RunConfig):
         if config.dataset.classes == 7:
-            yield "dataset.classes", "seven stars are too many"
+            yield Code.INAPPLICABLE_KEY, "dataset.classes", "seven stars are too many"
 
 
 class Stars(NamedTuple):

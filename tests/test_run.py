@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from kdbench.data.stored import stored_dataset
 from kdbench.data.teacher_cache import cached_outputs, compute_outputs
-from kdbench.errors import UserError
+from kdbench.errors import Code, UserError
 from kdbench.methods import theseus
 from kdbench.models import students
 from kdbench.models.encoders import view
@@ -25,6 +25,7 @@ from kdbench.training import dropout
 from kdbench.training import loop as train
 from kdbench.training.hardware import accelerator, settle
 from kdbench.training.interrupts import Stopped
+from tests.refusals import refused
 
 
 def identity(config):
@@ -376,6 +377,6 @@ def test_a_sweep_may_have_both_precisions(configure, execute):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has the device")
 def test_a_device_that_is_not_there_is_refused(configure, execute, tmp_path):
-    with pytest.raises(UserError, match=r"hardware.device=cuda: this machine has .*cpu"):
+    with refused(Code.MISSING_DEVICE, "hardware.device=cuda: ", "cpu", kind=UserError):
         execute(configure("method=finetune", "hardware.device=cuda"))
     assert not (tmp_path / "outputs").exists()

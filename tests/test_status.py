@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kdbench.compare.watch import states
-from kdbench.errors import UserError
+from kdbench.errors import Code, UserError
 from kdbench.storage.results import RESULTS, verify_run
 from kdbench.storage.status import STATUS, StatusFile, read_status
 from kdbench.training import interrupts
@@ -136,7 +136,7 @@ def test_a_killed_run_is_stopped_and_goes_on_to_equal_files(configure, execute, 
     ("error", "state", "reason"),
     [
         (RuntimeError("out of memory\nand more"), "failed", "RuntimeError: out of memory"),
-        (UserError("the data are bad\nand more"), "failed", "the data are bad"),
+        (UserError(Code.INVALID_LABEL, "bad data\nand more"), "failed", "KD055 invalid-label  bad data"),
         (interrupts.Stopped("stopped and saved", 143), "stopped", "stopped and saved"),
         (interrupts.Pruned("below the median"), "stopped", "below the median"),
         (KeyboardInterrupt(), "stopped", "interrupted"),

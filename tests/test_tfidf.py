@@ -12,8 +12,9 @@ from sklearn.svm import LinearSVC
 from kdbench.cli import predict
 from kdbench.compare import cli as compare_runs
 from kdbench.data.stored import stored_dataset
-from kdbench.errors import UserError
+from kdbench.errors import Code, UserError
 from kdbench.methods.tfidf import drawn
+from tests.refusals import refused
 
 ALPHABETS = {"chinese": "水火木金土日月山川田", "thai": "กขคงจฉชซญด", "japanese": "あいうえおかきくけこ"}
 
@@ -87,7 +88,7 @@ def test_words_are_counted_as_scikit_learn_counts_them(configure, execute):
 
 
 def test_nothing_to_count_is_refused_and_blank_texts_beside_others_are_not(of, execute):
-    with pytest.raises(UserError, match=r"dataset\.text"):
+    with refused(Code.INVALID_TEXT, "dataset.text", kind=UserError):
         execute(of([(" ", "a"), ("\n", "b")] * 8, [("c", "a")]))
     result = execute(of([("gold", "a"), ("", "b")] * 8, [("gold", "a"), (" ", "b")]))
     assert result["metrics"]["test"]["accuracy"] == 1

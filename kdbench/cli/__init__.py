@@ -1,1 +1,1 @@
-"""Words on a command line to jobs, and what a command answers without running anything. May import: everything."""
+"""From the words of a command line to jobs, and answers that need no run. May import: everything."""

@@ -1,6 +1,6 @@
-"""What is wrong with a command line: every job of it is composed and judged before one runs.
+"""The faults of a command line: every job is composed and checked before the first one runs.
 
-Knows nothing of Hydra's own classes: `kdbench.cli.main` hands in what it needs of them as `Configs`.
+This module uses none of Hydra's classes. `kdbench.cli.main` passes what it needs of them as `Configs`.
 """
 
 import copy
@@ -17,14 +17,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kdbench.cli.hydra_keys import OPEN
-from kdbench.errors import Fault, UserError, nearest
+from kdbench.errors import Code, Fault, UserError, nearest
 from kdbench.options import MISSING
 from kdbench.schema import GROUPS, RunConfig, TrackConfig
 from kdbench.validation.keys import run_keys
 from kdbench.validation.load import fill, load
 from kdbench.validation.values import faults, known_keys, references
 
-# Keys of this command alone: the command that makes another run has none of them.
+# Keys that only concern this command. The command for another run, such as its baseline, leaves them out.
 OF_THE_COMMAND = {"rerun", "dry_run", "inspect", "stop_after", "preempt_at", "export.onnx", "export.int8"}
 OF_AN_ENCODER = ("teacher.", "student.", "schedule.")
 OF_THE_COMMAND |= {f"track.{field.name}" for field in fields(TrackConfig)}
@@ -34,32 +34,32 @@ class Override(NamedTuple):
     """One `key=value` of a command line."""
 
     text: str
-    key: str  # a group's with its package: schedule@teacher.schedule
+    key: str  # with the package of a group: schedule@teacher.schedule
     group: str  # the key without the package
     value: Any
     plain: bool  # sets a value, and is not +add, ~delete or Hydra's own
-    sweep: list[str]  # one override for each value; empty where this is no sweep
-    problem: str  # of a sweep that has no values
-    interval: bool = False  # `sweep` has its ends
-    is_text: bool = False  # by the schema
-    typed: str = ""  # where `text` has quotes around a value or a glob spelt out by kdbench: without
+    sweep: list[str]  # one override for each value; empty if this is not a sweep
+    problem: str  # why the sweep has no values
+    interval: bool = False  # whether `sweep` has the two ends of an interval
+    is_text: bool = False  # whether the schema has text for this key
+    typed: str = ""  # as typed, if kdbench added quotes to `text` or expanded its glob
 
-    def fault(self, problem: str, close: str = "", legal: str = "") -> Fault:
+    def fault(self, code: Code, problem: str, close: str = "", legal: str = "") -> Fault:
         key, equals, value = (self.typed or self.text).partition("=")
         value = self.value if isinstance(self.value, str) else value
-        return Fault(key, value if equals else None, problem, close, legal)
+        return Fault(code, key, value if equals else None, problem, close, legal)
 
 
 class Composed(NamedTuple):
     cfg: DictConfig
     choices: dict[str, str]  # group -> option
-    grid: dict[str, str] = {}  # key -> values, of a preset that is a sweep  # noqa: RUF012
+    grid: dict[str, str] = {}  # key -> values, if the preset is a sweep  # noqa: RUF012
     launcher: str = "basic"  # hydra/launcher
-    trials: Any = None  # of a search, how many; None: a sweep runs each value of a grid
+    trials: Any = None  # the number of trials of a search; None for a sweep over a grid
 
 
 class Configs(Protocol):
-    """All that a command can be composed of. `parse` and `compose` raise UserError."""
+    """The YAMLs that a command can be composed of. `parse` and `compose` raise UserError."""
 
     def options(self, group: str) -> list[str]: ...
     def parse(self, text: str) -> Override: ...
@@ -69,40 +69,40 @@ class Configs(Protocol):
 
 @dataclass
 class Command:
-    """A command line, read and judged."""
+    """A command line and its faults."""
 
     argv: list[str]
     faults: list[Fault]
     spelt: dict[str, str] = field(default_factory=dict)  # words that Hydra must be given in another spelling
     swept: set[str] = field(default_factory=set)  # keys
     jobs: int = 1
-    outputs: str | None = None  # of jobs that a launcher may run on other machines
+    outputs: str | None = None  # the folder that jobs on other machines share with this one
     max_failures: int | None = None
 
     @property
     def words(self) -> list[str]:
-        """For Hydra.
+        """Return the words for Hydra.
 
-        A key that the YAML leaves out but the schema knows is new to it: `++` sets it all the same. A text that looks
-        like a number to it has quotes.
+        A key that the schema has but the YAML leaves out gets `++`, because Hydra does not know it. Text that Hydra
+        would read as a number gets quotes.
         """
         return [self.spelt.get(text, text) for text in self.argv]
 
 
 def judge(configs: Configs, argv: list[str], texts: list[str], multirun: bool) -> Command:
-    """Read the overrides `texts`, expand the sweep, and collect the faults of all jobs."""
+    """Return the command of the overrides `texts`, with its sweep expanded and the faults of all jobs."""
     overrides: list[Override] = []
     found: list[Fault] = []
     grid = grid_of(configs, texts)
     if grid and not multirun:
         preset = next(text for text in texts if text.startswith("experiment="))
-        found.append(Fault("experiment", preset.partition("=")[2], "is a grid of runs: add -m"))
-    if multirun and grid is not None:  # spelt out, or a key set in both would be swept twice, nested
+        found.append(Fault(Code.NEEDS_MULTIRUN, "experiment", preset.partition("=")[2], "is a grid of runs: add -m"))
+    if multirun and grid is not None:  # expanded here, because Hydra would nest a key that is swept twice
         argv, texts = [*argv, "hydra.sweeper.params=null", *grid], [*texts, *grid]
     for text in texts:
         try:
             o = configs.parse(text)
-            found += [o.fault(o.problem)] if o.problem else []
+            found += [o.fault(Code.UNUSABLE_SWEEP, o.problem)] if o.problem else []
             overrides += [] if o.problem else [o]
         except UserError as error:
             found.append(unreadable(configs, text, str(error)))
@@ -110,14 +110,16 @@ def judge(configs: Configs, argv: list[str], texts: list[str], multirun: bool) -
         found += nested_grid_faults(configs, swept_preset, texts)
     idle = [o for o in overrides if o.key.startswith(OPEN) and not (is_choice(configs, o) and chosen(configs, o)[1])]
     if idle and not multirun:
-        found.append(idle[0].fault("works in a sweep only: add -m", shlex.join(["kdbench", "-m", *argv])))
+        found.append(
+            idle[0].fault(Code.NEEDS_MULTIRUN, "works in a sweep only: add -m", shlex.join(["kdbench", "-m", *argv]))
+        )
     overrides = as_typed(configs, overrides)
     paths = [fault for o in overrides if (fault := quoted_path_fault(o))]
     found += paths
     overrides = [o for o in overrides if o.key not in {fault.key for fault in paths}]
     swept = [o for o in overrides if o.sweep]
     if not multirun:
-        # Their values are left unjudged: 0,2 may have been meant as a list.
+        # Their values are not checked: 0,2 may have been meant as a list.
         found += [needs_multirun(o, is_choice(configs, o)) for o in swept]
         overrides = [o for o in overrides if not o.sweep or is_choice(configs, o)]
     first, _ = compose_rest(configs, [(o.sweep or [o.text])[0] for o in overrides if not is_setting(configs, o)])
@@ -137,9 +139,9 @@ def judge(configs: Configs, argv: list[str], texts: list[str], multirun: bool) -
 
 
 def as_typed(configs: Configs, overrides: list[Override]) -> list[Override]:
-    """The overrides with quotes around what the schema has as text and Hydra would read as something else.
+    """Return the overrides with quotes around values that are text by the schema but not to Hydra.
 
-    Of 2024_01, 1e3, true and NULL it makes 202401, 1000.0, True and None: another column, class, name or file.
+    Hydra reads 2024_01, 1e3, true and NULL as 202401, 1000.0, True and None: another column, class or file.
     """
     structure = [(o.sweep or [o.text])[0] for o in overrides if not is_setting(configs, o)]
     composed = [compose_rest(configs, structure)[0]]
@@ -161,51 +163,51 @@ def as_typed(configs: Configs, overrides: list[Override]) -> list[Override]:
 
 
 def is_setting(configs: Configs, o: Override) -> bool:
-    """Whether it only gives a key of kdbench's a value."""
+    """Return whether the override only sets the value of a key of kdbench."""
     return o.plain and not is_choice(configs, o)
 
 
 def judge_jobs(configs: Configs, jobs: list[tuple[str, ...]]) -> list[Fault]:
-    """The faults of a sweep's jobs; where values are wrong by themselves, not those of pairs of values too."""
+    """Return the faults of a sweep's jobs. If single values are wrong, combinations of values are not checked."""
     judged: list[Fault] = []
     seen: set[Any] = set()
 
     def changed(job: tuple[str, ...]) -> int:
-        """0 for the first job, 1 where it differs in one key: what is wrong by itself is found among these."""
+        """Return 0 for the first job, 1 if one key differs, else 2. Wrong single values are found with 0 and 1."""
         return min(2, sum(text != first for text, first in zip(job, jobs[0], strict=True)))
 
     for job in sorted(jobs, key=changed):
         if judged and changed(job) == 2:
-            break  # a large grid with a fault is refused as quickly as a small one
+            break  # so that a large grid is refused as quickly as a small one
         parts = {frozenset(text for text in job if text.startswith("seed=") is seed) for seed in (True, False)}
-        if not parts <= seen:  # nothing depends on the seed: each is judged once, and so is all else
+        if not parts <= seen:  # no other key depends on the seed, so seeds and settings are each checked once
             judged += judge_job(configs, [configs.parse(text) for text in job])
         seen |= parts
     return judged
 
 
 def unreadable(configs: Configs, text: str, problem: str) -> Fault:
-    """The fault of what is no override."""
+    """Return the fault of a word that is not an override."""
     key, equals, value = text.partition("=")
     if not equals:
         close = next((f"{group}={text}" for group in GROUPS if text in configs.options(group)), "")
-        return Fault(text, None, "must be of the form key=value", close)
+        return Fault(Code.UNREADABLE_WORD, text, None, "must have the form key=value", close)
     if value[:1] in ("[", "{", "'", '"'):
-        return Fault(key, value, "has a bracket or a quote that is not closed")
+        return Fault(Code.UNREADABLE_WORD, key, value, "has a bracket or a quote that is not closed")
     try:
         configs.parse(in_quotes(key, value))
     except UserError:
-        return Fault(key, value, problem)
-    return Fault(key, value, "must be in quotes of its own", shlex.quote(in_quotes(key, value)))
+        return Fault(Code.UNREADABLE_WORD, key, value, problem)
+    return Fault(Code.UNREADABLE_WORD, key, value, "must be in its own quotes", shlex.quote(in_quotes(key, value)))
 
 
 def is_choice(configs: Configs, o: Override) -> bool:
-    """Whether it chooses from a group, or was meant to."""
+    """Return whether the override chooses from a group, or was meant to."""
     return o.key != o.group or "/" in o.key or (bool(configs.options(o.group)) and not isinstance(o.value, dict))
 
 
 def judge_job(configs: Configs, overrides: list[Override]) -> list[Fault]:
-    """The faults of one job. What cannot be composed is guessed or left out, so that the rest is judged too."""
+    """Return the faults of one job. A choice that does not exist is guessed or left out to check the rest."""
     found: list[Fault] = []
     structure: list[str] = []
     unsure: set[str] = set()  # groups whose choice could not be guessed
@@ -218,16 +220,16 @@ def judge_job(configs: Configs, overrides: list[Override]) -> list[Fault]:
         elif not o.plain:
             structure.append(o.text)
     composed, refused = compose_rest(configs, structure)
-    method = composed.cfg.method  # before the words that only set a value
-    if "experiment" in composed.choices or any(text[0] in "+~" for text in structure):  # may have misnamed a stage
+    method = composed.cfg.method  # before the overrides that only set a value
+    if "experiment" in composed.choices or any(text[0] in "+~" for text in structure):  # may misname a stage
         method = configs.compose((f"method={composed.choices['method']}",)).cfg.method
     cfg = copy.deepcopy(composed.cfg)
     for o in overrides:
         if o.plain and not is_choice(configs, o):
             try:
                 OmegaConf.update(cfg, o.key, o.value, force_add=True)
-            except OmegaConfBaseException:  # half a reference
-                found.append(o.fault("cannot be read"))
+            except OmegaConfBaseException:  # an incomplete reference
+                found.append(o.fault(Code.UNREADABLE_WORD, "cannot be read"))
     typed = {
         o.key: str(o.value) if isinstance(o.value, str) else o.text.partition("=")[2] for o in overrides if o.plain
     }
@@ -236,26 +238,32 @@ def judge_job(configs: Configs, overrides: list[Override]) -> list[Fault]:
             value = None if fault.value is None else typed.get(fault.key, fault.value)
             found.append(fault._replace(value=value))
     every = [*found, *refused]
-    mistyped = {fault.nearest for fault in every} - {o.key for o in overrides}  # what its default does is no fault
+    mistyped = {fault.nearest for fault in every} - {
+        o.key for o in overrides
+    }  # the default of a mistyped key is not a fault
     return [fault for fault in every if fault.key not in mistyped]
 
 
 def chosen(configs: Configs, o: Override) -> tuple[str | None, Fault | None]:
-    """The override of a group, with the nearest choice where the one given does not exist; and its fault."""
+    """Return the override of a group and its fault. A choice that does not exist is replaced by the nearest one."""
     options = configs.options(o.group)
     legal = legal_choices(o.group, options)
     if not options:
-        return None, o.fault("no such group", nearest(o.group, GROUPS), f"Groups: {', '.join(GROUPS)}")
+        return None, o.fault(
+            Code.UNKNOWN_CHOICE, "is not a group", nearest(o.group, GROUPS), f"Groups: {', '.join(GROUPS)}"
+        )
     if not isinstance(o.value, str):
-        return None, o.fault("must be one choice; left out, it is the default", legal=legal)
+        return None, o.fault(Code.MISUSED_GROUP, "must be one choice; leave it out for the default", legal=legal)
     if o.text.startswith("+") and o.key in GROUPS:
-        return o.text[1:], o.fault("is chosen from the defaults, so without the +", o.text[1:])
+        return o.text[1:], o.fault(Code.MISUSED_GROUP, "must be chosen without the +", o.text[1:])
     if o.value in options:
         return o.text, None
     close = meant(o.value, options)
     if len(close) != 1:
-        return None, o.fault("no such choice", legal=f"Choices: {', '.join(close)}" if close else legal)
-    return f"{o.text.partition('=')[0]}={close[0]}", o.fault("no such choice", close[0], legal)
+        return None, o.fault(
+            Code.UNKNOWN_CHOICE, "is not a choice", legal=f"Choices: {', '.join(close)}" if close else legal
+        )
+    return f"{o.text.partition('=')[0]}={close[0]}", o.fault(Code.UNKNOWN_CHOICE, "is not a choice", close[0], legal)
 
 
 def overview(options: list[str]) -> str:
@@ -288,7 +296,7 @@ def meant(word: str, options: list[str]) -> list[str]:
 
 
 def compose_rest(configs: Configs, structure: list[str]) -> tuple[Composed, list[Fault]]:
-    """Compose what can be composed, and a fault for each override that cannot."""
+    """Return the composed config, and a fault for each override that cannot be composed."""
     try:
         return configs.compose(tuple(structure)), []
     except UserError:
@@ -299,15 +307,15 @@ def compose_rest(configs: Configs, structure: list[str]) -> tuple[Composed, list
                 configs.compose((*good, text))
                 good.append(text)
             except UserError as error:
-                found.append(configs.parse(text).fault(str(error)))
+                found.append(configs.parse(text).fault(error.code, str(error)))
         return configs.compose(tuple(good)), found
 
 
 def differences(cfg: DictConfig, target: RunConfig) -> Iterator[tuple[str, Any]]:
-    """(key, value) of the fewest settings that turn `cfg` into `target`.
+    """Yield (key, value) of the fewest settings that turn `cfg` into `target`.
 
-    Left alone are the command's own keys, those that are MISSING in `target`, and those of an encoder where the method
-    has none.
+    Three kinds of keys are left out: the command's own, those that are MISSING in `target`, and those of an encoder if
+    the method has none.
     """
     datasets = tuple(target.corpus.datasets) if target.corpus else ()
     keys = run_keys(target.method.name, tuple(target.method.stages), datasets, target.method.module)
@@ -323,7 +331,7 @@ def differences(cfg: DictConfig, target: RunConfig) -> Iterator[tuple[str, Any]]
     raw = written()
 
     def depth(key: str) -> int:
-        """How many keys hand a value on before it is in `key`."""
+        """Return the number of references between the value and `key`."""
         return max((1 + depth(source) for source in references(key, raw.get(key))), default=0)
 
     unused = () if "encoder" in target.method.needs else OF_AN_ENCODER
@@ -336,28 +344,28 @@ def differences(cfg: DictConfig, target: RunConfig) -> Iterator[tuple[str, Any]]
             yield key, wanted[key]
 
 
-# A command with several jobs: the grid of a preset, which jobs are judged, when it is a search.
+# A command with several jobs: the grid of a preset, the jobs that are checked, the limits of a search.
 
 
 def grid_of(configs: Configs, texts: list[str]) -> list[str] | None:
-    """What is left of a preset's sweep without the keys that are set on the command line; None: there is no sweep."""
+    """Return a preset's sweep without the keys that are set on the command line, or None if it is not a sweep."""
     preset = [text for text in texts if text.startswith("experiment=")]
     try:
         grid = configs.compose(tuple(preset)).grid if preset else {}
-    except UserError:  # judged with the rest
+    except UserError:  # its fault is found with the others
         return None
     typed = {text.partition("=")[0].lstrip("+~") for text in texts}
     return [f"{key}={values}" for key, values in grid.items() if key not in typed] if grid else None
 
 
 def nested_grid_faults(configs: Configs, preset: Override, texts: list[str]) -> list[Fault]:
-    """Refuse a sweep over presets of which one is a sweep itself: Hydra would ignore the values of that one."""
+    """Return the fault of a sweep over presets if one of them is a sweep: Hydra would ignore its values."""
     others = [text for text in texts if not text.startswith("experiment=")]
     for text in preset.sweep:
         if grid := grid_of(configs, [text, *others]):
             name, keys = text.partition("=")[2], ", ".join(word.partition("=")[0] for word in grid)
-            problem = f"{name} is a grid of runs over {keys}: set these keys here, or give it a command of its own"
-            return [preset.fault(problem)]
+            problem = f"must not have {name}, a grid over {keys}: set these keys here, or run it in its own command"
+            return [preset.fault(Code.UNUSABLE_SWEEP, problem)]
     return []
 
 
@@ -365,27 +373,30 @@ def needs_multirun(o: Override, choice: bool) -> Fault:
     key, _, value = (o.typed or o.text).partition("=")
     if o.is_text:
         return o.fault(
-            f"is a sweep: add -m, or, for one value with a comma, write {shlex.quote(in_quotes(key, value))}"
+            Code.NEEDS_MULTIRUN,
+            f"is a sweep: add -m, or, for one value with a comma, write {shlex.quote(in_quotes(key, value))}",
         )
     as_list = "" if choice else f", or write [{value}] for a list"
-    return o.fault(f"is a sweep: add -m{as_list}")
+    return o.fault(Code.NEEDS_MULTIRUN, f"is a sweep: add -m{as_list}")
 
 
 def quoted_path_fault(o: Override) -> Fault | None:
-    """What is wrong where an existing file's or folder's name has a comma and would be swept over in pieces."""
+    """Return the fault of an existing path with a comma, which would become a sweep, or None."""
     key, _, value = (o.typed or o.text).partition("=")
     if not (o.sweep and o.is_text and Path(value).expanduser().exists()):
         return None
-    return o.fault("has a comma and must be in quotes of its own", shlex.quote(in_quotes(key, value)))
+    return o.fault(
+        Code.UNREADABLE_WORD, "has a comma, so it must be in its own quotes", shlex.quote(in_quotes(key, value))
+    )
 
 
 def in_quotes(key: str, value: str) -> str:
-    """The override whose value is one text, whatever it holds."""
+    """Return the override with `value` as one text."""
     return f'{key}="{value}"'
 
 
 def combinations(values: list[list[str]], search: bool) -> list[tuple[str, ...]]:
-    """The jobs of a sweep; of a search those that differ in one key, because what it will ask for is not known."""
+    """Return the jobs of a sweep, or those of a search that differ in one key, as its trials are not known yet."""
     if not search:
         return list(itertools.product(*values))
     first = tuple(options[0] for options in values)
@@ -394,17 +405,33 @@ def combinations(values: list[list[str]], search: bool) -> list[tuple[str, ...]]
 
 
 def search_faults(first: Composed, swept: list[Override]) -> list[Fault]:
-    """What is wrong with a search, or with an interval where there is none."""
+    """Return the faults of a search, or of an interval without one."""
     if first.trials is None:
-        problem = "an interval needs a sweeper that searches: add hydra/sweeper=optuna"
-        return [o.fault(problem) for o in swept if o.interval]
+        problem = "is an interval, which needs a search: add hydra/sweeper=optuna"
+        return [o.fault(Code.UNUSABLE_SEARCH, problem) for o in swept if o.interval]
     found = []
     if not swept:
         example = "e.g. 'method.alpha=interval(0.1,0.9)' or method.temperature=5,10,20"
-        found.append(Fault("hydra/sweeper", "optuna", f"has nothing to search: give a key several values, {example}"))
+        found.append(
+            Fault(
+                Code.UNUSABLE_SEARCH,
+                "hydra/sweeper",
+                "optuna",
+                f"has nothing to search: give a key several values, {example}",
+            )
+        )
     if type(first.trials) is not int or first.trials < 1:
-        found.append(Fault("hydra.sweeper.n_trials", str(first.trials), "must be an integer (1 or more)"))
+        found.append(
+            Fault(Code.OUT_OF_RANGE, "hydra.sweeper.n_trials", str(first.trials), "must be an integer (1 or more)")
+        )
     if "WORLD_SIZE" in os.environ:
-        found.append(Fault("hydra/sweeper", "optuna", "is one process that asks: torchrun's cannot share a search"))
-    chosen_by = "is no setting to choose by its dev score: search with one seed, then run the best with several"
-    return found + [o.fault(chosen_by) for o in swept if o.key == "seed"]
+        found.append(
+            Fault(
+                Code.UNUSABLE_SEARCH,
+                "hydra/sweeper",
+                "optuna",
+                "must run in one process, not under torchrun",
+            )
+        )
+    chosen_by = "must be one seed: search with it, then run the best setting with several"
+    return found + [o.fault(Code.UNUSABLE_SEARCH, chosen_by) for o in swept if o.key == "seed"]

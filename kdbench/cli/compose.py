@@ -1,4 +1,4 @@
-"""kdbench's YAMLs and a user's own, composed by Hydra; with `kdbench.cli.main` all that imports it."""
+"""The YAMLs of kdbench and of the user, composed by Hydra. Only this module and `kdbench.cli.main` import Hydra."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from kdbench.cli.command import Composed, Override
 from kdbench.cli.hydra_keys import composed_problem
-from kdbench.errors import UserError
+from kdbench.errors import Code, UserError
 from kdbench.schema import GROUPS
 
 CHOICE = re.compile(r"choice\((.*)\)")
@@ -35,15 +35,15 @@ HYDRA_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueErr
 
 
 def conf_dir() -> Path:
-    """kdbench's YAMLs: in the package where it is installed, beside it in a checkout."""
+    """Return the folder of kdbench's YAMLs: in an installed package, or beside it in a checkout."""
     inside = Path(__file__).parents[1] / "conf"
     return inside if inside.is_dir() else Path(__file__).parents[2] / "conf"
 
 
 class FolderLoader(ConfigLoaderImpl):
-    """Hydra's loader, with the choices in a group's folders among its options: experiment=study/theseus.
+    """Hydra's loader, which also lists the choices in a group's folders, such as experiment=study/theseus.
 
-    Hydra composes such a choice, but its own lists (for completion and glob) end at the first level.
+    Hydra itself composes such a choice, but its lists for completion and glob end at the first level.
     """
 
     def get_group_options(
@@ -64,7 +64,7 @@ class FolderLoader(ConfigLoaderImpl):
 
 
 class HydraConfigs:
-    """kdbench's YAMLs and the user's own, as hydra.main composes them, with Hydra's errors in one line."""
+    """The YAMLs of kdbench and of the user, composed as hydra.main does, with Hydra's errors in one line."""
 
     def __init__(self, loader: ConfigLoader) -> None:
         self.loader = loader
@@ -92,22 +92,22 @@ class HydraConfigs:
                 sweep = [f"{key}={ends.start}", f"{key}={ends.end}"]
             elif o.is_sweep_override():
                 sweep = [f"{key}={value}" for value in o.sweep_string_iterator()]
-                problem = "" if sweep else "is a sweep over nothing"
-            if o.value_type == ValueType.GLOB_CHOICE_SWEEP and sweep:  # spelt out: Hydra's own glob sees no folders
+                problem = "" if sweep else "must have at least one value"
+            if o.value_type == ValueType.GLOB_CHOICE_SWEEP and sweep:  # expanded here, as Hydra's glob skips folders
                 typed, text = text, f"{key}={','.join(one.partition('=')[2] for one in sweep)}"
         except HYDRA_ERRORS as error:
-            raise UserError("cannot be read as key=value") from error
+            raise UserError(Code.UNREADABLE_WORD, "cannot be read as key=value") from error
         plain = o.type in (OverrideType.CHANGE, OverrideType.FORCE_ADD) and not o.is_hydra_override()
         value = None if o.is_sweep_override() else o.value()
         interval = o.is_interval_sweep()
         return Override(text, key.lstrip("+~"), o.key_or_group, value, plain, sweep, problem, interval, typed=typed)
 
     def quoted(self, text: str, keep_null: bool) -> str:
-        """The override with quotes around each value that Hydra would turn into a number, a truth value or null."""
+        """Return the override with quotes around each value that Hydra would read as a number, boolean or null."""
         at = text.index("=") + 1
         value = text[at:]
         if simple := CHOICE.fullmatch(value):
-            value = simple[1]  # choice("1","2") is without quotes again when Hydra has evaluated it; "1","2" keeps them
+            value = simple[1]  # Hydra drops the quotes in choice("1","2"), but keeps those in "1","2"
         for start, end in reversed(_retyped(value)):
             word = value[start:end]
             if not (keep_null and word == value.strip() == "null"):
@@ -118,10 +118,10 @@ class HydraConfigs:
         try:
             cfg = hydra.compose("config", list(overrides), return_hydra_config=True)
         except HYDRA_ERRORS as error:
-            raise UserError(one_line(error)) from error
+            raise UserError(Code.UNREADABLE_CONFIG, one_line(error)) from error
         choices = group_choices(cfg.hydra.runtime.choices)
         if problem := composed_problem(OmegaConf.to_container(cfg.hydra, resolve=False)):  # type: ignore[arg-type]
-            raise UserError(problem)
+            raise UserError(Code.CLOSED_OPTION, problem)
         grid = {key: str(values) for key, values in (cfg.hydra.sweeper.get("params") or {}).items()}
         launcher, trials = cfg.hydra.runtime.choices["hydra/launcher"], cfg.hydra.sweeper.get("n_trials")
         with open_dict(cfg):
@@ -130,7 +130,7 @@ class HydraConfigs:
 
 
 class _Retyped(HydraOverrideVisitor):
-    """Notes where in a value Hydra takes what was typed for something else than text."""
+    """Records the places in a value that Hydra reads as something other than text."""
 
     def __init__(self) -> None:
         super().__init__(overrides_parser.create_functions())
@@ -151,7 +151,7 @@ class _Retyped(HydraOverrideVisitor):
 
 
 def _retyped(value: str) -> list[tuple[int, int]]:
-    """(start, end) of each such piece of a value that can be parsed."""
+    """Return (start, end) of each part of a value that Hydra does not read as text."""
     lexer = overrides_parser.OverrideLexer(overrides_parser.InputStream(value))
     lexer.mode(lexer.VALUE_MODE)
     parser = overrides_parser.OverrideParser(overrides_parser.CommonTokenStream(lexer))
@@ -172,7 +172,7 @@ def one_level(names: list[str], word: str) -> list[str]:
 
 
 def one_line(error: Exception) -> str:
-    """Hydra's message, without its list of folders."""
+    """Return Hydra's message in one line, without its list of folders."""
     text = str(error) or str(error.__cause__)
     lines = [line.strip() for line in text.split("\nConfig search path:")[0].splitlines()]
     noise = ("full_key:", "object_type=", "See https", "To append")
@@ -180,14 +180,17 @@ def one_line(error: Exception) -> str:
 
 
 def group_choices(choices: Mapping[str, Any]) -> dict[str, str]:
-    """group -> option, of kdbench's own, in their order (schedule@teacher.schedule by teacher); none is null."""
+    """Return group -> option for kdbench's groups in their order, without null ones.
+
+    schedule@teacher.schedule is ordered like teacher.
+    """
     ours = [key for key, value in choices.items() if key.split("@")[0] in GROUPS and value is not None]
     return {key: choices[key] for key in sorted(ours, key=lambda key: GROUPS.index(key.split("@")[-1].split(".")[0]))}
 
 
 @contextmanager
 def composing(config_dir: str | None) -> Iterator[HydraConfigs]:
-    """Hydra over the same folders as hydra.main's."""
+    """Set up Hydra over the folders that hydra.main uses."""
     search_path = create_config_search_path(str(conf_dir()))
     if config_dir is not None:
         own = f"file://{Path(config_dir).absolute()}"

@@ -1,4 +1,4 @@
-"""kdbench-export: a finished run as what one ships."""
+"""kdbench-export: turn a finished run into a folder to ship."""
 
 import argparse
 import json
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kdbench.console import guarded, quiet_libraries
 
-SCHEMA = 1  # of --json
+SCHEMA = 1  # version of the --json document
 EPILOG = """\
 RUN/export is a plain Hugging Face folder, which you can copy anywhere. Its model card is filled in from the run, its
 other seeds and its baselines. --onnx and --int8 add graphs for onnxruntime. Each graph is evaluated on dev and test,
@@ -18,7 +18,8 @@ examples:
   kdbench-export outputs/.../seed0 outputs/.../seed1 --onnx --json
 
 exit codes: 0 exported; 1 a stored file is damaged or nothing can be written; 2 the command line is wrong, or a run
-cannot be exported; 130 interrupted. If a run fails, the RUNs before it have been exported
+cannot be exported; 130 interrupted. If a run fails, the RUNs before it have been exported.
+Error messages begin with a code: docs/errors.md
 """
 
 
@@ -39,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the exported folders; returns the exit code."""
+    """Print the exported folders. Return the exit code."""
     options = parser().parse_args(argv)
     return guarded("kdbench-export", lambda: _export(options))
 
@@ -51,7 +52,7 @@ def _export(options: argparse.Namespace) -> int:
 
     quiet_libraries()
     hide_log() if options.quiet else show_log(on_stderr=True)
-    for run in options.runs:  # all are looked at before the first is exported
+    for run in options.runs:  # checks all before the first is exported
         open_run(run)
     folders = [str(export_run(run, options.onnx, options.int8)) for run in options.runs]
     print(json.dumps({"schema": SCHEMA, "folders": folders}, indent=2) if options.json else "\n".join(folders))

@@ -1,4 +1,4 @@
-"""What the command answers without running anything: `kdbench --info`, and `method=?` or `method.alpha=?`."""
+"""Answers that need no run: `kdbench --info`, and `method=?` or `method.alpha=?`."""
 
 import platform
 import re
@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kdbench.cli.command import Configs, compose_rest, legal_choices
-from kdbench.errors import Fault, nearest, shown
+from kdbench.errors import Code, Fault, nearest, shown
 from kdbench.options import MISSING
 from kdbench.schema import GROUPS, HardwareConfig, TrackConfig
 from kdbench.validation.keys import Keys, Leaf
@@ -39,7 +39,7 @@ def info(folders: list[Path]) -> str:
         "system": platform.platform(),
         "machine": machine(),
         "auto": f"{hardware.device}, {hardware.precision}, {hardware.attention}, {hardware.threads} threads",
-        # a bare folder of the name, as an uninstalled package leaves, has no origin
+        # an empty folder of this name, which an uninstalled package may leave, has no origin
         "trackers": ", ".join(
             name if spec and spec.origin else f"{name} (not installed)" for name, spec in trackers.items()
         ),
@@ -64,11 +64,20 @@ def asked(configs: Configs, overrides: list[str], folders: list[Path]) -> list[F
                 print("\n".join(choices(group, within, folders)))
             else:
                 close = nearest(folder, {f"{option.rpartition('/')[0]}/" for option in options if "/" in option})
-                found.append(Fault(key, f"{folder}?", "no such folder", close, legal_choices(group, options)))
+                found.append(
+                    Fault(
+                        Code.UNKNOWN_CHOICE,
+                        key,
+                        f"{folder}?",
+                        "is not a folder of presets",
+                        close,
+                        legal_choices(group, options),
+                    )
+                )
         elif key in keys.leaves or key in keys.groups:
             print("\n".join(keys_text(key, keys, fill(cfg))))
         else:
-            found.append(Fault(f"{key}=?", None, "unknown key", keys.nearest(key), keys.legal(key)))
+            found.append(Fault(Code.UNKNOWN_KEY, f"{key}=?", None, "unknown key", keys.nearest(key), keys.legal(key)))
     return found
 
 
@@ -114,7 +123,7 @@ def _legal(leaf: Leaf) -> str:
 def _value(key: str, leaf: Leaf, filled: DictConfig) -> str:
     try:
         value = OmegaConf.select(filled, key, default=leaf.default)
-    except OmegaConfBaseException:  # half a command: it refers to what is not set
+    except OmegaConfBaseException:  # refers to a key that the command does not set
         value = MISSING
     value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
     return "" if value == MISSING else shown(value)

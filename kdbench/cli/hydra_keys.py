@@ -1,7 +1,7 @@
-"""What of Hydra's own keys a command line or a YAML may set: how a sweep is spread, and nothing that names code.
+"""The keys of Hydra that a command line or a YAML may set: launcher and sweeper, but nothing that names code.
 
-Hydra imports what `hydra.searchpath` names while it composes, and calls what `_target_` and a logging `()` name; its
-makers say that their list of forbidden names is no boundary. So here is a list of what is allowed.
+Hydra imports what `hydra.searchpath` names, and calls what `_target_` and a logging `()` name. Its authors say that
+their list of forbidden names is not a security boundary, so this module lists what is allowed.
 """
 
 import re
@@ -10,13 +10,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from kdbench.errors import Fault
+from kdbench.errors import Code, Fault
 
 OPEN = ("hydra/launcher", "hydra/sweeper", "hydra.launcher", "hydra.sweeper")
 FLAGS = {
-    "experimental_rerun": "not in kdbench, because it loads a pickle: type the command again",
-    "config_path": "not in kdbench: YAMLs of your own come with --config-dir",
-    "config_name": "not in kdbench: there is one config.yaml, and presets are experiment=<name>",
+    "experimental_rerun": "is not supported, because it loads a pickle: repeat the command",
+    "config_path": "is not supported: use --config-dir for your own YAMLs",
+    "config_name": "is not supported: use experiment=<name> for a preset",
 }
 PLUGINS = re.compile(r"(hydra\._internal\.core_plugins|hydra_plugins|optuna\.samplers)\.[\w.]+", re.ASCII)
 _EXTRAS = {  # extra of pyproject.toml: the package that it brings, and the launchers and sweepers that need it
@@ -26,7 +26,7 @@ _EXTRAS = {  # extra of pyproject.toml: the package that it brings, and the laun
     "search": ("optuna", "optuna"),
 }
 _NO_LOG = {"version": 1, "root": None, "disable_existing_loggers": False}
-_FIXED = {  # as conf/config.yaml has them; not read from there, because a folder of one's own comes before it
+_FIXED = {  # as in conf/config.yaml; not read from there, because the user's own folder would be read first
     "run": {"dir": "${home:${outputs}}"},
     "sweep": {"dir": "${home:${outputs}}", "subdir": "."},
     "hydra_logging": _NO_LOG,
@@ -42,22 +42,31 @@ _FIXED_JOB = {"chdir": False, "env_set": {}, "env_copy": []}
 
 
 def closed(args: Namespace) -> list[Fault]:
-    """The flags, folders and overrides of a command line that Hydra is not even to compose."""
-    found = [Fault(f"--{flag.replace('_', '-')}", given, FLAGS[flag]) for flag in FLAGS if (given := vars(args)[flag])]
-    if args.config_dir is not None and (problem := _folder_problem(Path(args.config_dir))):
-        found.append(Fault("--config-dir", args.config_dir, problem))
+    """Return the faults of flags, folders and overrides that Hydra must not see."""
+    found = [
+        Fault(Code.CLOSED_OPTION, f"--{flag.replace('_', '-')}", given, problem)
+        for flag, problem in FLAGS.items()
+        if (given := vars(args)[flag])
+    ]
+    if args.config_dir is not None and (fault := _folder_fault(args.config_dir)):
+        found.append(fault)
     for key, equals, value in (text.partition("=") for text in args.overrides):
         if not _is_open(key.strip().lstrip("+~")):
             found.append(
-                Fault(key, value if equals else None, f"is Hydra's own; kdbench leaves open {', '.join(OPEN)}")
+                Fault(
+                    Code.CLOSED_OPTION,
+                    key,
+                    value if equals else None,
+                    f"is a key of Hydra that kdbench closes. Open: {', '.join(OPEN)}",
+                )
             )
         elif key in ("hydra/launcher", "hydra/sweeper") and (extra := _missing(value)):
-            found.append(Fault(key, value, f"is not installed: pip install 'kdbench[{extra}]'"))
+            found.append(Fault(Code.NOT_INSTALLED, key, value, f"is not installed: pip install 'kdbench[{extra}]'"))
     return found
 
 
 def _missing(choice: str) -> str:
-    """The extra that brings a launcher or sweeper which is not installed."""
+    """Return the extra with a launcher or sweeper that is not installed, or an empty string."""
     needs = ((extra, package) for extra, (package, *choices) in _EXTRAS.items() if choice in choices)
     return next((extra for extra, package in needs if find_spec(package) is None), "")
 
@@ -66,31 +75,32 @@ def _is_open(key: str) -> bool:
     place = key.replace("/", ".").rpartition("@")[2]
     if place.partition(".")[0] != "hydra":
         return True
-    code = "_target_" in place or place.startswith("hydra.sweeper.params")  # grids are judged as key=a,b or presets
+    code = "_target_" in place or place.startswith("hydra.sweeper.params")  # a grid is key=a,b or a preset
     return key.startswith(OPEN) and "@" not in key and not code
 
 
 def composed_problem(node: dict[str, Any]) -> str:
-    """What a YAML has changed in Hydra's own node that it may not change."""
+    """Return what a YAML must not change in Hydra's own node, or an empty string."""
     given = [(key, node[key], value) for key, value in _FIXED.items()]
     given += [(f"job.{key}", node["job"][key], value) for key, value in _FIXED_JOB.items()]
     for key, found, value in given:
         if found != value:
-            return f"sets hydra.{key}, which is kdbench's: leave it out"
+            return f"must not set hydra.{key}: leave it out"
     for name in ("launcher", "sweeper"):
         for target in _targets(node[name]):
             if not (isinstance(target, str) and PLUGINS.fullmatch(target)):
-                return f"sets hydra.{name}._target_={target}, which is no launcher or sweeper of Hydra's: leave it out"
+                return f"must not set hydra.{name}._target_={target}: it is not a launcher or sweeper of Hydra"
     return ""
 
 
-def _folder_problem(folder: Path) -> str:
-    """What is wrong with a --config-dir."""
-    if not folder.is_dir():
-        return "no such folder"
-    if (folder / "config.yaml").exists():
-        return "has a config.yaml, which would take the place of kdbench's: presets are experiment/<name>.yaml"
-    return ""
+def _folder_fault(folder: str) -> Fault | None:
+    """Return the fault of a --config-dir, or None."""
+    if not Path(folder).is_dir():
+        return Fault(Code.MISSING_FILE, "--config-dir", folder, "no such folder")
+    if Path(folder, "config.yaml").exists():
+        problem = "must not have a config.yaml, which would replace kdbench's: presets are experiment/<name>.yaml"
+        return Fault(Code.CLOSED_OPTION, "--config-dir", folder, problem)
+    return None
 
 
 def _targets(value: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""One job of a command: do its run, and tell the command how it ended."""
+"""One job of a command: do its run, and report to the command how it ended."""
 
 import os
 import shlex
@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from kdbench.cli import search, sweep
-from kdbench.errors import SourceError, UserError
+from kdbench.errors import Code, SourceError, UserError
 from kdbench.schema import RunConfig
 from kdbench.sources.fetch import parse
 from kdbench.training import interrupts
@@ -27,15 +27,15 @@ def do(
     choices: dict[str, str],
     baseline_command: Callable[[RunConfig], str],
 ) -> None:
-    """The run of `cfg`, the job `number` of a sweep (None: the only one).
+    """Do the run of `cfg`, the job `number` of a sweep (None: the only job).
 
-    A failure is kept for the end, so that the other jobs go on. Raises Stopped where the command itself was stopped.
+    A failure is reported at the end, so that the other jobs go on. Raises Stopped if the command itself was stopped.
     """
     keys = [text.partition("=")[0] for text in overrides]
     job = sweep.Job(number or 0, "")
     job.label = " ".join(text for text, key in zip(overrides, keys, strict=True) if key in job.sweep.swept)
     if job.sweep.elsewhere:
-        os.environ["TTY_COMPATIBLE"] = "0"  # to rich: lines, not bars, where several write to one terminal
+        os.environ["TTY_COMPATIBLE"] = "0"  # makes rich print lines, not bars: several processes share the terminal
     if not job.begin():
         return
     if number is not None:
@@ -51,7 +51,7 @@ def do(
     except Exception as error:
         job.tell("failed", reason_of(error), 2 if isinstance(error, SourceError) else 1)
     else:
-        looked = config.dry_run or config.inspect  # and made nothing
+        looked = config.dry_run or config.inspect  # such a job makes no run
         job.tell("done", "" if looked else next_commands(config, Path(result["folder"])))
 
 
@@ -63,10 +63,14 @@ def _run(
     if job.sweep.elsewhere:
         interrupts.refuse_late(cfg.get("stop_after"))
     trial = search.of_this_job()
-    if trial is not None and (found := faults(cfg)):  # of a pair of values: a search is not judged pair by pair
-        raise UserError("\n".join(map(str, found)))
+    if trial is not None and (found := faults(cfg)):  # combinations of values are not checked before a search
+        first, *others = found
+        raise UserError(first.code, "\n".join([first.text, *map(str, others)]))
     if trial is not None and cfg.get("inspect"):
-        raise UserError("inspect=true trains nothing that a search could choose by: leave out hydra/sweeper=optuna")
+        raise UserError(
+            Code.CONFLICTING_OPTIONS,
+            "inspect=true has no dev score to search with: leave out hydra/sweeper=optuna",
+        )
     typed = shlex.join(["kdbench", *job.sweep.argv])
     watch = None if trial is None else trial.watch
     config = load(cfg)
@@ -79,10 +83,10 @@ def _run(
 
 
 def next_commands(config: RunConfig, folder: Path) -> str:
-    """What a person may want to do with a finished run, ready to be typed."""
+    """Return commands for what may come after a finished run."""
     commands = {"compare": ["compare-runs", config.outputs]}
     if config.phase == "task" and config.method.name not in KEEPS_NONE:
-        form = "--int8" if "encoder" in config.method.needs else "--onnx"  # TF-IDF has no int8 form
+        form = "--int8" if "encoder" in config.method.needs else "--onnx"  # int8 is not supported for TF-IDF
         commands["export"] = ["kdbench-export", str(folder), form]
         commands["predict"] = ["kdbench-predict", str(folder), "--text", "..."]
     if parse(config.dataset.source).kind != "path":
@@ -92,8 +96,8 @@ def next_commands(config: RunConfig, folder: Path) -> str:
 
 
 def reason_of(error: Exception) -> str:
-    """What is told of a failed job at the end; what nobody expected also has its traceback, now."""
+    """Return the reason of a failed job. Print the traceback of an unexpected error."""
     if isinstance(error, UserError):
-        return str(error)
+        return error.line
     traceback.print_exception(error)
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"

@@ -1,7 +1,7 @@
-"""The `kdbench` command: the whole command line is judged, then Hydra runs its jobs.
+"""The `kdbench` command: check the command line, then let Hydra run its jobs.
 
-Hydra stops at the first fault, in its own words, and after it has made folders; so `read` composes and checks every
-job before Hydra's own entry is called.
+Hydra itself stops at the first fault, with its own message, after it has made folders. So `read` composes and checks
+every job before Hydra starts.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from kdbench.cli.compose import HydraConfigs, composing, conf_dir, group_choices
 from kdbench.cli.hydra_keys import closed
 from kdbench.cli.job import do, reason_of
 from kdbench.console import guarded
-from kdbench.errors import Fault, print_failures, print_faults
+from kdbench.errors import Code, Fault, print_failures, print_faults
 from kdbench.schema import GROUPS, RunConfig
 from kdbench.training.interrupts import Stopped, listening
 from kdbench.validation.load import complete
@@ -41,7 +41,7 @@ PLAIN = re.compile(r"(?!(?:null|true|false|nan|inf)$)[a-z_/][\w./-]*", re.ASCII 
 
 
 def read(argv: list[str]) -> Command:
-    """Read and judge a command line; nothing runs and nothing is written."""
+    """Read and check a command line. Nothing runs, and nothing is written."""
     args = get_args_parser().parse_args(argv)
     if found := closed(args):
         return Command(argv, found)
@@ -50,13 +50,13 @@ def read(argv: list[str]) -> Command:
 
 
 def refuse(argv: list[str]) -> list[Fault]:
-    """All faults of a command line."""
+    """Return all faults of a command line."""
     return read(argv).faults
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
 def job(cfg: DictConfig) -> None:
-    """One run, in whichever process a launcher does it."""
+    """Do one run, in the process that the launcher has chosen."""
     hydra_cfg = HydraConfig.get()
     number = hydra_cfg.job.num if hydra_cfg.mode == RunMode.MULTIRUN else None
     overrides = [text.lstrip("+") for text in hydra_cfg.overrides.task]
@@ -64,11 +64,11 @@ def job(cfg: DictConfig) -> None:
 
 
 def baseline_command(config: RunConfig) -> str:
-    """The shortest command that does the run `config`, in the terms of the job that is running."""
+    """Return the shortest command for the run `config`, with the YAMLs of the job that is running."""
     configs = HydraConfigs(GlobalHydra.instance().config_loader())
     runtime = HydraConfig.get().runtime
     choices = group_choices(runtime.choices) | {"method": config.method.name}
-    # A corpus brings data sets of its own, a student an encoder; where the run has none, they go as well.
+    # A corpus has data sets of its own, and a student may have an encoder. Without the one, the other goes too.
     without = {"experiment"} | ({"corpus"} if config.corpus is None else set())
     if config.student.encoder is None and (encoder := {group for group in choices if "@student." in group}):
         without |= encoder | {"student"}
@@ -88,7 +88,7 @@ def baseline_command(config: RunConfig) -> str:
 
 
 def literal(value: Any) -> str:
-    """`value` as Hydra's grammar reads it."""
+    """Return `value` as written in Hydra's grammar."""
     if isinstance(value, list):
         return f"[{','.join(map(literal, value))}]"
     if isinstance(value, dict):
@@ -101,7 +101,7 @@ def literal(value: Any) -> str:
 
 
 def help_text(config_dir: str | None) -> str:
-    """hydra.help.template with the groups in columns; Hydra's own way to it takes half a second."""
+    """Return hydra.help.template with the groups in columns. Hydra itself takes half a second for that."""
     template = OmegaConf.load(conf_dir() / "config.yaml").hydra.help.template
     with composing(config_dir) as configs:
         lines = [f"  {group:12}{overview(options)}" for group in GROUPS if (options := configs.options(group))]
@@ -111,19 +111,27 @@ def help_text(config_dir: str | None) -> str:
 
 
 def own_flags(argv: list[str]) -> tuple[list[str], int | None, list[Fault]]:
-    """The words for Hydra, after how many failed jobs no other begins, and what is wrong with these flags."""
+    """Return the words for Hydra, the number of failed jobs after which none starts, and the faults of these flags."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--fail-fast", action="store_true")
     parser.add_argument("--max-failures", nargs="?", const="")
     flags, rest = parser.parse_known_args(argv)
     given = flags.max_failures
     if given is not None and not (given.isdecimal() and int(given)):
-        return rest, None, [Fault("--max-failures", given, "must be an integer (1 or more), e.g. --max-failures 3")]
+        return (
+            rest,
+            None,
+            [
+                Fault(
+                    Code.OUT_OF_RANGE, "--max-failures", given, "must be an integer (1 or more), e.g. --max-failures 3"
+                )
+            ],
+        )
     return rest, 1 if flags.fail_fast else given and int(given), []
 
 
 def gathered(argv: list[str]) -> list[str]:
-    """The settings behind the flags: Hydra's parser takes them in one piece, people type them on both sides of -m."""
+    """Return the words with settings after flags. People type both in any order, Hydra's parser needs this one."""
     flags, settings = list(argv), get_args_parser().parse_intermixed_args(argv).overrides
     for text in settings:
         flags.remove(text)
@@ -135,7 +143,7 @@ def yaml_folders(args: argparse.Namespace) -> list[Path]:
 
 
 def answer(argv: list[str], args: argparse.Namespace) -> Command:
-    """Answer --info, --hydra-help and completion; the command, without jobs, has the faults that stand in the way."""
+    """Answer --info, --hydra-help and completion. Return a command without jobs, with the faults of the words."""
     found = closed(args)
     if not found and args.info == "all":
         print(answers.info(yaml_folders(args)))
@@ -155,7 +163,7 @@ def main() -> None:
 
 
 def entry() -> int:
-    """What the words of the command line ask for; the exit code."""
+    """Do what the command line asks for. Return the exit code."""
     argv, max_failures, found = own_flags(sys.argv[1:])
     if "--version" in argv:
         print(f"kdbench {__version__} (Hydra {hydra.__version__})")
@@ -172,11 +180,11 @@ def entry() -> int:
             command = Command(argv, answers.asked(configs, args.overrides, yaml_folders(args)), jobs=0)
     else:
         command = read(argv)
-    if args.cfg and not args.resolve:  # what is only missing may be looked for
+    if args.cfg and not args.resolve:  # a missing value may be what the user looks for
         typed = {text.partition("=")[0].lstrip("+~") for text in args.overrides}
         command.faults = [one for one in command.faults if one.value is not None or one.key.lstrip("~") in typed]
     if args.cfg and args.multirun:
-        found.append(Fault("--cfg", args.cfg, "shows the config of one run: leave out -m"))
+        found.append(Fault(Code.CONFLICTING_OPTIONS, "--cfg", args.cfg, "shows the config of one run: leave out -m"))
     if found := found + command.faults:
         print_faults(found)
         return 2
@@ -189,7 +197,7 @@ def entry() -> int:
 
 
 def show(command: Command, args: argparse.Namespace) -> None:
-    """`--cfg`; with --resolve as the run records it, for Hydra knows nothing of what `complete` fills in."""
+    """Print the config for `--cfg`. With --resolve it is what the run records, which Hydra cannot know."""
     if args.cfg != "job" or not args.resolve:
         sys.argv[1:] = command.words
         job()  # Hydra answers
@@ -202,21 +210,21 @@ def show(command: Command, args: argparse.Namespace) -> None:
 
 
 def _measure(runs: dict[Path, Path | None]) -> None:
-    """The times of all models of a command, now that it has them; a search and a dry run may have none."""
+    """Measure the times of all models of a command. A search and a dry run may have none."""
     if runs:
-        from kdbench.runs.times import at_the_end  # for the reader of --help too slow to load
+        from kdbench.runs.times import at_the_end  # too slow to load for --help
 
         at_the_end(runs)
 
 
 def run(command: Command) -> int:
-    """Let Hydra run the jobs; 1 where one failed, 2 where all that did could not read their source.
+    """Let Hydra run the jobs. Return 1 if one failed, or 2 if all that failed could not read their source.
 
-    130, 143 or 75 where they were stopped, else 0.
+    Return 130, 143 or 75 if they were stopped, else 0.
     """
     logging.getLogger("hydra").setLevel(logging.WARNING)
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # to Hydra: what a launcher raises is told here
-    # torchrun's processes must do the same jobs: where one of them fails, it begins no other.
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise the errors of a launcher
+    # torchrun's processes must do the same jobs, so none starts another job after a failure.
     limit = 1 if "WORLD_SIZE" in os.environ else command.max_failures
     about = sweep.Sweep(command.argv, sorted(command.swept), command.jobs, sweep.here(), limit)
     told: list[sweep.Told] = []
@@ -225,7 +233,7 @@ def run(command: Command) -> int:
     try:
         with sweep.shared(about, Path(command.outputs) if command.outputs else None) as folder, listening():
             words, settings = [*command.words], get_args_parser().parse_args(command.argv).overrides
-            # Beside the other settings: argparse takes them in one piece.
+            # Beside the other settings, because argparse needs them together.
             at = command.argv.index(settings[0]) if settings else len(words)
             words.insert(at, f"++hydra.job.env_set.{sweep.ENVIRONMENT}={literal(str(folder))}")
             sys.argv[1:] = words
@@ -237,7 +245,7 @@ def run(command: Command) -> int:
     except Stopped as asked:
         stopped = asked
         print(stopped, file=sys.stderr)
-    except Exception as error:  # of a launcher, whose process died
+    except Exception as error:  # the process of a launcher died
         failures.append(("the launcher", reason_of(error)))
     if command.jobs == 1 and told and told[0].state == "done" and told[0].reason:
         print(told[0].reason)

@@ -1,4 +1,4 @@
-"""kdbench-predict: ask a finished model. Answers go to stdout, words about them to stderr."""
+"""kdbench-predict: predict with a finished model. Answers go to stdout, messages to stderr."""
 
 import argparse
 import json
@@ -9,10 +9,10 @@ from typing import Any
 
 from kdbench.cli import texts_file
 from kdbench.console import guarded, quiet_libraries
-from kdbench.errors import UserError
+from kdbench.errors import Code, UserError
 from kdbench.tasks import kind
 
-SCHEMA = 1  # of --json
+SCHEMA = 1  # version of the --json document
 EPILOG = """\
 MODEL is a finished run (outputs/<...>/seed0), its export (.../seed0/export), or a form of the export
 (.../export/onnx, .../export/int8).
@@ -34,8 +34,8 @@ examples:
   kdbench-predict outputs/.../seed0/export/int8 --file texts.txt > answers.tsv
   cat texts.txt | kdbench-predict outputs/.../seed0 --file - --json
 
-exit codes: 0 answered; 1 a stored file is damaged; 2 the command line is wrong, or there is no such model or file;
-130 interrupted
+exit codes: 0 answered; 1 a stored file is damaged; 2 the command is wrong, or there is no such model or file;
+130 interrupted. Error messages begin with a code: docs/errors.md
 """
 
 
@@ -62,18 +62,21 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the answers; returns the exit code."""
+    """Print the answers. Return the exit code."""
     options = parser().parse_args(argv)
     return guarded("kdbench-predict", lambda: _answer(options))
 
 
 def _answer(options: argparse.Namespace) -> int:
     if options.pair and options.file:
-        raise UserError("--pair goes with --text: in a --file, the second text stands behind a tab")
+        raise UserError(Code.CONFLICTING_OPTIONS, "--pair needs --text: a --file has the second text after a tab")
     if options.pair and len(options.pair) != len(options.text):
-        raise UserError(f"--pair must be given as often as --text: {len(options.text)} times, not {len(options.pair)}")
+        raise UserError(
+            Code.MISMATCHED_INPUT,
+            f"--pair must be given {len(options.text)} times, as often as --text, not {len(options.pair)}",
+        )
     if not options.model.is_dir():
-        raise UserError(f"{options.model}: no such folder")
+        raise UserError(Code.MISSING_FILE, f"{options.model}: no such folder")
     from kdbench.inference.classifier import load_classifier  # loads torch: not for --help
 
     quiet_libraries()
@@ -104,7 +107,7 @@ def _answer(options: argparse.Namespace) -> int:
 
 
 def _print_json(model: Path, rows: Sequence[tuple[str, ...]], answers: Sequence[Any], fields: Sequence[str]) -> None:
-    """`fields`: of an answer; null where there is none."""
+    """Print the document; `fields` are the parts of an answer, null for a blank text."""
     found = [
         dict(zip(("text", "pair"), row, strict=False)) | (dict.fromkeys(fields) if answer is None else answer._asdict())
         for row, answer in zip(rows, answers, strict=True)

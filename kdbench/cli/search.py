@@ -1,8 +1,8 @@
-"""A search on optuna's ask and tell: what is asked next, what a trial tells, and what came out.
+"""A search with optuna's ask-and-tell interface.
 
-A study is one journal file that several commands, on several machines, may share. A trial is an ordinary run with a
-content id: a settings asked twice is found done, and a trial that was killed goes on where it was. Only dev scores are
-told; the test score is read once, of the best trial, when all have been told.
+A study is one journal file, which commands on several machines may share. A trial is an ordinary run with a content
+id, so settings that are asked for twice are found done, and a killed trial resumes. optuna sees only dev scores. The
+test score is read once, for the best trial, after all trials.
 """
 
 import os
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     import optuna
     from optuna.distributions import BaseDistribution
 
-ENVIRONMENT = "KDBENCH_TRIAL"  # of a job: the trial's number, the rules and the study's file
-_NAME = "kdbench"  # of the one study in a file
-_LOST = "lost"  # user attribute of a trial whose command died, and which is asked again
-_WORKER = "worker"  # user attribute: which command asked for it
+ENVIRONMENT = "KDBENCH_TRIAL"  # for a job: the trial's number, the rules and the study's file
+_NAME = "kdbench"  # name of the only study in a file
+_LOST = "lost"  # user attribute of a trial whose command died; it is repeated
+_WORKER = "worker"  # user attribute: the command that asked for the trial
 
 
 class Rules(NamedTuple):
-    """How a study searches; as conf/hydra/sweeper/optuna.yaml has it."""
+    """The settings of a search, as in conf/hydra/sweeper/optuna.yaml."""
 
     seed: int
     prune: bool
@@ -37,7 +37,7 @@ class Rules(NamedTuple):
 
 
 def open_study(file: Path, rules: Rules | None = None) -> "optuna.Study":
-    """The study in `file`, made where there is none; `rules` are of the process that asks and prunes."""
+    """Return the study in `file`, created if needed. `rules` are needed by a process that asks or prunes."""
     import optuna
     from optuna.storages.journal import JournalFileBackend
 
@@ -61,7 +61,7 @@ def pruner(rules: Rules) -> "optuna.pruners.BasePruner":
 
 
 class Search:
-    """One command's part in a study."""
+    """The part of one command in a study."""
 
     def __init__(self, file: Path, space: "dict[str, BaseDistribution]", rules: Rules) -> None:
         self.file, self.space, self.rules = file, space, rules
@@ -70,7 +70,7 @@ class Search:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Within, what this command has asked for is taken for alive; at first, what dead ones left is asked again."""
+        """Mark this command as alive within the block. At its start, repeat the trials of commands that died."""
         with FileLock(self._lock(self.worker)):
             for trial in self.study.get_trials(deepcopy=False):
                 if not trial.state.is_finished() and _WORKER in trial.user_attrs:
@@ -79,10 +79,10 @@ class Search:
         Path(self._lock(self.worker)).unlink(missing_ok=True)
 
     def ask(self, limit: int) -> "optuna.Trial | None":
-        """The next trial, its values chosen; None where `limit` have been asked, by whichever command.
+        """Return the next trial with its values, or None if all commands together have asked for `limit`.
 
-        The draw is a function of the seed, how many trials were asked before, and what they have told: a search that
-        was killed and goes on asks what it would have asked.
+        The values depend only on the seed and on the number and scores of the trials before. So a search that resumes
+        after a kill asks for the same values.
         """
         import optuna
 
@@ -97,19 +97,19 @@ class Search:
             return trial
 
     def asked(self) -> "list[optuna.trial.FrozenTrial]":
-        """All trials of the study so far, without those that are asked again."""
+        """Return all trials of the study so far, without those that are repeated."""
         waiting = _states().WAITING
         return [t for t in self.study.get_trials(deepcopy=False) if t.state != waiting and not lost(t)]
 
     def close(self, trials: "list[optuna.Trial]") -> None:
-        """Mark those that have not told anything as failed."""
+        """Mark the trials without a result as failed."""
         running = {t.number for t in self.study.get_trials(deepcopy=False, states=(_states().RUNNING,))}
         for trial in trials:
             if trial.number in running:
                 self.study.tell(trial.number, state=_states().FAIL)
 
     def environment(self, trial: "optuna.Trial") -> str:
-        """What `of_this_job` reads."""
+        """Return the text that `of_this_job` reads."""
         return ":".join([str(trial.number), *(str(int(value)) for value in self.rules), str(self.file)])
 
     def _ask_again_if_dead(self, trial: "optuna.trial.FrozenTrial") -> None:
@@ -143,7 +143,7 @@ def _states() -> "type[optuna.trial.TrialState]":
 def _trial(study: "optuna.Study", number: int) -> "optuna.Trial":
     import optuna
 
-    return optuna.Trial(study, number)  # one study a file: optuna's id is its number
+    return optuna.Trial(study, number)  # a file has one study, so optuna's id is the number
 
 
 class OfThisJob:
@@ -154,23 +154,23 @@ class OfThisJob:
         self.trial = _trial(self.study, number)
 
     def watch(self, epoch: int, score: float) -> None:
-        """Tell a dev score. Raises Pruned where it is below the median of the other trials at that epoch."""
+        """Report a dev score. Raises Pruned if it is below the median of the other trials at that epoch."""
         self.trial.report(score, epoch)
         if self.trial.should_prune():
             self.study.tell(self.trial.number, state=_states().PRUNED)
             raise Pruned(
-                f"stopped by the search after epoch {epoch + 1}: dev score {100 * score:.2f}, and its best is"
-                " below the median of the trials before it"
+                f"stopped by the search after epoch {epoch + 1}: dev score {100 * score:.2f}; its best is below the"
+                " median of the trials before it"
             )
 
     def done(self, result: dict[str, Any]) -> None:
-        """Tell the dev score of a finished run, by the metric that chooses."""
+        """Report the dev score of a finished run in the metric that chooses."""
         self.trial.set_user_attr("folder", result["folder"])
         self.study.tell(self.trial.number, result["metrics"]["dev"][metric_of(result)])
 
 
 def of_this_job() -> OfThisJob | None:
-    """The trial that this job is, where it is one of a search."""
+    """Return the trial of this job, or None if it is not part of a search."""
     given = os.environ.get(ENVIRONMENT)
     if given is None:
         return None
@@ -179,7 +179,7 @@ def of_this_job() -> OfThisJob | None:
 
 
 def announce(trials: "list[optuna.trial.FrozenTrial]", file: Path) -> None:
-    """Print what came out: the best by dev, of how many, and its test score, which chose nothing."""
+    """Print the result: the number of trials, the best on dev, and its test score, which chose nothing."""
     states = _states()
     counts = {state: sum(trial.state == state for trial in trials) for state in states}
     print(

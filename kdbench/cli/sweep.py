@@ -1,8 +1,8 @@
-"""What the jobs of a command know of it and tell it back, in whichever process or machine a launcher runs them.
+"""The folder in which a command and its jobs exchange messages, whatever process or machine a job runs on.
 
-A launcher's processes import kdbench anew. All they share with the command that started them is a folder, which
-Hydra hands to each job in an environment variable (`ENVIRONMENT`); a job in the command's own process uses the same.
-Where jobs may run on other machines it lies below `outputs`, which they share as well.
+A launcher's processes import kdbench anew. They share only this folder with the command; Hydra passes its path to each
+job in the environment variable `ENVIRONMENT`. A job in the command's own process uses it too. If jobs may run on other
+machines, the folder is below `outputs`, which they share.
 """
 
 import os
@@ -25,13 +25,13 @@ LOST = (
 
 
 class Told(NamedTuple):
-    """How a job stands: begun, done, pruned, stopped or failed, and why; of a done one, what may come next."""
+    """The state of a job: begun, done, pruned, stopped or failed. `reason` says why, or what may come next."""
 
     label: str
     state: str = "begun"
     reason: str = ""
     exit_code: int = 0
-    runs: Sequence[tuple[str, str | None]] = ()  # finished ones that it did, found or needed, each with its teacher's
+    runs: Sequence[tuple[str, str | None]] = ()  # finished runs that it made or used, each with its teacher's
 
 
 @dataclass(frozen=True)
@@ -41,25 +41,25 @@ class Sweep:
     argv: list[str]
     swept: list[str]  # keys
     jobs: int
-    process: str  # which waits for the jobs, or does them
-    max_failures: int | None = None  # so many failed jobs and no other begins
+    process: str  # the one that waits for the jobs, or does them
+    max_failures: int | None = None  # the number of failed jobs after which none starts
 
     @property
     def elsewhere(self) -> bool:
-        """Whether this process does a job for another one."""
+        """Return whether this process does a job for another one."""
         return here() != self.process
 
 
 def here() -> str:
-    """This process, among those of all machines."""
+    """Return a name for this process that is unique among all machines."""
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
 @contextmanager
 def shared(sweep: Sweep, outputs: Path | None) -> Iterator[Path]:
-    """Within, the folder in which the sweep's jobs find it; below `outputs`, or on this machine where that is None.
+    """Yield the folder in which the jobs find the sweep: below `outputs`, or a temporary one if that is None.
 
-    One below `outputs` stays where the block was left by an exception: jobs in a queue go on and still ask for it.
+    After an exception a folder below `outputs` stays, because jobs in a queue may still need it.
     """
     with explained(outputs or Path(tempfile.gettempdir())):
         if outputs is not None:
@@ -85,21 +85,21 @@ class Job:
         self.sweep = Sweep(**read_json(self.folder / "sweep.json"))
 
     def begin(self) -> bool:
-        """Whether it may: not where as many jobs have failed as the command allows."""
+        """Return whether the job may start, which it may not after too many failures."""
         if enough_failed(self.folder):
             return False
         self.tell("begun")
         return True
 
     def tell(self, state: str, reason: str = "", exit_code: int = 0) -> None:
-        """Keep how it stands for the end of the sweep; where nobody waits for that any more, say nothing."""
+        """Save the state of the job for the end of the sweep, if the command still waits for it."""
         if self.folder.is_dir():
             runs = [(str(folder), None if teacher is None else str(teacher)) for folder, teacher in self.runs.items()]
             write_json(_place(self.folder, self.number), Told(self.label, state, reason, exit_code, runs))
 
 
 def enough_failed(folder: Path) -> bool:
-    """Whether no other job of the sweep is to begin."""
+    """Return whether as many jobs have failed as the command allows."""
     limit = Sweep(**read_json(folder / "sweep.json")).max_failures
     if limit is None:
         return False
@@ -108,16 +108,16 @@ def enough_failed(folder: Path) -> bool:
 
 
 def told(folder: Path, jobs: int) -> list[Told]:
-    """What the jobs have told, by number; those that have not begun are left out.
+    """Return the states of the jobs that have begun, by number.
 
-    Each is asked for by name: a network file system may list a folder as it was a minute ago.
+    Each file is opened by name, because a network file system may list a folder with a delay.
     """
     places = [_place(folder, number) for number in range(jobs)]
     return [Told(*read_json(place)) for place in places if place.is_file()]
 
 
 def failures(told: list[Told], stopped: bool) -> list[tuple[str, str]]:
-    """(overrides, reason) of each job that failed; `stopped`: the command was, which has ended the others."""
+    """Return (overrides, reason) of each failed job. If the command was `stopped`, unfinished jobs did not fail."""
     shown = {"failed"} if stopped else {"failed", "begun"}
     return [(one.label, one.reason or LOST) for one in told if one.state in shown]
 

@@ -1,4 +1,4 @@
-"""Texts to be asked about, from a file: a row each, in the file's order, blank ones too."""
+"""The texts for a prediction from a file: one row each, in the file's order, including blank ones."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.data import tables
-from kdbench.errors import UserError
+from kdbench.errors import Code, UserError
 from kdbench.schema import DatasetConfig
 from kdbench.sources import files
 
@@ -19,13 +19,12 @@ Row = tuple[str, ...]  # a text, or two
 
 
 def read(path: Path, trained: DatasetConfig) -> list[Row]:
-    """Return the rows of a table, in the columns of the training data; of another file its lines, of pairs two with a
-    tab between.
+    """Return the rows of a table, in the columns of the training data, or the lines of any other file.
 
-    The text is UTF-8 or, where it is not, in the encoding of the training data. A row without a text is one of blank
-    texts, so that answers stand beside the file's rows. Raises UserError.
+    A line of pairs has two texts with a tab between them. The encoding is UTF-8 or else that of the training data. A
+    row without a text becomes blank texts, so that answers and rows correspond. Raises UserError.
     """
-    config = replace(trained, label=trained.text)  # what is asked about needs no label
+    config = replace(trained, label=trained.text)  # a prediction needs no labels
     columns = [name for name in (config.text, config.text_pair) if name is not None]
     try:
         if str(path) == "-":
@@ -37,7 +36,7 @@ def read(path: Path, trained: DatasetConfig) -> list[Row]:
             return _whole_table(path, config, columns)
         text = _decoded(path, data, config.encoding)
     except OSError as error:
-        raise UserError(f"--file {path}: {error.strerror}") from error
+        raise UserError(Code.MISSING_FILE, f"--file {path}: {error.strerror}") from error
     match ending:
         case ".csv" | ".tsv" | ".tab":
             return list(_table(path, ending, text, config, columns))
@@ -55,12 +54,13 @@ def _decoded(path: Path, data: bytes, trained: str) -> str:
             return files.text(path, data, trained)
         windows = f"iconv -f cp1252 -t utf-8 {path} > utf8{path.suffix} converts a Windows file"
         raise UserError(
-            f"--file {path}: is not UTF-8 (byte {error.start}). {windows}, -f gb18030 a Chinese one"
+            Code.WRONG_ENCODING,
+            f"--file {path}: must be UTF-8 (byte {error.start}). {windows}, -f gb18030 a Chinese one",
         ) from error
 
 
 def _whole_table(path: Path, config: DatasetConfig, columns: Sequence[str]) -> list[Row]:
-    """Of a format that has no lines."""
+    """Return the rows of a table in a format without lines."""
     table = tables.read(path, config)
     return [
         tuple("" if cell is None else str(cell) for cell in row)
@@ -83,9 +83,12 @@ def _objects(path: Path, text: str, columns: Sequence[str]) -> Iterator[Row]:
         try:
             row: Any = json.loads(line) if line.strip() else dict.fromkeys(columns, "")
         except ValueError as error:
-            raise UserError(f"--file {path}, line {number}: is no JSON: {error}") from error
+            raise UserError(Code.UNREADABLE_TABLE, f"--file {path}, line {number}: must be JSON: {error}") from error
         if not isinstance(row, dict):
-            raise UserError(f'--file {path}, line {number}: must be an object, such as {{"{columns[0]}": "..."}}')
+            raise UserError(
+                Code.UNREADABLE_TABLE,
+                f'--file {path}, line {number}: must be an object, such as {{"{columns[0]}": "..."}}',
+            )
         _require(f"{path}, line {number}", list(row), columns)
         yield tuple("" if row[name] is None else str(row[name]) for name in columns)
 
@@ -98,11 +101,14 @@ def _lines(path: Path, text: str, columns: Sequence[str]) -> Iterator[Row]:
         elif not line.strip():
             yield ("",) * len(columns)
         else:
-            raise UserError(f"--file {path}, line {number}: this model reads two texts with a tab between them")
+            raise UserError(
+                Code.MISMATCHED_INPUT,
+                f"--file {path}, line {number}: must have two texts with a tab between them",
+            )
 
 
 def _whole_lines(text: str) -> list[str]:
-    """What ends at a line feed; the last needs none."""
+    """Return the lines, each ended by a line feed except perhaps the last."""
     lines = [line.rstrip("\r") for line in text.split("\n")]
     return lines[:-1] if not lines[-1] else lines
 
@@ -111,5 +117,6 @@ def _require(where: str, names: list[str], columns: Sequence[str]) -> None:
     if missing := [name for name in columns if name not in names]:
         there = ", ".join(names)
         raise UserError(
-            f"--file {where}: has no {missing[0]!r}, where this model's texts were in training; it has {there}"
+            Code.MISSING_COLUMN,
+            f"--file {where}: must have {missing[0]!r}, the column of the training texts; it has {there}",
         )

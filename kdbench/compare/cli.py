@@ -11,7 +11,7 @@ from typing import Any
 from kdbench.compare import diff, frame, pivot
 from kdbench.compare.collect import Run, read_runs
 from kdbench.compare.columns import Sheet
-from kdbench.compare.keys import UnknownKeyError, Wanted
+from kdbench.compare.keys import Wanted
 from kdbench.compare.notes import sheets
 from kdbench.compare.options import Parser, parser
 from kdbench.compare.rows import build_tables, ordered
@@ -47,8 +47,8 @@ def _watched_or_compared(made: Parser, options: argparse.Namespace) -> int:
 
             return watch(options.roots, options.format == "json")
         return _compare(options)
-    except (UnknownKeyError, diff.NotARunError, UserError) as error:
-        made.error(str(error))
+    except UserError as error:
+        made.error(error.line)
 
 
 def _compare(options: argparse.Namespace) -> int:

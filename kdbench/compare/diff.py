@@ -10,6 +10,7 @@ from typing import Any
 from kdbench.compare.collect import Run
 from kdbench.compare.columns import NOTHING, Column, Sheet
 from kdbench.compare.keys import Source, flat, inner
+from kdbench.errors import Code, UserError
 from kdbench.storage.files import read_json
 from kdbench.storage.results import RESULTS
 
@@ -19,10 +20,6 @@ RECORDED = (
     "versions",
 )  # fmt: skip
 # Of results.json, what is compared after the settings, in this order; the rest are figures.
-
-
-class NotARunError(Exception):
-    """A name that is neither a finished run's folder nor its id."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,7 @@ def find(name: str, runs: Iterable[Run]) -> Path:
     ids = sorted({run.id for run in fitting})
     if len(ids) != 1:
         why = f"it fits {', '.join(ids)}" if ids else "no finished run has this id"
-        raise NotARunError(f"{name}: {why}; give a run's folder, its id as in the table, or id/seed1")
+        raise UserError(Code.NOT_A_RUN, f"{name}: {why}; give a run's folder, its id as in the table, or id/seed1")
     return fitting[0].path
 
 

@@ -24,10 +24,6 @@ SHORT = {
 PLACES = {"method.": "identity.parameters.", "student.layers": "identity.layers"}  # keys of config.yaml in results.json
 
 
-class UnknownKeyError(Exception):
-    """A key that no run has; the message suggests the nearest."""
-
-
 def inner(value: Any, key: str) -> tuple[Any, bool]:
     """Return the value at the dotted `key`, and whether there is one."""
     for part in key.split("."):
@@ -99,10 +95,11 @@ class Wanted:
         return values
 
     def check(self) -> None:
-        """Raise UnknownKeyError for a key that no run has."""
+        """Raise UserError for a key that no run has."""
         unknown = [key for key in self.keys if key not in self.found]
         if unknown and self.samples:
-            from kdbench.errors import nearest
+            from kdbench.errors import Code, UserError, nearest
 
             close = nearest(unknown[0], set().union(*(source.keys() for source in self.samples.values())))
-            raise UnknownKeyError(f"no run has the key {unknown[0]}" + (f"; did you mean {close}?" if close else ""))
+            problem = f"no run has the key {unknown[0]}" + (f"; did you mean {close}?" if close else "")
+            raise UserError(Code.UNKNOWN_KEY, problem)

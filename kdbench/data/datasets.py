@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from kdbench.data.readers import Rows, read_splits
 from kdbench.data.report import DataReport, FileReport, SplitReport, class_counts, file_report
 from kdbench.data.tables import Dropped
-from kdbench.errors import SourceError
+from kdbench.errors import Code, SourceError
 from kdbench.schema import DatasetConfig
 from kdbench.sources.fetch import parse
 from kdbench.tasks import kind, traits
@@ -88,7 +88,7 @@ def load_dataset(config: DatasetConfig, cache: Path) -> TextData:
     rows = read_splits(config, cache)
     train = rows["train"]
     if all(label is None for label in train.labels):
-        raise SourceError(f"dataset.splits.train={config.splits.train} has no row with a label.")
+        raise SourceError(Code.MISSING_LABELS, f"dataset.splits.train={config.splits.train} has no row with a label.")
     names = kind(config.task).label_names(train.labels, train.names, config)
     notes: list[str] = []
     parts, files = _labelled(rows, names, config, notes)
@@ -150,8 +150,9 @@ def _labelled(
         texts = [read.texts[row] for row in kept]
         if not kept or ("-1" not in names and _hidden([read.labels[row] for row in kept])):
             raise SourceError(
+                Code.MISSING_LABELS,
                 f"dataset.splits.{part}={official[part]} has no labels. If they are kept back, let the official dev"
-                " be the test: dataset.splits.test=validation dataset.splits.dev=null."
+                " be the test: dataset.splits.test=validation dataset.splits.dev=null.",
             )
         where = f"dataset.splits.{part}={official[part]}"
         labels = kind(config.task).encode([read.labels[row] for row in kept], names, texts, where)
@@ -241,8 +242,9 @@ def cut(
     if not len(held):
         most = np.unique(classes, return_counts=True)[1].max()
         raise SourceError(
+            Code.TOO_FEW_ROWS,
             f"no class has {parts} rows, one for each of {parts} splits (the largest has {most}): dev or test cannot be"
-            " cut from train. Name their files, dataset.splits.dev and dataset.splits.test."
+            " cut from train. Name their files, dataset.splits.dev and dataset.splits.test.",
         )
     return split.take(np.setdiff1d(np.arange(len(split)), held)), split.take(held)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from kdbench.data import tables
 from kdbench.data.tables import Reading, Table
-from kdbench.errors import SourceError
+from kdbench.errors import Code, SourceError
 from kdbench.schema import DatasetConfig
 from kdbench.sources import files
 from kdbench.sources.fetch import Source, ask_hub, fetch_wheel, hub_commit, parse
@@ -34,9 +34,7 @@ def read_splits(config: DatasetConfig, cache: Path) -> dict[str, Rows]:
 
     Raises SourceError for a source, file, split or column that is missing or cannot be read.
     """
-    source = parse(config.source)
-    if fault := check_source(config.source, config.sha256, "dataset.source"):
-        raise SourceError(f"dataset.source={config.source}: {fault}")
+    source = check_source(config.source, config.sha256, "dataset.source")
     names = table_files(config)
     if names is None:
         return _read_hub(config, cache)
@@ -77,7 +75,10 @@ def _read_hub(config: DatasetConfig, cache: Path) -> dict[str, Rows]:
         if name is None:
             continue
         if name not in found:
-            raise SourceError(f"dataset.splits.{split}={name}: {config.source} has the splits {', '.join(found)}.")
+            raise SourceError(
+                Code.MISSING_COLUMN,
+                f"dataset.splits.{split}={name}: {config.source} has the splits {', '.join(found)}.",
+            )
         read[split], declared = _hub_table(found[name], f"{config.source}, split {name}", config)
     return _rows(read, config, declared)
 
@@ -98,8 +99,9 @@ def _load(path: str, config: DatasetConfig, cache: Path, revision: str | None = 
         )
     except (ValueError, OSError, HTTPError, datasets.exceptions.DatasetsError) as error:
         raise SourceError(
+            Code.UNREADABLE_TABLE,
             f"dataset.source={config.source} dataset.subset={config.subset} cannot be read:"
-            f" {' '.join(str(error).strip().splitlines()[:2])}"
+            f" {' '.join(str(error).strip().splitlines()[:2])}",
         ) from error
 
 

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kdbench.errors import SettingError, SourceError
+from kdbench.errors import Code, SettingError, SourceError
 from kdbench.schema import SEPARATORS, TASKS, DatasetConfig
 from kdbench.sources import files
 from kdbench.tasks import traits
@@ -81,7 +81,9 @@ def read(path: Path, config: DatasetConfig) -> Table:
     if ending == ".xlsx":
         return _xlsx(path, io.BytesIO(data), config)
     if ending not in (*files.TABLES, files.TEXT):
-        raise SourceError(f"{path}: its ending says of no format that is read. These are: {files.FORMATS}.")
+        raise SourceError(
+            Code.INVALID_SOURCE, f"{path}: its ending says of no format that is read. These are: {files.FORMATS}."
+        )
     text = files.text(path, data, config.encoding)
     if ending in _LINES:
         return _json_lines(path, text, config)
@@ -125,6 +127,7 @@ def names_at_start(path: Path, config: DatasetConfig) -> list[str] | None:
 def _require_columns(path: Path, ending: str, config: DatasetConfig) -> None:
     if ending == ".txt" and config.delimiter is None:
         raise SettingError(
+            Code.UNREADABLE_TABLE,
             "dataset.delimiter",
             "null",
             f"{path}: a .txt holds texts without labels, for corpus.running. If it is a table, say what separates its"
@@ -249,7 +252,7 @@ def _records(path: Path, text: str, sign: str, line: int, width: int, quotes: bo
             spread |= reader.line_num > last + 1
             last = reader.line_num
     except csv.Error as error:
-        raise SourceError(f"{path}, line {line + last}, cannot be read: {error}.") from error
+        raise SourceError(Code.UNREADABLE_TABLE, f"{path}, line {line + last}, cannot be read: {error}.") from error
     if rows[-1] != [_END]:
         return _Records(rows, lines, False, spread)
     return _Records(rows[:-1], lines[:-1], True, spread)
@@ -260,15 +263,18 @@ def _delimited(path: Path, ending: str, text: str, config: DatasetConfig) -> Tab
     try:
         header = header_of(path, ending, text[:START], config)
     except csv.Error as error:
-        raise SourceError(f"{path} cannot be read as a table: {error}.") from error
+        raise SourceError(Code.UNREADABLE_TABLE, f"{path} cannot be read as a table: {error}.") from error
     names, notes = header.names, list(header.notes)
     if not names:
-        raise SourceError(f"{path} is empty.")
+        raise SourceError(Code.UNREADABLE_TABLE, f"{path} is empty.")
     require(path, names, config)
     for key, name in wanted(config):
         if names.count(name) > 1:
             raise SettingError(
-                f"dataset.{key}", name, f"{path} has {names.count(name)} columns of this name: rename one."
+                Code.MISSING_COLUMN,
+                f"dataset.{key}",
+                name,
+                f"{path} has {names.count(name)} columns of this name: rename one.",
             )
     records = _unquoted(path, text[header.begin :], header, notes)
     body = [at for at in range(header.rows, len(records.rows)) if not _blank(records.rows[at])]
@@ -281,7 +287,7 @@ def _delimited(path: Path, ending: str, text: str, config: DatasetConfig) -> Tab
     other = [at for at in body if len(records.rows[at]) != len(names)]
     if len(other) > _MOST_LEFT_OUT * len(body):
         said = _other_width(path, records, other, body, header)
-        raise SourceError(f"{said}{_backslashes(text)}")
+        raise SourceError(Code.UNREADABLE_TABLE, f"{said}{_backslashes(text)}")
     reason = "another number of columns than the header" if config.header else "another number of columns than most"
     dropped = (Dropped(reason, len(other), records.lines[other[0]]),) if other else ()
     kind = "orange tab" if header.rows == 3 else ending.removeprefix(".")
@@ -312,8 +318,9 @@ def _unquoted(path: Path, text: str, header: Header, notes: list[str]) -> _Recor
             return plain
     if not usual.closed:
         raise SourceError(
+            Code.UNREADABLE_TABLE,
             f"{path}: a quote that opens in line {usual.lines[-1]} is never closed; double it if it is text."
-            f"{_backslashes(text)}"
+            f"{_backslashes(text)}",
         )
     return usual
 
@@ -349,9 +356,12 @@ def _json_lines(path: Path, text: str, config: DatasetConfig, notes: tuple[str, 
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise SourceError(f"{path}, line {number}, is not JSON: {error}.") from error
+            raise SourceError(Code.UNREADABLE_TABLE, f"{path}, line {number}, is not JSON: {error}.") from error
         if not isinstance(row, dict):
-            raise SourceError(f'{path}, line {number}: every line must be an object, {{"text": ..., "label": ...}}.')
+            raise SourceError(
+                Code.UNREADABLE_TABLE,
+                f'{path}, line {number}: every line must be an object, {{"text": ..., "label": ...}}.',
+            )
         rows.append(row)
         lines.append(number)
     return _objects(path, rows, lines, Reading(str(path), "jsonl", encoding=config.encoding, notes=notes), config)
@@ -366,7 +376,7 @@ def _json(path: Path, text: str, config: DatasetConfig) -> Table:
         with suppress(ValueError):
             if isinstance(json.loads(text.lstrip().partition("\n")[0]), dict):
                 return _json_lines(path, text, config, ("a .json with an object a line",))
-        raise SourceError(f"{path} is not JSON: {error}.") from error
+        raise SourceError(Code.UNREADABLE_TABLE, f"{path} is not JSON: {error}.") from error
     if isinstance(rows, dict):
         lists = {key: value for key, value in rows.items() if isinstance(value, list)}
         if len(lists) == 1:
@@ -375,7 +385,9 @@ def _json(path: Path, text: str, config: DatasetConfig) -> Table:
         elif wanted(config)[0][1] in rows and not lists:
             rows = [rows]  # one line of JSON lines
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise SourceError(f'{path} must hold a list of objects: [{{"text": ..., "label": ...}}, ...].')
+        raise SourceError(
+            Code.UNREADABLE_TABLE, f'{path} must hold a list of objects: [{{"text": ..., "label": ...}}, ...].'
+        )
     reading = Reading(str(path), "json", encoding=config.encoding, notes=notes)
     return _objects(path, rows, range(1, len(rows) + 1), reading, config)
 
@@ -384,7 +396,7 @@ def _objects(
     path: Path, rows: list[dict[str, Any]], lines: Sequence[int], reading: Reading, config: DatasetConfig
 ) -> Table:
     if not rows:
-        raise SourceError(f"{path} is empty.")
+        raise SourceError(Code.UNREADABLE_TABLE, f"{path} is empty.")
     names = _names(iter(rows))
     require(path, names, config)
     return Table(names, lambda name: [reached(row, name) for row in rows], lines, reading)
@@ -424,14 +436,19 @@ def _tagged(path: Path, text: str, config: DatasetConfig) -> Table:
     """CoNLL's form: a word a line, its tag in the last column, an empty line between sentences."""
     if not traits(config.task).words:
         able = " or ".join(name for name in TASKS if traits(name).words)
-        raise SourceError(f"{path} has a tag for each word: it is read with dataset.task={able}.")
+        raise SourceError(
+            Code.UNREADABLE_TABLE, f"{path} has a tag for each word: it is read with dataset.task={able}."
+        )
     sentences: list[list[list[str]]] = [[]]
     lines = []
     for number, line in enumerate(text.split("\n"), start=1):
         cells = line.split()
         if cells and not line.startswith("-DOCSTART-"):
             if len(cells) == 1:
-                raise SourceError(f"{path}, line {number}, has one column: a word and, last, its tag are needed.")
+                raise SourceError(
+                    Code.UNREADABLE_TABLE,
+                    f"{path}, line {number}, has one column: a word and, last, its tag are needed.",
+                )
             if not sentences[-1]:
                 lines.append(number)
             sentences[-1].append([cells[0], cells[-1]])
@@ -439,7 +456,7 @@ def _tagged(path: Path, text: str, config: DatasetConfig) -> Table:
             sentences.append([])
     kept = [[list(column) for column in zip(*sentence, strict=True)] for sentence in sentences if sentence]
     if not kept:
-        raise SourceError(f"{path} is empty.")
+        raise SourceError(Code.UNREADABLE_TABLE, f"{path} is empty.")
     table = dict(zip((config.text, str(config.label)), zip(*kept, strict=True), strict=True))
     return Table(list(table), table.__getitem__, lines, Reading(str(path), "conll", " ", config.encoding))
 
@@ -470,7 +487,9 @@ def _parquet(path: Path, source: Path | io.BytesIO, config: DatasetConfig) -> Ta
         outer = {name if name in top else name.partition(".")[0] for _, name in wanted(config)}
         table = pyarrow.parquet.read_table(source, columns=sorted(outer))
     except (ArrowException, OSError) as error:
-        raise SourceError(f"{path} cannot be read as parquet: {str(error).splitlines()[0]}") from error
+        raise SourceError(
+            Code.UNREADABLE_TABLE, f"{path} cannot be read as parquet: {str(error).splitlines()[0]}"
+        ) from error
 
     def column(name: str) -> list[Any]:
         if name in table.column_names:
@@ -485,7 +504,7 @@ def _xlsx(path: Path, file: Any, config: DatasetConfig) -> Table:
     try:
         import openpyxl
     except ImportError as error:
-        raise SourceError(f"{path}: .xlsx needs openpyxl: pip install 'kdbench[excel]'") from error
+        raise SourceError(Code.NOT_INSTALLED, f"{path}: .xlsx needs openpyxl: pip install 'kdbench[excel]'") from error
 
     try:
         with warnings.catch_warnings():
@@ -495,16 +514,20 @@ def _xlsx(path: Path, file: Any, config: DatasetConfig) -> Table:
                 sheet.title: [list(row) for row in sheet.iter_rows(values_only=True)] for sheet in book.worksheets
             }
     except Exception as error:  # openpyxl's own are of many kinds: KeyError, BadZipFile, InvalidFileException, ...
-        raise SourceError(f"{path} cannot be read as .xlsx: {type(error).__name__}: {error}") from error
+        raise SourceError(
+            Code.UNREADABLE_TABLE, f"{path} cannot be read as .xlsx: {type(error).__name__}: {error}"
+        ) from error
     full = {
         title: [(line, row) for line, row in enumerate(rows, 1) if any(cell not in (None, "") for cell in row)]
         for title, rows in sheets.items()
     }
     if config.subset is not None and config.subset not in full:
-        raise SourceError(f"dataset.subset={config.subset}: {path} has no such sheet; it has {', '.join(full)}.")
+        raise SourceError(
+            Code.MISSING_COLUMN, f"dataset.subset={config.subset}: {path} has no such sheet; it has {', '.join(full)}."
+        )
     filled = [title for title, rows in full.items() if rows]
     if not filled:
-        raise SourceError(f"{path} is empty.")
+        raise SourceError(Code.UNREADABLE_TABLE, f"{path} is empty.")
     title = config.subset or filled[0]
     notes = [f"sheet {title!r}"]
     if config.subset is None and len(filled) > 1:
@@ -538,7 +561,7 @@ def _as_text(cell: Any) -> Any:
 def require(where: Path | str, names: Sequence[str], config: DatasetConfig) -> None:
     """SourceError where a column that is read is missing."""
     for key, name, problem in missing(where, names, config):
-        raise SettingError(f"dataset.{key}", name, problem)
+        raise SettingError(Code.MISSING_COLUMN, f"dataset.{key}", name, problem)
 
 
 def missing(where: Path | str, names: Sequence[str], config: DatasetConfig) -> Iterator[tuple[str, str, str]]:

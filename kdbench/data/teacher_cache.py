@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from kdbench.data.batches import Examples
-from kdbench.errors import UserError
+from kdbench.errors import Code, UserError
 from kdbench.stage import IGNORED, Predict
 from kdbench.storage import files as store
 from kdbench.storage.cache import cached
@@ -30,7 +30,9 @@ def cached_outputs(what: str, examples: Examples, predict: Predict, weights: Pat
     def fill(staged: Path) -> None:
         outputs = compute_outputs(examples, predict)
         if not outputs.isfinite().all():
-            raise UserError(f"the teacher's {what} are not finite: {weights.parent} cannot teach")
+            raise UserError(
+                Code.UNSUITABLE_TEACHER, f"the teacher's {what} are not finite: {weights.parent} cannot teach"
+            )
         save_file({"ids": torch.from_numpy(examples.ids), what: outputs}, staged / "outputs.safetensors")
 
     folder = cached(cache / "teacher" / digest.hexdigest()[:16], fill)

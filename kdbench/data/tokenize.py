@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from kdbench.data.datasets import Split
 from kdbench.data.report import Counts
-from kdbench.errors import SourceError
+from kdbench.errors import Code, SourceError
 from kdbench.sources.foreign import with_pad_token
 from kdbench.storage.cache import cached
 from kdbench.storage.files import fitting, read_json, write_json
@@ -110,7 +110,9 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # whatever a parser of eight formats raises at files of others
-        raise SourceError(f"{folder}: its tokenizer cannot be read: {type(error).__name__}: {error}") from error
+        raise SourceError(
+            Code.MISMATCHED_MODEL, f"{folder}: its tokenizer cannot be read: {type(error).__name__}: {error}"
+        ) from error
     return with_pad_token(tokenizer)
 
 

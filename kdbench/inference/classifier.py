@@ -16,7 +16,7 @@ from kdbench.data.batches import Examples
 from kdbench.data.datasets import Split
 from kdbench.data.teacher_cache import compute_outputs
 from kdbench.data.tokenize import load_tokenizer, pad_id, tokenize_here
-from kdbench.errors import UserError
+from kdbench.errors import Code, UserError
 from kdbench.inference.finished_run import open_run, read_length
 from kdbench.inference.onnx import Graph
 from kdbench.models import students
@@ -69,7 +69,7 @@ class Classifier:
         Raises UserError where second texts are missing, too many or not read by the model.
         """
         if isinstance(texts, str):
-            raise UserError("texts must be a list of texts: [text]")
+            raise UserError(Code.MISMATCHED_INPUT, "texts must be a list of texts: [text]")
         if not len(texts):
             return []
         return kind(self.task).tell(self._logits(texts, pairs), texts, self.labels, self.probable)
@@ -82,7 +82,10 @@ class Classifier:
         """Return the logits of n >= 1 texts in the form that `kdbench.tasks` lists."""
         if self.pairs != (pairs is not None) or (pairs is not None and len(pairs) != len(texts)):
             needed = f"{len(texts)} second texts" if self.pairs else "single texts"
-            raise UserError(f"this model reads {needed}, given were {'none' if pairs is None else len(pairs)}")
+            raise UserError(
+                Code.MISMATCHED_INPUT,
+                f"this model reads {needed}, given were {'none' if pairs is None else len(pairs)}",
+            )
         if kind(self.task).words:
             texts = [" ".join(text.split()) for text in texts]
         labels = kind(self.task).unknown(texts)
@@ -105,7 +108,10 @@ def load_classifier(folder: Path) -> Classifier:
     if (folder / "config.json").is_file() and (folder / "config.yaml").is_file():
         return classifier_of(folder, folder, model_predict(folder))
     if not (folder / RESULTS).is_file():
-        raise UserError(f"{folder} is no model: name a finished run (outputs/<...>/seed0) or what was exported of one")
+        raise UserError(
+            Code.NOT_A_RUN,
+            f"{folder} is no model: name a finished run (outputs/<...>/seed0) or what was exported of one",
+        )
     model = open_run(folder).model
     return classifier_of(folder, model, model_predict(model))
 

@@ -13,7 +13,7 @@ from kdbench.data.batches import Examples
 from kdbench.data.datasets import Split, TextData
 from kdbench.data.stored import stored_dataset
 from kdbench.data.tokenize import pad_id, tokenize
-from kdbench.errors import UserError
+from kdbench.errors import Code, UserError
 from kdbench.models import students
 from kdbench.schema import DatasetConfig
 from kdbench.storage.results import PREDICTIONS, RESULTS, verify_run
@@ -66,8 +66,9 @@ class FinishedRun:
             own = [(row["id"], row["label"]) for row in rows if row["split"] == name]
             if own != list(zip(split.ids.tolist(), plain(split.labels), strict=True)):
                 raise UserError(
+                    Code.CHANGED_DATA,
                     f"{self.dataset.source} has other {name} examples than when {self.folder} read it: bring back the"
-                    " data, or do the run again"
+                    " data, or do the run again",
                 )
         return data
 
@@ -91,10 +92,14 @@ def open_run(folder: Path) -> FinishedRun:
     folder = Path(os.path.expanduser(folder))
     result = verify_run(folder) if folder.is_dir() else None
     if result is None:
-        raise UserError(f"{folder} is no finished run: name the folder of a seed, such as outputs/<...>/seed0")
+        raise UserError(
+            Code.NOT_A_RUN, f"{folder} is no finished run: name the folder of a seed, such as outputs/<...>/seed0"
+        )
     if result.get("phase") == "general":
-        raise UserError(f"{folder} holds stages before a task: it has no classifier. Name a run of a task")
+        raise UserError(
+            Code.NOT_A_RUN, f"{folder} holds stages before a task: it has no classifier. Name a run of a task"
+        )
     if not (folder / "model").is_dir():
         missing = "its model folder is missing: give the run's command again"
-        raise UserError(f"{folder}: {KEEPS_NONE.get(result['identity']['method'], missing)}")
+        raise UserError(Code.NOT_A_RUN, f"{folder}: {KEEPS_NONE.get(result['identity']['method'], missing)}")
     return FinishedRun(folder, result, OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))  # type: ignore[arg-type]

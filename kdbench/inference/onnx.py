@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kdbench.errors import UserError
+from kdbench.errors import Code, UserError
 from kdbench.models import tfidf
 from kdbench.models.fastbert import FastBert, uncertainty
 from kdbench.stage import Batch
@@ -86,7 +86,10 @@ def to_onnx(model: Any, path: Path, pairs: bool) -> float:
     UserError where the architecture has no graph, or where the graph does not answer as the model does.
     """
     if model.config.model_type == "kdbench_bilstm":
-        raise UserError("a BiLSTM has no ONNX graph: torch.onnx cannot trace its packed sequences. Ship its folder")
+        raise UserError(
+            Code.UNSUPPORTED_EXPORT,
+            "a BiLSTM has no ONNX graph: torch.onnx cannot trace its packed sequences. Ship its folder",
+        )
     if isinstance(model, tfidf.TfIdf):
         import onnx
 
@@ -143,8 +146,9 @@ def _checked(model: Any, graph: "Graph", pairs: bool) -> float:
             worst = max(worst, difference)
             if not difference <= TOLERANCE * max(1.0, expected.abs().max().item()):
                 raise UserError(
+                    Code.UNSUPPORTED_EXPORT,
                     f"the ONNX graph differs from PyTorch by {difference:.1e} at batch {size}, length {length}: nothing"
-                    f" was exported (allowed: {TOLERANCE:g} of the largest logit)"
+                    f" was exported (allowed: {TOLERANCE:g} of the largest logit)",
                 )
     return worst
 

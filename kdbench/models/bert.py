@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.errors import UserError
+from kdbench.errors import Code, UserError
 from kdbench.sources.foreign import read_config
 
 
@@ -62,7 +62,9 @@ def load(folder: Path, attention: str) -> Any:
     )
     model, report = loaded
     if report["missing_keys"]:
-        raise UserError(f"{folder}: weights are missing: {', '.join(sorted(report['missing_keys']))}")
+        raise UserError(
+            Code.INCOMPLETE_MODEL, f"{folder}: weights are missing: {', '.join(sorted(report['missing_keys']))}"
+        )
     return model.eval()
 
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from kdbench.errors import UserError
+from kdbench.errors import Code, UserError
 
 MODEL_TYPE = "kdbench_bilstm"
 SPECIAL = ("[PAD]", "[UNK]", "[MASK]")  # as kdbench.data.vocabulary has them
@@ -186,13 +186,17 @@ def load(folder: Path) -> BiLstm:
     try:
         fields = json.loads((folder / "config.json").read_text(encoding="utf8"))
         if fields["model_type"] != MODEL_TYPE:
-            raise UserError(f"{folder}: config.json is of a {fields['model_type']}, not of a {MODEL_TYPE}")
+            raise UserError(
+                Code.INCOMPLETE_MODEL, f"{folder}: config.json is of a {fields['model_type']}, not of a {MODEL_TYPE}"
+            )
         fields["id2label"] = {int(index): name for index, name in fields["id2label"].items()}
         with torch.random.fork_rng(devices=[]):  # the new weights are drawn, then replaced
             model = BiLstm(BiLstmConfig(**fields))
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{folder}: not a complete {MODEL_TYPE}: {type(error).__name__}: {error}") from error
+        raise UserError(
+            Code.INCOMPLETE_MODEL, f"{folder}: not a complete {MODEL_TYPE}: {type(error).__name__}: {error}"
+        ) from error
     return model.eval()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdbench.errors import UserError
+from kdbench.errors import Code, UserError
 from kdbench.models.bert import labels_words
 
 # DistilBERT's modules and BERT's, within a layer.
@@ -71,7 +71,9 @@ def load(folder: Path, attention: str) -> Any:
     )
     model, report = loaded
     if report["missing_keys"]:
-        raise UserError(f"{folder}: weights are missing: {', '.join(sorted(report['missing_keys']))}")
+        raise UserError(
+            Code.INCOMPLETE_MODEL, f"{folder}: weights are missing: {', '.join(sorted(report['missing_keys']))}"
+        )
     return model.eval()
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from kdbench.errors import UserError
+from kdbench.errors import Code, UserError
 from kdbench.models.encoder import attention_bias
 
 WIDTH = 128  # of a branch head
@@ -214,7 +214,7 @@ def load(folder: Path, attention: str) -> FastBert:
         model = FastBert(config)
     missing = model.load_state_dict(weights, strict=False).missing_keys
     if missing:
-        raise UserError(f"{folder}: weights are missing: {', '.join(sorted(missing))}")
+        raise UserError(Code.INCOMPLETE_MODEL, f"{folder}: weights are missing: {', '.join(sorted(missing))}")
     return model.eval()
 
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.errors import UserError
+from kdbench.errors import Code, UserError
 from kdbench.models.encoder import attention_bias
 
 
@@ -131,7 +131,9 @@ def _load(model_class: Any, folder: Path, attention: str) -> Any:
         folder, attn_implementation=attention, dtype=torch.float32, output_loading_info=True
     )
     if report["missing_keys"]:
-        raise UserError(f"{folder}: weights are missing: {', '.join(sorted(report['missing_keys']))}")
+        raise UserError(
+            Code.INCOMPLETE_MODEL, f"{folder}: weights are missing: {', '.join(sorted(report['missing_keys']))}"
+        )
     return model.eval()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from kdbench.errors import UserError
+from kdbench.errors import Code, UserError
 
 _OF_THE_CHECKPOINT = (  # not the student's
     "architectures", "id2label", "label2id", "num_labels", "problem_type", "torch_dtype", "dtype",
@@ -69,7 +69,9 @@ def load(folder: Path, model_type: str, attention: str) -> Any:
     )
     model, report = loaded
     if report["missing_keys"]:
-        raise UserError(f"{folder}: weights are missing: {', '.join(sorted(report['missing_keys']))}")
+        raise UserError(
+            Code.INCOMPLETE_MODEL, f"{folder}: weights are missing: {', '.join(sorted(report['missing_keys']))}"
+        )
     return model.eval()
 
 
@@ -86,10 +88,11 @@ def load_pretrained(folder: Path, attention: str, seed: int) -> Any:
     model, report = loaded
     missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
     if missing:
-        raise UserError(f"{folder}: weights are missing: {', '.join(missing)}")
+        raise UserError(Code.INCOMPLETE_MODEL, f"{folder}: weights are missing: {', '.join(missing)}")
     if broken := [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]:
         raise UserError(
-            f"{folder}: {broken[0]} holds numbers that are not finite: the file is damaged, or its training was"
+            Code.MISMATCHED_MODEL,
+            f"{folder}: {broken[0]} holds numbers that are not finite: the file is damaged, or its training was",
         )
     model.set_attn_implementation(_attention(model.config.model_type, attention))
     return model.eval().requires_grad_(False)

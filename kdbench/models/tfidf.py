@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from kdbench.errors import UserError
+from kdbench.errors import Code, UserError
 
 MODEL_TYPE = "kdbench_tfidf"
 PAD, UNK, START = SPECIAL = ("[PAD]", "[UNK]", "[START]")  # ids 0, 1, 2; part of no n-gram
@@ -261,7 +261,9 @@ def load(folder: Path) -> TfIdf:
         model = TfIdf(TfIdfConfig(**fields))
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{folder}: not a complete {MODEL_TYPE}: {type(error).__name__}: {error}") from error
+        raise UserError(
+            Code.INCOMPLETE_MODEL, f"{folder}: not a complete {MODEL_TYPE}: {type(error).__name__}: {error}"
+        ) from error
     return model.eval()
 
 
@@ -287,7 +289,9 @@ def tokenizer_of(inputs: Sequence[tuple[str, ...]], analyzer: str) -> Any:
     trainer = WordLevelTrainer(vocab_size=2**31, min_frequency=0, special_tokens=list(SPECIAL), show_progress=False)
     made.train_from_iterator((text for given in inputs for text in given), trainer)
     if made.get_vocab_size() == len(SPECIAL):
-        raise UserError("method=tfidf: every text of train is blank: is dataset.text the column of the texts?")
+        raise UserError(
+            Code.INVALID_TEXT, "method=tfidf: every text of train is blank: is dataset.text the column of the texts?"
+        )
     start = SPECIAL.index(START)
     made.post_processor = TemplateProcessing(f"{START} $A", f"{START} $A {START} $B", [(START, start)])
     return PreTrainedTokenizerFast(

@@ -15,7 +15,7 @@ from torch import Tensor
 from kdbench.data.batches import Examples, TrainBatches
 from kdbench.data.datasets import Split
 from kdbench.data.teacher_cache import cached_outputs, compute_outputs
-from kdbench.errors import UserError
+from kdbench.errors import Code, UserError
 from kdbench.models import students
 from kdbench.models.encoders import view
 from kdbench.runs.models import Ensure, MaskedLm, RunModels
@@ -90,7 +90,9 @@ class Run(RunModels):
         else:
             result, folder = verify_run(Path(path)) or {}, Path(path)
         if result["identity"]["method"] == "tfidf":
-            raise UserError(f"{folder} is a run of TF-IDF, which is sure of nothing: name a run of a network")
+            raise UserError(
+                Code.NOT_A_RUN, f"{folder} is a run of TF-IDF, which is sure of nothing: name a run of a network"
+            )
         model = students.load(folder / "model", self.hardware.attention).to(self.accelerator.device)
         return self._finished(model, result, self.tokenizer_folder)
 

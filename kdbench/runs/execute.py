@@ -231,7 +231,7 @@ def _told(status: StatusFile) -> Iterator[None]:
         status.end("stopped", "interrupted: the same command resumes")
         raise
     except BaseException as error:
-        status.end("failed", str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
+        status.end("failed", error.line if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
         raise
     status.remove()
 

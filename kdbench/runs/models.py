@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from kdbench.data.tokenize import load_tokenizer
-from kdbench.errors import UserError
+from kdbench.errors import Code, UserError
 from kdbench.models import bert, bilstm, stock, students
 from kdbench.models.encoders import view
 from kdbench.runs.related import found_teacher_run, full_depth, general_run, mlm_run, teacher_run, uses_general
@@ -54,7 +54,10 @@ class RunModels(RunData):
         teacher = students.load(folder / "model", self.hardware.attention)
         names = [teacher.config.id2label[index] for index in range(teacher.config.num_labels)]
         if names != self.data.label_names:
-            raise UserError(f"{folder}: the teacher's labels {names} are not the data's {self.data.label_names}")
+            raise UserError(
+                Code.UNSUITABLE_TEACHER,
+                f"{folder}: the teacher's labels {names} are not the data's {self.data.label_names}",
+            )
         return self._still(teacher)
 
     def _teacher_run(self) -> RunConfig:
@@ -67,7 +70,9 @@ class RunModels(RunData):
             return found_teacher_run(self.config)
         if teacher.finetune is False:
             why = misfit or "its config.json names no classifier"
-            raise UserError(f"teacher.finetune=false: {teacher.source} cannot be used as it is: {why}")
+            raise UserError(
+                Code.UNSUITABLE_TEACHER, f"teacher.finetune=false: {teacher.source} cannot be used as it is: {why}"
+            )
         if misfit:
             log.info("teacher: the head of %s is not used: %s", teacher.source, misfit)
         length = teacher.schedule.length

@@ -15,7 +15,7 @@ from kdbench.data.report import PiecesReport, ReadReport
 from kdbench.data.stored import stored_dataset
 from kdbench.data.tokenize import pad_id, tokenize, vocabulary_size
 from kdbench.data.vocabulary import word_tokenizer
-from kdbench.errors import UserError
+from kdbench.errors import Code, UserError
 from kdbench.runs.identity import corpus_identity
 from kdbench.runs.related import uses_teacher
 from kdbench.schema import RunConfig, ScheduleConfig, StudentConfig, choose_layers
@@ -100,7 +100,10 @@ class RunData:
         method = self.config.method
         if name not in method.stages:
             there = ", ".join(method.stages)
-            raise UserError(f"method.stages.{name}: method={method.name} asks for it, and its YAML has only {there}")
+            raise UserError(
+                Code.MISSING_VALUE,
+                f"method.stages.{name}: method={method.name} asks for it, and its YAML has only {there}",
+            )
         schedule: ScheduleConfig = method.stages[name]
         return schedule
 

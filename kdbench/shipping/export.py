@@ -17,7 +17,7 @@ from filelock import FileLock
 from kdbench.console import quiet_libraries
 from kdbench.data.teacher_cache import compute_outputs
 from kdbench.data.tokenize import load_tokenizer
-from kdbench.errors import UserError
+from kdbench.errors import Code, UserError
 from kdbench.inference import measure
 from kdbench.inference.classifier import GRAPH, graph_predict, model_predict, speed_of
 from kdbench.inference.finished_run import FinishedRun, open_run
@@ -80,7 +80,7 @@ def _copy(run: FinishedRun, staged: Path) -> None:
 def _write_forms(run: FinishedRun, staged: Path, int8: bool) -> Forms:
     """Write the graphs, each into its folder with its results."""
     if int8 and students.model_type(run.model) == "kdbench_tfidf":
-        raise UserError(f"{NO_INT8}: --onnx")
+        raise UserError(Code.UNSUPPORTED_EXPORT, f"--int8 {NO_INT8}: use --onnx")
     names = ("onnx", "int8") if int8 else ("onnx",)
     for name in names:
         (staged / name).mkdir()

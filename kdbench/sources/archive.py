@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from kdbench.errors import SourceError
+from kdbench.errors import Code, SourceError
 from kdbench.storage.files import MANIFEST
 
 _LARGEST = 4 << 30  # bytes of all files together: several times bert-large's weights
@@ -25,12 +25,14 @@ def extract(path: Path, members: Sequence[str], folder: Path) -> None:
     """
     for member in members:
         if fault := _name_fault(member, members):
-            raise SourceError(f"{path.name}: {member!r} {fault}; refused.")
+            raise SourceError(Code.UNSAFE_CONTENT, f"{path.name}: {member!r} {fault}; refused.")
     try:
         with zipfile.ZipFile(path) as archive:
             infos = [_plain_file(path, archive, member) for member in members]
             if sum(info.file_size for info in infos) > _LARGEST:
-                raise SourceError(f"{path.name}: the files asked for are too large together; refused.")
+                raise SourceError(
+                    Code.UNSAFE_CONTENT, f"{path.name}: the files asked for are too large together; refused."
+                )
             for info in infos:
                 target = folder / info.filename
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +42,7 @@ def extract(path: Path, members: Sequence[str], folder: Path) -> None:
     except SourceError:
         raise
     except _UNREADABLE as error:
-        raise SourceError(f"{path.name} cannot be unpacked: {error}") from error
+        raise SourceError(Code.UNREADABLE_ARCHIVE, f"{path.name} cannot be unpacked: {error}") from error
 
 
 def _name_fault(member: str, members: Sequence[str]) -> str:
@@ -61,14 +63,20 @@ def _plain_file(path: Path, archive: zipfile.ZipFile, member: str) -> zipfile.Zi
     """The one entry of this name; another that differs in case alone would be the same file on some systems."""
     found = [info for info in archive.infolist() if info.filename.casefold() == member.casefold()]
     if not any(info.filename == member for info in found):
-        raise SourceError(f"{path.name} has no file {member!r}: check the names that the YAML gives.")
+        raise SourceError(
+            Code.UNREADABLE_ARCHIVE, f"{path.name} has no file {member!r}: check the names that the YAML gives."
+        )
     if len(found) > 1:
-        raise SourceError(f"{path.name} has {member!r} {len(found)} times, or in other cases; refused.")
+        raise SourceError(
+            Code.UNSAFE_CONTENT, f"{path.name} has {member!r} {len(found)} times, or in other cases; refused."
+        )
     (info,) = found
     kind = stat.S_IFMT(info.external_attr >> 16)  # 0: written without Unix modes
     disguised = info.orig_filename != info.filename or info.header_offset < 0
     if disguised or info.is_dir() or kind not in (0, stat.S_IFREG):
-        raise SourceError(f"{path.name}: {member!r} is a link, a folder or in disguise; refused.")
+        raise SourceError(Code.UNSAFE_CONTENT, f"{path.name}: {member!r} is a link, a folder or in disguise; refused.")
     if info.file_size > _LARGEST or info.file_size > _RATIO * max(info.compress_size, 1 << 10):
-        raise SourceError(f"{path.name}: {member!r} would unpack to {info.file_size} bytes: too large; refused.")
+        raise SourceError(
+            Code.UNSAFE_CONTENT, f"{path.name}: {member!r} would unpack to {info.file_size} bytes: too large; refused."
+        )
     return info

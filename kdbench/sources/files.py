@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import IO, NamedTuple
 
-from kdbench.errors import SourceError
+from kdbench.errors import Code, SourceError
 
 TAGGED = (".conll", ".bio")  # a word a line, with its tag
 TABLES = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json", ".parquet", ".xlsx", *TAGGED)
@@ -69,7 +69,9 @@ def opened(path: Path) -> Iterator[Opened]:
     except (zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
         if packed not in PACKED:
             raise
-        raise SourceError(f"{path} cannot be unpacked: {error}. Unpack it yourself and name the table.") from error
+        raise SourceError(
+            Code.UNREADABLE_ARCHIVE, f"{path} cannot be unpacked: {error}. Unpack it yourself and name the table."
+        ) from error
 
 
 def _one_table(path: Path, archive: zipfile.ZipFile) -> str:
@@ -78,7 +80,10 @@ def _one_table(path: Path, archive: zipfile.ZipFile) -> str:
     names = [name for name in names if not name.startswith("__MACOSX/") and not PurePath(name).name.startswith(".")]
     if len(names) != 1 or ending(names[0]) not in (*TABLES, TEXT):
         inside = f"{len(names)} files ({', '.join(names[:4])})" if len(names) != 1 else names[0]
-        raise SourceError(f"{path} holds {inside}, and must hold one table. Unpack it and name the file that is meant.")
+        raise SourceError(
+            Code.UNREADABLE_ARCHIVE,
+            f"{path} holds {inside}, and must hold one table. Unpack it and name the file that is meant.",
+        )
     return names[0]
 
 
@@ -94,7 +99,7 @@ def text(path: Path, data: bytes, encoding: str) -> str:
             raise _misfit(path, encoding, f"every other byte is 0, as in {wide}", wide) from error
         line = data.count(b"\n", 0, getattr(error, "start", 0)) + 1
         raise SourceError(
-            f"dataset.encoding={encoding} does not fit {path}, line {line}: {suggestion(data)}"
+            Code.WRONG_ENCODING, f"dataset.encoding={encoding} does not fit {path}, line {line}: {suggestion(data)}"
         ) from error
     if "\0" in whole[:100] and (wide := _wide(data)):
         raise _misfit(path, encoding, f"every other byte is 0, as in {wide}", wide)
@@ -123,12 +128,17 @@ def codec_of(encoding: str) -> str:
         with suppress(UnicodeError):
             b"a".decode(codec)  # "hex" is a codec and no encoding of text
     except (LookupError, ValueError) as error:
-        raise SourceError(f"dataset.encoding={encoding}: Python knows no such encoding of text.") from error
+        raise SourceError(
+            Code.WRONG_ENCODING, f"dataset.encoding={encoding}: Python knows no such encoding of text."
+        ) from error
     return codec
 
 
 def _misfit(path: Path, encoding: str, found: str, fitting: str) -> SourceError:
-    return SourceError(f"dataset.encoding={encoding} does not fit {path}: {found}. Set dataset.encoding={fitting}.")
+    return SourceError(
+        Code.WRONG_ENCODING,
+        f"dataset.encoding={encoding} does not fit {path}: {found}. Set dataset.encoding={fitting}.",
+    )
 
 
 def _wide(data: bytes) -> str | None:

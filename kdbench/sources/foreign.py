@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kdbench.errors import SourceError
+from kdbench.errors import Code, SourceError
 
 WEIGHTS = "model.safetensors"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
@@ -18,9 +18,9 @@ def read_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise SourceError(f"{path} cannot be read as JSON: {error}") from error
+        raise SourceError(Code.INCOMPLETE_MODEL, f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):
-        raise SourceError(f"{path} holds {type(value).__name__}, not a JSON object.")
+        raise SourceError(Code.INCOMPLETE_MODEL, f"{path} holds {type(value).__name__}, not a JSON object.")
     return value
 
 
@@ -33,9 +33,10 @@ def read_config(path: Path) -> dict[str, Any]:
     foreign = [key for key, value in _every_key(config) if key in _CODE or _foreign_kernel(key, value)]
     if foreign:
         raise SourceError(
+            Code.UNSAFE_CONTENT,
             f"{path}: {', '.join(foreign)} would load code or kernels from elsewhere; kdbench runs"
             " transformers' own code only."
-            "\nIf the weights need none of it, remove these keys from a local copy and use that."
+            "\nIf the weights need none of it, remove these keys from a local copy and use that.",
         )
     return config
 
@@ -46,11 +47,14 @@ def require_weights(folder: Path) -> None:
         return
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
     if not pickles:
-        raise SourceError(f"{folder} has no {WEIGHTS}: save the model there with save_pretrained.")
+        raise SourceError(
+            Code.INCOMPLETE_MODEL, f"{folder} has no {WEIGHTS}: save the model there with save_pretrained."
+        )
     raise SourceError(
+        Code.UNSAFE_CONTENT,
         f"{folder} has {pickles[0]}, but no {WEIGHTS}; kdbench reads no pickles, which can run code. Where you trust"
         f" it, convert it once:\npython -c \"from transformers import AutoModel as A; A.from_pretrained('{folder}')"
-        f".save_pretrained('{folder}')\""
+        f".save_pretrained('{folder}')\"",
     )
 
 
@@ -66,8 +70,9 @@ def with_pad_token(tokenizer: Any) -> Any:
         tokens = [token for token in (*named, *special) if token is not None]
         if not tokens:
             raise SourceError(
+                Code.MISMATCHED_MODEL,
                 f"{tokenizer.name_or_path}: its tokenizer has no padding token and no special token to pad with: set"
-                " pad_token in its tokenizer_config.json"
+                " pad_token in its tokenizer_config.json",
             )
         tokenizer.pad_token = tokens[0]
     return tokenizer

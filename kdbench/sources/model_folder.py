@@ -6,7 +6,7 @@ Only names, headers and JSON are read, so that a local teacher is judged before 
 from pathlib import Path
 from typing import Any
 
-from kdbench.errors import SourceError
+from kdbench.errors import Code, SourceError
 from kdbench.sources.foreign import WEIGHTS, read_config, read_object, require_weights
 from kdbench.sources.model_weights import verify_weights
 from kdbench.tasks import traits
@@ -78,9 +78,15 @@ def model_files(folder: Path) -> list[str]:
     """The names of the files that make up the model in `folder`; SourceError where one is missing."""
     names = [name for name in MODEL_FILES if (folder / name).is_file()]
     if "config.json" not in names:
-        raise SourceError(f"{folder} is not a model folder: it has no config.json (teacher.source, teacher.folder).")
+        raise SourceError(
+            Code.INCOMPLETE_MODEL,
+            f"{folder} is not a model folder: it has no config.json (teacher.source, teacher.folder).",
+        )
     if "tokenizer.json" not in names and "vocab.txt" not in names:
-        raise SourceError(f"{folder} has neither tokenizer.json nor vocab.txt: save the tokenizer beside the model.")
+        raise SourceError(
+            Code.INCOMPLETE_MODEL,
+            f"{folder} has neither tokenizer.json nor vocab.txt: save the tokenizer beside the model.",
+        )
     require_weights(folder)
     return names
 
@@ -101,9 +107,11 @@ def shape_of(folder: Path) -> dict[str, Any]:
     names = shape_names(architecture)
     for key in names.values():
         if type(config.get(key)) is not int:
-            raise SourceError(f"{path} gives no {key}: it is not an encoder's (model_type {architecture}).")
+            raise SourceError(
+                Code.UNSUPPORTED_MODEL, f"{path} gives no {key}: it is not an encoder's (model_type {architecture})."
+            )
         if config[key] < 1:
-            raise SourceError(f"{path} has {key}={config[key]}: it must be 1 or more.")
+            raise SourceError(Code.UNSUPPORTED_MODEL, f"{path} has {key}={config[key]}: it must be 1 or more.")
     return {"architecture": architecture} | {ours: config[theirs] for ours, theirs in names.items()}
 
 
@@ -141,17 +149,26 @@ def _few(names: list[str]) -> str:
 def _verify_config(path: Path, shape: dict[str, Any]) -> None:
     config, architecture = read_config(path), shape["architecture"]
     if architecture not in _FIXED:
-        raise SourceError(f"{path} has model_type={architecture}; kdbench reads {', '.join(_FIXED)}.")
+        raise SourceError(
+            Code.UNSUPPORTED_MODEL, f"{path} has model_type={architecture}; kdbench reads {', '.join(_FIXED)}."
+        )
     for key, value in _FIXED[architecture].items():
         if config.get(key, None if key in _MUST_SAY else value) != value:
             raise SourceError(
-                f"{path} has {key}={config.get(key)!r}; kdbench reads {architecture} with {value!r} only."
+                Code.UNSUPPORTED_MODEL,
+                f"{path} has {key}={config.get(key)!r}; kdbench reads {architecture} with {value!r} only.",
             )
     pad = config.get("pad_token_id")
     if pad is not None and (type(pad) is not int or not 0 <= pad < shape["vocab_size"]):
-        raise SourceError(f"{path} has pad_token_id={pad!r}, but vocab_size={shape['vocab_size']}: no such token.")
+        raise SourceError(
+            Code.MISMATCHED_MODEL,
+            f"{path} has pad_token_id={pad!r}, but vocab_size={shape['vocab_size']}: no such token.",
+        )
     if shape["hidden"] % shape["heads"]:
-        raise SourceError(f"{path}: num_attention_heads={shape['heads']} must divide hidden_size={shape['hidden']}.")
+        raise SourceError(
+            Code.UNSUPPORTED_MODEL,
+            f"{path}: num_attention_heads={shape['heads']} must divide hidden_size={shape['hidden']}.",
+        )
 
 
 def _verify_tokenizer(folder: Path, architecture: str, vocab_size: int) -> None:
@@ -160,13 +177,17 @@ def _verify_tokenizer(folder: Path, architecture: str, vocab_size: int) -> None:
         kind, known = read_config(settings).get("tokenizer_class"), _TOKENIZERS | _OWN_TOKENIZERS[architecture]
         if kind is not None and str(kind).removesuffix("Fast") not in known:
             legal = ", ".join(sorted(known))
-            raise SourceError(f"{settings} has tokenizer_class={kind}; kdbench reads {architecture} with {legal}.")
+            raise SourceError(
+                Code.UNSUPPORTED_MODEL,
+                f"{settings} has tokenizer_class={kind}; kdbench reads {architecture} with {legal}.",
+            )
     path = next(folder / name for name in ("tokenizer.json", "vocab.txt") if (folder / name).is_file())
     highest = max(_token_ids(path), default=-1)
     if highest >= vocab_size:
         raise SourceError(
+            Code.MISMATCHED_MODEL,
             f"{path} has tokens up to number {highest}, but config.json vocab_size={vocab_size}: it is the tokenizer"
-            " of another model."
+            " of another model.",
         )
 
 
@@ -175,10 +196,10 @@ def _token_ids(path: Path) -> list[int]:
         try:
             return list(range(len(path.read_text(encoding="utf8").splitlines())))
         except UnicodeDecodeError as error:
-            raise SourceError(f"{path} is not UTF-8: {error}") from error
+            raise SourceError(Code.MISMATCHED_MODEL, f"{path} is not UTF-8: {error}") from error
     from tokenizers import Tokenizer
 
     try:
         return list(Tokenizer.from_file(str(path)).get_vocab().values())
     except Exception as error:  # the library raises no narrower one
-        raise SourceError(f"{path} cannot be read as a tokenizer: {error}") from error
+        raise SourceError(Code.MISMATCHED_MODEL, f"{path} cannot be read as a tokenizer: {error}") from error

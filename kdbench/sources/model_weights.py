@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kdbench.errors import SourceError
+from kdbench.errors import Code, SourceError
 
 Size = tuple[str, str]  # rows and columns, by their keys in the shape
 
@@ -72,17 +72,26 @@ def verify_weights(path: Path, architecture: str, shape: dict[str, Any]) -> None
     layers = {int(match[1]) for name in found if (match := re.match(rf"{re.escape(names.layer)}(\d+)\.", name))}
     if layers and len(layers) != (1 if names.shared else shape["layers"]):
         raise SourceError(
+            Code.MISMATCHED_MODEL,
             f"{path} has the weights of {len(layers)} layers, but config.json num_hidden_layers={shape['layers']}."
-            "\nTo use fewer layers than a checkpoint has, leave it whole and set student.layers."
+            "\nTo use fewer layers than a checkpoint has, leave it whole and set student.layers.",
         )
     for name, size in expected(architecture, shape, sorted(layers)):
         if name not in found:
-            raise SourceError(f"{path} lacks {prefix}{name}: it does not hold the weights of a {architecture} encoder.")
+            raise SourceError(
+                Code.MISMATCHED_MODEL,
+                f"{path} lacks {prefix}{name}: it does not hold the weights of a {architecture} encoder.",
+            )
         kind, there_size = found[name]
         if there_size != size:
-            raise SourceError(f"{path}: {prefix}{name} is {_by(there_size)}, by config.json it is {_by(size)}.")
+            raise SourceError(
+                Code.MISMATCHED_MODEL, f"{path}: {prefix}{name} is {_by(there_size)}, by config.json it is {_by(size)}."
+            )
         if kind not in ("F64", "F32", "F16", "BF16"):
-            raise SourceError(f"{path}: {prefix}{name} holds {kind}; kdbench reads weights in floating point only.")
+            raise SourceError(
+                Code.MISMATCHED_MODEL,
+                f"{path}: {prefix}{name} holds {kind}; kdbench reads weights in floating point only.",
+            )
 
 
 def _header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -93,7 +102,7 @@ def _header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
         with safe_open(path, framework="numpy") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
     except (SafetensorError, OSError) as error:
-        raise SourceError(f"{path} cannot be read as safetensors: {error}") from error
+        raise SourceError(Code.INCOMPLETE_MODEL, f"{path} cannot be read as safetensors: {error}") from error
     return {name: (one.get_dtype(), tuple(one.get_shape())) for name, one in slices.items()}
 
 

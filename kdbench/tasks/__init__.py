@@ -17,6 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from kdbench.declared import declared
+from kdbench.errors import Code
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,8 +62,8 @@ class Task:
     described: ClassVar[str]  # a model of the task, for its card; {} is the number of labels
 
     @staticmethod
-    def conflicts(config: RunConfig) -> Iterable[tuple[str, str]]:
-        """Yield (key, problem) for each key that this task cannot have."""
+    def conflicts(config: RunConfig) -> Iterable[tuple[Code, str, str]]:
+        """Yield (code, key, problem) for each key that this task cannot have."""
         return ()
 
     # Labels

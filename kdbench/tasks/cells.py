@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kdbench.errors import SourceError, shown
+from kdbench.errors import Code, SourceError, shown
 
 if TYPE_CHECKING:
     from kdbench.schema import DatasetConfig
@@ -69,15 +69,19 @@ def text_of(value: Any, key: str, where: Place, words: bool) -> str:
     if isinstance(value, list):
         parts = [text_of(part, key, where, False) for part in value]
         if words and (several := next((part for part in parts if " " in part), None)) is not None:
-            raise SourceError(f"dataset.{key}: {where} has the word {several!r}: a word must have no space.")
+            raise SourceError(
+                Code.INVALID_TEXT, f"dataset.{key}: {where} has the word {several!r}: a word must have no space."
+            )
         return " ".join(parts)
     if not isinstance(value, str) or words:
         wanted = "a list of words" if words else "a text"
-        raise SourceError(f"dataset.{key}: {where} has {value!r} where {wanted} should be.")
+        raise SourceError(Code.INVALID_TEXT, f"dataset.{key}: {where} has {value!r} where {wanted} should be.")
     try:
         value.encode()
     except UnicodeEncodeError as error:  # JSON's \ud800 to \udfff can stand alone
-        raise SourceError(f"dataset.{key}: {where} has {value!r}: half a character (a lone surrogate).") from error
+        raise SourceError(
+            Code.INVALID_TEXT, f"dataset.{key}: {where} has {value!r}: half a character (a lone surrogate)."
+        ) from error
     return value
 
 
@@ -111,8 +115,9 @@ def class_of(value: Any, where: Place) -> str | None:
     if isinstance(value, int) or (isinstance(value, float | Decimal) and value % 1 == 0):
         return str(int(value))
     raise SourceError(
+        Code.INVALID_LABEL,
         f"dataset.label: {where} has the label {value!r}; labels are class names or integers."
-        " For other labels there are other kinds of dataset.task: multi_label for lists, regression for numbers."
+        " For other labels there are other kinds of dataset.task: multi_label for lists, regression for numbers.",
     )
 
 
@@ -203,11 +208,15 @@ def class_names(train: Sequence[Label], declared: list[str] | None, config: "Dat
     names = declared or _sorted({str(one) for one in each(train)}, config)
     if config.classes is not None and len(names) != config.classes:
         raise SourceError(
+            Code.MISMATCHED_CLASSES,
             f"dataset.classes={config.classes}, but {config.name} has {len(names)} labels in train."
-            " Set it to what the data have, or to null."
+            " Set it to what the data have, or to null.",
         )
     if len(names) < 2:
-        raise SourceError(f"dataset.label={shown(config.label)}: train has the one label {names[0]!r}; two are needed.")
+        raise SourceError(
+            Code.MISMATCHED_CLASSES,
+            f"dataset.label={shown(config.label)}: train has the one label {names[0]!r}; two are needed.",
+        )
     return names
 
 
@@ -223,8 +232,9 @@ def _sorted(found: set[str], config: "DatasetConfig") -> list[str]:
     if not integers and found and all(_reads_as(float, name) for name in found):
         example = min(name for name in found if not _reads_as(int, name))
         raise SourceError(
+            Code.INVALID_LABEL,
             f"dataset.label={config.label}: labels such as {example} are numbers with a fraction: name a column of"
-            " class names or integers, or predict the number: dataset.task=regression."
+            " class names or integers, or predict the number: dataset.task=regression.",
         )
     return sorted(found, key=lambda name: (int(name), name)) if integers else sorted(found)
 
@@ -233,5 +243,5 @@ def numbered(labels: Sequence[Any], names: list[str], where: str) -> dict[str, i
     """Return the number of each class. Raises SourceError where a label is none of them."""
     number = {name: index for index, name in enumerate(names)}
     if unknown := sorted({str(one) for one in each(labels)} - number.keys()):
-        raise SourceError(f"{where} has labels that train lacks: {unknown[:5]}.")
+        raise SourceError(Code.MISMATCHED_CLASSES, f"{where} has labels that train lacks: {unknown[:5]}.")
     return number

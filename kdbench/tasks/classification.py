@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kdbench.errors import SourceError
+from kdbench.errors import Code, SourceError
 from kdbench.tasks import Metric, Task
 from kdbench.tasks.arrays import Labels, Logits, Points, in_points, ratio
 from kdbench.tasks.cells import Label, LabelCells, ReadLabels, class_names, class_of, numbered, settled
@@ -58,7 +58,8 @@ class Kind(Traits):
         names = class_names(train, declared, config)
         if config.metric == "f1" and len(names) != 2:
             raise SourceError(
-                f"dataset.metric=f1 is of two classes, {config.name} has {len(names)}: set dataset.metric=macro_f1."
+                Code.MISMATCHED_CLASSES,
+                f"dataset.metric=f1 is of two classes, {config.name} has {len(names)}: set dataset.metric=macro_f1.",
             )
         return names
 

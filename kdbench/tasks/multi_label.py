@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from kdbench.errors import SourceError
+from kdbench.errors import Code, SourceError
 from kdbench.tasks import Metric, Task
 from kdbench.tasks.arrays import Labels, Logits, Points, in_points, ratio
 from kdbench.tasks.cells import WHOLE, LabelCells, Place, ReadLabels, class_of, listed, numbered, present, settled
@@ -154,8 +154,9 @@ def _labels_of(value: Any, where: Place, sign: str) -> list[str | None] | None:
     items = [value] if isinstance(value, int) else value
     if not isinstance(items, list) or None in (found := [class_of(part, where) for part in items]):
         raise SourceError(
+            Code.INVALID_LABEL,
             f"dataset.label: {where} has the label {value!r}; dataset.task=multi_label reads lists of labels, or"
-            f" text with {BETWEEN} between them: sport{BETWEEN}politics."
+            f" text with {BETWEEN} between them: sport{BETWEEN}politics.",
         )
     return found
 
@@ -184,8 +185,9 @@ def _one_hot(columns: dict[str, LabelCells]) -> list[list[str] | None]:
             written = whole[1] if (whole := WHOLE.fullmatch(written)) else written
             if written not in on:
                 raise SourceError(
+                    Code.INVALID_LABEL,
                     f"dataset.label: {where} has {value!r} in column {name}; a column for each label holds 0 and 1,"
-                    " or false and true."
+                    " or false and true.",
                 )
             found.append(on[written])
         rows.append(found)
@@ -195,8 +197,9 @@ def _one_hot(columns: dict[str, LabelCells]) -> list[list[str] | None]:
         if None in row and any(value is not None for value in row):
             empty = list(columns)[row.index(None)]
             raise SourceError(
+                Code.INVALID_LABEL,
                 f"dataset.label: {Place(any_column.unit, line)} has nothing in column {empty}, and 0 or 1 in others."
-                " Write 0 where a label does not hold; a row without labels has none in any column."
+                " Write 0 where a label does not hold; a row without labels has none in any column.",
             )
         labels.append(None if None in row else [name for name, holds in zip(columns, row, strict=True) if holds])
     return labels

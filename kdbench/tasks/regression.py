@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from kdbench.errors import SourceError
+from kdbench.errors import Code, SourceError
 from kdbench.tasks import Metric, Task
 from kdbench.tasks.arrays import Labels, Logits, Points, in_points
 from kdbench.tasks.cells import ABSENT, Label, LabelCells, Place, ReadLabels
@@ -37,9 +37,9 @@ class Traits(Task):
     described = "A text regressor, which tells one number"
 
     @staticmethod
-    def conflicts(config: RunConfig) -> Iterator[tuple[str, str]]:
+    def conflicts(config: RunConfig) -> Iterator[tuple[Code, str, str]]:
         if config.dataset.classes is not None:
-            yield "dataset.classes", "must be null: a number is predicted, no class"
+            yield Code.INAPPLICABLE_KEY, "dataset.classes", "must be null: a number is predicted, no class"
 
 
 class Value(NamedTuple):
@@ -145,7 +145,8 @@ def _number(value: Any, where: Place, decimal: bool, commas: set[str]) -> float 
     if not math.isfinite(found) or (isinstance(written, str) and "_" in written):
         comma = " 1,234 may be 1.234 or 1234: write it without the comma." if value in commas else ""
         raise SourceError(
-            f"dataset.label: {where} has the label {value!r}; dataset.task=regression reads numbers.{comma}"
+            Code.INVALID_LABEL,
+            f"dataset.label: {where} has the label {value!r}; dataset.task=regression reads numbers.{comma}",
         )
     return found
 

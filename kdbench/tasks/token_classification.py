@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kdbench.errors import SourceError
+from kdbench.errors import Code, SourceError
 from kdbench.tasks import Metric, Task
 from kdbench.tasks.arrays import Labels, Logits, Points, ratio
 from kdbench.tasks.cells import (
@@ -53,11 +53,11 @@ class Traits(Task):
     described = "A classifier of words with {} tags"
 
     @staticmethod
-    def conflicts(config: RunConfig) -> Iterator[tuple[str, str]]:
+    def conflicts(config: RunConfig) -> Iterator[tuple[Code, str, str]]:
         if config.dataset.text_pair is not None:
-            yield "dataset.text_pair", "must be null: the words of one text are labelled"
+            yield Code.INAPPLICABLE_KEY, "dataset.text_pair", "must be null: the words of one text are labelled"
         if find_spec("seqeval") is None:
-            yield "dataset.task", "needs seqeval, which counts entities: pip install 'kdbench[ner]'"
+            yield Code.NOT_INSTALLED, "dataset.task", "needs seqeval, which counts entities: pip install 'kdbench[ner]'"
 
 
 class Tagged(NamedTuple):
@@ -81,8 +81,9 @@ class Kind(Traits):
         names = class_names(train, declared or (_whole_bio(found) if is_bio(found) else None), config)
         if config.metric != "word_accuracy" and not is_bio(names):
             raise SourceError(
+                Code.MISMATCHED_CLASSES,
                 f"dataset.label={config.label}: tags such as {next(name for name in names if not is_bio([name]))!r} are"
-                " no BIO (B-PER, I-PER, O), so there are no entities to count: set dataset.metric=word_accuracy."
+                " no BIO (B-PER, I-PER, O), so there are no entities to count: set dataset.metric=word_accuracy.",
             )
         return names
 
@@ -91,7 +92,10 @@ class Kind(Traits):
         number = numbered(labels, names, where)
         for text, row in zip(texts, labels, strict=True):
             if len(row) != len(text.split(" ")):
-                raise SourceError(f"{where} has {len(row)} tags for the {len(text.split(' '))} words {text[:60]!r}.")
+                raise SourceError(
+                    Code.INVALID_LABEL,
+                    f"{where} has {len(row)} tags for the {len(text.split(' '))} words {text[:60]!r}.",
+                )
         return ragged([np.array([number[str(tag)] for tag in row], np.int64) for row in labels])
 
     @staticmethod
@@ -196,7 +200,8 @@ def _tags_of(value: Any, where: Place) -> list[str | None]:
         return []
     if not isinstance(value, list) or None in (found := [class_of(part, where) for part in value]):
         raise SourceError(
-            f"dataset.label: {where} has {value!r} where a list of tags should be, one for each word of dataset.text."
+            Code.INVALID_LABEL,
+            f"dataset.label: {where} has {value!r} where a list of tags should be, one for each word of dataset.text.",
         )
     return found
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import nn
 
-from kdbench.errors import UserError
+from kdbench.errors import Code, UserError
 from kdbench.stage import Stage
 from kdbench.training import checkpoint
 from kdbench.training.checkpoint import Pass
@@ -31,7 +31,8 @@ def bad_loss(stage: Stage, folder: Path, step: int, passes: list[Pass], mean: di
             f" under method that scale {broken}, and the teacher, or try hardware.precision=fp32."
         )
     return NonFiniteLoss(
-        f"stage {stage.name}, step {first}: the loss is not finite ({shown}). {advice} {checkpoint.last(folder)}"
+        Code.LOSS_NOT_FINITE,
+        f"stage {stage.name}, step {first}: the loss is not finite ({shown}). {advice} {checkpoint.last(folder)}",
     )
 
 
@@ -43,4 +44,6 @@ def require_finite_weights(stage: Stage, folder: Path, step: int, module: nn.Mod
     broken = [name for name, parameter in module.named_parameters() if not parameter.isfinite().all()]
     if broken:
         where = f"stage {stage.name}, step {step}: {broken[0]} is not finite, but the loss is."
-        raise NonFiniteLoss(f"{where} Lower schedule.lr, or set schedule.clip. {checkpoint.last(folder)}")
+        raise NonFiniteLoss(
+            Code.LOSS_NOT_FINITE, f"{where} Lower schedule.lr, or set schedule.clip. {checkpoint.last(folder)}"
+        )

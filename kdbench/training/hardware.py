@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
 
-from kdbench.errors import UserError
+from kdbench.errors import Code, UserError
 from kdbench.schema import HardwareConfig
 
 _THREADS = torch.get_num_threads()  # torch's own choice: cores, or OMP_NUM_THREADS
@@ -34,7 +34,9 @@ def settle(config: HardwareConfig) -> Hardware:
     """
     device = config.device if config.device != "auto" else _devices()[0]
     if device not in _devices():
-        raise UserError(f"hardware.device={device}: this machine has {', '.join(_devices())} (or set auto)")
+        raise UserError(
+            Code.MISSING_DEVICE, f"hardware.device={device}: this machine has {', '.join(_devices())} (or set auto)"
+        )
     precision = config.precision if config.precision != "auto" else _best_precision(device)
     # On the CPU the fused kernel's backward costs more than all matrix products of a step (measured, at
     # head width 32: 190 against 130 ms a step); on a GPU it is the faster one.

@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from kdbench.errors import UserError
+from kdbench.errors import Code, UserError
 from kdbench.stage import IGNORED, Batch, Unit
 
 
@@ -24,8 +24,9 @@ def _together() -> Iterator[None]:
     except RuntimeError as error:  # gloo's own; NCCL's DistBackendError is one
         reason = str(error).partition("\n")[0]
         raise ProcessLost(
+            Code.PROCESS_LOST,
             f"another process of this run has ended, or cannot be reached ({reason}), so this one ends too. The same"
-            " command resumes from the last checkpoint"
+            " command resumes from the last checkpoint",
         ) from error
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from kdbench.errors import Fault, shown
+from kdbench.errors import Code, Fault, shown
 from kdbench.schema import ENCODERS, RunConfig, choose_layers, starts_from
 
 LACKS = {  # what a method may need of teacher and student: the architectures that do not have it, and why
@@ -36,7 +36,7 @@ def kind_faults(config: RunConfig) -> Iterator[Fault]:
         close = next((f"student={name}" for name in STUDENTS if STUDENTS[name] in method.students), "")
         legal = ", ".join(sorted(method.students))
         problem = f"is not supported by method={method.name} (supported: {legal})"
-        yield Fault("student.architecture", student.architecture, problem, close)
+        yield Fault(Code.UNSUPPORTED_ARCHITECTURE, "student.architecture", student.architecture, problem, close)
         return
     if unfit := list(pair_faults(config)):
         yield from unfit
@@ -44,12 +44,22 @@ def kind_faults(config: RunConfig) -> Iterator[Fault]:
     values = asdict(student)
     for key in ("heads", "embedding", "bottleneck", "ffn_blocks", "multichannel", "word_vectors"):
         if key in OWN[student.architecture] and values[key] is None:
-            yield Fault(f"student.{key}", "null", f"must be set (student.architecture={student.architecture})")
+            yield Fault(
+                Code.MISSING_VALUE,
+                f"student.{key}",
+                "null",
+                f"must be set (student.architecture={student.architecture})",
+            )
     if student.architecture == "bilstm" and student.layers != 1:
-        yield Fault("student.layers", shown(student.layers), "must be 1: the BiLSTM of Tang et al. 2019 has one layer")
+        yield Fault(
+            Code.MISMATCHED_SHAPE,
+            "student.layers",
+            shown(student.layers),
+            "must be 1: the BiLSTM of Tang et al. 2019 has one layer",
+        )
     if config.dataset.text_pair is not None and "distilbert" in (student.architecture, config.teacher.architecture):
         problem = "must be null: DistilBERT has no token types to tell two sentences apart"
-        yield Fault("dataset.text_pair", config.dataset.text_pair, problem)
+        yield Fault(Code.INAPPLICABLE_KEY, "dataset.text_pair", config.dataset.text_pair, problem)
     if method.init.weights != "random" and not method.general:
         yield from start_faults(config)
 
@@ -60,26 +70,41 @@ def pair_faults(config: RunConfig) -> Iterator[Fault]:
     reads_layers = "encoder_teacher" in method.needs
     if teacher.architecture == "bilstm" or (reads_layers and teacher.architecture not in ENCODERS):
         problem = f"must be one of {', '.join(ENCODERS)}"
-        yield Fault("teacher.architecture", teacher.architecture, problem + f": method={method.name} reads its layers")
+        yield Fault(
+            Code.UNSUPPORTED_ARCHITECTURE,
+            "teacher.architecture",
+            teacher.architecture,
+            problem + f": method={method.name} reads its layers",
+        )
     elif "same_kind" in method.needs and teacher.architecture != student.architecture:
         problem = f"must be {teacher.architecture}, the teacher's: method={method.name} puts the layers of one"
-        yield Fault("student.architecture", student.architecture, f"{problem} in the place of the other's")
+        yield Fault(
+            Code.UNSUPPORTED_ARCHITECTURE,
+            "student.architecture",
+            student.architecture,
+            f"{problem} in the place of the other's",
+        )
     for need in sorted(LACKS.keys() & method.needs):
         kinds = {student.architecture: "student", teacher.source_architecture: "teacher"}  # one word where they are one
         for kind, group in kinds.items():
             if kind in LACKS[need]:
                 problem = f"cannot be used by method={method.name}: {LACKS[need][kind]}"
-                yield Fault(f"{group}.architecture", kind, problem)
+                yield Fault(Code.UNSUPPORTED_ARCHITECTURE, f"{group}.architecture", kind, problem)
     if student.encoder is not None and student.architecture == "bilstm":
-        yield Fault("student.encoder", "a group", "must be null: a BiLSTM reads words")
+        yield Fault(Code.INAPPLICABLE_KEY, "student.encoder", "a group", "must be null: a BiLSTM reads words")
     elif student.encoder is not None and not method.own_encoder:
         problem = f"must be null: method={method.name} compares the two token by token, so they share a tokenizer"
-        yield Fault("student.encoder", student.encoder.name, problem)
+        yield Fault(Code.INAPPLICABLE_KEY, "student.encoder", student.encoder.name, problem)
     built_after = student.architecture in ENCODERS and student.architecture not in ("bert", "distilbert")
     if built_after and student.architecture != origin.source_architecture:
         problem = f"must start from an encoder of its own kind, not from a {origin.source_architecture}: choose the"
         close = "student=own teacher@student.encoder=<choice>"
-        yield Fault("student.architecture", student.architecture, f"{problem} teacher so, or its own with {close}")
+        yield Fault(
+            Code.UNSUPPORTED_ARCHITECTURE,
+            "student.architecture",
+            student.architecture,
+            f"{problem} teacher so, or its own with {close}",
+        )
 
 
 def start_faults(config: RunConfig) -> Iterator[Fault]:
@@ -90,13 +115,23 @@ def start_faults(config: RunConfig) -> Iterator[Fault]:
         problem = f"must be random: no checkpoint has layers of student.architecture={student.architecture}"
         if student.architecture in CUT:
             problem = f"must be random: student.architecture={student.architecture} has other layers than a {source}"
-        yield Fault("method.init.weights", init.weights, problem)
+        yield Fault(Code.UNUSABLE_START, "method.init.weights", init.weights, problem)
     elif init.weights == "finetuned" and student.encoder is not None:
-        yield Fault("method.init.weights", "finetuned", "must be pretrained or random: student.encoder is its own")
+        yield Fault(
+            Code.INAPPLICABLE_KEY,
+            "method.init.weights",
+            "finetuned",
+            "must be pretrained or random: student.encoder is its own",
+        )
     elif student.architecture == "albert" and init.layers != "first":
-        yield Fault("method.init.layers", shown(init.layers), "must be first: ALBERT's layers are one and the same")
+        yield Fault(
+            Code.UNUSABLE_START,
+            "method.init.layers",
+            shown(init.layers),
+            "must be first: ALBERT's layers are one and the same",
+        )
     elif student.architecture == "modernbert" and student.layers <= origin.layers:
         first, *others = choose_layers(init.layers, origin.layers, student.layers)
         if first != 0 or 0 in others:
             problem = "must begin with layer 0, the only one without a norm before its attention (ModernBERT)"
-            yield Fault("method.init.layers", shown(init.layers), problem)
+            yield Fault(Code.UNUSABLE_START, "method.init.layers", shown(init.layers), problem)

@@ -1,4 +1,4 @@
-"""The keys that a run's config may have, read off the dataclasses: full key -> type, default and rule."""
+"""The legal keys of a run's config, read from the dataclasses: full key -> type, default and rule."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -14,28 +14,28 @@ from kdbench.errors import nearest
 from kdbench.options import MISSING, Rule
 from kdbench.schema import GROUPS, CorpusConfig, DatasetConfig, RunConfig, ScheduleConfig, method_schema
 
-NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Any: "a value"}
+NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "text", Any: "a value"}
 
 
 class Leaf(NamedTuple):
-    """A key that holds a value."""
+    """A key that has a value, not a group of keys."""
 
     hint: Any
     default: Any
     rule: Rule | None
-    box: type  # a dataclass with nothing but this value
+    box: type  # a dataclass with this value as its only field
 
     def typed(self, value: Any) -> Any:
-        """`value` as OmegaConf settles it (1 is 1.0 where a float is due). Raises OmegaConf's errors."""
+        """Return `value` converted by OmegaConf, such as 1 to 1.0 for a float. Raises OmegaConf's errors."""
         if type(value) in (self.hint, *get_args(self.hint)):
-            return value  # the common case; the way below costs a hundred times as much
+            return value  # the common case; the conversion below is 100 times slower
         box = OmegaConf.structured(self.box)
         box.value = value
         return OmegaConf.to_container(box)["value"]  # type: ignore[index, call-overload]
 
     @property
     def text(self) -> bool:
-        """Whether every value in it is text: digits, `true` and the like arrive as they were typed."""
+        """Return whether all its values are text, so that digits and `true` are kept as typed."""
         return (self.rule is not None and self.rule.text) or set(_kinds(self.hint)) - {NoneType} == {str}
 
     @property
@@ -44,7 +44,7 @@ class Leaf(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """The type, in words."""
+        """Return the type in words."""
         if get_origin(self.hint) is list:
             return "a list, [..]"
         if get_origin(self.hint) is dict:
@@ -53,7 +53,7 @@ class Leaf(NamedTuple):
 
 
 def _kinds(hint: Any) -> Iterator[Any]:
-    """The types of the single values in a hint: str and int of `dict[str, list[int]] | None`, and None's."""
+    """Yield the types of single values in a hint: str, int and NoneType for `dict[str, list[int]] | None`."""
     below = get_args(hint)
     if not below:
         yield hint
@@ -62,13 +62,13 @@ def _kinds(hint: Any) -> Iterator[Any]:
 
 
 class Keys:
-    """All legal keys below one dataclass."""
+    """The legal keys of one dataclass and of the dataclasses in it."""
 
     def __init__(self, schema: type) -> None:
         self.schema = schema
         self.leaves: dict[str, Leaf] = {}
         self.groups: dict[str, list[str]] = {}  # full key, "" at the top -> the keys directly below
-        self.nullable: set[str] = set()  # groups that may be null as a whole
+        self.nullable: set[str] = set()  # groups that may be null
         self._add(schema, "")
 
     def _add(self, kind: type, at: str) -> None:
@@ -93,7 +93,7 @@ class Keys:
                 self.leaves[full] = Leaf(hint, default, field.metadata.get("rule"), box)
 
     def flat(self, values: dict[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
-        """(full key, value), as deep as the schema goes or, where it does not know the key, to the end."""
+        """Yield (full key, value): to the depth of the schema, or to the end for a key that it does not know."""
         for key, value in values.items():
             full = f"{at}{key}"
             if isinstance(value, dict) and value and full not in self.leaves:
@@ -102,7 +102,7 @@ class Keys:
                 yield full, value
 
     def nearest(self, key: str) -> str:
-        """The legal key that was probably meant: near in spelling, or the same last word elsewhere."""
+        """Return the legal key that was probably meant: of similar spelling, or with the same last word."""
         parent, _, last = key.rpartition(".")
         if close := nearest(last, self.groups.get(parent, [])):
             return f"{parent}.{close}" if parent else close
@@ -114,7 +114,7 @@ class Keys:
         return nearest(key, known, 0.8) or min(same, key=lambda k: (k.count("."), len(k), k), default="")
 
     def legal(self, key: str) -> str:
-        """What may stand in the place of `key`, in words: values first, then groups of them."""
+        """Return the legal names beside `key` in words, keys with values before groups."""
         parent = key.rpartition(".")[0]
         while parent not in self.groups:
             parent = parent.rpartition(".")[0]
@@ -124,7 +124,7 @@ class Keys:
 
 @cache
 def run_keys(method: str, stages: tuple[str, ...], datasets: tuple[str, ...] = (), module: str | None = None) -> Keys:
-    """The keys of a run by `method`, whose stages, and whose corpus' data sets, have these names."""
+    """Return the keys of a run by `method` with these stages, and a corpus with these data sets."""
 
     def part(name: str, kinds: dict[str, type], *bases: type) -> type:
         fields = [(key, kind, dataclasses.field(default_factory=kind)) for key, kind in kinds.items()]
@@ -137,10 +137,10 @@ def run_keys(method: str, stages: tuple[str, ...], datasets: tuple[str, ...] = (
     }
     keys = Keys(part("Run", kinds, RunConfig))
     keys.nullable.add("corpus")
-    keys.groups[""].insert(len(GROUPS) - 1, "experiment")  # a group without keys of its own: it sets the others'
+    keys.groups[""].insert(len(GROUPS) - 1, "experiment")  # has no keys of its own: it sets those of the others
     return keys
 
 
 def method_names() -> list[str]:
-    """The methods that there are: the file name is the key."""
+    """Return the methods; each is named by its file."""
     return sorted(path.stem for path in (Path(__file__).parents[1] / "methods").glob("[!_]*.py"))

@@ -1,7 +1,4 @@
-"""From a composed Hydra config to a typed run.
-
-`load` is the boundary: after it no DictConfig goes further.
-"""
+"""From a composed Hydra config to a typed run. No DictConfig is used after `load`."""
 
 import hashlib
 import json
@@ -15,32 +12,32 @@ from omegaconf.errors import OmegaConfBaseException
 from platformdirs import user_cache_path
 from yaml import YAMLError
 
-from kdbench.errors import UserError
+from kdbench.errors import Code, UserError
 from kdbench.options import MISSING
 from kdbench.schema import DatasetConfig, RunConfig, method_schema
 from kdbench.storage.files import private
 from kdbench.storage.results import RESULTS, verify_file
 
-_PATHS = ("source", "path", "outputs", "cache_dir")  # keys of any group that name a place
+_PATHS = ("source", "path", "outputs", "cache_dir")  # keys, in any group, that name a file or folder
 
 
 def _half(count: int | None) -> int | None:
     return None if count is None else max(1, round(count / 2))
 
 
-# All that a YAML may compute: a second stage of half the length, and both together; a value of its own where another
-# key has none.
+# What a YAML may compute: the length of a second stage that is half as long, the length of both stages, and a default
+# for another key that is null.
 OmegaConf.register_new_resolver("half", _half, replace=True)
 OmegaConf.register_new_resolver("half_again", lambda count: count + (_half(count) or 0), replace=True)
-OmegaConf.register_new_resolver("home", os.path.expanduser, replace=True)  # of conf/config.yaml alone
+OmegaConf.register_new_resolver("home", os.path.expanduser, replace=True)  # used in conf/config.yaml only
 OmegaConf.register_new_resolver("or", lambda given, other: other if given is None else given, replace=True)
 
 
 def fill(cfg: DictConfig) -> DictConfig:
-    """A copy of `cfg` in which each of the method's stages has every schedule key; nothing is resolved yet.
+    """Return a copy of `cfg` in which each stage of the method has every schedule key. Nothing is resolved yet.
 
-    A stage takes from `schedule` what its YAML leaves out. A local teacher's shape is read from its folder. A path
-    that begins with ~ gets the user's home: what is quoted for Hydra no shell has expanded.
+    A stage takes the keys that its YAML leaves out from `schedule`. The shape of a local teacher is read from its
+    folder. A leading ~ becomes the user's home, because the shell does not expand it inside quotes.
     """
     values: dict[str, Any] = OmegaConf.to_container(cfg, resolve=False)  # type: ignore[assignment]
     _expand(values)
@@ -61,19 +58,19 @@ def _expand(values: dict[str, Any]) -> None:
 
 
 class NoTeacher(UserError):
-    """What a key names cannot be read."""
+    """The teacher that a key names cannot be read."""
 
-    def __init__(self, key: str, problem: str) -> None:
-        super().__init__(problem)
+    def __init__(self, key: str, error: UserError) -> None:
+        super().__init__(error.code, str(error))
         self.key = key
 
 
 def _fill_teacher(teacher: dict[str, Any], group: str) -> None:
-    """Put in what a local model's config.json, or a finished run's record, says of the teacher. Raises NoTeacher."""
+    """Add the teacher's shape from a local model's config.json or a finished run's record. Raises NoTeacher."""
     try:
         _fill_from_elsewhere(teacher)
     except UserError as error:
-        raise NoTeacher(f"{group}.{'source' if teacher.get('path') is None else 'path'}", str(error)) from error
+        raise NoTeacher(f"{group}.{'source' if teacher.get('path') is None else 'path'}", error) from error
     teacher.setdefault("source_architecture", "${.architecture}")
 
 
@@ -81,12 +78,14 @@ def _fill_from_elsewhere(teacher: dict[str, Any]) -> None:
     path = teacher.get("path")
     if path not in (None, MISSING):
         if not (Path(path) / RESULTS).is_file() or not (Path(path) / "model").is_dir():
-            raise UserError("is no finished run: name the folder of a seed, such as outputs/<...>/seed0")
+            raise UserError(
+                Code.NOT_A_RUN, "is not a finished run: name the folder of a seed, such as outputs/<...>/seed0"
+            )
         verify_file(Path(path), "config.yaml")
         try:
             _fill_from_run(teacher, OmegaConf.to_container(OmegaConf.load(Path(path) / "config.yaml")))
         except (OmegaConfBaseException, YAMLError, OSError, ValueError, LookupError, TypeError) as error:
-            raise UserError(f"has a config.yaml that is no run's: {type(error).__name__}: {error}") from error
+            raise UserError(Code.NOT_A_RUN, f"has a config.yaml of no run: {type(error).__name__}: {error}") from error
     elif isinstance(source := teacher.get("source"), str) and source != MISSING:
         _fill_from_folder(teacher, source)
 
@@ -99,44 +98,46 @@ def _fill_from_folder(teacher: dict[str, Any], source: str) -> None:
         teacher.update({key: value for key, value in shape.items() if teacher.get(key, MISSING) == MISSING})
         teacher.setdefault("embedding", None)
     elif teacher.get("layers", MISSING) == MISSING and ":" not in source:  # nor pypi: or hub:
-        raise UserError("no such folder: it must hold config.json, model.safetensors and a tokenizer")
+        raise UserError(Code.MISSING_FILE, "no such folder: config.json, model.safetensors and a tokenizer are needed")
 
 
 def _fill_from_run(teacher: dict[str, Any], record: Any) -> None:
     if record["method"]["name"] == "tfidf":
-        raise UserError("is a run of TF-IDF, which has no layers to start from: name a run of a network")
+        raise UserError(Code.NOT_A_RUN, "is a run of method=tfidf, which has no layers: name a run of a network")
     student, name = record["student"], f"{record['method']['name']}_{record['student']['name']}"
     origin = student.get("encoder") or record["teacher"]
-    made = {"source_architecture": "bert", "embedding": None} | origin | {"name": name}  # before there were others
+    made = (
+        {"source_architecture": "bert", "embedding": None} | origin | {"name": name}
+    )  # older records do not have these
     teacher.update({key: value for key, value in made.items() if teacher.get(key, MISSING) == MISSING})
     teacher.update({key: student[key] for key in ("architecture", "layers", "hidden", "heads", "ffn")})
 
 
 def complete(cfg: DictConfig) -> DictConfig:
-    """`fill`, and every interpolation resolved."""
+    """Return `cfg` filled by `fill`, with every interpolation resolved."""
     filled = fill(cfg)
     OmegaConf.resolve(filled)
     return filled
 
 
 def schema(method: str, module: str | None) -> DictConfig:
-    """The typed shape that a completed config must fit."""
+    """Return the typed schema that a completed config must fit."""
     typed: DictConfig = OmegaConf.structured(RunConfig)
     typed.method = OmegaConf.structured(method_schema(method, module))
     return typed
 
 
 def load(cfg: DictConfig) -> RunConfig:
-    """The typed run of a composed config.
+    """Return the typed run of a composed config.
 
-    Raises OmegaConf's own errors; `kdbench.validation.values.faults` finds all faults first and words them for people.
+    Raises OmegaConf's own errors; `kdbench.validation.values.faults` finds them first and explains them.
     """
     filled = complete(cfg)
     return OmegaConf.to_object(OmegaConf.merge(schema(filled.method.name, filled.method.get("module")), filled))  # type: ignore[return-value]
 
 
 def cache_folder(config: RunConfig) -> Path:
-    """Downloads, token ids and teacher outputs: `cache_dir`, or the user's cache folder; see `store.private`."""
+    """Return the folder of downloads, token ids and teacher outputs: `cache_dir`, or the user's cache folder."""
     return cache_at(config.cache_dir)
 
 
@@ -145,16 +146,16 @@ def cache_at(cache_dir: str | None) -> Path:
 
 
 def cache_path(cache_dir: str | None) -> Path:
-    """Where the cache is, or would be."""
+    """Return where the cache is, or would be."""
     return Path(cache_dir) if cache_dir else user_cache_path("kdbench")
 
 
 def recorded_dataset(record: Mapping[str, Any]) -> DatasetConfig:
-    """The data set of a run's config.yaml."""
+    """Return the data set in a run's config.yaml."""
     return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DatasetConfig), record["dataset"]))  # type: ignore[return-value]
 
 
 def digest(value: Any) -> str:
-    """8 hex digits over the canonical JSON of `value`."""
+    """Return 8 hex digits of the SHA-256 of the canonical JSON of `value`."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -1,4 +1,4 @@
-"""A method from outside the package: its YAML names its module, whose source is a part of its runs' id."""
+"""A method from outside the package. Its YAML names its module, whose source is part of the id of its runs."""
 
 import ast
 import hashlib
@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kdbench.errors import Fault, shown
+from kdbench.errors import Code, Fault, shown
 from kdbench.options import MISSING
 from kdbench.schema import method_schema
 from kdbench.validation.fit import NEEDS
@@ -22,17 +22,32 @@ from kdbench.validation.keys import method_names, run_keys
 
 
 def own_method_fault(name: Any, module: Any) -> Fault | None:
-    """What keeps `module` from being the method `name`; imports it, unless its name is wrong already."""
+    """Return why `module` cannot be the method `name`, or None. Imports the module unless a name is wrong."""
     if name in (None, MISSING):
-        return Fault("method.name", None, "must be set: it names the runs' folder and their row")
+        return Fault(Code.MISSING_VALUE, "method.name", None, "must be set: it names the folder of the runs")
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
-        return Fault("method.name", shown(name), "must be of letters, digits, _ - and . (not first): it names a folder")
+        return Fault(
+            Code.OUT_OF_RANGE,
+            "method.name",
+            shown(name),
+            "must be a folder's name: letters, digits, _ - and . (not first)",
+        )
     if name in method_names():
-        return Fault("method.name", name, "is kdbench's own: a method with a module of yours needs another name")
+        return Fault(
+            Code.UNUSABLE_METHOD,
+            "method.name",
+            name,
+            "is a method of kdbench: give your method another name",
+        )
     if not isinstance(module, str) or not all(part.isidentifier() for part in module.split(".")):
-        return Fault("method.module", shown(module), "must be a module as Python imports it, such as my_package.mine")
+        return Fault(
+            Code.UNUSABLE_METHOD,
+            "method.module",
+            shown(module),
+            "must be an importable module, such as my_package.mine",
+        )
     problem = _import_problem(module) or _protocol_problem(name, module)
-    return Fault("method.module", module, problem) if problem else None
+    return Fault(Code.UNUSABLE_METHOD, "method.module", module, problem) if problem else None
 
 
 def _import_problem(module: str) -> str:
@@ -41,23 +56,23 @@ def _import_problem(module: str) -> str:
     except (Exception, SystemExit) as error:  # whatever a stranger's module does when it is imported
         lost = error.name if isinstance(error, ModuleNotFoundError) else None
         if lost and f"{module}.".startswith(f"{lost}."):
-            return "not on Python's path: install it, or begin the command with PYTHONPATH=<the folder it lies in>"
+            return "is not on Python's path: install it, or begin the command with PYTHONPATH=<its folder>"
         return f"cannot be imported: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
     return ""
 
 
 def _protocol_problem(name: str, module: str) -> str:
-    """What of `Params` and `stages` is missing or wrong."""
+    """Return what is missing or wrong in `Params` and `stages`, or an empty string."""
     given = vars(importlib.import_module(module))
     params = given.get("Params")
     if not isinstance(params, type) or not is_dataclass(params):
-        return "has no Params: a @dataclass of the keys that its YAML sets beside the common ones"
+        return "must have Params: a @dataclass of the keys that its YAML adds to the common ones"
     needs = getattr(params, "needs", None)
     if not isinstance(needs, frozenset) or not needs <= NEEDS:
         words = ", ".join(sorted(NEEDS))
-        return f"Params.needs must be a ClassVar[frozenset[str]] out of {words} (an empty one: it trains no network)"
+        return f"must have Params.needs: a ClassVar[frozenset[str]] of {words} (empty if it trains no network)"
     if not callable(given.get("stages")):
-        return "has no stages(run, p): a function that yields kdbench.stage.Stage"
+        return "must have stages(run, p): a function that yields kdbench.stage.Stage"
     try:
         run_keys(name, (), module=module)
         OmegaConf.structured(method_schema(name, module))
@@ -67,12 +82,12 @@ def _protocol_problem(name: str, module: str) -> str:
     return ""
 
 
-@cache  # once a process: the run is done with what was imported, whatever is edited meanwhile
+@cache  # once in each process: later edits do not change what was imported
 def sources(module: str) -> dict[str, str]:
-    """Name -> SHA-256 of the source of `module` and of all of one's own that it imports, directly or not.
+    """Return name -> SHA-256 of the source of `module` and of the user's modules that it imports, directly or not.
 
-    One's own is what lies below the same entry of Python's path; where that is site-packages, the same package.
-    Read off the import statements, wherever they stand; kdbench itself is none of it (results.json has its commit).
+    The user's modules are those below the same entry of Python's path or, in site-packages, in the same package. They
+    are found by their import statements. kdbench itself is left out, because results.json has its commit.
     """
     spec = importlib.util.find_spec(module)
     assert spec is not None and spec.origin is not None  # own_method_fault has imported it
@@ -97,7 +112,7 @@ def sources(module: str) -> dict[str, str]:
 
 
 def _imported(source: bytes, package: str) -> Iterator[str]:
-    """Full names that may be modules, of all import statements; `package`: what a relative one starts from."""
+    """Yield the full names in all import statements that may be modules; relative ones start from `package`."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]

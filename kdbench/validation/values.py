@@ -1,7 +1,7 @@
-"""Everything that can be wrong with a composed config, found at once and before anything runs.
+"""All faults of a composed config, found together and before anything runs.
 
-`faults` reads value by value against the dataclasses of `kdbench.schema` and the method's own `Params`
-(OmegaConf itself stops at the first fault). What no single value can know is `cross_faults`' matter.
+`faults` checks each value against the dataclasses of `kdbench.schema` and the method's own `Params`. OmegaConf itself
+stops at the first fault. `cross_faults` then checks what depends on several keys.
 """
 
 import math
@@ -17,7 +17,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from kdbench.errors import Fault, nearest, shown
+from kdbench.errors import Code, Fault, nearest, shown
 from kdbench.options import MISSING, Rule
 from kdbench.validation.fit import cross_faults
 from kdbench.validation.keys import Keys, Leaf, method_names, run_keys
@@ -26,11 +26,11 @@ from kdbench.validation.own_method import own_method_fault
 
 __all__ = ["cross_faults", "faults"]
 
-# What runs code or depends on more than the config; `half`, `half_again` and `or` are kdbench's own (config.py).
+# Resolvers run code or read the environment. kdbench's own `half`, `half_again` and `or` (load.py) are allowed.
 REFUSED = re.compile(r"\$\{(?!half:|half_again:|or:)[^{}]*:|'_target_':")
 REFERENCE = re.compile(r"\$\{(\.*)([\w.]+)\}")
 FOLDER = Rule(
-    "of letters, digits, _ - and . (not first): it names a folder",
+    "a folder's name: letters, digits, _ - and . (not first)",
     lambda value: re.fullmatch(r"[\w-][\w.-]*", value, re.ASCII) is not None,
 )
 RULES = {f"{group}.name": FOLDER for group in ("teacher", "student", "dataset", "corpus")}
@@ -42,12 +42,15 @@ EXAMPLES = {
     "teacher.source": "teacher.source=path/to/model",
     "teacher.path": "teacher.path=outputs/<data set>/<method>/<student>/seed0, a finished run",
     "corpus.running.source": "corpus.running.source=path/to/folder",
-    "corpus.running.files": "'corpus.running.files={wiki.txt:\"\",news.csv:body}', file and text column",
+    "corpus.running.files": "'corpus.running.files={wiki.txt:\"\",news.csv:body}', files and text columns",
 }
 
 
 def faults(cfg: DictConfig, stages: Iterable[str] | None = None) -> list[Fault]:
-    """All faults of a composed config; `stages`: the method's own, where the config may name others."""
+    """Return all faults of a composed config.
+
+    `stages` are the stages that the method has. Without them, those in the config are taken to be right.
+    """
     values: dict[str, Any] = OmegaConf.to_container(cfg, resolve=False)  # type: ignore[assignment]
     if fault := method_fault(values):
         return [fault]
@@ -57,34 +60,36 @@ def faults(cfg: DictConfig, stages: Iterable[str] | None = None) -> list[Fault]:
         filled = fill(OmegaConf.create(known))
     except NoTeacher as error:
         given = dict(keys.flat(known))[error.key]
-        return [*found.values(), Fault(error.key, shown(given), str(error))]
+        return [*found.values(), Fault(error.code, error.key, shown(given), str(error))]
     if wrong := judged(keys, filled, skip=set(found)):
         return [*found.values(), *wrong]
     if any(key in keys.leaves or key in keys.groups for key in found):
-        return list(found.values())  # without these values there is no run to look at
+        return list(found.values())  # without these values there is no run to check
     return [*found.values(), *typed_faults(OmegaConf.create(known))]
 
 
 def known_keys(cfg: DictConfig) -> Keys | None:
-    """The legal keys of a composed config; None where it names no method that can be imported."""
+    """Return the legal keys of a composed config, or None if its method cannot be imported."""
     values: dict[str, Any] = OmegaConf.to_container(cfg, resolve=False)  # type: ignore[assignment]
     return None if method_fault(values) else keys_of(values)
 
 
 def method_fault(values: dict[str, Any]) -> Fault | None:
-    """What is wrong with the choice of the method."""
+    """Return the fault of the chosen method, or None."""
     method = values.get("method")
     name, module = (method.get("name"), method.get("module")) if isinstance(method, dict) else (None, None)
     if module is not None:
         return own_method_fault(name, module)
     if name in method_names():
         return None
-    legal = f"Methods: {', '.join(method_names())}; one of your own needs method.module as well"
-    return Fault("method.name", shown(name), "no such method", nearest(str(name), method_names()), legal)
+    legal = f"Methods: {', '.join(method_names())}; a method of your own also needs method.module"
+    return Fault(
+        Code.UNKNOWN_CHOICE, "method.name", shown(name), "is not a method", nearest(str(name), method_names()), legal
+    )
 
 
 def keys_of(values: dict[str, Any], stages: Iterable[str] | None = None) -> Keys:
-    """The legal keys of a composed config."""
+    """Return the legal keys of a composed config."""
     method, corpus = values["method"], values.get("corpus")
     given = method.get("stages")
     own = (given if isinstance(given, dict) else ()) if stages is None else stages
@@ -93,42 +98,46 @@ def keys_of(values: dict[str, Any], stages: Iterable[str] | None = None) -> Keys
 
 
 def sort_out(keys: Keys, values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Fault]]:
-    """The part of `values` that the schema knows, and a fault for each of the rest."""
+    """Return the part of `values` that the schema knows, and a fault for each other key."""
     known: dict[str, Any] = {}
     found: dict[str, Fault] = {}
     given = dict(keys.flat(values))
     for key, value in given.items():
         if REFUSED.search(str(value)):
-            problem = "refused; write a value or another key, such as ${schedule.lr}"
-            found[key] = Fault(key, shown(value), problem)
+            problem = "must be a value, or refer to a key such as ${schedule.lr}"
+            found[key] = Fault(Code.CODE_IN_CONFIG, key, shown(value), problem)
         elif key.endswith("_target_"):
-            found[key] = Fault(key, shown(value), "refused; a config holds values and names no code")
+            found[key] = Fault(Code.CODE_IN_CONFIG, key, shown(value), "must be left out: a config never names code")
         elif key in keys.leaves:
             put(known, key, value)
         elif value is None and key in keys.nullable:
             put(known, key, None)
         elif key not in keys.groups:
             whose = f" of method={shown(values['method']['name'])}" if within(key, "method") else ""
-            found[key] = Fault(key, shown(value), f"unknown key{whose}", keys.nearest(key), keys.legal(key))
+            found[key] = Fault(
+                Code.UNKNOWN_KEY, key, shown(value), f"unknown key{whose}", keys.nearest(key), keys.legal(key)
+            )
         elif value != {}:
             meant = f"schedule@{key}={value}" if key == "teacher.schedule" and isinstance(value, str) else ""
-            found[key] = Fault(key, shown(value), f"is a group of keys: {', '.join(keys.groups[key])}", meant)
+            found[key] = Fault(
+                Code.MISUSED_GROUP, key, shown(value), f"is a group of keys: {', '.join(keys.groups[key])}", meant
+            )
     for group, below in keys.groups.items():
         if any(within(group, key) for key, value in given.items() if value is None and key in keys.nullable):
-            continue  # null, or within what is null
+            continue  # null, or inside a group that is null
         absent = group and not any(within(key, group) for key in given)
         if absent and group in keys.nullable:
             given[group] = None
             put(known, group, None)
             continue
         if absent and below and group.rpartition(".")[0] not in found:
-            found[group] = Fault(group, None, "must be set")
+            found[group] = Fault(Code.MISSING_VALUE, group, None, "must be set")
         grow(known, group)
     return known, found
 
 
 def judged(keys: Keys, filled: DictConfig, skip: set[str]) -> list[Fault]:
-    """The faults of type and range, value by value; `skip`: keys that are known to be wrong."""
+    """Return the values with a wrong type or out of range; `skip` are keys that are already known to be wrong."""
     raw = dict(keys.flat(OmegaConf.to_container(filled, resolve=False)))  # type: ignore[arg-type]
     found: dict[str, Fault] = {}
     skip = skip | {key for key, value in raw.items() if value is None and key in keys.groups}
@@ -138,15 +147,15 @@ def judged(keys: Keys, filled: DictConfig, skip: set[str]) -> list[Fault]:
         ):
             found[key] = fault
     wrong = skip | found.keys()
-    return [fault for key, fault in found.items() if not told_elsewhere(key, raw, wrong)]
+    return [fault for key, fault in found.items() if not follows(key, raw, wrong)]
 
 
-def told_elsewhere(key: str, raw: dict[str, Any], wrong: set[str]) -> bool:
-    """Whether the value came, or would have come, from another key that is faulty."""
-    whole = "teacher.path" if raw.get("teacher.path") == MISSING else "teacher.source"
-    if raw.get(key, MISSING) == MISSING and key != whole:
+def follows(key: str, raw: dict[str, Any], wrong: set[str]) -> bool:
+    """Return whether the value comes, or would come, from another key that is in `wrong`."""
+    origin = "teacher.path" if raw.get("teacher.path") == MISSING else "teacher.source"
+    if raw.get(key, MISSING) == MISSING and key != origin:
         stage_key = key.startswith("method.stages.")
-        giver = f"schedule.{key.rpartition('.')[2]}" if stage_key else whole
+        giver = f"schedule.{key.rpartition('.')[2]}" if stage_key else origin
         return (stage_key or key.startswith("teacher.")) and any(within(giver, faulty) for faulty in wrong)
     sources: set[str] = set()
     todo = {key}
@@ -154,7 +163,7 @@ def told_elsewhere(key: str, raw: dict[str, Any], wrong: set[str]) -> bool:
         todo = {name for known in todo for name in references(known, raw.get(known))} - sources
         sources |= todo
     elsewhere = any(within(source, faulty) for source in sources for faulty in wrong)
-    return elsewhere and key not in sources  # each key of a circle is told
+    return elsewhere and key not in sources  # each key of a circle has its own fault
 
 
 def within(key: str, group: str) -> bool:
@@ -162,23 +171,36 @@ def within(key: str, group: str) -> bool:
 
 
 def fault_of(key: str, leaf: Leaf, raw: Any, filled: DictConfig, keys: Keys) -> Fault | None:
-    """The fault of one value, `raw` as it is written."""
+    """Return the fault of one value, or None; `raw` is the value as it is written."""
     if raw == MISSING:
         example = f", e.g. {EXAMPLES[key]}" if key in EXAMPLES else ""
-        return Fault(key, None, f"must be set{example}", legal=f"Legal: {in_words(leaf.rule)}" if leaf.rule else "")
+        return Fault(
+            Code.MISSING_VALUE,
+            key,
+            None,
+            f"must be set{example}",
+            legal=f"Legal: {in_words(leaf.rule)}" if leaf.rule else "",
+        )
     if "${" not in str(raw):
         return misfit(key, leaf, raw)
     try:
         return misfit(key, leaf, resolved(filled, key))
     except InterpolationToMissingValueError:
-        return Fault(key, shown(raw), "refers to a key that is not set")
+        return Fault(Code.BROKEN_REFERENCE, key, shown(raw), "refers to a key that is not set")
     except InterpolationKeyError:
-        # Where the lost key is further up the chain, this fault is told there.
+        # A key that is missing further up the chain has its fault there.
         lost = next((name for name in references(key, raw) if name not in keys.leaves), "")
-        return Fault(key, shown(raw), f"refers to {lost}, which is not there", keys.nearest(lost))
+        return Fault(
+            Code.BROKEN_REFERENCE, key, shown(raw), f"refers to {lost}, which does not exist", keys.nearest(lost)
+        )
     except InterpolationResolutionError as error:
         circle = "Recursive" in str(error)
-        return Fault(key, shown(raw), "refers to itself in a circle" if circle else str(error).splitlines()[0])
+        return Fault(
+            Code.BROKEN_REFERENCE,
+            key,
+            shown(raw),
+            "refers to itself in a circle" if circle else str(error).splitlines()[0],
+        )
 
 
 def resolved(filled: DictConfig, key: str) -> Any:
@@ -186,23 +208,23 @@ def resolved(filled: DictConfig, key: str) -> Any:
 
 
 def misfit(key: str, leaf: Leaf, given: Any) -> Fault | None:
-    """The fault of a value with the wrong type or out of its range."""
+    """Return the fault of a value that has the wrong type or is out of range, or None."""
     rule = leaf.rule or RULES.get(key)
     try:
         value = leaf.typed(given)
     except OmegaConfBaseException:
         more = in_words(rule) if rule else "or null" * leaf.optional
-        return Fault(key, shown(given), f"must be {leaf.kind}" + f" ({more})" * bool(more))
+        return Fault(Code.WRONG_TYPE, key, shown(given), f"must be {leaf.kind}" + f" ({more})" * bool(more))
     if isinstance(value, float) and not math.isfinite(value):
-        return Fault(key, shown(given), "must be a finite number")
+        return Fault(Code.OUT_OF_RANGE, key, shown(given), "must be a finite number")
     if rule is None or rule.holds(value):
         return None
     close = nearest(str(value), re.findall(r"\w+", rule.legal), cutoff=0.7)
-    return Fault(key, shown(given), f"must be {in_words(rule)}", close)
+    return Fault(Code.OUT_OF_RANGE, key, shown(given), f"must be {in_words(rule)}", close)
 
 
 def in_words(rule: Rule) -> str:
-    """`a, b, c` as `a, b or c`; other rules as they are."""
+    """Return the legal values in words: `a, b, c` becomes `a, b or c`."""
     before, _, last = rule.legal.rpartition(", ")
     return f"{before} or {last}" if re.fullmatch(r"\w+(, \w+)+", rule.legal) else rule.legal
 
@@ -211,11 +233,11 @@ def typed_faults(cfg: DictConfig) -> list[Fault]:
     try:
         return cross_faults(load(cfg))
     except ValueError as error:  # of a method's __post_init__
-        return [Fault("method", None, str(error))]
+        return [Fault(Code.CONFLICTING_VALUES, "method", None, str(error))]
 
 
 def references(key: str, value: Any) -> Iterator[str]:
-    """The full keys that the raw `value` of `key` refers to."""
+    """Yield the full keys that the raw `value` of `key` refers to."""
     for dots, name in REFERENCE.findall(str(value)):
         yield ".".join([*key.split(".")[: -len(dots)], name]) if dots else name
 
@@ -226,7 +248,7 @@ def put(tree: dict[str, Any], key: str, value: Any) -> None:
 
 
 def grow(tree: dict[str, Any], group: str) -> dict[str, Any]:
-    """The dictionary at `group`, made where it is not there."""
+    """Return the dictionary at `group`, after creating it if needed."""
     for part in group.split(".") if group else ():
         tree = tree.setdefault(part, {})
     return tree

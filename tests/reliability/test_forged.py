@@ -11,10 +11,11 @@ from kdbench.data.augment import cached_augmentation
 from kdbench.data.stored import stored_dataset
 from kdbench.data.teacher_cache import cached_outputs
 from kdbench.data.tokenize import tokenize
-from kdbench.errors import UserError
+from kdbench.errors import Code, UserError
 from kdbench.storage import files as store
 from kdbench.storage.files import MANIFEST, Misfit, write_record
 from kdbench.training.loop import STAGE
+from tests.refusals import refused
 from tests.test_train import examples, run, supervised, toy
 
 
@@ -97,7 +98,7 @@ def test_a_forged_checkpoint_is_refused(tmp_path, name):
     file, forge = FORGED[name]
     forge(checkpoint / file)
     seal(checkpoint)
-    with pytest.raises(Misfit, match=rf"{checkpoint} is intact, but .*Remove it"):
+    with refused(Code.FOREIGN_FILE, checkpoint, "Remove it", kind=Misfit):
         run(toy(), tmp_path)
     store.remove(checkpoint)
     again, whole = toy(), toy()
@@ -131,11 +132,13 @@ def test_a_forged_cache_is_refused(configure, teacher_folder, tmp_path, file):
     path.unlink()  # it may be mapped
     path.write_text('{"name": 1}\n')
     seal(path.parent)
-    with pytest.raises(Misfit, match=rf"{path.parent} is intact, but .*Remove it"):
+    with refused(Code.FOREIGN_FILE, path.parent, "Remove it", kind=Misfit):
         read()
 
 
-@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "Too many open files"), MemoryError(), UserError("known")])
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EMFILE, "Too many open files"), MemoryError(), UserError(Code.NOT_A_RUN, "known")]
+)
 def test_what_is_no_fault_of_the_content_is_not_blamed_on_it(tmp_path, error):
     with pytest.raises(type(error)) as raised, store.fitting(tmp_path):
         raise error

