@@ -143,7 +143,7 @@ def test_a_new_kind_of_task_is_one_file(command_line, tmp_path):
         ["compare-runs", str(outputs), "--format", "json"],
     )
     assert "classification, multi_label, regression, stars or token_classification. Did you mean stars?" in mistyped
-    assert "seven stars are too many" in refused and "dataset.metric=accuracy: is no metric of stars" in refused
+    assert "seven stars are too many" in refused and "dataset.metric=accuracy: is not a metric of stars" in refused
     assert "dataset.task=stars: is not supported by method=pkd" in unable
     assert "data: train: topics are stars" in ran
     (folder,) = outputs.glob("*/logit_kd/*/seed0")

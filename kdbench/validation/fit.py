@@ -72,7 +72,7 @@ def task_faults(config: RunConfig) -> Iterator[Fault]:
             Code.UNSUPPORTED_TASK,
             "dataset.metric",
             dataset.metric,
-            f"is no metric of {task}",
+            f"is not a metric of {task}",
             legal=f"Legal: {_or(legal)}",
         )
     if isinstance(dataset.label, list) and not traits.several:
