@@ -437,7 +437,7 @@ def _tagged(path: Path, text: str, config: DatasetConfig) -> Table:
     if not traits(config.task).words:
         able = " or ".join(name for name in TASKS if traits(name).words)
         raise SourceError(
-            Code.UNREADABLE_TABLE, f"{path} has a tag for each word: it is read with dataset.task={able}."
+            Code.INAPPLICABLE_KEY, f"{path} has a tag for each word: it is read with dataset.task={able}."
         )
     sentences: list[list[list[str]]] = [[]]
     lines = []
