@@ -13,7 +13,12 @@ from importlib.abc import InspectLoader
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec, module_from_spec
 
-LIGHT = ("kdbench.errors", "kdbench.options", "kdbench.schema", "kdbench.tasks")  # imported by a declaration, and free of torch
+LIGHT = (
+    "kdbench.errors",
+    "kdbench.options",
+    "kdbench.schema",
+    "kdbench.tasks",
+)  # imported by a declaration, and free of torch
 
 
 def declaring(package: str, name: str) -> tuple[str, ...]:
