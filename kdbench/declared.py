@@ -1,24 +1,26 @@
-"""Read what a file declares without running the rest of it: a refusal and tab completion need no torch.
+"""What the files of methods and architectures declare, read without torch: a refusal and tab completion need no more.
 
-A method's file declares its keys (`Params`), an architecture's and a task's what else must be known of it before it is
-imported. Each name is a class at the top level of the file.
+A method's file declares its keys (`Params`), an architecture's what must be known before it is built (`Traits`).
 """
 
 import ast
 import pkgutil
 import sys
+from collections.abc import Iterable
 from functools import cache
 from importlib import import_module
 from importlib.abc import InspectLoader
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec, module_from_spec
+from typing import Any, ClassVar
 
-LIGHT = (
-    "kdbench.errors",
-    "kdbench.options",
-    "kdbench.schema",
-    "kdbench.tasks",
-)  # imported by a declaration, and free of torch
+from kdbench.errors import Code
+
+# Imported by a declaration, and free of torch.
+LIGHT = ("kdbench.declared", "kdbench.errors", "kdbench.options", "kdbench.schema", "kdbench.tasks")
+
+OWN = "kdbench_"  # before the name of an architecture that transformers does not have, in config.json
+Size = tuple[str, str]  # rows and columns of a matrix, by their keys in a shape
 
 
 def declaring(package: str, name: str) -> tuple[str, ...]:
@@ -67,3 +69,82 @@ def _source(module: str) -> str:
     spec = find_spec(module)
     assert spec is not None and isinstance(spec.loader, InspectLoader)
     return spec.loader.get_source(module) or ""
+
+
+class Architecture:
+    """Traits of an architecture; the defaults are those of an encoder of BERT's form, built from a checkpoint."""
+
+    model_type: ClassVar[str]  # as config.json has it
+
+    # As teacher and student
+    student: ClassVar[bool] = True  # may be `student.architecture`
+    encoder: ClassVar[bool] = True  # a checkpoint of it may be the teacher; methods may read its layers
+    from_config: ClassVar[bool] = True  # built after a checkpoint's config.json, so that it starts from its own kind
+    keys: ClassVar[frozenset[str]] = frozenset({"heads"})  # of a student, besides layers, hidden and ffn
+    choice: ClassVar[str] = ""  # of `student`, for a refusal to suggest
+    starts_from: ClassVar[tuple[str, ...]] = ()  # other architectures whose layers it can have
+    fine_tuned_as: ClassVar[str] = ""  # the architecture of its direct fine-tune; empty: its own
+    lacks: ClassVar[dict[str, str]] = {}  # what a method may need -> why this one does not have it
+
+    # How it reads and answers
+    token_types: ClassVar[bool] = True  # tell two texts apart
+    no_pairs: ClassVar[str] = ""  # why it cannot read two texts
+    words: ClassVar[bool] = False  # has a head that labels words
+    masked_lm: ClassVar[bool] = True  # has a masked-LM head
+    word_pieces: ClassVar[bool] = False  # marks where a word goes on, as BERT's tokenizer does (##)
+    own_words: ClassVar[bool] = False  # its vocabulary is the words of its training texts
+    whole_texts: ClassVar[bool] = False  # reads a text to its end, whatever `dataset.max_length` is
+    probabilities: ClassVar[bool] = True  # else its logits are scores, which no softmax makes probabilities
+    early_exit: ClassVar[bool] = False  # its time depends on its answers
+    no_onnx: ClassVar[str] = ""  # why it has no such form
+    no_int8: ClassVar[str] = ""
+
+    # Its checkpoints
+    shape_keys: ClassVar[dict[str, str]] = {}  # our key -> config.json's, where it has another name than BERT's
+    fixed: ClassVar[dict[str, object]] = {}  # of config.json: what the code of its file takes for granted
+    must_say: ClassVar[frozenset[str]] = frozenset()  # keys of `fixed` that mean something else when left out
+    first_position: ClassVar[int] = 0  # of a text's first token in the position embeddings
+    tokenizers: ClassVar[frozenset[str]] = frozenset()  # classes, besides those that serve any architecture
+    prefix: ClassVar[str]  # of the encoder's tensors in a classifier's file
+    layer: ClassVar[str] = "encoder.layer."  # before the number of a layer
+    one_layer: ClassVar[bool] = False  # all layers are one
+    biases: ClassVar[bool] = True  # beside the matrices of a layer
+    matrices: ClassVar[dict[str, Size]] = {
+        "attention.self.query": ("hidden", "hidden"),
+        "attention.self.key": ("hidden", "hidden"),
+        "attention.self.value": ("hidden", "hidden"),
+        "attention.output.dense": ("hidden", "hidden"),
+        "intermediate.dense": ("ffn", "hidden"),
+        "output.dense": ("hidden", "ffn"),
+    }
+    tables: ClassVar[dict[str, Size]] = {
+        "embeddings.word_embeddings": ("vocab_size", "hidden"),
+        "embeddings.position_embeddings": ("max_positions", "hidden"),
+    }
+
+    @classmethod
+    def conflicts(cls, config: Any) -> Iterable[tuple[Code, str, str]]:
+        """Yield (code, key, problem) for each key of a RunConfig that a student of this architecture cannot have."""
+        return ()
+
+    @classmethod
+    def start_conflicts(cls, config: Any) -> Iterable[tuple[str, str]]:
+        """Yield (key, problem) where a student of this architecture cannot start from the chosen layers."""
+        return ()
+
+
+def architecture_traits(architecture: str) -> type[Architecture]:
+    """Return what an architecture declares, by its key (`ib_bert`) or its model_type (`kdbench_ib_bert`)."""
+    return declared(f"kdbench.models.{file_name(architecture)}", "Traits")
+
+
+def file_name(architecture: str) -> str:
+    """Return the name of an architecture's file in kdbench.models."""
+    return architecture.removeprefix(OWN).replace("-", "_")
+
+
+@cache
+def architectures() -> dict[str, type[Architecture]]:
+    """Return the traits of each architecture by its key, a value of `student.architecture`."""
+    found = map(architecture_traits, declaring("kdbench.models", "Traits"))
+    return {one.model_type.removeprefix(OWN): one for one in found}

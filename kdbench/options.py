@@ -58,6 +58,20 @@ def layer_choice() -> Rule:
     return Rule("first, last, every_other, or a list of layers counted from 0 such as [0,2,4]", holds)
 
 
+def choose_layers(choice: str | list[int], of: int, count: int) -> list[int]:
+    """Return `count` of `of` layers, counted from 0.
+
+    `choice`: `first`, `last`, `every_other` (evenly spaced), or the layers themselves.
+    """
+    if isinstance(choice, list):
+        return choice
+    return {
+        "first": list(range(count)),
+        "last": list(range(of - count, of)),
+        "every_other": [index * of // count for index in range(count)],
+    }[choice]
+
+
 def sign(names: Collection[str]) -> Rule:
     """Return the rule for one character or its name. Most of these characters need quotes in a shell."""
     return Rule(

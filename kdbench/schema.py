@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, ClassVar
 
-from kdbench.declared import declared, declaring
+from kdbench.declared import architecture_traits, architectures, declared, declaring
 from kdbench.options import (
     MISSING,
     Rule,
@@ -23,10 +23,9 @@ from kdbench.options import (
 )
 
 GROUPS = ("teacher", "student", "method", "schedule", "dataset", "corpus", "hardware", "experiment")
-# Encoders that a teacher may be, by their model_type; the others are students only.
-ENCODERS = ("bert", "roberta", "xlm-roberta", "electra", "distilbert", "albert", "deberta-v2", "modernbert")
+ENCODERS = tuple(name for name, one in architectures().items() if one.encoder)  # the others are students only
 SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "space": " "}
-ARCHITECTURES = (*ENCODERS, "mobilebert", "ib_bert", "fastbert", "bilstm")
+ARCHITECTURES = tuple(name for name, one in architectures().items() if one.student)
 TASKS = declaring("kdbench.tasks", "Traits")  # the legal values of `dataset.task`: the file name is the key
 DEFAULT_TASK = "classification"  # where none is given, as in runs from before there were others
 _TRAITS: list[Any] = [declared(f"kdbench.tasks.{task}", "Traits") for task in TASKS]
@@ -257,23 +256,9 @@ class RunConfig:
         return self.student.encoder or self.teacher
 
 
-def choose_layers(choice: str | list[int], of: int, count: int) -> list[int]:
-    """Return `count` of `of` layers, counted from 0.
-
-    `choice`: `first`, `last`, `every_other` (evenly spaced), or the layers themselves.
-    """
-    if isinstance(choice, list):
-        return choice
-    return {
-        "first": list(range(count)),
-        "last": list(range(of - count, of)),
-        "every_other": [index * of // count for index in range(count)],
-    }[choice]
-
-
 def starts_from(student: str, source: str) -> bool:
-    """Whether a student of this architecture can have the layers of an encoder of that one."""
-    return (student == source and student in ENCODERS) or (source == "bert" and student in ("distilbert", "fastbert"))
+    """Return whether a student of this architecture can have the layers of an encoder of that one."""
+    return (student == source and student in ENCODERS) or source in architecture_traits(student).starts_from
 
 
 def method_module(name: str, module: str | None = None) -> ModuleType:

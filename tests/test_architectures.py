@@ -1,5 +1,10 @@
 """Runs with encoders of each architecture as teacher and student: what works, what is refused, and in which words."""
 
+import json
+import os
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +22,7 @@ from kdbench.runs.related import baseline
 from kdbench.training import loop as train
 from kdbench.training.hardware import settle
 from kdbench.validation.architectures import kind_faults
+from tests.conftest import ROOT
 from tests.encoders import KINDS, write_encoder
 from tests.test_methods import data_lines, same, weights
 
@@ -219,3 +225,40 @@ def test_what_a_method_says_it_serves_is_legal_and_all_else_is_refused(configure
         teacher = replace(config.teacher, architecture=kind, source_architecture=kind)
         found = list(kind_faults(replace(config, teacher=teacher, student=student)))
         assert (found == []) == (kind in SERVED[method]), (kind, found)
+
+
+CAMEMBERT = '''
+"""CamemBERT (Martin et al. 2020): RoBERTa in French."""
+
+from kdbench.declared import Architecture
+from kdbench.models import roberta
+
+
+class Traits(Architecture):
+    model_type = "camembert"
+    token_types = False
+    prefix = "roberta."
+    first_position = 2
+    tokenizers = frozenset({"RobertaTokenizer"})
+
+
+class Model(roberta.Model):
+    pass
+'''
+
+
+@pytest.mark.slow
+def test_a_new_encoder_is_one_file(encoders, command_line, tmp_path):
+    for package in ("kdbench", "conf", "hydra_plugins"):
+        shutil.copytree(ROOT / package, tmp_path / "copy" / package, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "copy/kdbench/models/camembert.py").write_text(CAMEMBERT)
+    encoder = shutil.copytree(encoders["roberta"], tmp_path / "camembert")
+    config = json.loads((encoder / "config.json").read_text())
+    (encoder / "config.json").write_text(json.dumps(config | {"model_type": "camembert"}))
+    for method in ("theseus", "minilm"):
+        typed = command_line(f"method={method}", f"teacher.source={encoder}", *FEW)
+        command = [sys.executable, "-m", "kdbench", *typed]
+        done = subprocess.run(command, cwd=tmp_path / "copy", env=os.environ | {"PYTHONPATH": ""}, check=False)
+        assert done.returncode == 0
+        (folder,) = (tmp_path / "outputs/topics" / method).glob("camembert_2l-*/seed0")
+        check_export(folder)

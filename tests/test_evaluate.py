@@ -4,7 +4,6 @@ from itertools import groupby
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from kdbench.inference import measure as evaluate
 from kdbench.models import bert
@@ -29,18 +28,19 @@ TINY = {"hidden": 312, "heads": 12, "ffn": 1200}
 )
 def test_parameters(oracles, name, changes):
     with torch.device("meta"):
-        encoder = bert.build(BASE | changes, ["a", "b"], "eager", 0).bert
+        encoder = bert.Model.build(BASE | changes, ["a", "b"], "eager", 0).bert
     counted = evaluate.parameters(encoder)
     assert counted["total"] == oracles["params"][name] == counted["embeddings"] + counted["without_embeddings"]
 
 
 @pytest.mark.parametrize(("layers", "length"), [(1, 7), (3, 16)])
-def test_flops_equal_torchs_counter(layers, length):
+@pytest.mark.parametrize("words", [False, True])
+def test_flops_are_those_of_the_matrix_products(layers, length, words):
     small = {"vocab_size": 50, "hidden": 24, "layers": layers, "heads": 3, "ffn": 40, "max_positions": 20}
-    model = bert.build(small | {"pad_token_id": 0}, ["a", "b", "c"], "eager", 0).eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(input_ids=torch.ones(1, length, dtype=torch.long))
-    assert bert.flops(small, length, 3) == counter.get_total_flops()
+    h, t = 24, length
+    layer = 4 * t * h * h + 2 * t * t * h + 2 * t * h * 40
+    head = t * h * 3 if words else h * h + h * 3  # of all words; else pooler and classifier of the first token
+    assert bert.Model.flops(small | {"pad_token_id": 0}, length, 3, words) == 2 * (layers * layer + head)
 
 
 def test_latency_lets_the_calls_take_turns():

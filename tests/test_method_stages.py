@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 
 from kdbench.cli.compose import conf_dir
 from kdbench.methods import minilm, pkd, tinybert
-from kdbench.models import bert, features, students
-from kdbench.models.encoders import view
+from kdbench.methods.tinybert import Projection
+from kdbench.models import bert, students
+from kdbench.models.network import view
 from kdbench.runs.identity import run_id
 from kdbench.runs.related import baseline
 from kdbench.training.hardware import settle
@@ -32,7 +33,7 @@ SHAPE: dict[str, Any] = {
 
 
 def tiny(seed=0, **changes):
-    return bert.build(SHAPE | {"pad_token_id": 0} | changes, ["a", "b"], "eager", seed).eval()
+    return bert.Model.build(SHAPE | {"pad_token_id": 0} | changes, ["a", "b"], "eager", seed).eval()
 
 
 def batch(rows=3, length=7, pad=2):
@@ -97,7 +98,7 @@ def tinybert_params(**changes):
 @pytest.mark.parametrize("padding", ["masked", "counted"])
 def test_tinybert_terms_are_zero_for_a_copy_and_padding_changes_nothing_where_it_is_masked(padding):
     teacher = tiny(layers=3).bert
-    projection = features.Projection(8, 8, separate=True)
+    projection = Projection(8, 8, separate=True)
     for linear in (projection.hidden, projection.embedding):
         torch.nn.init.eye_(linear.weight)
         torch.nn.init.zeros_(linear.bias)
@@ -114,7 +115,7 @@ def test_tinybert_terms_are_zero_for_a_copy_and_padding_changes_nothing_where_it
 
 
 def test_a_term_that_is_left_out_is_not_there():
-    projection = features.Projection(8, 8, separate=False)
+    projection = Projection(8, 8, separate=False)
     student, teacher = tiny(1).bert, tiny().bert
     terms = tinybert.transformer_layers(
         student, teacher, projection, tinybert_params(attention=False, projection="shared")
@@ -262,12 +263,12 @@ def test_the_mlm_head_is_transformers_own(tmp_path):
     model = BertForMaskedLM(config).eval()
     torch.nn.init.normal_(model.cls.predictions.bias)
     model.save_pretrained(tmp_path / "with")
-    head = bert.load_mlm_head(tmp_path / "with")
+    head = bert.Model.load_mlm_head(tmp_path / "with")
     assert head is not None
     hidden = torch.randn(5, 8)
     torch.testing.assert_close(head(hidden, students.word_embeddings(model.bert)), model.cls(hidden))
     model.bert.save_pretrained(tmp_path / "without")
-    assert bert.load_mlm_head(tmp_path / "without") is None
+    assert bert.Model.load_mlm_head(tmp_path / "without") is None
 
 
 def test_the_relu_head_survives_its_folder_and_no_other_loader_takes_it(configure, execute):

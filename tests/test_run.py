@@ -14,7 +14,7 @@ from kdbench.data.teacher_cache import cached_outputs, compute_outputs
 from kdbench.errors import Code, UserError
 from kdbench.methods import theseus
 from kdbench.models import students
-from kdbench.models.encoders import view
+from kdbench.models.network import view
 from kdbench.runs import execute as run
 from kdbench.runs import texts as context_data
 from kdbench.runs.context import Run

@@ -119,7 +119,7 @@ def load_classifier(folder: Path) -> Classifier:
 def classifier_of(recipe: Path, model: Path, predict: Predict) -> Classifier:
     """Return a classifier with the data set of `recipe`, and the labels and tokenizer of `model`."""
     dataset = recorded_dataset(OmegaConf.load(recipe / "config.yaml"))  # type: ignore[arg-type]
-    probable = students.model_type(model) != "kdbench_tfidf"
+    probable = students.folder_traits(model).probabilities
     length, tokenizer = read_length(model, dataset.max_length), load_tokenizer(model)
     return Classifier(dataset, label_names(model), length, tokenizer, pad_id(model), predict, probable)
 

@@ -84,7 +84,7 @@ class FinishedRun:
 
 def read_length(model: Path, max_length: int) -> int:
     """How much of a text the model in this folder reads, in tokens: what it was trained on or, TF-IDF, all of it."""
-    return WHOLE if students.model_type(model) == "kdbench_tfidf" else max_length
+    return WHOLE if students.folder_traits(model).whole_texts else max_length
 
 
 def open_run(folder: Path) -> FinishedRun:

@@ -72,7 +72,8 @@ def _at_speeds(run: FinishedRun, device: str) -> dict[float | None, evaluate.Cal
         return students.forward(model, {name: value.to(device) for name, value in batch.items()})  # type: ignore[arg-type, attr-defined]
 
     call = own_call(run, predict)
-    if students.model_type(run.model) != "kdbench_fastbert":
+    speeds = run.result["identity"]["parameters"].get("timed_speeds")
+    if speeds is None:
         return {None: call}
 
     def at(speed: float) -> evaluate.Call:
@@ -82,8 +83,7 @@ def _at_speeds(run: FinishedRun, device: str) -> dict[float | None, evaluate.Cal
 
         return timed
 
-    others = run.result["identity"]["parameters"]["timed_speeds"]
-    return {None: at(model.speed)} | {speed: at(speed) for speed in others}
+    return {None: at(model.speed)} | {speed: at(speed) for speed in speeds}
 
 
 def beside(times: dict[str, Any], teacher: dict[str, Any]) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def beside(times: dict[str, Any], teacher: dict[str, Any]) -> dict[str, Any]:
 
 def own_call(run: FinishedRun, predict: Predict) -> evaluate.Call:
     """`predict` over random texts as long as the run's; where their words matter (FastBERT, TF-IDF) over test texts."""
-    if students.model_type(run.model) in ("kdbench_fastbert", "kdbench_tfidf"):
+    if _by_words(run.model):
         return _real(run, predict)
     vocabulary = read_json(run.model / "config.json")["vocab_size"]
     return evaluate.model_call(lambda batch: predict(batch, 0), run.dataset.max_length, vocabulary, run.pairs)
@@ -131,9 +131,14 @@ def measure(folders: dict[str, Path]) -> dict[str, Any]:
 def _shape(model: Path, length: int | None, form: str | None = None) -> Shape:
     """What a model's time depends on: its form, the length of its texts, its configuration and tokenizer; of a FastBERT
     the weights too, by which rows leave (the manifest has their digest)."""
-    whole = students.model_type(model) in ("kdbench_fastbert", "kdbench_tfidf")
-    files = [path for path in sorted(model.glob("*.json")) if whole or path.name != MANIFEST]
+    files = [path for path in sorted(model.glob("*.json")) if _by_words(model) or path.name != MANIFEST]
     return form, length, *(path.read_bytes() for path in files)
+
+
+def _by_words(model: Path) -> bool:
+    """Return whether the model's time depends on the words of a text, not on their number alone."""
+    own = students.folder_traits(model)
+    return own.early_exit or own.whole_texts
 
 
 def _shape_of(folder: Path) -> Shape:
@@ -165,7 +170,7 @@ def _real(run: FinishedRun, predict: Predict) -> evaluate.Call:
 
 def _fixed(run: FinishedRun, predict: Predict) -> evaluate.Call | None:
     config = read_json(run.model / "config.json")
-    if students.model_type(run.model) == "kdbench_fastbert":
+    if students.folder_traits(run.model).early_exit:
         return None
     length = min(LENGTH, config.get("max_position_embeddings", LENGTH))
     return evaluate.model_call(lambda batch: predict(batch, 0), length, config["vocab_size"], run.pairs)

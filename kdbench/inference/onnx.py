@@ -12,71 +12,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdbench.errors import Code, UserError
-from kdbench.models import tfidf
-from kdbench.models.fastbert import FastBert, uncertainty
+from kdbench.models.network import Network, view
 from kdbench.stage import Batch
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # (B, T) each; the last only of models of pairs
 TOLERANCE = 1e-5  # of a logit, as a share of the largest one (or of 1)
 SHAPES = ((1, 1), (1, 2), (1, 9), (2, 7), (3, 16), (5, 30), (8, 3), (16, 24), (32, 11))  # (B, T) that are compared
-SPEEDS = (0.0, 0.5, 1.0)  # of a FastBERT, likewise
-
-
-class _Plain(nn.Module):
-    """A classifier whose arguments and answer are tensors: what can be traced."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
-        given = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        logits: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask, **given).logits
-        return logits
-
-
-class _Exits(nn.Module):
-    """A FastBERT whose exits are branches of the graph: a layer is computed while some row is unsure.
-
-    Each row gets the answer of the first head that is sure of it, as in `FastBert.early_exit`; only that rows which
-    have left are still carried along while others of their batch go on.
-    """
-
-    def __init__(self, model: FastBert) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, speed: Tensor, token_type_ids: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Logits (B, C) and the layer (B,), 1..L, that each row left after; `speed`: a number, ()."""
-        x, bias = self.model._embed(input_ids, attention_mask, token_type_ids)
-        logits = x.new_zeros(x.shape[0], len(self.model.config.id2label))  # len(x) would be fixed in the graph
-        exit_layer = input_ids.new_zeros(x.shape[0])
-        for number in range(1, len(self.model.branches) + 1):
-            state = (x, logits, exit_layer, bias, attention_mask, speed)
-            x, logits, exit_layer = torch.cond((exit_layer == 0).any(), self._layer(number), _unchanged, state)
-        return logits, exit_layer
-
-    def _layer(self, number: int) -> Any:
-        layer, branch = self.model.bert.encoder.layer[number - 1], self.model.branches[number - 1]
-        last = number == len(self.model.branches)
-
-        def go_on(x: Tensor, logits: Tensor, exit_layer: Tensor, bias: Tensor, mask: Tensor, speed: Tensor) -> Any:
-            x = layer(x, bias)
-            z = branch(x, mask)
-            sure = torch.ones_like(exit_layer, dtype=torch.bool) if last else uncertainty(z) < speed
-            leaves = sure & (exit_layer == 0)
-            return x, torch.where(leaves[:, None], z, logits), torch.where(leaves, number, exit_layer)
-
-        return go_on
-
-
-def _unchanged(x: Tensor, logits: Tensor, exit_layer: Tensor, bias: Tensor, mask: Tensor, speed: Tensor) -> Any:
-    return x.clone(), logits.clone(), exit_layer.clone()  # a branch may not hand back its arguments
 
 
 def to_onnx(model: Any, path: Path, pairs: bool) -> float:
@@ -85,35 +29,30 @@ def to_onnx(model: Any, path: Path, pairs: bool) -> float:
     `pairs`: whether it reads token_type_ids. A FastBERT's graph also takes `speed` and gives `exit_layer`. Raises
     UserError where the architecture has no graph, or where the graph does not answer as the model does.
     """
-    if model.config.model_type == "kdbench_bilstm":
-        raise UserError(
-            Code.UNSUPPORTED_EXPORT,
-            "a BiLSTM has no ONNX graph: torch.onnx cannot trace its packed sequences. Ship its folder",
-        )
-    if isinstance(model, tfidf.TfIdf):
+    network = view(model)
+    if network.traits.no_onnx:
+        raise UserError(Code.UNSUPPORTED_EXPORT, f"ONNX {network.traits.no_onnx}. Ship the folder of the run")
+    if (graph := network.written()) is not None:
         import onnx
 
-        onnx.save(tfidf.to_graph(model), path)
-        return _checked(model, Graph(path), pairs)
+        onnx.save(graph, path)
+        return _checked(network, Graph(path), pairs)
     inputs = {name: torch.ones(2, 7, dtype=torch.long) for name in INPUTS[: 2 + pairs]}
     inputs["attention_mask"][1, 4:] = 0
     axes: dict[str, Any] = {name: {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for name in inputs}
-    wrapped: nn.Module = _Plain(model)
-    outputs = ["logits"]
-    if isinstance(model, FastBert):
-        wrapped, outputs = _Exits(model), ["logits", "exit_layer"]
-        inputs["speed"], axes["speed"] = torch.tensor(0.5), None
+    module, further, outputs = network.traced()
+    inputs, axes = inputs | further, axes | dict.fromkeys(further)
     with warnings.catch_warnings(), _quiet("torch.onnx"):
         warnings.simplefilter("ignore")  # of torch, about itself
         program: Any = torch.onnx.export(
-            wrapped.eval(), kwargs=inputs, dynamic_shapes=axes, input_names=list(inputs), output_names=outputs,
+            module.eval(), kwargs=inputs, dynamic_shapes=axes, input_names=list(inputs), output_names=outputs,
             dynamo=True, verbose=False,
         )  # fmt: skip
     for value in program.model.graph.inputs:
         if len(value.shape) == 2:
             value.shape[0], value.shape[1] = "batch", "length"
     program.save(path)
-    return _checked(model, Graph(path), pairs)
+    return _checked(network, Graph(path), pairs)
 
 
 @contextmanager
@@ -126,22 +65,19 @@ def _quiet(name: str) -> Iterator[None]:
     log.setLevel(level)
 
 
-def _checked(model: Any, graph: "Graph", pairs: bool) -> float:
-    """The largest difference over SHAPES, with padding; raises UserError where one is too large."""
+def _checked(network: Network, graph: "Graph", pairs: bool) -> float:
+    """Return the largest difference over SHAPES, with padding. Raises UserError where one is too large."""
     worst = 0.0
     generator = torch.Generator().manual_seed(0)
     for size, length in SHAPES:
-        ids = torch.randint(1, model.config.vocab_size, (size, length), generator=generator)
+        ids = torch.randint(1, network.config.vocab_size, (size, length), generator=generator)
         mask = (torch.arange(length) < torch.randint(1, length + 1, (size, 1), generator=generator)).long()
         batch: Any = {"input_ids": ids, "attention_mask": mask}
         if pairs:
             batch["token_type_ids"] = (torch.arange(length) >= length // 2).long() * mask
-        for graph.speed in SPEEDS if isinstance(model, FastBert) else (0.0,):
+        for graph.speed in network.speeds:
             with torch.inference_mode():
-                if isinstance(model, FastBert):
-                    expected = model.early_exit(**batch, speed=graph.speed)[0]
-                else:
-                    expected = model(**batch).logits
+                expected = network.at_speed(batch, graph.speed)
             difference = (graph.logits(batch) - expected).abs().max().item()
             worst = max(worst, difference)
             if not difference <= TOLERANCE * max(1.0, expected.abs().max().item()):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 
 from kdbench.losses import attention_kl, regroup_heads, relation
-from kdbench.models.encoders import view
+from kdbench.models.network import view
 from kdbench.models.students import base
 from kdbench.objectives import supervised
 from kdbench.options import Rule, at_least, one_of, option, or_none

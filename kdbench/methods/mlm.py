@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from kdbench.declared import architectures
 from kdbench.models.students import base, last_hidden, mlm_head, word_embeddings
 from kdbench.objectives import masked_lm, supervised
-from kdbench.schema import ENCODERS, TASKS
+from kdbench.schema import TASKS
 from kdbench.stage import Batch, Stage, Terms
 
 if TYPE_CHECKING:
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 @dataclass
 class Params:
     needs: ClassVar[frozenset[str]] = frozenset({"encoder", "corpus"})
-    students: ClassVar[frozenset[str]] = frozenset({*ENCODERS, "mobilebert", "ib_bert"})
+    students: ClassVar[frozenset[str]] = frozenset(
+        name for name, one in architectures().items() if one.student and one.masked_lm
+    )
     tasks: ClassVar[frozenset[str]] = frozenset(TASKS)
     general_stages: ClassVar[tuple[str, ...]] = ("adaptation",)
 

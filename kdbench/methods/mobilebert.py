@@ -12,14 +12,15 @@ and variances, but indexes their list wrongly; `feature_maps=normalised` has onl
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from kdbench.losses import attention_kl, distillation_targets, hidden_mse, normalised_feature_mse, target_cross_entropy
-from kdbench.models.mobilebert import copy_embeddings, hidden_states, scores
+from kdbench.models.mobilebert import copy_embeddings
+from kdbench.models.network import view
 from kdbench.models.students import base, mlm_head, word_embeddings
 from kdbench.objectives import supervised
 from kdbench.options import at_least, between, one_of, option
@@ -27,7 +28,7 @@ from kdbench.stage import IGNORED, Batch, Objective, ParamGroup, Stage, Terms
 
 if TYPE_CHECKING:
     from kdbench.runs.context import MaskedLm, Run
-    from kdbench.schema import RunConfig
+    from kdbench.schema import RunConfig, StudentConfig
 
 Losses = Callable[[Batch], dict[str, Tensor]]
 SOFTLY_FROZEN = (
@@ -62,18 +63,31 @@ class Params:
             yield "method.ib_bottleneck", f"must be a multiple of student.heads={student.heads}"
 
 
+def ib_bert(student: "StudentConfig", p: Params) -> "StudentConfig":
+    """Return the shape of the inverted-bottleneck teacher: as deep and as wide between blocks as the student."""
+    return replace(
+        student,
+        name=f"ib_bert_{student.layers}l",
+        architecture="ib_bert",
+        bottleneck=p.ib_bottleneck,
+        ffn=p.ib_ffn,
+        ffn_blocks=1,
+    )
+
+
 def transfer(student: Any, teacher: Any, p: Params, blocks: list[int]) -> Losses:
     """Return an objective: the FMT and AT terms of the given blocks (from 0), each a mean over these blocks."""
     mse = hidden_mse if p.feature_maps == "raw" else normalised_feature_mse
 
+    parts, teacher_parts = view(student), view(teacher)
+
     def terms(batch: Batch) -> dict[str, Tensor]:
-        ids, mask, top = batch["input_ids"], batch["attention_mask"], max(blocks) + 1
-        own, target = (hidden_states(model, ids, mask, top) for model in (student, teacher))
+        mask, top = batch["attention_mask"], max(blocks) + 1
+        own, target = parts.states(batch, top), teacher_parts.states(batch, top)
         features = torch.stack([mse(own[block + 1], target[block + 1], mask) for block in blocks])
         losses = {"features": p.feature_weight * features.mean()}
         if p.attention_weight > 0:
-            layers = (student.encoder.layer, teacher.encoder.layer)
-            kl = [attention_kl(scores(layers[0][b], own[b]), scores(layers[1][b], target[b]), mask) for b in blocks]
+            kl = [attention_kl(parts.scores(b, own[b]), teacher_parts.scores(b, target[b]), mask) for b in blocks]
             losses["attention"] = p.attention_weight * torch.stack(kl).mean()
         return losses
 
@@ -84,8 +98,8 @@ def distillation(student: Any, head: Any, ib: "MaskedLm", alpha: float) -> Losse
     """Return an objective: PD, the masked tokens against labels and IB-BERT's distribution mixed."""
 
     def terms(batch: Batch) -> dict[str, Tensor]:
-        chosen, ids, mask = batch["mlm_labels"] != IGNORED, batch["input_ids"], batch["attention_mask"]
-        own, target = (hidden_states(model, ids, mask)[-1][chosen] for model in (student, ib.encoder))
+        chosen = batch["mlm_labels"] != IGNORED
+        own, target = (view(model).states(batch)[-1][chosen] for model in (student, ib.encoder))
         theirs = ib.head(target, word_embeddings(ib.encoder))
         targets = distillation_targets(theirs, batch["mlm_labels"][chosen], 1 - alpha)
         return {"mlm": target_cross_entropy(head(own, word_embeddings(student)), targets)}
@@ -94,7 +108,7 @@ def distillation(student: Any, head: Any, ib: "MaskedLm", alpha: float) -> Losse
 
 
 def general(run: "Run", p: Params) -> Iterator[Stage]:
-    ib, student = run.ib_bert(p.ib_bottleneck, p.ib_ffn), run.student
+    ib, student = run.masked_lm(ib_bert(run.config.student, p), "random"), run.student
     encoder, head = base(student), mlm_head(student, run.seed("mlm_head"))
     copy_embeddings(ib.encoder, encoder)
     head.load_state_dict(ib.head.state_dict())

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from kdbench.losses import patience
-from kdbench.models.encoders import view
+from kdbench.models.network import view
 from kdbench.objectives import soft_and_hard
 from kdbench.options import MISSING, TEMPERATURE, Rule, at_least, between, one_of, option
 from kdbench.schema import ENCODERS

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kdbench.models import tfidf
+from kdbench.models.network import view
 from kdbench.options import MISSING, Rule, above, at_least, between, option
 from kdbench.stage import Stage
 from kdbench.tasks import traits
@@ -56,7 +57,7 @@ class Fitted:
             return self.model.logits(tfidf.encode(self.tokenizer, split.inputs)).numpy()
 
     def save(self, folder: "Path") -> None:
-        tfidf.save(self.model, folder)
+        view(self.model).save(folder)
         self.tokenizer.save_pretrained(folder)
 
 

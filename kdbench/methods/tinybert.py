@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from kdbench.declared import architecture_traits, architectures
 from kdbench.losses import attention_score_mse, hidden_mse, soft_cross_entropy
-from kdbench.models.encoders import view
-from kdbench.models.features import Projection
-from kdbench.models.relu_head import use_relu_head
+from kdbench.models.network import view
+from kdbench.models.relu_bert import use_relu_head
 from kdbench.models.students import base, logits
 from kdbench.objectives import supervised
 from kdbench.options import MISSING, TEMPERATURE, at_least, between, one_of, option, or_none
@@ -29,8 +29,6 @@ from kdbench.tasks import kind, traits
 if TYPE_CHECKING:
     from kdbench.runs.context import Run
     from kdbench.schema import RunConfig
-
-WORD_PIECES = ("bert", "electra", "distilbert")  # encoders whose tokens are BERT's word pieces
 
 
 @dataclass
@@ -65,11 +63,14 @@ class Params:
         teacher, student = config.teacher, config.student
         if self.attention and student.heads != teacher.heads:
             yield "student.heads", f"must equal teacher.heads={teacher.heads}, or set method.attention=false"
-        if self.relu_head and student.architecture != "bert":
+        if self.relu_head and student.architecture not in architecture_traits("relu_bert").starts_from:
             yield "method.relu_head", f"must be false: {student.architecture} has a head of its own"
-        if self.augment and teacher.source_architecture not in WORD_PIECES:
-            problem = f"must be false: {teacher.source_architecture} does not mark where a word goes on (##), as"
-            yield "method.augment", f"{problem} {', '.join(WORD_PIECES)} do"
+        if self.augment and not architecture_traits(teacher.source_architecture).word_pieces:
+            able = ", ".join(name for name, one in architectures().items() if one.word_pieces)
+            problem = (
+                f"must be false: {teacher.source_architecture} does not mark where a word goes on (##), as {able} do"
+            )
+            yield "method.augment", problem
         if self.augment and config.dataset.text_pair is not None:
             yield "method.augment", "must be false for pairs: words are replaced in single texts"
         if traits(config.dataset.task).words:
@@ -77,6 +78,19 @@ class Params:
                 yield "method.augment", "must be false where each word has a label: replaced words would need others"
             if self.relu_head:
                 yield "method.relu_head", "must be false where each word has a label: it is a head for texts"
+
+
+class Projection(nn.Module):
+    """TinyBERT's W of the hidden states and, where it is separate, of the embeddings: (B, T, H_s) -> (B, T, H_t)."""
+
+    def __init__(self, student: int, teacher: int, separate: bool) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(student, teacher)
+        self.embedding = nn.Linear(student, teacher) if separate else None
+
+    def forward(self, state: Tensor, layer: int) -> Tensor:
+        project = self.embedding if layer == 0 and self.embedding is not None else self.hidden
+        return project(state)
 
 
 def layer_map(teacher: int, student: int) -> list[tuple[int, int]]:

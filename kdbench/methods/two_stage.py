@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from kdbench.models.encoders import view
+from kdbench.models.network import view
 from kdbench.objectives import supervised
 from kdbench.options import above, one_of, option
 from kdbench.schema import ENCODERS, TASKS

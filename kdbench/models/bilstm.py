@@ -7,10 +7,10 @@ of the paper's word2vec, which is 3.6 GB and English.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +19,31 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
+from kdbench.declared import Architecture
 from kdbench.errors import Code, UserError
+from kdbench.models.network import Network, labels_of
 
-MODEL_TYPE = "kdbench_bilstm"
+if TYPE_CHECKING:
+    from kdbench.schema import RunConfig
+
+
+class Traits(Architecture):
+    model_type = "kdbench_bilstm"
+    encoder = False
+    from_config = False
+    choice = "bilstm_300"
+    keys = frozenset({"embedding", "multichannel", "word_vectors"})
+    masked_lm = False
+    own_words = True
+    no_onnx = "is not supported for a BiLSTM: torch.onnx cannot trace packed sequences"
+
+    @classmethod
+    def conflicts(cls, config: "RunConfig") -> Iterator[tuple[Code, str, str]]:
+        if config.student.layers != 1:
+            problem = "must be 1: the BiLSTM of Tang et al. 2019 has one layer"
+            yield Code.MISMATCHED_SHAPE, "student.layers", problem
+
+
 SPECIAL = ("[PAD]", "[UNK]", "[MASK]")  # as kdbench.data.vocabulary has them
 SPREAD = 0.25  # unknown words of the paper's code are drawn from U(-0.25, 0.25)
 
@@ -40,7 +62,7 @@ class BiLstmConfig:
     id2label: dict[int, str]
     label2id: dict[str, int]
     dropout: float = 0.0
-    model_type: str = MODEL_TYPE
+    model_type: str = Traits.model_type
 
 
 class Output(NamedTuple):
@@ -108,25 +130,71 @@ def pack_left(ids: Tensor, kept: Tensor, pad: int) -> tuple[Tensor, Tensor]:
     return moved[:, : int(lengths.max())], lengths
 
 
-def build(shape: dict[str, Any], label_names: list[str], seed: int) -> BiLstm:
-    """A new classifier; `shape`: vocab_size, embedding, hidden (units), ffn (fc), multichannel, pairs, pad_token_id.
+class Model(Network):
+    dropouts: ClassVar[tuple[str, ...]] = ()  # `save` writes what the module has
 
-    The weights are a function of `seed` alone; the caller's random state is left untouched.
-    """
-    config = BiLstmConfig(
-        vocab_size=shape["vocab_size"],
-        embedding=shape["embedding"],
-        units=shape["hidden"],
-        fc=shape["ffn"],
-        multichannel=shape["multichannel"],
-        pairs=shape["pairs"],
-        pad_token_id=shape["pad_token_id"],
-        id2label=dict(enumerate(label_names)),
-        label2id={name: index for index, name in enumerate(label_names)},
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return BiLstm(config)
+    @property
+    def word_table(self) -> None:
+        return None
+
+    @classmethod
+    def build(
+        cls, shape: dict[str, Any], label_names: list[str], attention: str, seed: int, words: bool = False
+    ) -> BiLstm:
+        labels: Any = labels_of(label_names)
+        config = BiLstmConfig(
+            vocab_size=shape["vocab_size"],
+            embedding=shape["embedding"],
+            units=shape["hidden"],
+            fc=shape["ffn"],
+            multichannel=shape["multichannel"],
+            pairs=shape["pairs"],
+            pad_token_id=shape["pad_token_id"],
+            **labels,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return BiLstm(config)
+
+    @classmethod
+    def load(cls, folder: Path, attention: str = "sdpa") -> BiLstm:
+        """Return what `save` wrote, on the CPU. Raises UserError where the files are not that."""
+        try:
+            fields = json.loads((folder / "config.json").read_text(encoding="utf8"))
+            if fields["model_type"] != Traits.model_type:
+                raise UserError(
+                    Code.INCOMPLETE_MODEL,
+                    f"{folder}: config.json is of a {fields['model_type']}, not of a {Traits.model_type}",
+                )
+            fields["id2label"] = {int(index): name for index, name in fields["id2label"].items()}
+            with torch.random.fork_rng(devices=[]):  # the new weights are drawn, then replaced
+                model = BiLstm(BiLstmConfig(**fields))
+            model.load_state_dict(load_file(folder / "model.safetensors"))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+            raise UserError(
+                Code.INCOMPLETE_MODEL, f"{folder}: not a complete {Traits.model_type}: {type(error).__name__}: {error}"
+            ) from error
+        return model.eval()
+
+    @classmethod
+    def flops(cls, shape: dict[str, Any], length: int, classes: int, words: bool = False) -> int:
+        """Return the FLOPs of one example of `length` tokens.
+
+        Both directions of the LSTM (four gates each) on every token, then the two linear layers once. The two
+        texts of a pair share the `length` tokens.
+        """
+        units, fc = shape["hidden"], shape["ffn"]
+        width = shape["embedding"] * (2 if shape["multichannel"] else 1)
+        features = (8 if shape["pairs"] else 2) * units
+        return 2 * (length * 2 * 4 * units * (width + units) + features * fc + fc * classes)
+
+    def save(self, folder: Path) -> None:
+        """Write config.json, with the dropout that the model has now, and model.safetensors."""
+        dropout = self.model.dropout.p if isinstance(self.model.dropout, nn.Dropout) else 0.0
+        folder.mkdir(parents=True, exist_ok=True)
+        fields = asdict(self.config) | {"dropout": dropout}
+        (folder / "config.json").write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf8")
+        save_file(self.model.state_dict(), folder / "model.safetensors")
 
 
 def set_word_vectors(model: BiLstm, vectors: Tensor) -> None:
@@ -170,43 +238,3 @@ def principal_axes(vectors: Tensor, size: int) -> Tensor:
     axes = axes.flip(1)[:, :size]
     largest = axes.gather(0, axes.abs().argmax(dim=0, keepdim=True))
     return axes * largest.sign()
-
-
-def save(model: BiLstm, folder: Path) -> None:
-    """config.json, with the dropout that the model has now, and model.safetensors."""
-    dropout = model.dropout.p if isinstance(model.dropout, nn.Dropout) else 0.0
-    folder.mkdir(parents=True, exist_ok=True)
-    fields = asdict(model.config) | {"dropout": dropout}
-    (folder / "config.json").write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf8")
-    save_file(model.state_dict(), folder / "model.safetensors")
-
-
-def load(folder: Path) -> BiLstm:
-    """What `save` wrote, on the CPU and in evaluation mode. Raises UserError where the files are not that."""
-    try:
-        fields = json.loads((folder / "config.json").read_text(encoding="utf8"))
-        if fields["model_type"] != MODEL_TYPE:
-            raise UserError(
-                Code.INCOMPLETE_MODEL, f"{folder}: config.json is of a {fields['model_type']}, not of a {MODEL_TYPE}"
-            )
-        fields["id2label"] = {int(index): name for index, name in fields["id2label"].items()}
-        with torch.random.fork_rng(devices=[]):  # the new weights are drawn, then replaced
-            model = BiLstm(BiLstmConfig(**fields))
-        model.load_state_dict(load_file(folder / "model.safetensors"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
-        raise UserError(
-            Code.INCOMPLETE_MODEL, f"{folder}: not a complete {MODEL_TYPE}: {type(error).__name__}: {error}"
-        ) from error
-    return model.eval()
-
-
-def flops(shape: dict[str, Any], length: int, classes: int) -> int:
-    """FLOPs of one example of `length` tokens: 2 per multiply-add in matrix products, nothing else.
-
-    Both directions of the LSTM (four gates each) on every token, then the two linear layers once. The two
-    texts of a pair share the `length` tokens.
-    """
-    units, fc = shape["hidden"], shape["ffn"]
-    width = shape["embedding"] * (2 if shape["multichannel"] else 1)
-    features = (8 if shape["pairs"] else 2) * units
-    return 2 * (length * 2 * 4 * units * (width + units) + features * fc + fc * classes)

@@ -1,16 +1,43 @@
-"""DistilBERT classifiers (Sanh et al. 2019): BERT without segment embeddings and pooler, cut from a BERT.
+"""DistilBERT (Sanh et al. 2019): BERT without segment embeddings and pooler, cut from a BERT."""
 
-transformers is imported inside the functions: methods import this module, and a refusal must come quickly.
-"""
+from typing import Any, ClassVar
 
-from pathlib import Path
-from typing import Any
-
-import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench.errors import Code, UserError
-from kdbench.models.bert import labels_words
+from kdbench.declared import Architecture
+from kdbench.models.encoder import Encoder
+from kdbench.stage import Batch
+
+
+class Traits(Architecture):
+    model_type = "distilbert"
+    from_config = False
+    choice = "distilbert"
+    starts_from = ("bert",)
+    token_types = False
+    no_pairs = "DistilBERT has no token types to tell two sentences apart"
+    words = True
+    word_pieces = True
+    prefix = "distilbert."
+    layer = "transformer.layer."
+    shape_keys: ClassVar[dict[str, str]] = {
+        "layers": "n_layers",
+        "hidden": "dim",
+        "heads": "n_heads",
+        "ffn": "hidden_dim",
+    }
+    matrices: ClassVar[dict[str, tuple[str, str]]] = {
+        "attention.q_lin": ("hidden", "hidden"),
+        "attention.k_lin": ("hidden", "hidden"),
+        "attention.v_lin": ("hidden", "hidden"),
+        "attention.out_lin": ("hidden", "hidden"),
+        "ffn.lin1": ("ffn", "hidden"),
+        "ffn.lin2": ("hidden", "ffn"),
+    }
+    tokenizers = frozenset({"DistilBertTokenizer", "BertTokenizer"})
+    fixed: ClassVar[dict[str, object]] = {"activation": "gelu", "sinusoidal_pos_embds": False}
+
 
 # DistilBERT's modules and BERT's, within a layer.
 LAYER_NAMES = {
@@ -25,89 +52,58 @@ LAYER_NAMES = {
 }
 
 
-def build(shape: dict[str, Any], label_names: list[str], attention: str, seed: int, words: bool = False) -> Any:
-    """A randomly initialised classifier, of texts or of their `words`.
+class Model(Encoder):
+    stack = "transformer.layer"
+    projections = ("attention.q_lin", "attention.k_lin", "attention.v_lin")
+    dropouts = ("dropout", "attention_dropout", "seq_classif_dropout")
 
-    `shape`: vocab_size, max_positions, pad_token_id, layers, hidden, heads, ffn. The weights are a function of
-    `seed` alone; the caller's random state is left untouched.
-    """
-    from transformers import (
-        DistilBertConfig,
-        DistilBertForSequenceClassification,
-        DistilBertForTokenClassification,
-    )
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        self.head = ("classifier",) if self.labels_words else ("pre_classifier", "classifier")
 
-    config: Any = DistilBertConfig(
-        vocab_size=shape["vocab_size"],
-        max_position_embeddings=shape["max_positions"],
-        pad_token_id=shape["pad_token_id"],
-        n_layers=shape["layers"],
-        dim=shape["hidden"],
-        n_heads=shape["heads"],
-        hidden_dim=shape["ffn"],
-        sinusoidal_pos_embds=False,
-        dropout=0.0,  # each stage sets its own
-        attention_dropout=0.0,
-        seq_classif_dropout=0.0,
-        id2label=dict(enumerate(label_names)),
-        label2id={name: index for index, name in enumerate(label_names)},
-        attn_implementation=attention,  # type: ignore[call-arg]  # taken by the base class
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return (DistilBertForTokenClassification if words else DistilBertForSequenceClassification)(config)
+    @classmethod
+    def config_of(cls, shape: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "model_type": Traits.model_type,
+            "vocab_size": shape["vocab_size"],
+            "max_position_embeddings": shape["max_positions"],
+            "pad_token_id": shape["pad_token_id"],
+            "n_layers": shape["layers"],
+            "dim": shape["hidden"],
+            "n_heads": shape["heads"],
+            "hidden_dim": shape["ffn"],
+            "sinusoidal_pos_embds": False,
+        }
 
+    def embed(self, batch: Batch) -> Tensor:
+        return self.encoder.embeddings(batch["input_ids"])
 
-def load(folder: Path, attention: str) -> Any:
-    """A DistilBERT classifier's folder, in evaluation mode.
+    def logits_of(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        if not self.labels_words:
+            hidden = F.relu(self.model.pre_classifier(hidden[:, 0]))
+        return self.model.classifier(self.model.dropout(hidden))
 
-    Raises OSError where the folder holds no complete model, UserError where weights are missing.
-    """
-    from transformers import DistilBertForSequenceClassification, DistilBertForTokenClassification
+    def copy_from(self, source: Encoder, layers: list[int]) -> None:
+        if isinstance(source, Model):
+            super().copy_from(source, layers)
+        else:
+            self.copy_from_bert(source.encoder, layers, add_token_type=True)
 
-    kind = DistilBertForTokenClassification if labels_words(folder) else DistilBertForSequenceClassification
-    loaded: Any = kind.from_pretrained(
-        folder, attn_implementation=attention, dtype=torch.float32, output_loading_info=True
-    )
-    model, report = loaded
-    if report["missing_keys"]:
-        raise UserError(
-            Code.INCOMPLETE_MODEL, f"{folder}: weights are missing: {', '.join(sorted(report['missing_keys']))}"
-        )
-    return model.eval()
+    def copy_from_bert(self, source: Any, layers: list[int], add_token_type: bool) -> None:
+        """Copy the embeddings and the listed layers, counted from 0, of a BertModel, by value.
 
-
-def copy_from_bert(bert_model: Any, distil_model: Any, layers: list[int], add_token_type: bool) -> None:
-    """Copy embeddings and the listed layers, counted from 0, of a BertModel into a DistilBertModel, by value.
-
-    BERT adds a segment embedding to every position, DistilBERT has none. `add_token_type` adds BERT's for
-    segment 0, the only one that single texts use, to the position embeddings: the embeddings' outputs are then
-    equal. Without, it is dropped, as in the authors' code.
-    """
-    source, target = bert_model.embeddings, distil_model.embeddings
-    target.word_embeddings.load_state_dict(source.word_embeddings.state_dict())
-    target.LayerNorm.load_state_dict(source.LayerNorm.state_dict())
-    positions = source.position_embeddings.weight.detach()
-    if add_token_type:
-        positions = positions + source.token_type_embeddings.weight[0].detach()
-    target.position_embeddings.load_state_dict({"weight": positions})
-    for layer, index in zip(distil_model.transformer.layer, layers, strict=True):
-        for name, name_in_bert in LAYER_NAMES.items():
-            module = bert_model.encoder.layer[index].get_submodule(name_in_bert)
-            layer.get_submodule(name).load_state_dict(module.state_dict())
-
-
-def hidden_states(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """Last hidden states (B, T, H) of a classifier or its base model; ids and mask (B, T)."""
-    return model.base_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-
-
-def flops(shape: dict[str, Any], length: int, classes: int, words: bool = False) -> int:
-    """FLOPs of one example of `length` tokens: 2 per multiply-add in matrix products, nothing else.
-
-    Per layer: Q, K, V and output projections, scores and weighted values, the two feed-forward products; then
-    the two products of the classifier on one token or, of `words`, its one on all.
-    """
-    h, t = shape["hidden"], length
-    layer = 4 * t * h * h + 2 * t * t * h + 2 * t * h * shape["ffn"]
-    return 2 * (shape["layers"] * layer + (t * h * classes if words else h * h + h * classes))
+        BERT adds a segment embedding to every position, DistilBERT has none. `add_token_type` adds BERT's for
+        segment 0, the only one that single texts use, to the position embeddings: the embeddings' outputs are then
+        equal. Without it the segment embedding is dropped, as in the authors' code.
+        """
+        own, theirs = self.encoder.embeddings, source.embeddings
+        own.word_embeddings.load_state_dict(theirs.word_embeddings.state_dict())
+        own.LayerNorm.load_state_dict(theirs.LayerNorm.state_dict())
+        positions = theirs.position_embeddings.weight.detach()
+        if add_token_type:
+            positions = positions + theirs.token_type_embeddings.weight[0].detach()
+        own.position_embeddings.load_state_dict({"weight": positions})
+        for layer, index in zip(self.layers, layers, strict=True):
+            for name, name_in_bert in LAYER_NAMES.items():
+                module = source.encoder.layer[index].get_submodule(name_in_bert)
+                layer.get_submodule(name).load_state_dict(module.state_dict())

@@ -1,8 +1,6 @@
 """One way into every encoder: what makes the first layer's input, its layers, its head, queries, keys and values.
 
-`Encoder` is what methods know; each architecture is a class that names its parts and says what it does otherwise
-(encoders.py). transformers is imported inside the functions: methods import this module, and a refusal must come
-quickly.
+`Encoder` is what methods know. Each architecture's `Model` names its parts, and says what it does otherwise.
 """
 
 import math
@@ -14,24 +12,25 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from kdbench.models.network import Network
 from kdbench.stage import Batch
 
 Pass = Callable[[Tensor], Tensor]  # states (B, T, H) -> those after a layer
 
 
-class Encoder:
-    """What all encoders have."""
+class Encoder(Network):
+    """A Transformer whose layers can be run one by one."""
 
     below: ClassVar[tuple[str, ...]] = ("embeddings",)  # of the encoder: they make the first layer's input
     stack: ClassVar[str] = "encoder.layer"  # of the encoder: its layers
     above: ClassVar[tuple[str, ...]] = ()  # of the encoder: they stand between its last layer and the head
-    head: ClassVar[tuple[str, ...]] = ("classifier",)  # of the classifier
+    head: tuple[str, ...] = ("classifier",)  # of the classifier
     projections: ClassVar[tuple[str, ...]] = ()  # of a layer: those that make its queries, keys and values
-    dropouts: ClassVar[tuple[str, ...]] = ()  # of config.json, besides those that BERT has
 
-    def __init__(self, model: Any) -> None:
-        self.model, self.encoder = model, model.base_model
-        self.config: Any = self.encoder.config
+    @property
+    def labels_words(self) -> bool:
+        """Whether the classifier has an answer for each word."""
+        return type(self.model).__name__.endswith("ForTokenClassification")
 
     @property
     def inputs(self) -> list[nn.Module]:
@@ -126,10 +125,22 @@ class Encoder:
         for own, theirs in zip(self.tops, source.tops, strict=True):
             own.load_state_dict(theirs.state_dict())
 
-    def set_dropout(self, dropout: float) -> None:
-        """Write it in config.json's keys of this architecture; the modules have it already."""
-        for name in self.dropouts:
-            setattr(self.config, name, dropout)
+
+class BertForm(Encoder):
+    """An encoder whose layers and classifiers are of BERT's form."""
+
+    above: ClassVar[tuple[str, ...]] = ("pooler",)
+    projections = ("attention.self.query", "attention.self.key", "attention.self.value")
+
+    def passes(self, x: Tensor, mask: Tensor) -> list[Pass]:
+        passes = self.whole_passes(x, mask)
+        if not self.labels_words:
+            passes[-1] = lambda x: first_token(self.layers[-1], x, mask)
+        return passes
+
+    def logits_of(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        read = hidden if self.labels_words else self.encoder.pooler(hidden)
+        return self.model.classifier(self.model.dropout(read))
 
 
 def _parts(model: Any, names: tuple[str, ...]) -> list[nn.Module]:

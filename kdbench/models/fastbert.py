@@ -4,20 +4,35 @@ A branch head sits behind each of the L layers; the last one is the paper's teac
 At inference a row leaves after the first layer whose head is less uncertain than `speed`, and the batch shrinks
 to the rows that are left. As in the authors' code, and unlike other ports, a head has its tanh and its attention
 sees no padding; a row that no head is sure of is answered by the last one.
-
-transformers is imported inside the functions: methods import this module, and a refusal must come quickly.
 """
 
 import math
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from kdbench.errors import Code, UserError
+from kdbench.declared import Architecture
+from kdbench.models import bert
 from kdbench.models.encoder import attention_bias
+from kdbench.models.network import labels_of, refuse_missing
+from kdbench.stage import Batch
+
+
+class Traits(Architecture):
+    model_type = "kdbench_fastbert"
+    encoder = False
+    from_config = False
+    choice = "fastbert"
+    starts_from = ("bert",)
+    fine_tuned_as = "bert"  # with one classifier
+    masked_lm = False
+    early_exit = True
+
 
 WIDTH = 128  # of a branch head
 HEADS = 2  # of its attention
@@ -137,10 +152,10 @@ class FastBert(nn.Module):
 
 
 def uncertainty(logits: Tensor) -> Tensor:
-    """Entropy of softmax(logits) over that of the uniform distribution: (B, C) -> (B,) in [0, 1], 0 log 0 = 0.
+    """Return the normalised entropy (B,) of logits (B, C), in [0, 1] (Liu et al. 2020, section 3.3).
 
-    Liu et al. 2020, section 3.3. Summed in float64 and returned in float32, which makes equal logits exactly 1:
-    they never fall below a speed of 1.
+    0 log 0 is 0. Summed in float64 and returned in float32, which makes equal logits exactly 1: they never fall below a
+    speed of 1.
     """
     return (torch.special.entr(logits.double().softmax(-1)).sum(-1) / math.log(logits.shape[-1])).float()
 
@@ -151,71 +166,113 @@ def _trim(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return x[:, :length], mask[:, :length]
 
 
+class Model(bert.Model):
+    speeds: ClassVar[tuple[float, ...]] = (0.0, 0.5, 1.0)
+
+    @property
+    def encoder(self) -> Any:
+        return self.model.bert if isinstance(self.model, FastBert) else self.model
+
+    @classmethod
+    def build(
+        cls, shape: dict[str, Any], label_names: list[str], attention: str, seed: int, words: bool = False
+    ) -> FastBert:
+        """The heads keep PyTorch's initialisation, as the authors' do behind a pretrained backbone."""
+        given = cls.config_of(shape) | labels_of(label_names) | {"model_type": Traits.model_type}
+        config = _config_class()(**given, attn_implementation=attention)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = FastBert(config)
+        cls(model).set_dropout(0.0)
+        return model
+
+    @classmethod
+    def load(cls, folder: Path, attention: str = "sdpa") -> FastBert:
+        config = _config_class().from_pretrained(folder, attn_implementation=attention)
+        try:
+            weights = load_file(folder / "model.safetensors")
+        except SafetensorError as error:
+            raise OSError(f"{folder}: model.safetensors is cut short or damaged: {error}") from error
+        with torch.random.fork_rng(devices=[]):
+            model = FastBert(config)
+        refuse_missing(folder, model.load_state_dict(weights, strict=False).missing_keys)
+        return model.eval()
+
+    @classmethod
+    def flops(cls, shape: dict[str, Any], length: int, classes: int, words: bool = False) -> int:
+        """Return the FLOPs of one example through all layers and the last head, every matrix product counted."""
+        h, t = shape["hidden"], length
+        scores = 2 * t * (t * h * shape["layers"] + WIDTH)  # and weighted values
+        head = t * h * WIDTH + 2 * t * WIDTH**2 + 3 * WIDTH**2 + WIDTH * classes  # query, output, dense: [CLS] alone
+        return shape["layers"] * _layer_flops(shape, length) + 2 * (scores + head)
+
+    def save(self, folder: Path) -> None:
+        self.config.save_pretrained(folder)
+        tensors = {name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}
+        save_file(tensors, folder / "model.safetensors")
+
+    def logits(self, batch: Batch) -> Tensor:
+        return self.forward(batch)
+
+    def traced(self) -> tuple[nn.Module, dict[str, Tensor], list[str]]:
+        return _Exits(self.model), {"speed": torch.tensor(0.5)}, ["logits", "exit_layer"]
+
+    def at_speed(self, batch: Batch, speed: float) -> Tensor:
+        given: Any = batch
+        return self.model.early_exit(**given, speed=speed)[0]
+
+
+class _Exits(nn.Module):
+    """A FastBERT whose exits are branches of an ONNX graph: a layer is computed while some row is unsure.
+
+    Each row gets the answer of the first head that is sure of it, as in `FastBert.early_exit`. Rows which have left are
+    still carried along while others of their batch go on.
+    """
+
+    def __init__(self, model: FastBert) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, speed: Tensor, token_type_ids: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (B, C) and the layer (B,), 1..L, that each row left after; `speed`: a number, ()."""
+        x, bias = self.model._embed(input_ids, attention_mask, token_type_ids)
+        logits = x.new_zeros(x.shape[0], len(self.model.config.id2label))  # len(x) would be fixed in the graph
+        exit_layer = input_ids.new_zeros(x.shape[0])
+        for number in range(1, len(self.model.branches) + 1):
+            state = (x, logits, exit_layer, bias, attention_mask, speed)
+            x, logits, exit_layer = torch.cond((exit_layer == 0).any(), self._layer(number), _unchanged, state)
+        return logits, exit_layer
+
+    def _layer(self, number: int) -> Any:
+        layer, branch = self.model.bert.encoder.layer[number - 1], self.model.branches[number - 1]
+        last = number == len(self.model.branches)
+
+        def go_on(x: Tensor, logits: Tensor, exit_layer: Tensor, bias: Tensor, mask: Tensor, speed: Tensor) -> Any:
+            x = layer(x, bias)
+            z = branch(x, mask)
+            sure = torch.ones_like(exit_layer, dtype=torch.bool) if last else uncertainty(z) < speed
+            leaves = sure & (exit_layer == 0)
+            return x, torch.where(leaves[:, None], z, logits), torch.where(leaves, number, exit_layer)
+
+        return go_on
+
+
+def _unchanged(x: Tensor, logits: Tensor, exit_layer: Tensor, bias: Tensor, mask: Tensor, speed: Tensor) -> Any:
+    return x.clone(), logits.clone(), exit_layer.clone()  # a branch may not hand back its arguments
+
+
 @cache
 def _config_class() -> Any:
-    """The backbone's configuration with a speed, defined on first use because its base is transformers'."""
+    """Return the backbone's configuration with a speed, defined on first use because its base is transformers'."""
     from transformers import BertConfig
 
     class FastBertConfig(BertConfig):
-        model_type = "kdbench_fastbert"  # its own: with BERT's, the folder would load as what it is not
+        model_type = Traits.model_type  # its own: with BERT's, the folder would load as what it is not
         speed: float = 0.0
 
     return FastBertConfig
-
-
-def build(shape: dict[str, Any], label_names: list[str], attention: str, seed: int) -> FastBert:
-    """A randomly initialised FastBert of speed 0.
-
-    `shape`: vocab_size, max_positions, pad_token_id, layers, hidden, heads, ffn. The weights are a function of
-    `seed` alone; the caller's random state is left untouched. The heads keep PyTorch's initialisation, as the
-    authors' do behind a pretrained backbone.
-    """
-    config = _config_class()(
-        vocab_size=shape["vocab_size"],
-        hidden_size=shape["hidden"],
-        num_hidden_layers=shape["layers"],
-        num_attention_heads=shape["heads"],
-        intermediate_size=shape["ffn"],
-        max_position_embeddings=shape["max_positions"],
-        pad_token_id=shape["pad_token_id"],
-        hidden_dropout_prob=0.0,  # each stage sets its own
-        attention_probs_dropout_prob=0.0,
-        id2label=dict(enumerate(label_names)),
-        label2id={name: index for index, name in enumerate(label_names)},
-        attn_implementation=attention,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return FastBert(config)
-
-
-def save(model: FastBert, folder: Path) -> None:
-    """config.json with model_type kdbench_fastbert and the speed, and model.safetensors; only `load` reads them."""
-    from safetensors.torch import save_file
-
-    model.config.save_pretrained(folder)
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / "model.safetensors")
-
-
-def load(folder: Path, attention: str) -> FastBert:
-    """A FastBert's folder, in evaluation mode and with its speed.
-
-    Raises OSError where the folder holds no complete model, UserError where weights are missing.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    config = _config_class().from_pretrained(folder, attn_implementation=attention)
-    try:
-        weights = load_file(folder / "model.safetensors")
-    except SafetensorError as error:
-        raise OSError(f"{folder}: model.safetensors is cut short or damaged: {error}") from error
-    with torch.random.fork_rng(devices=[]):
-        model = FastBert(config)
-    missing = model.load_state_dict(weights, strict=False).missing_keys
-    if missing:
-        raise UserError(Code.INCOMPLETE_MODEL, f"{folder}: weights are missing: {', '.join(sorted(missing))}")
-    return model.eval()
 
 
 def flops(shape: dict[str, Any], length: int, classes: int, exit_layer: int) -> int:
@@ -224,7 +281,7 @@ def flops(shape: dict[str, Any], length: int, classes: int, exit_layer: int) -> 
     Counted as the authors do: 2 per multiply-add in linear layers only, with the head's attention for all tokens,
     without attention scores and last classifier. So `classes` counts for nothing (it is taken because all
     architectures are asked alike), and the figures are not comparable with those of other architectures here,
-    which count scores and classifier: `flops_at_speed_0` is.
+    which count scores and classifier: `Model.flops` is.
     """
     return exit_layer * (_layer_flops(shape, length) + _head_flops(shape, length))
 
@@ -232,14 +289,6 @@ def flops(shape: dict[str, Any], length: int, classes: int, exit_layer: int) -> 
 def full_flops(shape: dict[str, Any], length: int) -> int:
     """FLOPs at speed 0, all layers and the last head only, counted as in `flops`: the base of every speed-up."""
     return shape["layers"] * _layer_flops(shape, length) + _head_flops(shape, length)
-
-
-def flops_at_speed_0(shape: dict[str, Any], length: int, classes: int) -> int:
-    """FLOPs of one example through all layers and the last head, every matrix product: as for other architectures."""
-    h, t = shape["hidden"], length
-    scores = 2 * t * (t * h * shape["layers"] + WIDTH)  # and weighted values
-    head = t * h * WIDTH + 2 * t * WIDTH**2 + 3 * WIDTH**2 + WIDTH * classes  # query, output, dense: of [CLS] alone
-    return shape["layers"] * _layer_flops(shape, length) + 2 * (scores + head)
 
 
 def _layer_flops(shape: dict[str, Any], length: int) -> int:

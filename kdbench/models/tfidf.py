@@ -19,9 +19,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from kdbench.declared import Architecture
 from kdbench.errors import Code, UserError
+from kdbench.models.network import Network
 
-MODEL_TYPE = "kdbench_tfidf"
+
+class Traits(Architecture):
+    model_type = "kdbench_tfidf"
+    student = False  # method=tfidf makes it
+    encoder = False
+    token_types = False
+    whole_texts = True
+    probabilities = False
+    no_int8 = "is not supported for TF-IDF: rounding would lose rare words. Its ONNX graph is small and exact"
+
+
 PAD, UNK, START = SPECIAL = ("[PAD]", "[UNK]", "[START]")  # ids 0, 1, 2; part of no n-gram
 # A sign is a token of its own: there are texts of nothing else. \w is Onigruma's, with the vowel signs of Hindi.
 PATTERNS = {"word": r"\w+|[^\w\s]", "char": r"."}
@@ -132,7 +144,7 @@ class TfIdfConfig:
     label2id: dict[str, int]
     problem_type: str | None = None  # transformers' word for several labels, or a number
     pad_token_id: int = 0
-    model_type: str = MODEL_TYPE
+    model_type: str = Traits.model_type
 
 
 class Output(NamedTuple):
@@ -198,73 +210,73 @@ def build(
     return model.eval()
 
 
-def to_graph(model: TfIdf) -> Any:
-    """An onnx.ModelProto of plain operators, whose inputs and answers are the model's."""
-    from onnx import TensorProto, helper, numpy_helper
+class Model(Network):
+    @classmethod
+    def load(cls, folder: Path, attention: str = "sdpa") -> TfIdf:
+        """Return what `save` wrote, on the CPU. Raises UserError where the files are not that."""
+        try:
+            fields = json.loads((folder / "config.json").read_text(encoding="utf8"))
+            fields["id2label"] = {int(index): name for index, name in fields["id2label"].items()}
+            model = TfIdf(TfIdfConfig(**fields))
+            model.load_state_dict(load_file(folder / "model.safetensors"))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+            raise UserError(
+                Code.INCOMPLETE_MODEL, f"{folder}: not a complete {Traits.model_type}: {type(error).__name__}: {error}"
+            ) from error
+        return model.eval()
 
-    config, ngrams = model.config, model.ngrams
-    pools = [torch.arange(len(SPECIAL), config.vocab_size)[:, None]]  # (n-grams, n) of tokens
-    for keys in ngrams.keys:
-        pools.append(torch.cat([pools[-1][keys // config.vocab_size], keys[:, None] % config.vocab_size], 1))
-    sizes = [pool.numel() for pool in pools]
-    constants = {
-        "one": np.array(1, np.float32),
-        "least": np.array(1e-12, np.float32),  # the length of a text without a known n-gram
-        "idf": model.idf.numpy(),
-        "weight": model.weight.detach().numpy(),
-        "bias": model.bias.detach().numpy(),
-    }
-    nodes = [
-        helper.make_node("Mul", ["input_ids", "attention_mask"], ["ids"]),  # [PAD] is 0
-        helper.make_node(
-            "TfIdfVectorizer", ["ids"], ["times"], mode="TF", min_gram_length=1, max_gram_length=len(pools),
-            max_skip_count=0, ngram_counts=[sum(sizes[:n]) for n in range(len(sizes))],
-            ngram_indexes=list(range(ngrams.sizes[-1])), pool_int64s=torch.cat([p.flatten() for p in pools]).tolist(),
-        ),
-    ]  # fmt: skip
-    counted = "times"
-    if config.sublinear_tf:
-        for kind, given, made in (
-            ("Max", ["times", "one"], "there"), ("Log", ["there"], "log"), ("Add", ["log", "one"], "raised"),
-            ("Min", ["times", "one"], "whether"), ("Mul", ["raised", "whether"], "counted"),
-        ):  # fmt: skip
-            nodes.append(helper.make_node(kind, given, [made]))
-        counted = "counted"
-    nodes += [
-        helper.make_node("Mul", [counted, "idf"], ["raw"]),
-        helper.make_node("ReduceL2", ["raw"], ["length"], axes=[1], keepdims=1),
-        helper.make_node("Max", ["length", "least"], ["divisor"]),
-        helper.make_node("Div", ["raw", "divisor"], ["weighed"]),
-        helper.make_node("MatMul", ["weighed", "weight"], ["sums"]),
-        helper.make_node("Add", ["sums", "bias"], ["logits"]),
-    ]
-    shape = ["batch", "length"]
-    inputs = [helper.make_tensor_value_info(n, TensorProto.INT64, shape) for n in ("input_ids", "attention_mask")]
-    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", len(config.id2label)])]
-    tensors = [numpy_helper.from_array(value, name) for name, value in constants.items()]
-    graph = helper.make_graph(nodes, "tfidf", inputs, outputs, tensors)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    def save(self, folder: Path) -> None:
+        text = json.dumps(asdict(self.config), indent=2, ensure_ascii=False)
+        (folder / "config.json").write_text(text + "\n", encoding="utf8")
+        save_file(self.model.state_dict(), folder / "model.safetensors")
 
+    def written(self) -> Any:
+        """Return a graph of plain operators."""
+        from onnx import TensorProto, helper, numpy_helper
 
-def save(model: TfIdf, folder: Path) -> None:
-    """config.json and model.safetensors."""
-    text = json.dumps(asdict(model.config), indent=2, ensure_ascii=False)
-    (folder / "config.json").write_text(text + "\n", encoding="utf8")
-    save_file(model.state_dict(), folder / "model.safetensors")
-
-
-def load(folder: Path) -> TfIdf:
-    """What `save` wrote, on the CPU and in evaluation mode. Raises UserError where the files are not that."""
-    try:
-        fields = json.loads((folder / "config.json").read_text(encoding="utf8"))
-        fields["id2label"] = {int(index): name for index, name in fields["id2label"].items()}
-        model = TfIdf(TfIdfConfig(**fields))
-        model.load_state_dict(load_file(folder / "model.safetensors"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
-        raise UserError(
-            Code.INCOMPLETE_MODEL, f"{folder}: not a complete {MODEL_TYPE}: {type(error).__name__}: {error}"
-        ) from error
-    return model.eval()
+        model, config, ngrams = self.model, self.config, self.model.ngrams
+        pools = [torch.arange(len(SPECIAL), config.vocab_size)[:, None]]  # (n-grams, n) of tokens
+        for keys in ngrams.keys:
+            pools.append(torch.cat([pools[-1][keys // config.vocab_size], keys[:, None] % config.vocab_size], 1))
+        sizes = [pool.numel() for pool in pools]
+        constants = {
+            "one": np.array(1, np.float32),
+            "least": np.array(1e-12, np.float32),  # the length of a text without a known n-gram
+            "idf": model.idf.numpy(),
+            "weight": model.weight.detach().numpy(),
+            "bias": model.bias.detach().numpy(),
+        }
+        nodes = [
+            helper.make_node("Mul", ["input_ids", "attention_mask"], ["ids"]),  # [PAD] is 0
+            helper.make_node(
+                "TfIdfVectorizer", ["ids"], ["times"], mode="TF", min_gram_length=1, max_gram_length=len(pools),
+                max_skip_count=0, ngram_counts=[sum(sizes[:n]) for n in range(len(sizes))],
+                ngram_indexes=list(range(ngrams.sizes[-1])),
+                pool_int64s=torch.cat([p.flatten() for p in pools]).tolist(),
+            ),
+        ]  # fmt: skip
+        counted = "times"
+        if config.sublinear_tf:
+            for kind, given, made in (
+                ("Max", ["times", "one"], "there"), ("Log", ["there"], "log"), ("Add", ["log", "one"], "raised"),
+                ("Min", ["times", "one"], "whether"), ("Mul", ["raised", "whether"], "counted"),
+            ):  # fmt: skip
+                nodes.append(helper.make_node(kind, given, [made]))
+            counted = "counted"
+        nodes += [
+            helper.make_node("Mul", [counted, "idf"], ["raw"]),
+            helper.make_node("ReduceL2", ["raw"], ["length"], axes=[1], keepdims=1),
+            helper.make_node("Max", ["length", "least"], ["divisor"]),
+            helper.make_node("Div", ["raw", "divisor"], ["weighed"]),
+            helper.make_node("MatMul", ["weighed", "weight"], ["sums"]),
+            helper.make_node("Add", ["sums", "bias"], ["logits"]),
+        ]
+        shape = ["batch", "length"]
+        inputs = [helper.make_tensor_value_info(n, TensorProto.INT64, shape) for n in ("input_ids", "attention_mask")]
+        outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", len(config.id2label)])]
+        tensors = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+        graph = helper.make_graph(nodes, "tfidf", inputs, outputs, tensors)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
 
 
 def tokenizer_of(inputs: Sequence[tuple[str, ...]], analyzer: str) -> Any:

@@ -17,7 +17,7 @@ from kdbench.data.datasets import Split
 from kdbench.data.teacher_cache import cached_outputs, compute_outputs
 from kdbench.errors import Code, UserError
 from kdbench.models import students
-from kdbench.models.encoders import view
+from kdbench.models.network import view
 from kdbench.runs.models import Ensure, MaskedLm, RunModels
 from kdbench.runs.related import finetune
 from kdbench.schema import RunConfig

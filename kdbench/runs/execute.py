@@ -17,6 +17,7 @@ from kdbench.console import quiet_libraries
 from kdbench.data.batches import TrainBatches
 from kdbench.errors import UserError
 from kdbench.models import students
+from kdbench.models.network import view
 from kdbench.runs import elsewhere, record
 from kdbench.runs.context import Run
 from kdbench.runs.identity import run_id
@@ -262,7 +263,7 @@ def train_stages(
         stage, student = prepared(run, stage), stage.student
         name, key = f"{len(records):02d}_{stage.name}", stage.key or stage.name
         given = run.stage(key)
-        students.set_dropout(student, given.dropout)
+        view(student).set_dropout(given.dropout)
         watch_stage = _after(watch, sum(len(one["epochs"]) for one in records))
         if run.hardware.compile:
             students.compile_layers(student)
@@ -288,7 +289,7 @@ def prepared(run: Run, stage: Stage) -> Stage:
     if stage.predict is None:
         stage = replace(stage, predict={} if run.config.phase == "general" else {"student": _logits_of(stage.student)})
     if isinstance(stage.data, TrainBatches):  # a corpus' masked-LM head reads the whole table
-        table = students.word_table(stage.student)
+        table = view(stage.student).word_table
         stage = replace(stage, words=None if table is None else Words(table, stage.data.used_ids()))
     return stage
 

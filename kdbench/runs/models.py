@@ -13,11 +13,12 @@ from torch import Tensor
 
 from kdbench.data.tokenize import load_tokenizer
 from kdbench.errors import Code, UserError
-from kdbench.models import bert, bilstm, stock, students
-from kdbench.models.encoders import view
+from kdbench.models import bilstm, stock, students
+from kdbench.models.network import network, view
+from kdbench.options import choose_layers
 from kdbench.runs.related import found_teacher_run, full_depth, general_run, mlm_run, teacher_run, uses_general
 from kdbench.runs.texts import RunData
-from kdbench.schema import DEFAULT_TASK, RunConfig, StudentConfig, choose_layers
+from kdbench.schema import DEFAULT_TASK, RunConfig, StudentConfig
 from kdbench.sources.model_folder import head_misfit
 from kdbench.storage.results import verify_run
 from kdbench.training.hardware import Hardware
@@ -94,7 +95,7 @@ class RunModels(RunData):
     @cached_property
     def mlm(self) -> MaskedLm:
         """The pretrained encoder with a masked-LM head, which is trained on the corpus if the checkpoint has none."""
-        head = bert.load_mlm_head(self.encoder_folder)
+        head = network(students.model_type(self.encoder_folder)).load_mlm_head(self.encoder_folder)
         if head is not None:
             return MaskedLm(self.pretrained, self._still(head))
         return self.masked_lm(full_depth(self.config), "pretrained")
@@ -120,7 +121,7 @@ class RunModels(RunData):
         names, task = (self.data.label_names, self.task) if config.phase == "task" else (["0", "1"], DEFAULT_TASK)
         shape, seed = self.shape(config.student), self.seed("student")
         student = students.build(shape, names, self.hardware.attention, seed, task)
-        if config.student.architecture == "bilstm":
+        if config.student.word_vectors == "teacher":
             self._set_word_vectors(student)
         elif self.general_folder is not None:
             students.load_base(student, load_file(self.general_folder / "model" / "model.safetensors"))
@@ -132,7 +133,7 @@ class RunModels(RunData):
     def copy_layers(self, source: Any, student: Any) -> None:
         """Copy into the student the layers of the encoder `source` that `method.init.layers` chooses."""
         layers = choose_layers(self.config.method.init.layers, len(view(source).layers), self.config.student.layers)
-        students.copy_layers(source, student, layers)
+        view(students.base(student)).copy_from(view(source), layers)
 
     @cached_property
     def general_folder(self) -> Path | None:
@@ -157,17 +158,8 @@ class RunModels(RunData):
             self.accelerator.device
         )
 
-    def ib_bert(self, bottleneck: int, ffn: int) -> MaskedLm:
-        """Return MobileBERT's inverted-bottleneck teacher: the student's depth, and its width between blocks."""
-        student = self.config.student
-        name = f"ib_bert_{student.layers}l"
-        shape = replace(student, name=name, architecture="ib_bert", bottleneck=bottleneck, ffn=ffn, ffn_blocks=1)
-        return self.masked_lm(shape, "random")
-
     def _set_word_vectors(self, student: Any) -> None:
         """Set each word vector to the mean of the teacher's embeddings of its pieces, before the task."""
-        if self.config.student.word_vectors != "teacher":
-            return
         words = load_tokenizer(self.tokenizer_folder)
         pieces = load_tokenizer(self.encoder_folder)
         table = students.word_embeddings(self.pretrained)

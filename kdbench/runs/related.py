@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from kdbench.declared import architecture_traits
 from kdbench.schema import (
     ExportConfig,
     InitConfig,
@@ -31,8 +32,8 @@ def finetune(config: RunConfig, student: StudentConfig, schedule: ScheduleConfig
     It starts from the first pretrained layers if the shapes fit, else from random weights.
     """
     origin = student.encoder or config.teacher
-    if student.architecture == "fastbert":  # its baseline has one classifier
-        student = dataclasses.replace(student, name=f"bert_{student.layers}l", architecture="bert")
+    if kind := architecture_traits(student.architecture).fine_tuned_as:
+        student = dataclasses.replace(student, name=f"{kind}_{student.layers}l", architecture=kind)
     fits = starts_from(student.architecture, origin.source_architecture) and all(
         getattr(student, key) == getattr(origin, key) for key in ("hidden", "heads", "ffn")
     )

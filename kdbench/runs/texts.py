@@ -15,10 +15,12 @@ from kdbench.data.report import PiecesReport, ReadReport
 from kdbench.data.stored import stored_dataset
 from kdbench.data.tokenize import pad_id, tokenize, vocabulary_size
 from kdbench.data.vocabulary import word_tokenizer
+from kdbench.declared import architecture_traits
 from kdbench.errors import Code, UserError
+from kdbench.options import choose_layers
 from kdbench.runs.identity import corpus_identity
 from kdbench.runs.related import uses_teacher
-from kdbench.schema import RunConfig, ScheduleConfig, StudentConfig, choose_layers
+from kdbench.schema import RunConfig, ScheduleConfig, StudentConfig
 from kdbench.sources.sources import resolve_model
 from kdbench.storage.files import read_json
 from kdbench.storage.seeds import derive
@@ -53,7 +55,7 @@ class RunData:
         """How the data were read, and how each tokenizer of the run splits the texts."""
         pieces: list[PiecesReport] = []
         if "encoder" in self.config.method.needs:
-            own_words = self.config.student.architecture == "bilstm"
+            own_words = self._own_words
             name = "the words of train" if own_words else self.config.origin.name
             pieces.append(self._pieces(name, self.tokenizer_folder, not own_words))
             if uses_teacher(self.config) and self.encoder_folder != self.tokenizer_folder:
@@ -68,10 +70,14 @@ class RunData:
             counts[split] = found
         return {"tokenizer": name, "pretrained": pretrained, "max_length": length, "splits": counts}
 
+    @property
+    def _own_words(self) -> bool:
+        return architecture_traits(self.config.student.architecture).own_words
+
     @cached_property
     def tokenizer_folder(self) -> Path:
         """The student's tokenizer: that of the encoder it starts from, or one of the train texts' words."""
-        if self.config.student.architecture != "bilstm":
+        if not self._own_words:
             return self.origin_folder
         texts = [*self.data.train.texts, *(self.data.train.pairs or [])]
         return word_tokenizer(texts, self.cache)
@@ -129,15 +135,15 @@ class RunData:
 
     def shape(self, student: StudentConfig) -> dict[str, Any]:
         """Return the student's shape, completed from its vocabulary, its texts and the encoder that it starts from."""
-        bilstm_words = student.architecture == "bilstm"
-        folder = self.tokenizer_folder if bilstm_words else self.origin_folder
+        own_words = architecture_traits(student.architecture).own_words
+        folder = self.tokenizer_folder if own_words else self.origin_folder
         origin = self.config.origin
         return asdict(student) | {
-            "vocab_size": vocabulary_size(folder) if bilstm_words else origin.vocab_size,
+            "vocab_size": vocabulary_size(folder) if own_words else origin.vocab_size,
             "max_positions": origin.max_positions,
             "pad_token_id": pad_id(folder),
             "pairs": self.config.dataset.text_pair is not None,
-            "config": {} if bilstm_words else read_json(folder / "config.json"),
+            "config": {} if own_words else read_json(folder / "config.json"),
             "chosen_layers": self.chosen_layers(student),
         }
 

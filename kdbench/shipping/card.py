@@ -11,17 +11,15 @@ from kdbench.compare.keys import Wanted, flat
 from kdbench.compare.rows import build_tables
 from kdbench.compare.table import Row, Table
 from kdbench.compare.testing import with_tests
+from kdbench.declared import OWN
 from kdbench.errors import shown
 from kdbench.inference.classifier import label_names
 from kdbench.inference.finished_run import FinishedRun
 from kdbench.models import students
-from kdbench.schema import ENCODERS
 from kdbench.storage.files import read_json
 from kdbench.storage.provenance import machine
 from kdbench.storage.results import metric_of
 from kdbench.tasks import traits
-
-STOCK = (*ENCODERS, "mobilebert")  # what AutoModelForSequenceClassification loads
 
 
 class Forms(NamedTuple):
@@ -39,7 +37,7 @@ def model_card(run: FinishedRun, forms: Forms | None) -> str:
         lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     table, row = _compared(run)
-    kind = students.model_type(run.model)
+    kind, own = students.model_type(run.model), students.folder_traits(run.model)
     task, metric = traits(run.dataset.task), table.metric
     measured = [name for name in task.metrics if name in run.result["metrics"]["test"]]
     parameters = {key: value for key, value in run.result["identity"]["parameters"].items() if key != "stages"}
@@ -54,9 +52,9 @@ def model_card(run: FinishedRun, forms: Forms | None) -> str:
         metrics=measured,
         hub_names=list(dict.fromkeys(task.metrics[name].hub for name in measured)),
         unit=unit(metric),
-        stock=kind in STOCK,
-        fastbert=kind == "kdbench_fastbert",
-        counted=run.result["reported"]["chosen"] if kind == "kdbench_tfidf" else None,
+        stock=not kind.startswith(OWN),
+        fastbert=own.early_exit,
+        counted=run.result["reported"].get("chosen"),
         labels=label_names(run.model),
         environment=read_json(run.folder / "env.json"),
         settings=[(key, shown(value)) for key, value in flat(parameters) if value is not None],

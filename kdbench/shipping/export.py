@@ -32,7 +32,6 @@ from kdbench.storage.predictions import predictions_file
 from kdbench.storage.provenance import machine, source_state, versions
 from kdbench.storage.results import EXPORT, PREDICTIONS, metric_of, write_result
 from kdbench.tasks import kind
-from kdbench.validation.fit import NO_INT8
 from kdbench.validation.load import digest
 
 log = logging.getLogger("kdbench")
@@ -79,8 +78,8 @@ def _copy(run: FinishedRun, staged: Path) -> None:
 
 def _write_forms(run: FinishedRun, staged: Path, int8: bool) -> Forms:
     """Write the graphs, each into its folder with its results."""
-    if int8 and students.model_type(run.model) == "kdbench_tfidf":
-        raise UserError(Code.UNSUPPORTED_EXPORT, f"--int8 {NO_INT8}: use --onnx")
+    if int8 and (problem := students.folder_traits(run.model).no_int8):
+        raise UserError(Code.UNSUPPORTED_EXPORT, f"--int8 {problem}: use --onnx")
     names = ("onnx", "int8") if int8 else ("onnx",)
     for name in names:
         (staged / name).mkdir()

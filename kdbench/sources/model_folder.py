@@ -6,7 +6,9 @@ Only names, headers and JSON are read, so that a local teacher is judged before 
 from pathlib import Path
 from typing import Any
 
+from kdbench.declared import architecture_traits
 from kdbench.errors import Code, SourceError
+from kdbench.schema import ENCODERS
 from kdbench.sources.foreign import WEIGHTS, read_config, read_object, require_weights
 from kdbench.sources.model_weights import verify_weights
 from kdbench.tasks import traits
@@ -27,51 +29,8 @@ SHAPE = {  # our key: config.json's
     "vocab_size": "vocab_size",
     "max_positions": "max_position_embeddings",
 }
-_NAMED_OTHERWISE = {
-    "distilbert": {"layers": "n_layers", "hidden": "dim", "heads": "n_heads", "ffn": "hidden_dim"},
-    "electra": {"embedding": "embedding_size"},
-    "albert": {"embedding": "embedding_size"},
-}
-_ROBERTA: dict[str, object] = {
-    "pad_token_id": 1,
-    "position_embedding_type": "absolute",
-    "is_decoder": False,
-}  # from 2 on
-# What kdbench's students, or its way through the layers, take for granted: another value would be another network.
-_FIXED: dict[str, dict[str, object]] = {
-    "bert": {
-        "hidden_act": "gelu",
-        "layer_norm_eps": 1e-12,
-        "type_vocab_size": 2,
-        "position_embedding_type": "absolute",
-        "is_decoder": False,
-    },
-    "roberta": _ROBERTA,
-    "xlm-roberta": _ROBERTA,
-    "electra": {"type_vocab_size": 2, "position_embedding_type": "absolute", "is_decoder": False},
-    "distilbert": {"activation": "gelu", "sinusoidal_pos_embds": False},
-    "albert": {"type_vocab_size": 2, "num_hidden_groups": 1, "inner_group_num": 1},
-    "deberta-v2": {
-        "relative_attention": True,
-        "norm_rel_ebd": "layer_norm",
-        "type_vocab_size": 0,
-        "conv_kernel_size": 0,
-    },
-    "modernbert": {},
-}
 _HEADS = ("ForSequenceClassification", "ForTokenClassification")  # of transformers' classes, as config.json has them
-_MUST_SAY = ("relative_attention", "norm_rel_ebd")  # left out, they mean something else
 _TOKENIZERS = {"PreTrainedTokenizer", "TokenizersBackend"}  # or ...Fast: of any architecture
-_OWN_TOKENIZERS = {
-    "bert": {"BertTokenizer", "DistilBertTokenizer"},
-    "roberta": {"RobertaTokenizer"},
-    "xlm-roberta": {"XLMRobertaTokenizer"},
-    "electra": {"ElectraTokenizer", "BertTokenizer"},
-    "distilbert": {"DistilBertTokenizer", "BertTokenizer"},
-    "albert": {"AlbertTokenizer"},
-    "deberta-v2": {"DebertaV2Tokenizer"},
-    "modernbert": set(),
-}
 
 
 def model_files(folder: Path) -> list[str]:
@@ -92,8 +51,8 @@ def model_files(folder: Path) -> list[str]:
 
 
 def shape_names(architecture: str) -> dict[str, str]:
-    """Our key -> config.json's."""
-    return SHAPE | _NAMED_OTHERWISE.get(architecture, {})
+    """Return our key -> config.json's."""
+    return SHAPE | (architecture_traits(architecture).shape_keys if architecture in ENCODERS else {})
 
 
 def shape_of(folder: Path) -> dict[str, Any]:
@@ -148,12 +107,13 @@ def _few(names: list[str]) -> str:
 
 def _verify_config(path: Path, shape: dict[str, Any]) -> None:
     config, architecture = read_config(path), shape["architecture"]
-    if architecture not in _FIXED:
+    if architecture not in ENCODERS:
         raise SourceError(
-            Code.UNSUPPORTED_MODEL, f"{path} has model_type={architecture}; kdbench reads {', '.join(_FIXED)}."
+            Code.UNSUPPORTED_MODEL, f"{path} has model_type={architecture}; kdbench reads {', '.join(ENCODERS)}."
         )
-    for key, value in _FIXED[architecture].items():
-        if config.get(key, None if key in _MUST_SAY else value) != value:
+    own = architecture_traits(architecture)
+    for key, value in own.fixed.items():
+        if config.get(key, None if key in own.must_say else value) != value:
             raise SourceError(
                 Code.UNSUPPORTED_MODEL,
                 f"{path} has {key}={config.get(key)!r}; kdbench reads {architecture} with {value!r} only.",
@@ -174,7 +134,10 @@ def _verify_config(path: Path, shape: dict[str, Any]) -> None:
 def _verify_tokenizer(folder: Path, architecture: str, vocab_size: int) -> None:
     settings = folder / "tokenizer_config.json"
     if settings.is_file():
-        kind, known = read_config(settings).get("tokenizer_class"), _TOKENIZERS | _OWN_TOKENIZERS[architecture]
+        kind, known = (
+            read_config(settings).get("tokenizer_class"),
+            _TOKENIZERS | architecture_traits(architecture).tokenizers,
+        )
         if kind is not None and str(kind).removesuffix("Fast") not in known:
             legal = ", ".join(sorted(known))
             raise SourceError(

@@ -7,9 +7,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from kdbench import tasks
+from kdbench.declared import architecture_traits, architectures
 from kdbench.errors import Code, Fault, SettingError, SourceError, shown
 from kdbench.schema import TASKS, DatasetConfig, RunConfig, TeacherConfig
-from kdbench.validation.architectures import CUT, kind_faults
+from kdbench.validation.architectures import can_be_cut, kind_faults
 
 # The legal words in a method's `needs`.
 NEEDS = {
@@ -20,8 +21,6 @@ WIDTHS = ("hidden", "heads", "ffn")
 KEEPS_NONE = {  # methods whose runs have no model of their own, and what to do instead
     "cascade": "method=cascade saves no model: name the run of its small model or of its teacher",
 }
-NO_INT8 = "is not supported for TF-IDF: rounding would lose rare words. Its ONNX graph is small and exact"
-TAGGERS = {"bert", "distilbert"}  # encoders that can label words
 
 
 def cross_faults(config: RunConfig) -> list[Fault]:
@@ -86,9 +85,14 @@ def task_faults(config: RunConfig) -> Iterator[Fault]:
     if "teacher" in method.needs:
         kinds["teacher"] = config.teacher.architecture
     for group, architecture in kinds.items() if traits.words and task in method.tasks else ():
-        if architecture not in TAGGERS:
-            problem = f"has no head for words; {' and '.join(sorted(TAGGERS))} have"
-            yield Fault(Code.UNSUPPORTED_ARCHITECTURE, f"{group}.architecture", architecture, problem)
+        if not architecture_traits(architecture).words:
+            able = " and ".join(name for name, one in architectures().items() if one.words)
+            yield Fault(
+                Code.UNSUPPORTED_ARCHITECTURE,
+                f"{group}.architecture",
+                architecture,
+                f"has no head for words; {able} have",
+            )
 
 
 def _or(names: Sequence[str]) -> str:
@@ -102,14 +106,11 @@ def export_faults(config: RunConfig) -> Iterator[Fault]:
     if config.method.name in KEEPS_NONE:
         yield Fault(Code.UNSUPPORTED_EXPORT, f"export.{name}", "true", KEEPS_NONE[config.method.name])
     elif config.method.name == "tfidf" and config.export.int8:
-        yield Fault(Code.UNSUPPORTED_EXPORT, "export.int8", "true", NO_INT8, "export.onnx=true")
-    elif config.method.name != "tfidf" and config.student.architecture == "bilstm":
         yield Fault(
-            Code.UNSUPPORTED_EXPORT,
-            f"export.{name}",
-            "true",
-            "is not supported for a BiLSTM: torch.onnx cannot trace packed sequences",
+            Code.UNSUPPORTED_EXPORT, "export.int8", "true", architecture_traits("tfidf").no_int8, "export.onnx=true"
         )
+    elif config.method.name != "tfidf" and (problem := architecture_traits(config.student.architecture).no_onnx):
+        yield Fault(Code.UNSUPPORTED_EXPORT, f"export.{name}", "true", problem)
     elif config.phase == "general":
         yield Fault(
             Code.UNSUPPORTED_EXPORT, f"export.{name}", "true", "needs a classifier, which phase=general does not train"
@@ -155,8 +156,7 @@ def shape_faults(config: RunConfig) -> Iterator[Fault]:
     for group, encoder in (("teacher", teacher), ("student.encoder", student.encoder)):
         if encoder is None:
             continue
-        # RoBERTa and XLM-R count their positions from 2
-        longest = encoder.max_positions - (2 if encoder.source_architecture in ("roberta", "xlm-roberta") else 0)
+        longest = encoder.max_positions - architecture_traits(encoder.source_architecture).first_position
         if config.dataset.max_length > longest:
             problem = f"must be {longest} or less ({group}.max_positions)"
             yield Fault(Code.MISMATCHED_SHAPE, "dataset.max_length", shown(config.dataset.max_length), problem)
@@ -169,7 +169,7 @@ def shape_faults(config: RunConfig) -> Iterator[Fault]:
 def width_faults(config: RunConfig) -> Iterator[Fault]:
     """Yield widths that differ although the method copies or replaces layers."""
     needed = "same_width" in config.method.needs
-    if config.student.architecture not in CUT or (not needed and config.method.init.weights == "random"):
+    if not can_be_cut(config.student.architecture) or (not needed and config.method.init.weights == "random"):
         return
     for width in WIDTHS:
         student, origin = getattr(config.student, width), getattr(config.origin, width)
@@ -190,7 +190,7 @@ def layer_faults(config: RunConfig) -> Iterator[Fault]:
         problem = f"must divide teacher.layers={teacher} (method={config.method.name} needs it)"
         yield Fault(Code.MISMATCHED_SHAPE, "student.layers", shown(student), problem, legal=divisors(teacher))
         return
-    if init.weights == "random" or config.student.architecture not in CUT:
+    if init.weights == "random" or not can_be_cut(config.student.architecture):
         return
     if not isinstance(init.layers, list):
         if student > teacher:

@@ -22,7 +22,7 @@ import harness
 import torch
 import torch.nn.functional as F
 
-from kdbench.models import bert
+from kdbench.models.network import view
 from kdbench.runs.context import Run
 from kdbench.stage import Batch
 from kdbench.training.dropout import cheap
@@ -37,7 +37,7 @@ Seconds = list[float]
 
 def ours(run: Run, dropout: float) -> Callable[[], Seconds]:
     stage = harness.stage_of(run)
-    bert.set_dropout(stage.student, dropout)
+    view(stage.student).set_dropout(dropout)
     batches = harness.first_batches(stage, 64)
     step = harness.stepper(run, stage, batches)
 
@@ -70,7 +70,7 @@ def trainer(run: Run, dropout: float, bf16: bool | None = None) -> Callable[[], 
 
     bf16 = run.hardware.precision == "bf16" if bf16 is None else bf16
     teacher, student = run.teacher, student_of(run)
-    bert.set_dropout(student, dropout)
+    view(student).set_dropout(dropout)
     tokens, labels = run.examples(run.data.train).tokens, run.data.train.labels
     rows = [{"input_ids": tokens.flat[tokens.span(i)], "label": int(labels[i])} for i in range(len(labels))]
     stamps: list[float] = []
@@ -111,7 +111,7 @@ def textbrewer(run: Run, dropout: float) -> Callable[[], Seconds]:
     from textbrewer import DistillationConfig, GeneralDistiller, TrainingConfig
 
     teacher, student = run.teacher, student_of(run)
-    bert.set_dropout(student, dropout)
+    view(student).set_dropout(dropout)
     length = run.config.dataset.max_length
     batches = [_fixed(batch, length) for batch in harness.first_batches(harness.stage_of(run), 64)]
     stamps: list[float] = []

@@ -28,7 +28,7 @@ def steps(count: int) -> float:
     from kdbench.models import bert
 
     shape = {"vocab_size": 8000, "hidden": 384, "layers": 3, "heads": 12, "ffn": 1536, "max_positions": 64}
-    model = bert.build(shape | {"pad_token_id": 0}, [str(label) for label in range(8)], "eager", 0)
+    model = bert.Model.build(shape | {"pad_token_id": 0}, [str(label) for label in range(8)], "eager", 0)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
     ids, labels = torch.randint(0, 8000, (32, 64)), torch.randint(0, 8, (32,))
     times = []

@@ -19,7 +19,7 @@ def examples() -> Examples:
 
 
 def padding_changes_nothing(attention: str = "eager") -> None:
-    model = bert.build(SHAPE, ["a", "b", "c"], attention, 0).eval()
+    model = bert.Model.build(SHAPE, ["a", "b", "c"], attention, 0).eval()
     together = examples().batch(np.arange(4))
     logits = students.logits(model, together)
     losses = []

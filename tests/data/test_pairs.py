@@ -16,11 +16,10 @@ from kdbench.data.batches import Examples
 from kdbench.data.datasets import Split, load_dataset
 from kdbench.data.tokenize import tokenize
 from kdbench.errors import Code
-from kdbench.methods.theseus import grafted
+from kdbench.methods.theseus import grafted, hybrid_logits
 from kdbench.models import bert
-from kdbench.models.encoders import view
+from kdbench.models.network import view
 from kdbench.models.students import logits
-from kdbench.models.theseus import hybrid_logits
 from kdbench.runs.identity import data_id
 from kdbench.schema import DatasetConfig, DatasetSplits, RunConfig
 from tests.refusals import refused
@@ -208,8 +207,8 @@ def pair_batch(tmp_path: Path, tokenizer: Path, rows: list[int]) -> Any:
 
 
 def models() -> tuple[Any, Any]:
-    predecessor = bert.build(SHAPE, ["a", "b", "c"], "eager", 1).eval()
-    successor = bert.build(SHAPE | {"layers": 2}, ["a", "b", "c"], "eager", 2).eval()
+    predecessor = bert.Model.build(SHAPE, ["a", "b", "c"], "eager", 1).eval()
+    successor = bert.Model.build(SHAPE | {"layers": 2}, ["a", "b", "c"], "eager", 2).eval()
     view(successor).copy_head(view(predecessor))
     return predecessor, successor
 

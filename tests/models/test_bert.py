@@ -7,15 +7,15 @@ from torch import nn
 from kdbench.losses import cross_entropy
 from kdbench.models import bert, students
 from kdbench.models.encoder import first_token
-from kdbench.models.encoders import view
-from kdbench.models.relu_head import use_relu_head
+from kdbench.models.network import view
+from kdbench.models.relu_bert import use_relu_head
 from kdbench.stage import Batch
 
 SHAPE = {"vocab_size": 50, "hidden": 16, "layers": 3, "heads": 4, "ffn": 32, "max_positions": 12, "pad_token_id": 0}
 
 
 def model(attention: str = "eager", layers: int = 3):
-    return bert.build(SHAPE | {"layers": layers}, ["a", "b", "c"], attention, seed=1).eval()
+    return bert.Model.build(SHAPE | {"layers": layers}, ["a", "b", "c"], attention, seed=1).eval()
 
 
 def batch() -> Batch:
@@ -79,7 +79,7 @@ def test_a_relu_head_is_taken_along():
 def test_a_relu_head_has_no_dropout():
     own = model()
     use_relu_head(own)
-    students.set_dropout(own, 0.5)
+    view(own).set_dropout(0.5)
     own.train()
     x = torch.tensor([[-1.0, 2.0]])
     assert all(torch.equal(own.dropout(x), x.relu()) for _ in range(9))

@@ -10,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kdbench.data import vocabulary
 from kdbench.errors import Code, UserError
-from kdbench.models import bert, bilstm, students
+from kdbench.models import bilstm, students
+from kdbench.models.network import view
 from tests.refusals import refused
 
 LABELS = ["a", "b", "c"]
@@ -22,7 +23,7 @@ LENGTHS = [3, 1, 6, 0]
 
 
 def build(shape=SHAPE, seed=0):
-    return bilstm.build(shape, LABELS, seed).eval()
+    return bilstm.Model.build(shape, LABELS, "eager", seed).eval()
 
 
 def batch(lengths=LENGTHS, width=6):
@@ -40,7 +41,7 @@ def batch(lengths=LENGTHS, width=6):
 )
 def test_parameters(oracles, units, fc, key):
     shape = SHAPE | {"embedding": 300, "hidden": units, "ffn": fc}
-    model = bilstm.build(shape, LABELS[:2], 0)
+    model = bilstm.Model.build(shape, LABELS[:2], "eager", 0)
     without = sum(p.numel() for name, p in model.named_parameters() if name != "embedding.weight")
     assert without == oracles["O2_bilstm"][key]
 
@@ -53,7 +54,7 @@ def test_flops_are_the_weights_each_word_meets(shape):
         if parameter.ndim == 2 and name != "embedding.weight":
             weights[name.split(".")[0]] += parameter.numel()
     expected = 2 * (11 * weights["lstm"] + weights["fc"] + weights["classifier"])
-    assert bilstm.flops(shape, 11, 3) == expected
+    assert bilstm.Model.flops(shape, 11, 3) == expected
 
 
 @pytest.mark.parametrize("shape", [SHAPE, SHAPE | {"multichannel": False}, PAIRS])
@@ -67,7 +68,7 @@ def test_flops_equal_torchs_counter(shape):
             state = None
             for _ in range(6):
                 state = cell(torch.zeros(1, cell.input_size), state)
-    assert bilstm.flops(shape, 6, 3) == counter.get_total_flops()
+    assert bilstm.Model.flops(shape, 6, 3) == counter.get_total_flops()
 
 
 @pytest.mark.parametrize("shape", [SHAPE, PAIRS])
@@ -200,7 +201,7 @@ def test_weights_are_a_function_of_the_seed(shape):
 def test_dropout_acts_on_single_texts_only():
     for shape, differs in ((SHAPE, True), (PAIRS, False)):
         model = build(shape).train()
-        bert.set_dropout(model, 0.5)
+        view(model).set_dropout(0.5)
         torch.manual_seed(0)
         first, second = model(**batch()).logits, model(**batch()).logits
         assert torch.equal(first, second) != differs
@@ -209,12 +210,12 @@ def test_dropout_acts_on_single_texts_only():
 @pytest.mark.parametrize("shape", [SHAPE, PAIRS, SHAPE | {"multichannel": False}])
 def test_save_and_load(shape, tmp_path):
     model = build(shape)
-    bert.set_dropout(model, 0.25)
+    view(model).set_dropout(0.25)
     with torch.no_grad():
         model.embedding.weight[3:] += 1  # the channels differ after training
-    bilstm.save(model, tmp_path / "model")
+    view(model).save(tmp_path / "model")
     before = torch.get_rng_state()
-    loaded = bilstm.load(tmp_path / "model")
+    loaded = bilstm.Model.load(tmp_path / "model")
     assert torch.equal(torch.get_rng_state(), before)
     assert not loaded.training
     assert torch.equal(loaded(**batch()).logits, model(**batch()).logits)
@@ -232,7 +233,7 @@ SPOIL = {
     "no config": lambda folder: (folder / "config.json").unlink(),
     "no JSON": lambda folder: (folder / "config.json").write_text("{"),
     "no object": lambda folder: (folder / "config.json").write_text("[1]"),
-    "no fields": lambda folder: (folder / "config.json").write_text(f'{{"model_type": "{bilstm.MODEL_TYPE}"}}'),
+    "no fields": lambda folder: (folder / "config.json").write_text(f'{{"model_type": "{bilstm.Traits.model_type}"}}'),
     "another model": lambda folder: change(folder, model_type="bert"),
     "another size": lambda folder: change(folder, units=4),
     "another channel": lambda folder: change(folder, multichannel=False),
@@ -247,11 +248,11 @@ SPOIL = {
 
 @pytest.mark.parametrize("spoil", SPOIL.values(), ids=SPOIL)
 def test_files_that_do_not_fit_are_said(spoil, tmp_path):
-    bilstm.save(build(), tmp_path)
-    bilstm.load(tmp_path)
+    view(build()).save(tmp_path)
+    bilstm.Model.load(tmp_path)
     spoil(tmp_path)
     with refused(Code.INCOMPLETE_MODEL, tmp_path, kind=UserError):
-        bilstm.load(tmp_path)
+        bilstm.Model.load(tmp_path)
 
 
 def test_set_word_vectors():
@@ -345,7 +346,7 @@ def test_runs_in_bfloat16():
 def test_it_learns():
     """Which of two words comes last: only a reader of order can tell."""
     torch.manual_seed(0)
-    model = bilstm.build(SHAPE, LABELS[:2], 0).train()
+    model = bilstm.Model.build(SHAPE, LABELS[:2], "eager", 0).train()
     ids = torch.tensor([[4, 5], [5, 4], [4, 5], [5, 4]])
     mask, labels = torch.ones_like(ids), torch.tensor([0, 1, 0, 1])
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)

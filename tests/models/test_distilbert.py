@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch.utils.flop_counter import FlopCounterMode
 
 from kdbench.errors import Code, UserError
 from kdbench.models import bert, distilbert, students
@@ -17,7 +16,7 @@ LABELS = ["a", "b", "c"]
 
 def teacher() -> Any:
     """A BertModel whose biases and norms are not their initial zeros and ones, which would hide a wrong copy."""
-    model = bert.build(SHAPE, LABELS, "eager", 1).bert.eval()
+    model = bert.Model.build(SHAPE, LABELS, "eager", 1).bert.eval()
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -35,7 +34,7 @@ def batch() -> Any:
 def test_size():
     base = SHAPE | {"vocab_size": 30522, "hidden": 768, "layers": 6, "heads": 12, "ffn": 3072, "max_positions": 512}
     with torch.device("meta"):
-        encoder = distilbert.build(base, LABELS, "eager", 0).distilbert
+        encoder = distilbert.Model.build(base, LABELS, "eager", 0).distilbert
     assert sum(parameter.numel() for parameter in encoder.parameters()) == 66_362_880
 
 
@@ -43,7 +42,7 @@ def test_weights_are_a_function_of_the_seed():
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    first, same, other = (distilbert.build(SHAPE, LABELS, "eager", seed) for seed in (1, 1, 2))
+    first, same, other = (distilbert.Model.build(SHAPE, LABELS, "eager", seed) for seed in (1, 1, 2))
     assert torch.equal(torch.rand(1), expected)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), same.parameters(), strict=True))
     assert not torch.equal(first.classifier.weight, other.classifier.weight)
@@ -52,17 +51,17 @@ def test_weights_are_a_function_of_the_seed():
 
 
 def test_the_whole_bert_copied_gives_its_hidden_states():
-    source, target = teacher(), distilbert.build(SHAPE, LABELS, "eager", 2).eval()
-    distilbert.copy_from_bert(source, target.distilbert, [0, 1, 2, 3], add_token_type=True)
+    source, target = teacher(), distilbert.Model.build(SHAPE, LABELS, "eager", 2).eval()
+    distilbert.Model(target.distilbert).copy_from_bert(source, [0, 1, 2, 3], add_token_type=True)
     expected = source(**batch()).last_hidden_state
-    torch.testing.assert_close(distilbert.hidden_states(target, **batch()), expected, rtol=1e-5, atol=1e-5)
-    distilbert.copy_from_bert(source, target.distilbert, [0, 1, 2, 3], add_token_type=False)
-    assert (distilbert.hidden_states(target, **batch()) - expected).abs().max() > 0.01
+    torch.testing.assert_close(target.distilbert(**batch()).last_hidden_state, expected, rtol=1e-5, atol=1e-5)
+    distilbert.Model(target.distilbert).copy_from_bert(source, [0, 1, 2, 3], add_token_type=False)
+    assert (target.distilbert(**batch()).last_hidden_state - expected).abs().max() > 0.01
 
 
 def test_listed_layers_are_copied_bitwise():
-    source, target = teacher(), distilbert.build(SHAPE | {"layers": 2}, LABELS, "eager", 2)
-    distilbert.copy_from_bert(source, target.distilbert, [0, 3], add_token_type=False)
+    source, target = teacher(), distilbert.Model.build(SHAPE | {"layers": 2}, LABELS, "eager", 2)
+    distilbert.Model(target.distilbert).copy_from_bert(source, [0, 3], add_token_type=False)
     for layer, index in zip(target.distilbert.transformer.layer, [0, 3], strict=True):
         copied = layer.state_dict()
         for name, name_in_bert in distilbert.LAYER_NAMES.items():
@@ -77,31 +76,31 @@ def test_listed_layers_are_copied_bitwise():
 
 
 def test_other_sizes_and_counts_are_refused():
-    target = distilbert.build(SHAPE | {"max_positions": 10}, LABELS, "eager", 2).distilbert
+    target = distilbert.Model.build(SHAPE | {"max_positions": 10}, LABELS, "eager", 2).distilbert
     with pytest.raises(RuntimeError, match="size mismatch"):
-        distilbert.copy_from_bert(teacher(), target, [0, 1, 2, 3], add_token_type=True)
-    target = distilbert.build(SHAPE, LABELS, "eager", 2).distilbert
+        distilbert.Model(target).copy_from_bert(teacher(), [0, 1, 2, 3], add_token_type=True)
+    target = distilbert.Model.build(SHAPE, LABELS, "eager", 2).distilbert
     with pytest.raises(ValueError, match="zip"):
-        distilbert.copy_from_bert(teacher(), target, [0, 1], add_token_type=True)
+        distilbert.Model(target).copy_from_bert(teacher(), [0, 1], add_token_type=True)
 
 
 def test_save_and_load(tmp_path):
-    model = distilbert.build(SHAPE, LABELS, "eager", 4).eval()
+    model = distilbert.Model.build(SHAPE, LABELS, "eager", 4).eval()
     model.save_pretrained(tmp_path)
-    loaded = distilbert.load(tmp_path, "sdpa")
+    loaded = distilbert.Model.load(tmp_path, "sdpa")
     assert not loaded.training and loaded.config._attn_implementation == "sdpa"
     torch.testing.assert_close(students.logits(loaded, batch()), students.logits(model, batch()))
     weights = load_file(tmp_path / "model.safetensors")
     del weights["classifier.bias"]
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
     with refused(Code.INCOMPLETE_MODEL, "classifier.bias", kind=UserError):
-        distilbert.load(tmp_path, "eager")
+        distilbert.Model.load(tmp_path, "eager")
 
 
 @pytest.mark.parametrize(("layers", "length"), [(1, 7), (3, 16)])
-def test_flops_equal_torchs_counter(layers, length):
-    shape = SHAPE | {"layers": layers}
-    model = distilbert.build(shape, LABELS, "eager", 0).eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(input_ids=torch.ones(1, length, dtype=torch.long))
-    assert distilbert.flops(shape, length, 3) == counter.get_total_flops()
+@pytest.mark.parametrize("words", [False, True])
+def test_flops_are_those_of_the_matrix_products(layers, length, words):
+    h, t = SHAPE["hidden"], length
+    layer = 4 * t * h * h + 2 * t * t * h + 2 * t * h * SHAPE["ffn"]
+    head = t * h * 3 if words else h * h + h * 3  # of all words, or of the first token
+    assert distilbert.Model.flops(SHAPE | {"layers": layers}, length, 3, words) == 2 * (layers * layer + head)

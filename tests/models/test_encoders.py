@@ -1,13 +1,15 @@
 """The way through each architecture's parts, held against transformers' own forward."""
 
+import json
 from typing import Any
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from kdbench.errors import UserError
 from kdbench.models import students
-from kdbench.models.encoders import view
+from kdbench.models.network import view
 from kdbench.models.stock import load_pretrained
 from kdbench.sources.model_folder import shape_of, verify
 from kdbench.storage.files import read_json
@@ -26,7 +28,7 @@ def classifier(folder: Any, layers: list[int], attention: str = "sdpa") -> Any:
     config = read_json(folder / "config.json")
     shape = shape_of(folder) | {"layers": len(layers), "config": config, "chosen_layers": layers}
     student = students.build(shape | {"pad_token_id": config["pad_token_id"]}, LABELS, attention, 1).eval()
-    students.copy_layers(load_pretrained(folder, attention, 0), student, layers)
+    view(students.base(student)).copy_from(view(load_pretrained(folder, attention, 0)), layers)
     return student
 
 
@@ -129,10 +131,10 @@ def test_below_layers_and_above_are_the_whole_model(folders, kind):
 def test_dropout_of_a_stage_reaches_every_part(folders, kind):
     model = classifier(folders[kind], [0, 1]).train()
     inputs = of(model)
-    students.set_dropout(model, 0.0)
+    view(model).set_dropout(0.0)
     assert torch.equal(students.logits(model, inputs), students.logits(model, inputs))
     assert torch.allclose(students.logits(model, inputs), students.forward(model, inputs), atol=1e-5)
-    students.set_dropout(model, 0.5)
+    view(model).set_dropout(0.5)
     assert not torch.allclose(students.logits(model, inputs), students.logits(model, inputs))
     parts = view(model)
     x = parts.embed(inputs)
@@ -151,3 +153,11 @@ def test_flops_equal_torchs_counter(folders, kind):
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(input_ids=torch.full((1, 9), 5), attention_mask=torch.ones(1, 9, dtype=torch.long))
     assert students.flops(shape | {"pad_token_id": 0}, 9, 3) == counter.get_total_flops()
+
+
+@pytest.mark.parametrize("name", ["gpt2", "students", "..schema", None])
+def test_a_folder_of_no_architecture_is_refused(tmp_path, name):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": name}))
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(UserError, match=f"model_type={name}; kdbench reads albert, bert"):
+        students.load(tmp_path)

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from kdbench.errors import Code, UserError
 from kdbench.losses import normalised_entropy
 from kdbench.models import bert, fastbert, students
+from kdbench.models.network import view
 from tests.refusals import refused
 
 SHAPE = {"vocab_size": 30, "hidden": 16, "layers": 4, "heads": 2, "ffn": 32, "max_positions": 20, "pad_token_id": 0}
@@ -31,7 +32,7 @@ def batch() -> dict[str, torch.Tensor]:
 
 def make(attention: str = "eager") -> fastbert.FastBert:
     """Weights as large as a trained model's: rows differ, and some heads are sure of some of them."""
-    model = fastbert.build(SHAPE, LABELS, attention, 1).eval()
+    model = fastbert.Model.build(SHAPE, LABELS, attention, 1).eval()
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in model.bert.parameters():
@@ -69,7 +70,7 @@ def count_rows(model: Any) -> tuple[list[int], list[Any]]:
 
 def test_size_of_a_head():
     with torch.device("meta"):
-        model = fastbert.build(BASE, ["a", "b"], "eager", 0)
+        model = fastbert.Model.build(BASE, ["a", "b"], "eager", 0)
     assert len(model.branches) == 12
     for branch in model.branches:
         assert sum(parameter.numel() for parameter in branch.parameters()) == 181_250
@@ -81,7 +82,7 @@ def test_size_of_a_head():
 def test_flops_at_speed_0_equal_torchs_counter(length):
     ids = torch.ones(1, length, dtype=torch.long)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        fastbert.build(SHAPE, LABELS, "eager", 1).eval()(ids, ids)
+        fastbert.Model.build(SHAPE, LABELS, "eager", 1).eval()(ids, ids)
     assert students.flops(SHAPE | {"architecture": "fastbert"}, length, 3) == counter.get_total_flops()
 
 
@@ -118,7 +119,7 @@ def test_speed_0_is_the_full_model_and_asks_the_last_head_only(attention):
     asked: list[int] = []
     for number, branch in enumerate(model.branches, start=1):
         branch.register_forward_pre_hook(lambda *_, number=number: asked.append(number))
-    states = bert.build(SHAPE, LABELS, attention, 0).bert.eval()
+    states = bert.Model.build(SHAPE, LABELS, attention, 0).bert.eval()
     states.load_state_dict(model.bert.state_dict(), strict=False)  # its pooler stays its own
     expected = model.branches[-1](states(**batch()).last_hidden_state, batch()["attention_mask"])
     asked.clear()
@@ -273,7 +274,7 @@ def test_dropout_is_the_stages():
     model = make()
     assert {module.p for module in model.modules() if isinstance(module, nn.Dropout)} == {0.0}
     assert torch.equal(model.train()(**batch()).logits, model.eval()(**batch()).logits)
-    bert.set_dropout(model, 0.3)
+    view(model).set_dropout(0.3)
     assert {branch.dropout.p for branch in model.branches} == {0.3}
     assert model.config.hidden_dropout_prob == 0.3
     model.branches.train()
@@ -284,7 +285,7 @@ def test_weights_are_a_function_of_the_seed():
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    made: list[Any] = [fastbert.build(SHAPE, LABELS, "eager", seed) for seed in (1, 1, 2)]
+    made: list[Any] = [fastbert.Model.build(SHAPE, LABELS, "eager", seed) for seed in (1, 1, 2)]
     first, same, other = made
     assert torch.equal(torch.rand(1), expected)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), same.parameters(), strict=True))
@@ -296,13 +297,13 @@ def test_weights_are_a_function_of_the_seed():
 def test_saved_and_loaded(tmp_path: Path, attention):
     model = make(attention)
     model.speed = speeds(model)[2]
-    fastbert.save(model, tmp_path / "model")
+    view(model).save(tmp_path / "model")
     assert {path.name for path in (tmp_path / "model").iterdir()} == {"config.json", "model.safetensors"}
     assert json.loads((tmp_path / "model" / "config.json").read_text())["model_type"] == "kdbench_fastbert"
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    loaded = fastbert.load(tmp_path / "model", attention)
+    loaded = fastbert.Model.load(tmp_path / "model", attention)
     assert torch.equal(torch.rand(1), expected)
     assert not loaded.training
     assert loaded.speed == model.speed
@@ -317,17 +318,17 @@ def test_saved_and_loaded(tmp_path: Path, attention):
 
 def test_a_model_that_is_not_whole_is_refused(tmp_path: Path):
     with pytest.raises(OSError):
-        fastbert.load(tmp_path, "eager")
-    fastbert.save(make(), tmp_path)
+        fastbert.Model.load(tmp_path, "eager")
+    view(make()).save(tmp_path)
     file = tmp_path / "model.safetensors"
     weights = load_file(file)
     del weights["branches.2.key.bias"]
     save_file(weights, file)
     with refused(Code.INCOMPLETE_MODEL, "branches.2.key.bias", kind=UserError):
-        fastbert.load(tmp_path, "eager")
+        fastbert.Model.load(tmp_path, "eager")
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(OSError, match="damaged"):
-        fastbert.load(tmp_path, "eager")
+        fastbert.Model.load(tmp_path, "eager")
     file.unlink()
     with pytest.raises(OSError):
-        fastbert.load(tmp_path, "eager")
+        fastbert.Model.load(tmp_path, "eager")

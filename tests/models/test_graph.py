@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from kdbench.errors import Code, UserError
 from kdbench.inference import onnx as graph
-from kdbench.models import students
+from kdbench.models import network, students
 from kdbench.sources.model_folder import shape_of
 from kdbench.storage.files import read_json
 from tests.encoders import KINDS, write_encoder
@@ -89,7 +89,7 @@ def test_a_fastbert_keeps_its_exits(tmp_path):
 
 def test_a_graph_that_answers_otherwise_is_refused(tmp_path, monkeypatch):
     made = model("bert")
-    monkeypatch.setattr(graph._Plain, "forward", lambda self, input_ids, attention_mask: self.model(input_ids).logits)
+    monkeypatch.setattr(network._Plain, "forward", lambda self, input_ids, attention_mask: self.model(input_ids).logits)
     with refused(Code.UNSUPPORTED_EXPORT, "differs from PyTorch by ", kind=UserError):
         graph.to_onnx(made, tmp_path / "model.onnx", False)
 

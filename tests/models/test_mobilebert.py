@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from kdbench.errors import Code, UserError
-from kdbench.models import mobilebert, students
+from kdbench.models import ib_bert, mobilebert, students
+from kdbench.models.network import view
 from tests.refusals import refused
 
 SHAPE = {
@@ -26,16 +26,16 @@ PAPER = {
 IB_PAPER = PAPER | {"bottleneck": 1024, "ffn": 4096, "ffn_blocks": 1}
 LABELS = ["a", "b", "c"]
 
-both = pytest.mark.parametrize("build", [mobilebert.build, mobilebert.build_ib])
+both = pytest.mark.parametrize("module", [mobilebert, ib_bert])
 
 
-def shape_of(build: Any) -> dict[str, int]:
-    return SHAPE if build is mobilebert.build else IB_SHAPE
+def shape_of(module: Any) -> dict[str, int]:
+    return SHAPE if module is mobilebert else IB_SHAPE
 
 
-def perturbed(build: Any, attention: str = "eager") -> Any:
+def perturbed(module: Any, attention: str = "eager") -> Any:
     """Weights wide enough for attention to differ from uniform; the padding's embedding stays zero."""
-    model = build(shape_of(build), LABELS, attention, 1).eval()
+    model = module.Model.build(shape_of(module), LABELS, attention, 1).eval()
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -52,25 +52,25 @@ def batch() -> Any:
 
 
 @pytest.mark.parametrize(
-    ("build", "shape", "key"),
+    ("module", "shape", "key"),
     [
-        (mobilebert.build, PAPER, "params_student_emb_layer_total"),
-        (mobilebert.build_ib, IB_PAPER, "params_ibbert_emb_layer_total_nopooler"),
+        (mobilebert, PAPER, "params_student_emb_layer_total"),
+        (ib_bert, IB_PAPER, "params_ibbert_emb_layer_total_nopooler"),
     ],
 )
-def test_sizes(oracles, build, shape, key):
+def test_sizes(oracles, module, shape, key):
     with torch.device("meta"):
-        base = build(shape, LABELS, "eager", 0).mobilebert
+        base = module.Model.build(shape, LABELS, "eager", 0).mobilebert
     counts = [sum(p.numel() for p in part.parameters()) for part in (base.embeddings, base.encoder.layer[0], base)]
     assert counts == oracles["O6_mobilebert"][key]
 
 
 @both
-def test_weights_are_a_function_of_the_seed(build):
+def test_weights_are_a_function_of_the_seed(module):
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    first, same, other = (build(shape_of(build), LABELS, "eager", seed) for seed in (1, 1, 2))
+    first, same, other = (module.Model.build(shape_of(module), LABELS, "eager", seed) for seed in (1, 1, 2))
     assert torch.equal(torch.rand(1), expected)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), same.parameters(), strict=True))
     assert not torch.equal(first.classifier.weight, other.classifier.weight)
@@ -80,7 +80,7 @@ def test_weights_are_a_function_of_the_seed(build):
 
 def test_ib_projections_are_drawn_like_all_others():
     wide = IB_SHAPE | {"hidden": 128, "bottleneck": 256}
-    attention = mobilebert.build_ib(wide, LABELS, "eager", 1).mobilebert.encoder.layer[0].attention.self
+    attention = ib_bert.Model.build(wide, LABELS, "eager", 1).mobilebert.encoder.layer[0].attention.self
     for projection in (attention.query, attention.key, attention.value):
         assert projection.weight.shape == (256, 128)
         assert projection.weight.std().item() == pytest.approx(0.02, rel=0.02)
@@ -88,7 +88,9 @@ def test_ib_projections_are_drawn_like_all_others():
 
 
 def test_no_norm(oracles):
-    norm = mobilebert.build(SHAPE | {"hidden": 3, "embedding": 1}, LABELS, "eager", 0).mobilebert.embeddings.LayerNorm
+    norm = mobilebert.Model.build(
+        SHAPE | {"hidden": 3, "embedding": 1}, LABELS, "eager", 0
+    ).mobilebert.embeddings.LayerNorm
     with torch.no_grad():
         norm.weight.fill_(2)
         norm.bias.fill_(-1)
@@ -99,14 +101,16 @@ def test_no_norm(oracles):
 def test_only_the_students_norms_are_affine():
     a, b = torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(0))
     zero = torch.zeros_like(a)
-    for build, affine in ((mobilebert.build, True), (mobilebert.build_ib, False)):
-        norm = perturbed(build).mobilebert.embeddings.LayerNorm
+    for module, affine in ((mobilebert, True), (ib_bert, False)):
+        norm = perturbed(module).mobilebert.embeddings.LayerNorm
         assert torch.allclose(norm(a + b) + norm(zero), norm(a) + norm(b), atol=1e-5) is affine
 
 
 @both
-def test_trigram(oracles, build):
-    embeddings = build(shape_of(build) | {"hidden": 6, "embedding": 2}, LABELS, "eager", 0).mobilebert.embeddings
+def test_trigram(oracles, module):
+    embeddings = module.Model.build(
+        shape_of(module) | {"hidden": 6, "embedding": 2}, LABELS, "eager", 0
+    ).mobilebert.embeddings
     with torch.no_grad():
         embeddings.word_embeddings.weight[1:4] = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
         embeddings.embedding_transformation.weight.copy_(torch.eye(6))
@@ -119,39 +123,39 @@ def test_trigram(oracles, build):
 
 @both
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_hidden_states_are_transformers_own(build, attention):
-    model = perturbed(build, attention)
+def test_hidden_states_are_transformers_own(module, attention):
+    model = perturbed(module, attention)
     expected = model(**batch(), output_hidden_states=True).hidden_states
-    for found in (mobilebert.hidden_states(model, **batch()), mobilebert.hidden_states(model.mobilebert, **batch())):
+    for found in (view(model).states(batch()), view(model.mobilebert).states(batch())):
         assert len(found) == len(expected) == 4
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 @both
-def test_scores_give_transformers_probabilities(build):
-    model = perturbed(build)
+def test_scores_give_transformers_probabilities(module):
+    model = perturbed(module)
     probabilities = model(**batch(), output_attentions=True).attentions
-    states = mobilebert.hidden_states(model, **batch())
+    states = view(model).states(batch())
     masked = batch()["attention_mask"][:, None, None] == 0
-    for layer, x, expected in zip(model.mobilebert.encoder.layer, states, probabilities, strict=False):
-        found = mobilebert.scores(layer, x).masked_fill(masked, -torch.inf).softmax(-1)
+    for index, (x, expected) in enumerate(zip(states, probabilities, strict=False)):
+        found = view(model).scores(index, x).masked_fill(masked, -torch.inf).softmax(-1)
         torch.testing.assert_close(found, expected)
     assert expected.std() > 0.05  # not the uniform attention that any wrong scores would give
 
 
 @both
-def test_padding_changes_nothing(build):
-    model, data = perturbed(build), batch()
+def test_padding_changes_nothing(module):
+    model, data = perturbed(module), batch()
     padded: Any = {name: nn.functional.pad(tensor, (0, 5)) for name, tensor in data.items()}
     torch.testing.assert_close(students.logits(model, data), students.logits(model, padded))
 
 
 @both
-def test_mlm_head_is_transformers_own(build):
+def test_mlm_head_is_transformers_own(module):
     from transformers.models.mobilebert.modeling_mobilebert import MobileBertOnlyMLMHead
 
-    model = perturbed(build)
-    head, reference = mobilebert.mlm_head(model, 3), MobileBertOnlyMLMHead(model.config)
+    model = perturbed(module)
+    head, reference = view(model).mlm_head(3), MobileBertOnlyMLMHead(model.config)
     words = model.get_input_embeddings().weight
     reference.predictions.transform.load_state_dict(head.transform.state_dict())
     with torch.no_grad():
@@ -164,25 +168,25 @@ def test_mlm_head_is_transformers_own(build):
 
 
 def test_mlm_head_trains_the_models_embeddings_but_not_the_paddings():
-    model = perturbed(mobilebert.build)
+    model = perturbed(mobilebert)
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    head, same, other = (mobilebert.mlm_head(model, seed) for seed in (1, 1, 2))
+    head, same, other = (view(model).mlm_head(seed) for seed in (1, 1, 2))
     assert torch.equal(torch.rand(1), expected)
     assert all(torch.equal(a, b) for a, b in zip(head.parameters(), same.parameters(), strict=True))
     assert not torch.equal(head.extra.weight, other.extra.weight)
     assert head.extra.weight.shape == (30, 12 - 6)
     assert sum(p.numel() for p in head.parameters()) == 12 * 12 + 3 * 12 + 30 * 6 + 30  # no word embeddings
     words = model.get_input_embeddings().weight
-    states = mobilebert.hidden_states(model, **batch())[-1].flatten(0, 1)
+    states = view(model).states(batch())[-1].flatten(0, 1)
     head(states, words).logsumexp(-1).sum().backward()
     gradients = words.grad.abs().sum(1)
     assert gradients[0] == 0 and (gradients[1:] > 0).all()
 
 
 def test_copy_embeddings():
-    source, target = perturbed(mobilebert.build_ib), mobilebert.build(SHAPE, LABELS, "eager", 2)
+    source, target = perturbed(ib_bert), mobilebert.Model.build(SHAPE, LABELS, "eager", 2)
     blocks = copy.deepcopy(target.mobilebert.encoder.state_dict())
     mobilebert.copy_embeddings(source, target)
     expected = dict(source.mobilebert.embeddings.named_parameters())
@@ -192,20 +196,12 @@ def test_copy_embeddings():
     assert all(torch.equal(value, blocks[name]) for name, value in target.mobilebert.encoder.state_dict().items())
 
 
-@pytest.mark.parametrize(
-    ("build", "load", "model_type"),
-    [
-        (mobilebert.build, mobilebert.load, "mobilebert"),
-        (mobilebert.build_ib, mobilebert.load_ib, "kdbench_ib_bert"),
-    ],
-)
-def test_save_and_load(tmp_path, build, load, model_type):
-    model = perturbed(build)
-    if build is mobilebert.build_ib:
-        mobilebert.save_ib(model, tmp_path)
-    else:
-        model.save_pretrained(tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == model_type
+@both
+def test_save_and_load(tmp_path, module):
+    model = perturbed(module)
+    view(model).save(tmp_path)
+    load = module.Model.load
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == module.Traits.model_type
     loaded = load(tmp_path, "eager")
     assert not loaded.training
     assert torch.equal(students.logits(loaded, batch()), students.logits(model, batch()))
@@ -221,9 +217,11 @@ def test_save_and_load(tmp_path, build, load, model_type):
 
 @both
 @pytest.mark.parametrize(("layers", "length"), [(1, 7), (3, 16)])
-def test_flops_equal_torchs_counter(build, layers, length):
-    shape = shape_of(build) | {"layers": layers}
-    model = build(shape, LABELS, "eager", 0).eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(input_ids=torch.ones(1, length, dtype=torch.long))
-    assert mobilebert.flops(shape, length, 3, ib=build is mobilebert.build_ib) == counter.get_total_flops()
+def test_flops_are_those_of_the_matrix_products(module, layers, length):
+    """Trigram; of a block bottlenecks (IB-BERT: one), projections, attention, feed-forward, way back; classifier."""
+    shape, t = shape_of(module) | {"layers": layers}, length
+    h, b = shape["hidden"], shape["bottleneck"]
+    queries_and_keys = 2 * h * b if module is ib_bert else h * b + 2 * b * b
+    token = h * b + queries_and_keys + h * b + b * b + 2 * t * b + shape["ffn_blocks"] * 2 * b * shape["ffn"] + b * h
+    expected = 2 * (t * (3 * shape["embedding"] * h + layers * token) + h * 3)
+    assert module.Model.flops(shape, length, 3) == expected

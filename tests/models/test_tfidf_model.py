@@ -11,6 +11,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from kdbench.errors import Code, UserError
 from kdbench.inference.onnx import to_onnx
 from kdbench.models import tfidf
+from kdbench.models.network import view
 from tests.refusals import refused
 
 PLAIN = ["a big pear is a pear", "iron and a lead lake", "pear", "", "lake lake lake lake river", "a"]
@@ -62,11 +63,11 @@ def test_a_text_has_the_same_scores_alone_in_a_batch_and_read_back(analyzer, lon
     model, tokenizer = model_of([*PLAIN, *AWKWARD[:8]], analyzer, longest)
     texts = [*AWKWARD, *PLAIN, "nothing ofthis wasseen"]
     expected = model.logits(tfidf.encode(tokenizer, [(text,) for text in texts]))
-    tfidf.save(model, tmp_path)
+    view(model).save(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     from transformers import AutoTokenizer
 
-    read, again = tfidf.load(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    read, again = tfidf.Model.load(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
     with torch.inference_mode():
         batch = read(**again(texts, padding=True, return_tensors="pt")).logits
         alone = torch.cat([read(**again([text], return_tensors="pt")).logits for text in texts])
@@ -100,12 +101,12 @@ def test_blank_texts_alone_are_refused(analyzer):
 
 def test_a_folder_that_is_none_is_refused(tmp_path):
     model, _ = model_of(PLAIN, "word", 2)
-    tfidf.save(model, tmp_path)
+    view(model).save(tmp_path)
     (tmp_path / "config.json").write_text(
         (tmp_path / "config.json").read_text().replace('"vocab_size": ', '"vocab_size": 1')
     )
     with refused(Code.INCOMPLETE_MODEL, tmp_path, kind=UserError):
-        tfidf.load(tmp_path)
+        tfidf.Model.load(tmp_path)
 
 
 @pytest.mark.parametrize("sublinear", [True, False])

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from kdbench.methods.theseus import blocks, draw_epsilon, hybrid_logits, junction, linear_rate
 from kdbench.models import bert
-from kdbench.models.encoders import view
+from kdbench.models.network import view
 from kdbench.models.students import logits
-from kdbench.models.theseus import blocks, draw_epsilon, hybrid_logits, junction, linear_rate
 
 SHAPE = {"vocab_size": 30, "hidden": 16, "layers": 6, "heads": 2, "ffn": 32, "max_positions": 20, "pad_token_id": 0}
 LABELS = ["a", "b", "c"]
@@ -33,8 +33,8 @@ def toy(epsilons: list[float]) -> float:
 
 
 def models() -> tuple[Any, Any]:
-    predecessor = bert.build(SHAPE, LABELS, "eager", 1).eval()
-    successor = bert.build(SHAPE | {"layers": 3}, LABELS, "eager", 2).eval()
+    predecessor = bert.Model.build(SHAPE, LABELS, "eager", 1).eval()
+    successor = bert.Model.build(SHAPE | {"layers": 3}, LABELS, "eager", 2).eval()
     view(successor).copy_head(view(predecessor))
     return predecessor, successor
 

@@ -91,7 +91,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], Code, *tuple[str, ...]]] = {
         config(model_type="gpt2"),
         Code.UNSUPPORTED_MODEL,
         "model_type=gpt2",
-        "bert, roberta, xlm-roberta, electra",
+        "albert, bert, deberta-v2",
     ),
     "RoBERTa": (config(model_type="roberta"), Code.UNSUPPORTED_MODEL, "pad_token_id=0", "with 1"),
     "DistilBERT": (config(model_type="distilbert"), Code.UNSUPPORTED_MODEL, "n_layers"),

@@ -19,8 +19,8 @@ from kdbench.compare.rows import summarize
 from kdbench.data.batches import Examples, TrainBatches
 from kdbench.data.tokenize import Tokens
 from kdbench.methods import pkd, tinybert
-from kdbench.models.theseus import blocks
-from kdbench.schema import choose_layers
+from kdbench.methods.theseus import blocks
+from kdbench.options import choose_layers
 from kdbench.tasks import classification
 from kdbench.validation.load import digest
 

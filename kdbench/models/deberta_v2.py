@@ -1,0 +1,69 @@
+"""DeBERTa-v3 (He et al. 2023), whose code in transformers is v2's: relative positions, read by all layers."""
+
+from functools import partial
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from kdbench.declared import Architecture
+from kdbench.models.encoder import Pass
+from kdbench.models.network import Network
+from kdbench.models.stock import Stock
+from kdbench.stage import Batch
+
+
+class Traits(Architecture):
+    model_type = "deberta-v2"
+    lacks: ClassVar[dict[str, str]] = {
+        "attention": "its attention scores have terms of position besides queries times keys, which others have not"
+    }
+    token_types = False
+    prefix = "deberta."
+    tables: ClassVar[dict[str, tuple[str, str]]] = {"embeddings.word_embeddings": ("vocab_size", "hidden")}
+    matrices: ClassVar[dict[str, tuple[str, str]]] = {
+        "attention.self.query_proj": ("hidden", "hidden"),
+        "attention.self.key_proj": ("hidden", "hidden"),
+        "attention.self.value_proj": ("hidden", "hidden"),
+        "attention.output.dense": ("hidden", "hidden"),
+        "intermediate.dense": ("ffn", "hidden"),
+        "output.dense": ("hidden", "ffn"),
+    }
+    tokenizers = frozenset({"DebertaV2Tokenizer"})
+    must_say = frozenset({"relative_attention", "norm_rel_ebd"})
+    fixed: ClassVar[dict[str, object]] = {
+        "relative_attention": True,
+        "norm_rel_ebd": "layer_norm",
+        "type_vocab_size": 0,
+        "conv_kernel_size": 0,
+    }
+
+
+class Model(Stock):
+    below = ("embeddings", "encoder.rel_embeddings", "encoder.LayerNorm")
+    head = ("pooler", "classifier")
+    dropouts = (*Network.dropouts, "pooler_dropout")
+
+    @classmethod
+    def attention(cls, implementation: str) -> str:
+        """No fused kernel has the terms of position: transformers writes this attention out, under `eager`."""
+        return "eager"
+
+    def embed(self, batch: Batch) -> Tensor:
+        return self.encoder.embeddings(input_ids=batch["input_ids"], mask=batch["attention_mask"])
+
+    def whole_passes(self, x: Tensor, mask: Tensor) -> list[Pass]:
+        stack = self.encoder.encoder
+        given = {
+            "attention_mask": stack.get_attention_mask(mask),
+            "relative_pos": stack.get_rel_pos(x),
+            "rel_embeddings": stack.get_rel_embedding(),
+        }
+        return [partial(_states_of, layer, given) for layer in self.layers]
+
+    def logits_of(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        return self.model.classifier(self.model.dropout(self.model.pooler(hidden)))
+
+
+def _states_of(layer: nn.Module, given: dict[str, Any], x: Tensor) -> Tensor:
+    """Run a layer, which also returns its attention."""
+    return layer(x, **given)[0]

@@ -1,0 +1,35 @@
+"""RoBERTa (Liu et al. 2019): BERT with one token type, and a head that does not read the pooler."""
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from kdbench.declared import Architecture
+from kdbench.models.encoder import BertForm
+from kdbench.models.network import Network
+from kdbench.models.stock import Stock
+from kdbench.stage import Batch
+
+
+class Traits(Architecture):
+    model_type = "roberta"
+    token_types = False
+    prefix = "roberta."
+    first_position = 2
+    tokenizers = frozenset({"RobertaTokenizer"})
+    fixed: ClassVar[dict[str, object]] = {
+        "pad_token_id": 1,
+        "position_embedding_type": "absolute",
+        "is_decoder": False,
+    }
+
+
+class Model(Stock, BertForm):
+    above = ()
+    dropouts = (*Network.dropouts, "classifier_dropout")
+
+    def embed(self, batch: Batch) -> Tensor:
+        return self.encoder.embeddings(input_ids=batch["input_ids"])
+
+    def logits_of(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        return self.model.classifier(hidden)
