@@ -347,7 +347,7 @@ def test_tf_idf_is_shipped_like_a_student(configure, run_of, capsys, monkeypatch
     (answer,) = json.loads(capsys.readouterr().out)["answers"]
     assert "probabilities" not in answer and answer["scores"].keys() == {"fruit", "metal", "water"}
     assert export_command.main([str(folder), "--int8"]) == 2
-    assert "no int8" in capsys.readouterr().err
+    assert "KD027 unsupported-export" in capsys.readouterr().err
     assert compare_runs.main([str(folder.parents[2]), "--json"]) == 0
     (table,) = json.loads(capsys.readouterr().out)["tables"]
     assert {row["form"] for row in table["rows"]} == {"null", "onnx"}
@@ -355,5 +355,5 @@ def test_tf_idf_is_shipped_like_a_student(configure, run_of, capsys, monkeypatch
 
 def test_tf_idf_teaches_nobody(configure, run_of):
     folder = run_of(configure("method=tfidf"))
-    with refused(Code.UNSUPPORTED_EXPORT, "TF-IDF", kind=UserError):
+    with refused(Code.NOT_A_RUN, "method=tfidf", kind=UserError):
         configure("method=logit_kd", "teacher=run", f"teacher.path={folder}")
