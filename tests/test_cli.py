@@ -442,10 +442,9 @@ def test_own_yamls(tmp_path: Path) -> None:
     (tmp_path / "schedule").mkdir()
     (tmp_path / "schedule" / "mine.yaml").write_text("defaults: [default, _self_]\nlr: 1e-3\nwarmpu: 0.2\n")
     (tmp_path / "schedule" / "broken.yaml").write_text("lr: [1\n")
-    found = [str(f) for f in cli.refuse(["-cd", str(tmp_path), "schedule=mine"])]
-    assert len(found) == 1
-    assert found[0].startswith("schedule.warmpu=0.2: unknown key. Did you mean schedule.warmup?")
-    assert "-cd" not in cli.refuse(["--config-dir", str(tmp_path), "schedule=broken"])[0].problem
+    (fault,) = cli.refuse(["-cd", str(tmp_path), "schedule=mine"])
+    assert (fault.code, fault.subject, fault.nearest) == (Code.UNKNOWN_KEY, "schedule.warmpu=0.2", "schedule.warmup")
+    assert cli.refuse(["--config-dir", str(tmp_path), "schedule=broken"])[0].code == Code.UNREADABLE_CONFIG
     assert cli.read(["-cd", str(tmp_path), "-m", "schedule=glob(m*)"]).jobs == 1
 
 
