@@ -800,10 +800,11 @@ RUNS = [
     "method=logit_kd", "method=theseus student.layers=2 schedule=smoke schedule@teacher.schedule=smoke",
     "method=logit_kd teacher=roberta_base student=own teacher@student.encoder=electra_small student.layers=3",
     "method=tinybert corpus.datasets.tweet_sentiment.max_train_samples=100",
-    "method=bilstm student=bilstm_150", "method=finetune tag=mine seed=7 rerun=true", "method=cascade",
-    "experiment=blog/theseus", "hardware=cpu_fp32 hardware.threads=3", "export.onnx=true stop_after=5",
-    "dataset.max_train_samples=100 dataset.max_test_samples=9 dataset.split_seed=3 dataset.dev_fraction=0.3",
-    "dataset.max_length=77 dataset.epochs=9 schedule.lr=1e-3", "-m seed=0", "-m method=logit_kd dataset.split_seed=2",
+    "method=bilstm student=bilstm_150", "method=cascade", "experiment=blog/theseus",
+    "method=finetune tag=mine seed=7 rerun=true export.onnx=true stop_after=5 hardware=cpu_fp32 hardware.threads=3",
+    "dataset.max_train_samples=100 dataset.max_test_samples=9 dataset.split_seed=3 dataset.dev_fraction=0.3"
+    " dataset.max_length=77 dataset.epochs=9 schedule.lr=1e-3",
+    "-m method=logit_kd dataset.split_seed=2 seed=0",
 ]  # fmt: skip
 
 

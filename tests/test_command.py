@@ -115,9 +115,8 @@ def test_a_parallel_sweep_shares_the_cores_and_lists_every_failure(start, tmp_pa
     assert process.returncode == 1, output[-2000:]
     assert "kdbench: 2 of 4 jobs failed" in output and "Traceback" not in output
     for seed in (0, 1):
-        assert (
-            f"  method.stages.training.lr=1e+30 seed={seed}: stage training, step 2: the loss is not finite" in output
-        )
+        job = f"method.stages.training.lr=1e+30 seed={seed}"
+        assert f"  {job}: KD081 loss-not-finite  stage training, step 2: the loss is not finite" in output
     records = [json.loads(path.read_text()) for path in (tmp_path / "both").rglob("env.json")]
     assert [record["threads"] for record in records] == [max(1, (os.cpu_count() or 1) // 2)] * 4
     assert len(list((tmp_path / "both").rglob("results.json"))) == 2

@@ -50,9 +50,9 @@ def command(command_line, monkeypatch):
 
 
 def test_a_command_measures_all_its_models_together(command, measured, capsys):
-    sweep = ("-m", "method=finetune,logit_kd", "seed=0,1", "schedule.epochs=1")
+    sweep = ("-m", "method=finetune,logit_kd", "schedule.epochs=1")
     found = command(*sweep)
-    assert len(found) == 5 and len(measured) == 1  # at the end, once
+    assert len(found) == 3 and len(measured) == 1  # at the end, once
     assert len(measured[0]) == 2  # of one shape one
     teacher, student = found["teacher", 0], found["logit_kd", 0]
     students = [one for (name, _), one in found.items() if name != "teacher"]
