@@ -134,7 +134,7 @@ def test_a_bilstm_answers_and_exports_its_folder(configure, run_of, capsys):
     assert torch.equal(*both)
     assert "import kdbench" in (folder / "export" / "README.md").read_text()
     assert export_command.main([str(folder), "--onnx"]) == 2
-    assert "BiLSTM has no ONNX graph" in capsys.readouterr().err
+    assert "ONNX is not supported for a BiLSTM" in capsys.readouterr().err
 
 
 TINY_BILSTM = ["student.hidden=6", "student.ffn=8", "student.embedding=8", "method.rounds=1"]

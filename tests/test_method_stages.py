@@ -1,5 +1,6 @@
 """What each method trains, what it leaves alone, and what its parts share, on tiny models."""
 
+import json
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 from kdbench.cli.compose import conf_dir
 from kdbench.methods import minilm, pkd, tinybert
 from kdbench.methods.tinybert import Projection
-from kdbench.models import bert, students
+from kdbench.models import bert, relu_bert, students
 from kdbench.models.network import view
 from kdbench.runs.identity import run_id
 from kdbench.runs.related import baseline
@@ -273,6 +274,7 @@ def test_the_mlm_head_is_transformers_own(tmp_path):
 
 def test_the_relu_head_survives_its_folder_and_no_other_loader_takes_it(configure, execute):
     from transformers import AutoModelForSequenceClassification
+    from transformers.models.auto.auto_mappings import CONFIG_MAPPING_NAMES
 
     result = execute(configure("method=tinybert", "method.relu_head=true", "method.augment=false"))
     folder = Path(result["folder"]) / "model"
@@ -281,8 +283,10 @@ def test_the_relu_head_survives_its_folder_and_no_other_loader_takes_it(configur
     inputs["input_ids"] %= 27
     pooled = model.bert(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).pooler_output
     torch.testing.assert_close(students.logits(model, inputs), model.classifier(pooled.relu()))
-    with pytest.raises((ValueError, KeyError)):
-        AutoModelForSequenceClassification.from_pretrained(folder)
+    # transformers alone does not know it, so it cannot load it as a plain BERT; kdbench makes it known.
+    assert json.loads((folder / "config.json").read_text())["model_type"] == relu_bert.Traits.model_type
+    assert relu_bert.Traits.model_type not in CONFIG_MAPPING_NAMES
+    assert isinstance(AutoModelForSequenceClassification.from_pretrained(folder).dropout, torch.nn.ReLU)
 
 
 def test_tinybert_without_its_logits_learns_the_labels(configure, execute):
