@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from kdbench.inference.classifier import Classifier
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Threads that wait for their next piece of work spin, and take the processors from other runs. libgomp, which torch's
 # builds for Linux link, reads how long when it is loaded: so it is set here, before any module imports torch. Figures
