@@ -27,7 +27,7 @@ ENCODERS = tuple(name for name, one in architectures().items() if one.encoder)  
 SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "space": " "}
 ARCHITECTURES = tuple(name for name, one in architectures().items() if one.student)
 TASKS = declaring("kdbench.tasks", "Traits")  # the legal values of `dataset.task`: the file name is the key
-DEFAULT_TASK = "classification"  # where none is given, as in runs from before there were others
+DEFAULT_TASK = "classification"  # where none is given
 _TRAITS: list[Any] = [declared(f"kdbench.tasks.{task}", "Traits") for task in TASKS]
 METRICS = {name: metric for traits in _TRAITS for name, metric in traits.metrics.items()}  # of all tasks
 

@@ -105,10 +105,7 @@ def _fill_from_run(teacher: dict[str, Any], record: Any) -> None:
     if record["method"]["name"] == "tfidf":
         raise UserError(Code.NOT_A_RUN, "is a run of method=tfidf, which has no layers: name a run of a network")
     student, name = record["student"], f"{record['method']['name']}_{record['student']['name']}"
-    origin = student.get("encoder") or record["teacher"]
-    made = (
-        {"source_architecture": "bert", "embedding": None} | origin | {"name": name}
-    )  # older records do not have these
+    made = (student.get("encoder") or record["teacher"]) | {"name": name}
     teacher.update({key: value for key, value in made.items() if teacher.get(key, MISSING) == MISSING})
     teacher.update({key: student[key] for key in ("architecture", "layers", "hidden", "heads", "ffn")})
 
