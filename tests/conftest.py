@@ -4,10 +4,12 @@ import json
 import locale
 import os
 import random
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -18,12 +20,15 @@ from hydra import compose, initialize_config_dir
 from hypothesis import settings
 from omegaconf import DictConfig
 
+from kdbench.runs.related import teacher_run
 from kdbench.schema import RunConfig
 from kdbench.validation.load import load
 
 torch.set_num_threads(
     1
 )  # before kdbench.training.hardware takes it as torch's choice; tiny matrices gain nothing by two
+if not torch.cuda.is_available():
+    torch.cuda.manual_seed_all = lambda seed: None  # would note the stack for later, a twentieth of a tiny run
 
 # Hypothesis: the same few examples each time; many, and others each time, with scripts/test --slow.
 settings.register_profile("fast", max_examples=20, derandomize=True, deadline=None, database=None)
@@ -152,16 +157,23 @@ def composed(words: tuple[str, ...]) -> DictConfig:
         return compose("config", overrides=[*words])
 
 
+@cache
+def loaded(words: tuple[str, ...]) -> RunConfig:
+    return load(composed(words))
+
+
 @pytest.fixture
 def configure(command_line: Callable[..., list[str]]) -> Configure:
     """`configure("method=theseus", ...)` -> a tiny RunConfig from the real conf/."""
 
     def make(*overrides: str) -> RunConfig:
         words = command_line(*overrides)
-        places = [word for word in words if word.startswith(("outputs=", "cache_dir="))]  # all else is composed once
-        cfg = deepcopy(composed(tuple(word for word in words if word not in places)))
-        cfg.update(dict(word.split("=", 1) for word in places))
-        return load(cfg)
+        places = [word for word in words if word.startswith(("outputs=", "cache_dir="))]
+        others = tuple(word for word in words if word not in places)  # many tests have the same
+        anew = any(word.startswith("teacher.") for word in overrides)  # its folder may be another by now
+        config = load(composed(others)) if anew else deepcopy(loaded(others))
+        given = dict(word.split("=", 1) for word in places)
+        return replace(config, outputs=given["outputs"], cache_dir=given["cache_dir"])
 
     return make
 
@@ -190,3 +202,14 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for what is made once and read by many tests, the same for all of xdist's workers."""
     own = tmp_path_factory.getbasetemp()
     return (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
+
+
+@pytest.fixture
+def taught(
+    configure: Configure, execute: Callable[[RunConfig], dict[str, Any]], shared_folder: Path, tmp_path: Path
+) -> None:
+    """Put the teacher of the tiny runs into the test's outputs; it is trained once for all tests."""
+    made = shared_folder / "teacher"
+    config = configure(f"outputs={made / 'outputs'}", f"cache_dir={made / 'cache'}")
+    execute(teacher_run(config))
+    shutil.copytree(made / "outputs", tmp_path / "outputs", dirs_exist_ok=True)

@@ -25,6 +25,8 @@ from kdbench.tasks.classification import Scored
 from kdbench.validation.values import cross_faults
 from tests.refusals import refused
 
+pytestmark = pytest.mark.usefixtures("taught")
+
 TEXTS = ["apple near the old pear", "a big lead", "river of gold is one lake", ""]
 
 

@@ -21,6 +21,8 @@ from kdbench.runs.related import baseline
 from kdbench.training.hardware import settle
 from kdbench.validation.load import _fill_from_run
 
+pytestmark = pytest.mark.usefixtures("taught")
+
 SLOW = pytest.mark.slow
 SHAPE: dict[str, Any] = {
     "architecture": "bert",

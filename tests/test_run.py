@@ -125,6 +125,7 @@ class TestTeacherAndBaselines:
         assert result["cost"]["student_updates"] == 24  # 60 rows: 8 batches an epoch; 2 epochs and 1
 
 
+@pytest.mark.usefixtures("taught")
 class TestLimits:
     def test_each_stage_has_its_own_dropout(self, configure, execute, monkeypatch):
         seen, keep = [], dropout.keep
