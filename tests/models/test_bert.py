@@ -1,5 +1,7 @@
 """The short way to a classifier's logits equals transformers' own forward, gradients and padding included."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -30,6 +32,17 @@ def batch() -> Batch:
 def test_the_short_way_equals_the_models_own(attention, layers):
     own = model(attention, layers)
     torch.testing.assert_close(students.logits(own, batch()), students.forward(own, batch()), rtol=1e-5, atol=1e-6)
+
+
+def test_both_ways_read_the_token_types_of_a_pair():
+    own, single = model(), batch()
+    pair: Any = single | {"token_type_ids": (torch.arange(9) > 3).long() * single["attention_mask"]}
+    expected = own(
+        input_ids=pair["input_ids"], attention_mask=pair["attention_mask"], token_type_ids=pair["token_type_ids"]
+    )
+    for logits in (students.logits, students.forward):
+        torch.testing.assert_close(logits(own, pair), expected.logits, rtol=1e-5, atol=1e-6)
+        assert not torch.allclose(logits(own, pair), logits(own, single))
 
 
 def test_its_gradients_are_the_same():

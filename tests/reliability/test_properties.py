@@ -68,6 +68,12 @@ def test_chosen_layers_are_distinct_rising_and_there(of, count, choice):
     assert choose_layers(choice, of, of) == list(range(of))
 
 
+def test_every_other_layer_is_spread_over_the_teacher():
+    assert choose_layers("every_other", 12, 6) == [0, 2, 4, 6, 8, 10]
+    assert choose_layers("every_other", 12, 3) == [0, 4, 8]
+    assert choose_layers("first", 12, 3) == [0, 1, 2] and choose_layers("last", 12, 3) == [9, 10, 11]
+
+
 @given(st.integers(1, 12), st.integers(1, 6))
 def test_maps_of_layers_reach_the_teachers_last_and_miss_none(student, size):
     teacher = student * size
