@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from tests.conftest import FILLER, TOPICS
 
 WORDS = sorted({word for topic in TOPICS.values() for word in topic.split()} | set(FILLER))
-KINDS = ("bert", "roberta", "xlm-roberta", "electra", "distilbert", "albert", "deberta-v2", "modernbert")
+KINDS = ("bert", "roberta", "xlm-roberta", "electra", "distilbert", "albert", "deberta-v2", "modernbert", "mpnet")
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
 LENGTH = {"max_position_embeddings": 32}
 OWN = {  # what each has besides, the hub's where it says something
@@ -27,6 +27,7 @@ OWN = {  # what each has besides, the hub's where it says something
         "max_relative_positions": -1, "pooler_hidden_size": 16, "pooler_hidden_act": "gelu", "pooler_dropout": 0,
         "layer_norm_eps": 1e-7, **LENGTH,
     },
+    "mpnet": {"max_position_embeddings": 34, "layer_norm_eps": 1e-5},
     "modernbert": {
         **LENGTH, "global_attn_every_n_layers": 3, "local_attention": 4, "classifier_pooling": "mean",
         "bos_token_id": 2, "cls_token_id": 2, "eos_token_id": 3, "sep_token_id": 3,
@@ -58,6 +59,7 @@ def make_tokenizer(kind: str) -> Any:
         AlbertTokenizer,
         BertTokenizer,
         DebertaV2Tokenizer,
+        MPNetTokenizer,
         PreTrainedTokenizerFast,
         RobertaTokenizer,
         XLMRobertaTokenizer,
@@ -65,6 +67,9 @@ def make_tokenizer(kind: str) -> Any:
 
     if kind in ("bert", "electra", "distilbert"):
         return BertTokenizer(vocab={token: index for index, token in enumerate([*SPECIAL, *WORDS])})
+    if kind == "mpnet":
+        special = ["<s>", "<pad>", "</s>", "[UNK]", "<mask>"]
+        return MPNetTokenizer(vocab={token: index for index, token in enumerate([*special, *WORDS])})
     if kind == "roberta":
         trained = json.loads(byte_pairs(["<s>", "<pad>", "</s>", "<unk>", "<mask>"]).to_str())["model"]
         return RobertaTokenizer(vocab=trained["vocab"], merges=[tuple(pair) for pair in trained["merges"]])

@@ -32,8 +32,8 @@ SERVED = {  # method -> the architectures that it can bring together with themse
     "finetune": KINDS, "logit_kd": KINDS, "two_stage": KINDS, "pkd": KINDS, "cascade": KINDS, "mlm": KINDS,
     "theseus": [kind for kind in KINDS if kind != "albert"],
     "bilstm": KINDS,
-    "minilm": ["bert", "roberta", "xlm-roberta", "electra", "distilbert", "albert"],
-    "tinybert": ["bert", "roberta", "xlm-roberta", "electra", "distilbert", "albert"],
+    "minilm": ["bert", "roberta", "xlm-roberta", "electra", "distilbert", "albert", "mpnet"],
+    "tinybert": ["bert", "roberta", "xlm-roberta", "electra", "distilbert", "albert", "mpnet"],
     "distilbert": KINDS,
 }  # fmt: skip
 OWN = {  # what a method's own choice of student, made for a BERT, becomes

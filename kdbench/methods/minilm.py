@@ -93,7 +93,9 @@ def relations(student: Any, teacher: Any, p: Params, teacher_layer: int | None) 
             return attention_kl(relation(*own), relation(*target), mask)
 
         if p.version == "v1":
-            attention = kl((query, key), (target_query, target_key))
+            own = relation(query, key) + view(student).position_bias(mask)
+            target = relation(target_query, target_key) + view(teacher).position_bias(mask)
+            attention = attention_kl(own, target, mask)
             return Terms({"attention": attention, "value": kl((value, value), (target_value, target_value))})
         pairs = {"qq": (query, target_query), "kk": (key, target_key), "vv": (value, target_value)}
         heads = p.relation_heads or query.shape[1]

@@ -1,12 +1,12 @@
 """DeBERTa-v3 (He et al. 2023), whose code in transformers is v2's: relative positions, read by all layers."""
 
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdbench.declared import Architecture
-from kdbench.models.encoder import Pass
+from kdbench.models.encoder import Pass, states_of
 from kdbench.models.network import Network
 from kdbench.models.stock import Stock
 from kdbench.stage import Batch
@@ -58,12 +58,7 @@ class Model(Stock):
             "relative_pos": stack.get_rel_pos(x),
             "rel_embeddings": stack.get_rel_embedding(),
         }
-        return [partial(_states_of, layer, given) for layer in self.layers]
+        return [partial(states_of, layer, given) for layer in self.layers]
 
     def logits_of(self, hidden: Tensor, mask: Tensor) -> Tensor:
         return self.model.classifier(self.model.dropout(self.model.pooler(hidden)))
-
-
-def _states_of(layer: nn.Module, given: dict[str, Any], x: Tensor) -> Tensor:
-    """Run a layer, which also returns its attention."""
-    return layer(x, **given)[0]

@@ -94,15 +94,39 @@ class Encoder(Network):
         return query, key, value
 
     def scores(self, index: int, x: Tensor) -> Tensor:
-        """(B, A, T, T): query by key over sqrt(d), before mask and softmax, of layer `index` whose input is `x`.
+        """Return (B, A, T, T): query by key over sqrt(d), and `position_bias`, before mask and softmax.
 
-        Computed again, because transformers' `output_attentions` gives probabilities after dropout, and its fused
-        attention gives none.
+        Of layer `index`, whose input is `x` (B, T, H). Computed again, because transformers' `output_attentions` gives
+        probabilities after dropout, and its fused attention gives none.
         """
         query, key = (self._in_heads(projection(x)) for projection in self._projections(index)[:2])
-        return query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+        return query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1]) + self.position_bias(x)
 
-    def _projections(self, index: int) -> list[nn.Module]:
+    def position_bias(self, x: Tensor) -> Tensor | float:
+        """Return what the scores of every layer have besides query by key, (1, A, T, T), for x (B, T) or (B, T, H)."""
+        return 0.0
+
+    def first_context(self, x: Tensor, mask: Tensor, dropout: nn.Module, bias: Tensor | float = 0.0) -> Tensor:
+        """Return what the first token gathers by the last layer's attention, (B, 1, H), from its input x (B, T, H).
+
+        It is all that a classifier reads of that layer's attention; mask (B, T), 0 = padding; `bias`, (1, A, T), is
+        added to the scores. Of keys and values nothing is computed for the other tokens: q (x W_k)' = (q W_k') x' and
+        p (x W_v) = (p x) W_v, and the keys' bias moves all scores of a row alike, which the softmax does not see.
+        """
+        query, key, value = self._projections(-1)
+        heads, (batch, _, hidden) = self.config.num_attention_heads, x.shape
+        width = hidden // heads
+        asked = query(x[:, :1]).view(batch, heads, width)
+        towards = torch.einsum("bad,adh->bah", asked, key.weight.view(heads, width, hidden))
+        scores = (towards @ x.transpose(1, 2)) / math.sqrt(width) + bias  # (B, A, T)
+        scores = scores.masked_fill(mask[:, None] == 0, torch.finfo(scores.dtype).min)
+        shares = dropout(scores.softmax(-1))
+        context = torch.einsum("bah,adh->bad", shares @ x, value.weight.view(heads, width, hidden))
+        # shares need not sum to 1 under dropout
+        context = context + value.bias.view(heads, width) * shares.sum(-1, keepdim=True)
+        return context.reshape(batch, 1, hidden)
+
+    def _projections(self, index: int) -> list[Any]:
         return _parts(self.layers[index], self.projections)
 
     def _in_heads(self, x: Tensor) -> Tensor:
@@ -135,15 +159,21 @@ class BertForm(Encoder):
     def passes(self, x: Tensor, mask: Tensor) -> list[Pass]:
         passes = self.whole_passes(x, mask)
         if not self.labels_words:
-            passes[-1] = lambda x: first_token(self.layers[-1], x, mask)
+            passes[-1] = partial(self._first_token, mask=mask)
         return passes
+
+    def _first_token(self, x: Tensor, mask: Tensor) -> Tensor:
+        layer: Any = self.layers[-1]
+        context = self.first_context(x, mask, layer.attention.self.dropout)
+        attended = layer.attention.output(context, x[:, :1])
+        return layer.output(layer.intermediate(attended), attended)
 
     def logits_of(self, hidden: Tensor, mask: Tensor) -> Tensor:
         read = hidden if self.labels_words else self.encoder.pooler(hidden)
         return self.model.classifier(self.model.dropout(read))
 
 
-def _parts(model: Any, names: tuple[str, ...]) -> list[nn.Module]:
+def _parts(model: Any, names: tuple[str, ...]) -> list[Any]:
     return [part for name in names if (part := attrgetter(name)(model)) is not None]
 
 
@@ -154,23 +184,6 @@ def attention_bias(model: Any, embedded: Tensor, mask: Tensor) -> Any:
     return create_bidirectional_mask(config=model.config, inputs_embeds=embedded, attention_mask=mask)
 
 
-def first_token(layer: Any, x: Tensor, mask: Tensor) -> Tensor:
-    """The output of a layer of BERT's form at the first token only, (B, 1, H), from x (B, T, H) and the mask (B, T).
-
-    It is all that a classifier reads of the last layer. Of keys and values nothing is computed for the other
-    tokens either: q (x W_k)' = (q W_k') x' and p (x W_v) = (p x) W_v, and the keys' bias moves all scores of a row
-    alike, which the softmax does not see.
-    """
-    attention, first = layer.attention.self, x[:, :1]
-    batch, _, hidden = x.shape
-    heads, width = attention.num_attention_heads, hidden // attention.num_attention_heads
-    query = attention.query(first).view(batch, heads, width)
-    towards = torch.einsum("bad,adh->bah", query, attention.key.weight.view(heads, width, hidden))
-    scores = (towards @ x.transpose(1, 2)) / math.sqrt(width)  # (B, A, T)
-    scores = scores.masked_fill(mask[:, None] == 0, torch.finfo(scores.dtype).min)
-    shares = attention.dropout(scores.softmax(-1))
-    value = torch.einsum("bah,adh->bad", shares @ x, attention.value.weight.view(heads, width, hidden))
-    # shares need not sum to 1 under dropout
-    context = value + attention.value.bias.view(heads, width) * shares.sum(-1, keepdim=True)
-    attended = layer.attention.output(context.reshape(batch, 1, hidden), first)
-    return layer.output(layer.intermediate(attended), attended)
+def states_of(layer: nn.Module, given: dict[str, Any], x: Tensor) -> Tensor:
+    """Run a layer that returns its attention too."""
+    return layer(x, **given)[0]

@@ -58,7 +58,7 @@ def _header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
 def expected(architecture: str, shape: dict[str, Any], layers: list[int]) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Name and size of what every encoder of the architecture has."""
     own = architecture_traits(architecture)
-    sizes = shape | {"types": 2, "hidden_x3": 3 * shape["hidden"], "ffn_x2": 2 * shape["ffn"]}
+    sizes = shape | {"types": 2, "buckets": 32, "hidden_x3": 3 * shape["hidden"], "ffn_x2": 2 * shape["ffn"]}
     for name, (rows, columns) in own.tables.items():
         yield f"{name}.weight", (sizes[rows], sizes[columns])
     for layer in layers:

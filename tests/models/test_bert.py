@@ -8,7 +8,6 @@ from torch import nn
 
 from kdbench.losses import cross_entropy
 from kdbench.models import bert, students
-from kdbench.models.encoder import first_token
 from kdbench.models.network import view
 from kdbench.models.relu_bert import use_relu_head
 from kdbench.stage import Batch
@@ -59,11 +58,12 @@ def test_its_gradients_are_the_same():
 
 def test_dropout_drops_shares_of_the_last_layers_attention():
     torch.manual_seed(0)
-    layer = model().bert.encoder.layer[-1].train()
+    encoder = model().train()
+    layer = encoder.bert.encoder.layer[-1]
     layer.attention.self.dropout.p = 0.5
     nn.init.ones_(layer.attention.self.value.bias)
     x, mask = torch.randn(1, 9, 16), torch.ones(1, 9, dtype=torch.long)
-    drawn = torch.stack([first_token(layer, x, mask) for _ in range(400)])
+    drawn = torch.stack([view(encoder).passes(x, mask)[-1](x) for _ in range(400)])
     assert drawn.std(0).min() > 1e-4
 
     def whole(_: int) -> torch.Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdbench.errors import UserError
+from kdbench.methods import minilm
 from kdbench.models import students
 from kdbench.models.network import view
 from kdbench.models.stock import load_pretrained
@@ -83,7 +84,7 @@ def test_states_are_transformers_own(folders, kind):
         torch.testing.assert_close(short, state[:, :1], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta", "electra", "distilbert", "albert"])
+@pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta", "electra", "distilbert", "albert", "mpnet"])
 def test_scores_give_transformers_attention(folders, kind):
     model = loud(classifier(folders[kind], [0, 1, 2, 3], "eager"))
     inputs = of(model)
@@ -97,6 +98,19 @@ def test_scores_give_transformers_attention(folders, kind):
         torch.testing.assert_close(own, probabilities, rtol=1e-5, atol=1e-6)
         query, key, value = parts.queries_keys_values(index, states[index])
         assert query.shape == key.shape == value.shape == (4, 2, 11, 8)
+
+
+@pytest.mark.parametrize("kind", ["bert", "mpnet"])
+def test_minilm_compares_transformers_attention(folders, kind):
+    student, teacher = (loud(classifier(folders[kind], layers, "eager")).base_model for layers in ([0], [0, 1]))
+    inputs = of(student)
+    p = minilm.Params(version="v1", teacher_layer=None, relation_heads=None, assistants=[])
+    found = minilm.relations(student, teacher, p, None)(inputs, 0).losses["attention"]
+    given = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    own, target = (model(**given, output_attentions=True).attentions[-1] for model in (student, teacher))
+    kl = (torch.special.xlogy(target, target) - torch.special.xlogy(target, own)).sum(-1).mean(1)  # (B, T)
+    real = inputs["attention_mask"]
+    torch.testing.assert_close(found, ((kl * real).sum(1) / real.sum(1)).mean(), rtol=1e-4, atol=1e-6)
 
 
 @each
