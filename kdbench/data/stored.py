@@ -77,7 +77,8 @@ def kept_split(config: DatasetConfig, cache: Path, split: str) -> Split | None:
 
 
 def _folder(config: DatasetConfig, cache: Path) -> Path:
-    chosen = {key: value for key, value in asdict(config).items() if key not in ("epochs", "max_length")}  # of runs
+    others = ("epochs", "max_length", "parts", "unpacked_bytes")  # of runs, and of how the content is fetched
+    chosen = {key: value for key, value in asdict(config).items() if key not in others}
     content = {"schema": 3, "config": chosen, "content": dataset_identity(config, cache)}
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
     return cache / "splits" / key

@@ -15,7 +15,7 @@ from kdbench.validation.own_method import sources
 
 SCHEMA = 1  # raised when the same keys come to mean another computation
 # Of a data set: its identity, the schedule or the run has them.
-_NOT_CONTENT = ("name", "source", "sha256", "epochs", "metric")
+_NOT_CONTENT = ("name", "source", "sha256", "parts", "unpacked_bytes", "epochs", "metric")
 # Keys that came later and the value that means what was done before they came: left out, so that old ids stay.
 _LATER = {
     "optimizer": "adamw",

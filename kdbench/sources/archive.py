@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from kdbench.errors import Code, SourceError
 from kdbench.storage.files import MANIFEST
@@ -17,32 +18,31 @@ _RATIO = 200  # unpacked to packed: texts have ten, a bomb a thousand
 _UNREADABLE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, RuntimeError, ValueError)
 
 
-def extract(path: Path, members: Sequence[str], folder: Path) -> None:
-    """Write the named files of the archive at `path` below `folder`.
+def extract(packed: Path | IO[bytes], members: Sequence[str], folder: Path) -> None:
+    """Write the named files of the archive, a path or an open file, below `folder`.
 
     Raises SourceError, with nothing of a refused member written, where a name leads elsewhere, is there twice or not
     at all, is no plain file, is too large, or the archive is damaged.
     """
+    name = packed.name
     for member in members:
         if fault := _name_fault(member, members):
-            raise SourceError(Code.UNSAFE_CONTENT, f"{path.name}: {member!r} {fault}; refused.")
+            raise SourceError(Code.UNSAFE_CONTENT, f"{name}: {member!r} {fault}; refused.")
     try:
-        with zipfile.ZipFile(path) as archive:
-            infos = [_plain_file(path, archive, member) for member in members]
+        with zipfile.ZipFile(packed) as archive:
+            infos = [_plain_file(name, archive, member) for member in members]
             if sum(info.file_size for info in infos) > _LARGEST:
-                raise SourceError(
-                    Code.UNSAFE_CONTENT, f"{path.name}: the files asked for are too large together; refused."
-                )
+                raise SourceError(Code.UNSAFE_CONTENT, f"{name}: the files asked for are too large together; refused.")
             for info in infos:
                 target = folder / info.filename
                 target.parent.mkdir(parents=True, exist_ok=True)
                 # zipfile never gives more than info.file_size bytes, so the limits above hold for what is written.
-                with archive.open(info) as packed, target.open("xb") as file:
-                    shutil.copyfileobj(packed, file, 1 << 20)
+                with archive.open(info) as content, target.open("xb") as file:
+                    shutil.copyfileobj(content, file, 1 << 20)
     except SourceError:
         raise
     except _UNREADABLE as error:
-        raise SourceError(Code.UNREADABLE_ARCHIVE, f"{path.name} cannot be unpacked: {error}") from error
+        raise SourceError(Code.UNREADABLE_ARCHIVE, f"{name} cannot be unpacked: {error}") from error
 
 
 def _name_fault(member: str, members: Sequence[str]) -> str:
@@ -59,24 +59,22 @@ def _name_fault(member: str, members: Sequence[str]) -> str:
     return ""
 
 
-def _plain_file(path: Path, archive: zipfile.ZipFile, member: str) -> zipfile.ZipInfo:
+def _plain_file(name: str, archive: zipfile.ZipFile, member: str) -> zipfile.ZipInfo:
     """The one entry of this name; another that differs in case alone would be the same file on some systems."""
     found = [info for info in archive.infolist() if info.filename.casefold() == member.casefold()]
     if not any(info.filename == member for info in found):
         raise SourceError(
-            Code.UNREADABLE_ARCHIVE, f"{path.name} has no file {member!r}: check the names that the YAML gives."
+            Code.UNREADABLE_ARCHIVE, f"{name} has no file {member!r}: check the names that the YAML gives."
         )
     if len(found) > 1:
-        raise SourceError(
-            Code.UNSAFE_CONTENT, f"{path.name} has {member!r} {len(found)} times, or in other cases; refused."
-        )
+        raise SourceError(Code.UNSAFE_CONTENT, f"{name} has {member!r} {len(found)} times, or in other cases; refused.")
     (info,) = found
     kind = stat.S_IFMT(info.external_attr >> 16)  # 0: written without Unix modes
     disguised = info.orig_filename != info.filename or info.header_offset < 0
     if disguised or info.is_dir() or kind not in (0, stat.S_IFREG):
-        raise SourceError(Code.UNSAFE_CONTENT, f"{path.name}: {member!r} is a link, a folder or in disguise; refused.")
+        raise SourceError(Code.UNSAFE_CONTENT, f"{name}: {member!r} is a link, a folder or in disguise; refused.")
     if info.file_size > _LARGEST or info.file_size > _RATIO * max(info.compress_size, 1 << 10):
         raise SourceError(
-            Code.UNSAFE_CONTENT, f"{path.name}: {member!r} would unpack to {info.file_size} bytes: too large; refused."
+            Code.UNSAFE_CONTENT, f"{name}: {member!r} would unpack to {info.file_size} bytes: too large; refused."
         )
     return info

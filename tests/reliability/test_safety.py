@@ -11,6 +11,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from kdbench.errors import Code
+from kdbench.schema import Part, TeacherConfig
 from kdbench.sources.sources import check_source
 from kdbench.storage.files import StoreError
 from kdbench.validation.load import cache_folder
@@ -65,18 +66,21 @@ def test_versions_with_known_holes_are_not_installed(package):
 
 
 def sources(value):
-    """(source, sha256) of every group of keys with a source, however deep."""
+    """A config with the keys of each group that has a source on the package index, however deep."""
     if isinstance(value, dict):
-        if str(value.get("source")).startswith("pypi:"):
-            yield value["source"], value.get("sha256")
+        if str(value.get("source")).startswith(("pypi:", "joined:")):
+            made = TeacherConfig(source=value["source"], sha256=value.get("sha256"))
+            made.parts = [Part(**part) for part in value.get("parts", ())]
+            made.unpacked_bytes = value.get("unpacked_bytes")
+            yield made
         for below in value.values():
             yield from sources(below)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "conf").rglob("*.yaml")), ids=lambda path: path.stem)
 def test_every_download_from_the_package_index_is_pinned_by_its_digest(path):
-    for source, sha256 in sources(yaml.safe_load(path.read_text(encoding="utf8"))):
-        check_source(source, sha256, "dataset.source")
+    for config in sources(yaml.safe_load(path.read_text(encoding="utf8"))):
+        check_source(config, "teacher")
 
 
 def test_the_cache_is_its_owners(configure, tmp_path):
