@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 TokenMask = Int[Tensor, "B T"] | Bool[Tensor, "B T"]  # 1 = token, 0 = padding
-IGNORED = -100  # the label of a token that is not to be predicted
+IGNORED = -100  # the label of a token that is not predicted (PyTorch's convention)
 
 
 def cross_entropy(logits: Float[Tensor, "B C"], labels: Int[Tensor, " B"]) -> Float[Tensor, ""]:

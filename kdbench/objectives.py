@@ -4,9 +4,9 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from kdbench.losses import masked_cross_entropy, soft_kl
+from kdbench.losses import IGNORED, masked_cross_entropy, soft_kl
 from kdbench.models.students import logits
-from kdbench.stage import IGNORED, Batch, Objective, Terms
+from kdbench.stage import Batch, Objective, Terms
 from kdbench.tasks import SoftTargets, kind
 
 

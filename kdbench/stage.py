@@ -11,8 +11,6 @@ from typing import Literal, NamedTuple, NotRequired, Protocol, TypedDict
 
 from torch import Tensor, nn
 
-IGNORED = -100  # label of a token that is not to be predicted (torch's convention)
-
 
 class Batch(TypedDict):
     """One padded batch of B examples and T tokens."""

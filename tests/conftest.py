@@ -186,10 +186,10 @@ def oracles() -> dict[str, Any]:
 @pytest.fixture
 def execute(monkeypatch: pytest.MonkeyPatch) -> Callable[[RunConfig], dict[str, Any]]:
     """Do a run as the command does, but for the time spent on measuring the time of a tiny model."""
-    from kdbench.inference import measure as evaluate
+    from kdbench.inference import measure
     from kdbench.runs import execute as run
 
-    monkeypatch.setattr(evaluate, "latency", partial(evaluate.latency, rounds=2))
+    monkeypatch.setattr(measure, "latency", partial(measure.latency, rounds=2))
 
     def do(config: RunConfig) -> dict[str, Any]:
         return run.execute(config, choices={}, command="test", baseline_command=lambda other: "kdbench ...")

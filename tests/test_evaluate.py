@@ -5,7 +5,7 @@ from itertools import groupby
 import pytest
 import torch
 
-from kdbench.inference import measure as evaluate
+from kdbench.inference import measure
 from kdbench.models import bert
 
 BASE = {"vocab_size": 30522, "hidden": 768, "heads": 12, "ffn": 3072, "max_positions": 512, "pad_token_id": 0}
@@ -29,7 +29,7 @@ TINY = {"hidden": 312, "heads": 12, "ffn": 1200}
 def test_parameters(oracles, name, changes):
     with torch.device("meta"):
         encoder = bert.Model.build(BASE | changes, ["a", "b"], "eager", 0).bert
-    counted = evaluate.parameters(encoder)
+    counted = measure.parameters(encoder)
     assert counted["total"] == oracles["params"][name] == counted["embeddings"] + counted["without_embeddings"]
 
 
@@ -45,12 +45,12 @@ def test_flops_are_those_of_the_matrix_products(layers, length, words):
 
 def test_latency_lets_the_calls_take_turns():
     calls: list[tuple[str, int, int]] = []
-    figures = evaluate.latency(
-        {name: lambda size, turn, name=name: calls.append((name, size, turn)) for name in "ab"}, (1, 4), 3, 1e-6
+    figures = measure.latency(
+        {name: lambda size, turn, name=name: calls.append((name, size, turn)) for name in "ab"}, 3, 1e-6
     )
-    assert figures.keys() == {"a", "b"} and figures["a"].keys() == {"batch_1", "batch_4"}
+    assert figures.keys() == {"a", "b"} and figures["a"].keys() == {"batch_1", "batch_32"}
     assert [key for key, _ in groupby(calls)] == [
-        (name, size, turn) for size in (1, 4) for turn in range(3) for _ in range(2) for name in "ab"
+        (name, size, turn) for size in (1, 32) for turn in range(3) for _ in range(2) for name in "ab"
     ]
-    one = figures["b"]["batch_4"]
+    one = figures["b"]["batch_32"]
     assert one["iqr_ms"] >= 0 and 0 <= one["repeat"] < 2 and 0 < one["median_ms"] <= one["p95_ms"]

@@ -16,8 +16,7 @@ from kdbench.cli import predict
 from kdbench.compare import cli as compare_runs
 from kdbench.data import tokenize
 from kdbench.errors import Code, UserError
-from kdbench.inference import classifier, latency
-from kdbench.inference import measure as evaluate
+from kdbench.inference import classifier, latency, measure
 from kdbench.inference import onnx as graph
 from kdbench.models import tfidf
 from kdbench.storage import files as store
@@ -220,7 +219,7 @@ def test_texts_must_be_a_list(configure, run_of):
 
 def test_times_are_measured_together_and_kept(configure, run_of, capsys, monkeypatch):
     quiet = [True]
-    monkeypatch.setattr(evaluate, "is_quiet", lambda load, figures: quiet[0])
+    monkeypatch.setattr(measure, "is_quiet", lambda load, figures: quiet[0])
     root = run_of(configure("method=logit_kd")).parents[2]
     other = run_of(configure("method=logit_kd", "method.alpha=0.9"))
     run_of(configure("method=tfidf"))

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from kdbench import losses, objectives
-from kdbench.losses import cross_entropy, soft_kl
-from kdbench.stage import IGNORED
+from kdbench.losses import IGNORED, cross_entropy, soft_kl
 
 STUDENT = torch.tensor([[1, 2, 0.5], [0.2, -1, 0.3]], dtype=torch.float64)
 TEACHER = torch.tensor([[2, 1, 0], [0, 0, 1]], dtype=torch.float64)

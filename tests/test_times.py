@@ -12,8 +12,7 @@ from filelock import FileLock
 
 from kdbench.cli import main as cli
 from kdbench.compare import cli as compare_runs
-from kdbench.inference import latency, quiet
-from kdbench.inference import measure as evaluate
+from kdbench.inference import latency, measure, quiet
 from kdbench.runs import times
 from kdbench.storage.files import Damaged
 from kdbench.storage.results import amend_result, read_result, verify_run
@@ -26,10 +25,10 @@ CALM = quiet.Load(others=0.01, own=1.0, processors=2)
 def measured(monkeypatch) -> list[list[object]]:
     """What each measurement was of; short ones, on a machine that is quiet."""
     calls: list[list[object]] = []
-    monkeypatch.setattr(evaluate, "latency", partial(evaluate.latency, rounds=2, seconds=1e-6))
-    monkeypatch.setattr(evaluate, "is_quiet", lambda load, figures: True)
-    own = evaluate.measured
-    monkeypatch.setattr(evaluate, "measured", lambda given, **more: calls.append([*given]) or own(given, **more))
+    monkeypatch.setattr(measure, "latency", partial(measure.latency, rounds=2, seconds=1e-6))
+    monkeypatch.setattr(measure, "is_quiet", lambda load, figures: True)
+    own = measure.measured
+    monkeypatch.setattr(measure, "measured", lambda given, **more: calls.append([*given]) or own(given, **more))
     return calls
 
 
@@ -181,12 +180,12 @@ def test_other_work_is_all_that_is_not_our_own(monkeypatch):
 
 def test_a_slow_call_is_made_no_more_than_it_must_be(monkeypatch):
     """An export on a busy machine took four and a half minutes."""
-    monkeypatch.setattr(evaluate, "LONG", 0.001)
+    monkeypatch.setattr(measure, "LONG", 0.001)
     made = []
 
     def slow(size: int, turn: int) -> None:
         time.sleep(0.002)
         made.append((size, turn))
 
-    evaluate.latency({"slow": slow}, budget=0.001)
+    measure.latency({"slow": slow}, budget=0.001)
     assert made == [(1, 0), (1, 0), (32, 0), (32, 0)]

@@ -34,14 +34,14 @@ class Parted:
 
 
 @dataclass(frozen=True)
-class Mistakes:
+class Confusions:
     classes: list[str]
     classes_left: int
     matrix: list[tuple[str, list[tuple[int, str]]]]  # label, and (count over seeds, shade 0 to SHADE) of each class
-    parted: list["Parted"]
+    parted: list[Parted]
 
 
-def mistakes(row: Row, against: Row | None, split: str) -> Mistakes | None:
+def confusions(row: Row, against: Row | None, split: str) -> Confusions | None:
     """Over all seeds of a row; None where there are no predictions, or no one class a text."""
     if not traits(row.runs[0].task).one_class:
         return None
@@ -64,7 +64,7 @@ def mistakes(row: Row, against: Row | None, split: str) -> Mistakes | None:
         for a, line, total in zip(shown, counts, rows, strict=True)
     ]
     theirs = _all(against, split) if against else {}
-    return Mistakes([_name(names, a) for a in shown], len(present) - len(shown), matrix, _parted(mine, theirs, names))
+    return Confusions([_name(names, a) for a in shown], len(present) - len(shown), matrix, _parted(mine, theirs, names))
 
 
 def _all(row: Row, split: str) -> dict[int, Predictions]:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from kdbench.compare import diff
 from kdbench.compare.columns import bold, unit
-from kdbench.compare.confusions import mistakes
+from kdbench.compare.confusions import confusions
 from kdbench.compare.curves import detail
 from kdbench.compare.notes import sheets
 from kdbench.compare.pictures import front, learning, name_of, pictures
@@ -157,5 +157,5 @@ def _run(table: Table, row: Row) -> dict[str, Any]:
         "against": against.name if against else "",
         "diff": diff.columns(differing, "this row", "baseline") if against else [],
         "seeds": row.score.n,
-        "found": mistakes(row, against, table.split),
+        "found": confusions(row, against, table.split),
     }

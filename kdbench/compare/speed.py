@@ -24,7 +24,7 @@ LEGEND = (
 def with_speed(table: Table, root: Path, again: bool, quiet: bool) -> Table:
     """Add times that were measured together: now if `again`, else those stored in `root` if they cover the rows.
 
-    Raises StoreError, and what `kdbench.inference.latency.measure` raises.
+    Raises StoreError, and what `kdbench.inference.latency.measure_folders` raises.
     """
     path = root / f"latency-{table.data_id}.json"
     timed = {row.id: row.runs[0].path.parent for row in [*table.rows, *_teachers(table)] if row.runs[0].has_model}
@@ -34,9 +34,9 @@ def with_speed(table: Table, root: Path, again: bool, quiet: bool) -> Table:
                 f"compare-runs: measuring {len(timed)} models (only one of each shape): minutes",
                 file=sys.stderr,
             )
-        from kdbench.inference.latency import measure  # torch: only for a measurement
+        from kdbench.inference.latency import measure_folders  # torch: only for a measurement
 
-        write_record(path, {"schema": SCHEMA} | measure(timed))
+        write_record(path, {"schema": SCHEMA} | measure_folders(timed))
     session = _stored(path)
     if session is None or not timed.keys() <= session.rows.keys():
         return table

@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from kdbench.data.vocabulary import MASK
 from kdbench.data.word_classes import MaskedLm, Pieces, likely_pieces, nearest_pieces, replaceable, whole_words
 from kdbench.storage.cache import cached
 from kdbench.storage.files import fitting
@@ -37,7 +38,6 @@ def augment_words(
     tags: list[Words],
     options: NGramAugmentation,
     rng: np.random.Generator,
-    mask_token: str = "[MASK]",
 ) -> tuple[list[Words], list[int]]:
     """New sentences, round by round, and for each the index of the one it was made from.
 
@@ -46,7 +46,7 @@ def augment_words(
     then becomes an n-gram of itself: n uniform in 1..max_ngram, at most its length, starting anywhere (the authors'
     code never takes the last one). Raises ValueError where words and tags do not match.
     """
-    corpus = _Corpus.of(sentences, tags, options.max_words, mask_token)
+    corpus = _Corpus.of(sentences, tags, options.max_words)
     drawn = ((i, (ids,)) for _ in range(options.rounds) for i, ids in enumerate(_one_round(corpus, options, rng)))
     new = list(_unseen(drawn, [(ids,) for ids in corpus.sentences()]))
     return [corpus.spell(ids) for _, (ids,) in new], [source for source, _ in new]
@@ -59,14 +59,13 @@ def augment_pairs(
     second_tags: list[Words],
     options: NGramAugmentation,
     rng: np.random.Generator,
-    mask_token: str = "[MASK]",
 ) -> tuple[list[Words], list[Words], list[int]]:
     """New first sentences, their second sentences, and the index of the pair each was made from.
 
     The rounds change only the first sentence, only the second, both, and so on again (Tang et al. 2019, 3.3; the
     authors' code draws which). Sentences are changed as in `augment_words`, with words of both sides.
     """
-    corpus = _Corpus.of([*first, *second], [*first_tags, *second_tags], options.max_words, mask_token)
+    corpus = _Corpus.of([*first, *second], [*first_tags, *second_tags], options.max_words)
     kept, count = corpus.sentences(), len(first)
 
     def rounds() -> Iterator[tuple[int, tuple[Ids, ...]]]:
@@ -93,12 +92,12 @@ class _Corpus:
     count: NDArray[np.int64]  # (words,) and how many they are
 
     @classmethod
-    def of(cls, sentences: list[Words], tags: list[Words], max_words: int, mask_token: str) -> "_Corpus":
+    def of(cls, sentences: list[Words], tags: list[Words], max_words: int) -> "_Corpus":
         tagged = [
             list(zip(words, classes, strict=True))[:max_words]
             for words, classes in zip(sentences, tags, strict=True)
         ]  # fmt: skip
-        numbers = {mask_token: 0}
+        numbers = {MASK: 0}
         flat = np.array([numbers.setdefault(word, len(numbers)) for row in tagged for word, _ in row], np.int32)
         tag_names = np.array([tag for row in tagged for _, tag in row], dtype=str)
         _, tag, count = np.unique(tag_names, return_inverse=True, return_counts=True)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kdbench.data.tokenize import Tokens
-from kdbench.stage import IGNORED, Batch
+from kdbench.losses import IGNORED
+from kdbench.stage import Batch
 
 POOL = 50  # batches shuffled together before sorting by length: wide enough to fill, narrow enough to mix
 

@@ -12,10 +12,11 @@ from torch import Tensor
 from kdbench.data.batches import Examples, TrainBatches
 from kdbench.data.datasets import load_dataset
 from kdbench.data.readers import read_texts
-from kdbench.data.tokenize import AT_A_TIME, Rows, cached_tokens, load_tokenizer, tokenizer_files
-from kdbench.schema import CorpusConfig, RunningText
+from kdbench.data.tokenize import AT_A_TIME, Encoded, cached_tokens, load_tokenizer, tokenizer_files
+from kdbench.losses import IGNORED
+from kdbench.schema import CorpusConfig
 from kdbench.sources.sources import text_files
-from kdbench.stage import IGNORED, Batch
+from kdbench.stage import Batch
 
 _MASKED, _RANDOM = 0.8, 0.1  # of the chosen tokens; the rest is kept (Devlin et al. 2019, 3.1)
 
@@ -27,15 +28,11 @@ def load_texts(config: CorpusConfig, cache: Path) -> list[str]:
     """
     data = [load_dataset(dataset, cache) for dataset in config.datasets.values()]
     held_out = {text for one in data for split in (one.dev, one.test) for text in split.texts}
-    texts = dict.fromkeys(text for one in data for text in one.train.texts if text not in held_out)
-    return [*texts, *running_texts(config.running, cache)]
-
-
-def running_texts(running: RunningText | None, cache: Path) -> list[str]:
-    if running is None:
-        return []
-    files = text_files(running, cache)
-    return ["\n".join(read_texts(path, running.files[name], running.encoding)) for name, path in files.items()]
+    texts = [*dict.fromkeys(text for one in data for text in one.train.texts if text not in held_out)]
+    if running := config.running:
+        files = text_files(running, cache).items()
+        texts += ["\n".join(read_texts(path, running.files[name], running.encoding)) for name, path in files]
+    return texts
 
 
 def corpus_examples(config: CorpusConfig, content: str, tokenizer_folder: Path, pad_id: int, cache: Path) -> Examples:
@@ -45,7 +42,7 @@ def corpus_examples(config: CorpusConfig, content: str, tokenizer_folder: Path, 
     """
     digest = hashlib.sha256(f"corpus|1|{config.max_length}|{content}".encode() + tokenizer_files(tokenizer_folder))
 
-    def encode() -> Iterator[Rows]:
+    def encode() -> Iterator[Encoded]:
         return _pieces(load_texts(config, cache), tokenizer_folder, config.max_length)
 
     tokens = cached_tokens(digest.hexdigest()[:16], encode, cache)
@@ -53,14 +50,14 @@ def corpus_examples(config: CorpusConfig, content: str, tokenizer_folder: Path, 
     return Examples(tokens, np.arange(count), np.zeros(count, np.int64), pad_id)
 
 
-def _pieces(texts: list[str], tokenizer_folder: Path, max_length: int) -> Iterator[Rows]:
+def _pieces(texts: list[str], tokenizer_folder: Path, max_length: int) -> Iterator[Encoded]:
     tokenizer = load_tokenizer(tokenizer_folder)
     first, last, room = tokenizer.cls_token_id, tokenizer.sep_token_id, max_length - 2
     for begin in range(0, len(texts), AT_A_TIME):
         pieces = []
         for ids in tokenizer(texts[begin : begin + AT_A_TIME], add_special_tokens=False, verbose=False)["input_ids"]:
             pieces += [[first, *ids[start : start + room], last] for start in range(0, len(ids), room)]
-        yield Rows(pieces)
+        yield Encoded(pieces)
 
 
 class Masking:

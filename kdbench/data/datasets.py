@@ -50,11 +50,6 @@ class Split:
         return list(zip(*columns, strict=True))
 
     @property
-    def joined(self) -> list[str]:
-        """For models that know no pairs: text and pair with a space between."""
-        return [" ".join(parts) for parts in self.inputs]
-
-    @property
     def tagged(self) -> bool:
         """Whether each word has a label: the words of a text have one space between them."""
         return self.labels.dtype == object

@@ -1,6 +1,6 @@
 """Texts and labels of a data set's splits, from files of tables or from a hub folder."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from kdbench.sources.fetch import Source, ask_hub, hub_commit, parse
 from kdbench.sources.sources import check_source, existing, fetched, table_files
 from kdbench.storage.cache import cached
 from kdbench.tasks import kind, traits
-from kdbench.tasks.cells import Label, LabelCells, Place, ReadLabels, text_of
+from kdbench.tasks.cells import Label, LabelCells, ReadLabels, text_of
 
 
 @dataclass(frozen=True)
@@ -43,18 +43,13 @@ def read_splits(config: DatasetConfig, cache: Path) -> dict[str, Rows]:
     return _rows({split: tables.read(existing(root, split, name), config) for split, name in names.items()}, config)
 
 
-def read_table(path: Path, config: DatasetConfig) -> Rows:
-    """The columns `config.text`, `config.text_pair` and `config.label` of one file, by its ending."""
-    return _rows({"train": tables.read(path, config)}, config)["train"]
-
-
 def read_texts(path: Path, column: str, encoding: str) -> list[str]:
     """A text column of a table that has no labels; with an empty name, the lines of any other file."""
     if not column:
         with files.opened(path) as (_, file):
             return files.text(path, file.read(), encoding).splitlines()
     table = tables.read(path, DatasetConfig(text=column, label=column, encoding=encoding))
-    return [text_of(value, "text", where, False) for value, where in _cells(table, column)]
+    return [text_of(value, "text", where, False) for value, where in _cells(table, column).places()]
 
 
 def _read_hub(config: DatasetConfig, cache: Path) -> dict[str, Rows]:
@@ -67,10 +62,9 @@ def _read_hub(config: DatasetConfig, cache: Path) -> dict[str, Rows]:
         found = _load(str(Path(source.name).absolute()), config, cache)
     else:
         found = _load_once(source, config, cache)
-    splits = {"train": config.splits.train, "dev": config.splits.dev, "test": config.splits.test}
     read = {}
     declared: list[str] | None = None
-    for split, name in splits.items():
+    for split, name in vars(config.splits).items():
         if name is None:
             continue
         if name not in found:
@@ -153,10 +147,11 @@ def _rows(found: dict[str, Table], config: DatasetConfig, names: list[str] | Non
     words = traits(config.task).words
     rows = {}
     for split, table in found.items():
-        texts = [text_of(value, "text", where, words) for value, where in _cells(table, config.text)]
+        texts = [text_of(value, "text", where, words) for value, where in _cells(table, config.text).places()]
         pairs = None
         if config.text_pair is not None:
-            pairs = [text_of(value, "text_pair", where, False) for value, where in _cells(table, config.text_pair)]
+            cells = _cells(table, config.text_pair).places()
+            pairs = [text_of(value, "text_pair", where, False) for value, where in cells]
         reading = replace(table.reading, notes=(*table.reading.notes, *labels[split].notes))
         declared = list(config.label) if isinstance(config.label, list) else names
         rows[split] = Rows(texts, pairs, labels[split].labels, table.lines, reading, declared)
@@ -164,22 +159,15 @@ def _rows(found: dict[str, Table], config: DatasetConfig, names: list[str] | Non
 
 
 def _labels(found: dict[str, Table], config: DatasetConfig, names: list[str] | None) -> dict[str, ReadLabels]:
-    def cells(table: Table, name: str) -> LabelCells:
-        return LabelCells(_unit(table), table.lines, table.column(name))
-
-    tables = found.values()
+    splits = found.values()
     if isinstance(config.label, list):
-        read = kind(config.task).read_columns([{name: cells(one, name) for name in config.label} for one in tables])
+        read = kind(config.task).read_columns([{name: _cells(one, name) for name in config.label} for one in splits])
     elif names is None:
-        read = kind(config.task).read([cells(one, config.label) for one in tables])
+        read = kind(config.task).read([_cells(one, config.label) for one in splits])
     else:  # they are written as the source declares them
-        read = [ReadLabels(list(one.column(config.label)), []) for one in tables]
+        read = [ReadLabels(list(one.column(config.label)), []) for one in splits]
     return dict(zip(found, read, strict=True))
 
 
-def _cells(table: Table, name: str) -> Iterator[tuple[Any, Place]]:
-    return LabelCells(_unit(table), table.lines, table.column(name)).places()
-
-
-def _unit(table: Table) -> str:
-    return f"{table.reading.file}, {table.reading.unit}"
+def _cells(table: Table, name: str) -> LabelCells:
+    return LabelCells(f"{table.reading.file}, {table.reading.unit}", table.lines, table.column(name))

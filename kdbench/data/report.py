@@ -16,7 +16,6 @@ from kdbench.data.tables import Dropped, Reading
 SHOWN_CLASSES = 20
 _LONGEST_NAME = 40  # characters of a class in a line: a wrong label column may hold whole texts
 TOO_MANY_UNKNOWN = 0.05  # share of a split's pieces: above it, the model does not know the language
-_SPLITS = ("train", "dev", "test")
 
 
 class FileReport(TypedDict):
@@ -154,7 +153,8 @@ def warnings(pieces: Sequence[PiecesReport]) -> list[str]:
     """What is so wrong with the data that nobody should have to look for it."""
     found = []
     for one in pieces:
-        above = [(name, split) for name, split in one["splits"].items() if _unknown_share(split) > TOO_MANY_UNKNOWN]
+        splits = one["splits"].items()
+        above = [(name, split) for name, split in splits if split["unknown"] > TOO_MANY_UNKNOWN * split["pieces"]]
         if one["pretrained"] and above:
             name, split = above[0]
             found.append(
@@ -165,10 +165,6 @@ def warnings(pieces: Sequence[PiecesReport]) -> list[str]:
                 " method=tfidf, on n-grams of characters."
             )
     return found
-
-
-def _unknown_share(split: Counts) -> float:
-    return split["unknown"] / split["pieces"] if split["pieces"] else 0.0
 
 
 def _share(part: int, whole: int) -> str:

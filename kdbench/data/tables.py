@@ -20,7 +20,7 @@ from kdbench.tasks import traits
 
 _OWN = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t"}  # separators by ending
 _SEPARATORS = (",", ";", "\t", "|")
-_LINES, _ROWS = (".jsonl", ".ndjson"), (".parquet", ".xlsx")
+_LINES = (".jsonl", ".ndjson")
 START = 1 << 16  # characters in which the header is looked for
 _MOST_LEFT_OUT = 0.2  # of the rows; above that the file is not what it was taken for
 _END = "\0end"
@@ -73,13 +73,12 @@ def wanted(config: DatasetConfig) -> list[tuple[str, str]]:
 def read(path: Path, config: DatasetConfig) -> Table:
     """The table in a file. Raises SourceError where it cannot be read as one."""
     with files.opened(path) as (ending, file):
-        if ending in _ROWS and ending == path.suffix.lower():
-            return _parquet(path, path, config) if ending == ".parquet" else _xlsx(path, file, config)
+        packed = ending != path.suffix.lower()
+        if ending == ".parquet":
+            return _parquet(path, io.BytesIO(file.read()) if packed else path, config)
+        if ending == ".xlsx":
+            return _xlsx(path, io.BytesIO(file.read()) if packed else file, config)
         data = file.read()
-    if ending == ".parquet":
-        return _parquet(path, io.BytesIO(data), config)
-    if ending == ".xlsx":
-        return _xlsx(path, io.BytesIO(data), config)
     if ending not in (*files.TABLES, files.TEXT):
         raise SourceError(
             Code.INVALID_SOURCE, f"{path}: its ending says of no format that is read. These are: {files.FORMATS}."
@@ -239,7 +238,7 @@ def _blank(row: list[str]) -> bool:
     return not row or (len(row) == 1 and not row[0].strip())
 
 
-def _records(path: Path, text: str, sign: str, line: int, width: int, quotes: bool = True) -> _Records:
+def _records(path: Path, text: str, sign: str, line: int, quotes: bool) -> _Records:
     """All rows; what stands behind the last column and is empty is cut off."""
     csv.field_size_limit(1 << 30)  # characters; the module's own limit is 131,072, less than a long document
     ended = io.StringIO(f"{text}\n{_END}", newline="")
@@ -302,18 +301,13 @@ def _delimited(path: Path, ending: str, text: str, config: DatasetConfig) -> Tab
 
 def _unquoted(path: Path, text: str, header: Header, notes: list[str]) -> _Records:
     """The rows, with quotes around cells or, where only that fits the file, as letters like others."""
-    width = len(header.names)
-
-    def records(quotes: bool) -> _Records:
-        return _records(path, text, header.separator, header.line, width, quotes)
-
-    usual = records(quotes=True)
+    usual = _records(path, text, header.separator, header.line, quotes=True)
     # A comma file whose quote is open is broken; in one with tabs, quotes often are letters.
     if '"' in text and (usual.spread if usual.closed else header.separator == "\t"):
-        plain = records(quotes=False)
+        plain = _records(path, text, header.separator, header.line, quotes=False)
         # Where lines that fit as they stand would be joined by quotes, and no cell is in quotes, they are text.
         around = any(len(cell) > 1 and cell[0] == cell[-1] == '"' for row in plain.rows for cell in row)
-        if plain.fits(width) and not around and len(plain.rows) > len(usual.rows):
+        if plain.fits(len(header.names)) and not around and len(plain.rows) > len(usual.rows):
             notes.append('the sign " is a letter like others: no cell is in quotes')
             return plain
     if not usual.closed:

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from kdbench.data.batches import Examples
 from kdbench.errors import Code, UserError
-from kdbench.stage import IGNORED, Predict
-from kdbench.storage import files as store
+from kdbench.losses import IGNORED
+from kdbench.stage import Predict
 from kdbench.storage.cache import cached
-from kdbench.storage.files import sha256_of
+from kdbench.storage.files import fitting, sha256_of
 
 
 def cached_outputs(what: str, examples: Examples, predict: Predict, weights: Path, compute: str, cache: Path) -> Tensor:
@@ -36,7 +36,7 @@ def cached_outputs(what: str, examples: Examples, predict: Predict, weights: Pat
         save_file({"ids": torch.from_numpy(examples.ids), what: outputs}, staged / "outputs.safetensors")
 
     folder = cached(cache / "teacher" / digest.hexdigest()[:16], fill)
-    with store.fitting(folder):
+    with fitting(folder):
         return load_file(folder / "outputs.safetensors")[what]
 
 

@@ -57,7 +57,7 @@ def tokenize(split: Split, tokenizer_folder: Path, max_length: int, cache: Path)
     return cached_tokens(key, lambda: _encode(split, load_tokenizer(tokenizer_folder), max_length), cache)
 
 
-class Rows(NamedTuple):
+class Encoded(NamedTuple):
     """Of some texts in their order, a list each."""
 
     ids: list[list[int]]
@@ -69,7 +69,7 @@ class Rows(NamedTuple):
 AT_A_TIME = 2000  # texts: a tokenizer holds a hundred times the memory of the ids that come out of it
 
 
-def cached_tokens(key: str, encode: Callable[[], Iterable[Rows]], cache: Path) -> Tokens:
+def cached_tokens(key: str, encode: Callable[[], Iterable[Encoded]], cache: Path) -> Tokens:
     """The tokens stored under `key`; `encode` makes them, part by part, where there are none."""
     folder = cached(cache / "tokens" / key, lambda staged: _write(staged, encode()))
     with fitting(folder):
@@ -116,7 +116,7 @@ def load_tokenizer(folder: Path) -> Any:
     return with_pad_token(tokenizer)
 
 
-def _encode(split: Split, tokenizer: Any, max_length: int, counted: bool = True) -> Iterator[Rows]:
+def _encode(split: Split, tokenizer: Any, max_length: int, counted: bool = True) -> Iterator[Encoded]:
     options = {"truncation": "longest_first", "max_length": max_length, "return_token_type_ids": True}
     for start in range(0, len(split), AT_A_TIME):
         part = slice(start, start + AT_A_TIME)
@@ -125,14 +125,14 @@ def _encode(split: Split, tokenizer: Any, max_length: int, counted: bool = True)
             encoded = tokenizer(given, is_split_into_words=True, **options)
             words = [_begun(encoded.word_ids(row)) for row in range(len(given))]
             counts = _counted(encoded, given, tokenizer, max_length, True) if counted else None
-            yield Rows(encoded["input_ids"], None, words, counts)
+            yield Encoded(encoded["input_ids"], None, words, counts)
             continue
         texts, pairs = split.texts[part], None if split.pairs is None else split.pairs[part]
         encoded = tokenizer(texts, pairs, **options) if pairs else _encoded_heads(texts, tokenizer, options)
         types = None if pairs is None else encoded["token_type_ids"]
         given = [list(one) for one in zip(texts, *([] if pairs is None else [pairs]), strict=True)]
         counts = _counted(encoded, given, tokenizer, max_length) if counted else None
-        yield Rows(encoded["input_ids"], types, None, counts)
+        yield Encoded(encoded["input_ids"], types, None, counts)
 
 
 def _encoded_heads(texts: Sequence[str], tokenizer: Any, options: dict[str, Any]) -> Any:
@@ -209,10 +209,10 @@ def _begun(words: list[int | None]) -> list[int]:
 
 def tokenize_here(split: Split, tokenizer: Any, max_length: int) -> Tokens:
     """`tokenize` without a cache and by a tokenizer that is loaded: texts that are asked about once."""
-    return _laid_out("", _encode(split, tokenizer, max_length, counted=False))
+    return _laid_out(_encode(split, tokenizer, max_length, counted=False))
 
 
-def _laid_out(key: str, parts: Iterable[Rows]) -> Tokens:
+def _laid_out(parts: Iterable[Encoded]) -> Tokens:
     lengths: list[NDArray[np.int64]] = [np.zeros(1, np.int64)]
     flat: list[NDArray[np.int32]] = [np.zeros(0, np.int32)]
     kinds: list[NDArray[np.int8]] = []
@@ -229,11 +229,11 @@ def _laid_out(key: str, parts: Iterable[Rows]) -> Tokens:
             counts.append(counted)
     offsets = np.concatenate(lengths).cumsum()
     whole = (np.concatenate(kinds) if kinds else None, np.concatenate(begun) if begun else None)
-    return Tokens(key, np.concatenate(flat), offsets, *whole, _summed(counts) if counts else None)
+    return Tokens("", np.concatenate(flat), offsets, *whole, _summed(counts) if counts else None)
 
 
-def _write(folder: Path, parts: Iterable[Rows]) -> None:
-    tokens = _laid_out("", parts)
+def _write(folder: Path, parts: Iterable[Encoded]) -> None:
+    tokens = _laid_out(parts)
     if tokens.counts is not None:
         write_json(folder / "counts.json", tokens.counts)
     for name in ("offsets", "flat", "types", "words"):
@@ -248,7 +248,3 @@ def pad_id(folder: Path) -> int:
     """Of a model's folder; of a word vocabulary, which has no config.json, it is 0."""
     config = folder / "config.json"
     return (read_json(config).get("pad_token_id") or 0) if config.is_file() else 0
-
-
-def vocabulary_size(folder: Path) -> int:
-    return len(load_tokenizer(folder))

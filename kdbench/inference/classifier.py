@@ -136,9 +136,9 @@ def model_predict(folder: Path) -> Predict:
     return lambda batch, step: students.forward(model, batch)
 
 
-def graph_predict(path: Path, speed: float, threads: int | None = None) -> Predict:
+def graph_predict(path: Path, speed: float) -> Predict:
     """Return the logits' function of an ONNX graph; `speed` is FastBERT's."""
-    graph = Graph(path, threads)
+    graph = Graph(path)
     graph.speed = speed
     return lambda batch, step: graph.logits(batch)
 

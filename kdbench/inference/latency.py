@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kdbench.console import quiet_libraries
-from kdbench.inference import measure as evaluate
+from kdbench.inference import measure
 from kdbench.inference.classifier import GRAPH, graph_predict, model_predict, speed_of
 from kdbench.inference.finished_run import FinishedRun, open_run
 from kdbench.models import students
@@ -53,7 +53,7 @@ def together(runs: Runs) -> dict[Path, dict[str, Any]]:
         for folder in first.values()
         for speed, call in _at_speeds(open_run(folder), conditions["device"]).items()
     }
-    times = evaluate.measured(calls)
+    times = measure.measured(calls)
 
     def latency(folder: Path) -> dict[str, Any]:
         of, teacher = like[folder], runs[folder]
@@ -64,7 +64,7 @@ def together(runs: Runs) -> dict[Path, dict[str, Any]]:
     return {folder: latency(folder) for folder in runs if folder in like}
 
 
-def _at_speeds(run: FinishedRun, device: str) -> dict[float | None, evaluate.Call]:
+def _at_speeds(run: FinishedRun, device: str) -> dict[float | None, measure.Call]:
     """What is timed of a run: its model, under None, and a FastBERT at each of its `timed_speeds`."""
     model = students.load(run.model).to(device)
 
@@ -76,7 +76,7 @@ def _at_speeds(run: FinishedRun, device: str) -> dict[float | None, evaluate.Cal
     if speeds is None:
         return {None: call}
 
-    def at(speed: float) -> evaluate.Call:
+    def at(speed: float) -> measure.Call:
         def timed(size: int, turn: int) -> object:
             model.speed = speed
             return call(size, turn)
@@ -91,15 +91,15 @@ def beside(times: dict[str, Any], teacher: dict[str, Any]) -> dict[str, Any]:
     return {key: teacher[key] for key in ("id", "seed")} | {key: times[key] for key in ("batch_1", "batch_32", "quiet")}
 
 
-def own_call(run: FinishedRun, predict: Predict) -> evaluate.Call:
+def own_call(run: FinishedRun, predict: Predict) -> measure.Call:
     """`predict` over random texts as long as the run's; where their words matter (FastBERT, TF-IDF) over test texts."""
     if _by_words(run.model):
         return _real(run, predict)
     vocabulary = read_json(run.model / "config.json")["vocab_size"]
-    return evaluate.model_call(lambda batch: predict(batch, 0), run.dataset.max_length, vocabulary, run.pairs)
+    return measure.model_call(lambda batch: predict(batch, 0), run.dataset.max_length, vocabulary, run.pairs)
 
 
-def measure(folders: dict[str, Path]) -> dict[str, Any]:
+def measure_folders(folders: dict[str, Path]) -> dict[str, Any]:
     """Times (ms) and memory (MB) of the runs or exported forms in `folders`, by the same names, and the conditions.
 
     `real`: texts of the test split, the same for all; `fixed`: LENGTH random tokens, null for a FastBERT, whose rows
@@ -110,10 +110,10 @@ def measure(folders: dict[str, Path]) -> dict[str, Any]:
     quiet_libraries()
     first: dict[Shape, str] = {}
     like = {name: first.setdefault(_shape_of(folder), name) for name, folder in folders.items()}
-    opened = {name: _open(folders[name]) for name in first.values()}
-    real = {name: call for name, (call, _) in opened.items()}
-    fixed = {name: call for name, (_, call) in opened.items() if call is not None}
-    times = {"real": evaluate.measured(real), "fixed": evaluate.measured(fixed)}
+    models = {name: _model(folders[name]) for name in first.values()}
+    real = {name: _real(*model) for name, model in models.items()}
+    fixed = {name: call for name, model in models.items() if (call := _fixed(*model)) is not None}
+    times = {"real": measure.measured(real), "fixed": measure.measured(fixed)}
     measured: dict[str, Any] = {
         name: {kind: of.get(name) for kind, of in times.items()} | {"memory_mb": _fresh_memory(folders[name])}
         for name in first.values()
@@ -147,12 +147,6 @@ def _shape_of(folder: Path) -> Shape:
     return _shape(run.model, run.dataset.max_length, folder.name if graph else None)
 
 
-def _open(folder: Path) -> tuple[evaluate.Call, evaluate.Call | None]:
-    """Over real texts and over fixed ones."""
-    run, predict = _model(folder)
-    return _real(run, predict), _fixed(run, predict)
-
-
 def _run(folder: Path) -> tuple[FinishedRun, bool]:
     """That `folder` is of, and whether it is the graph of an exported form (RUN/export/<form>)."""
     graph = (folder / GRAPH).is_file()
@@ -164,39 +158,31 @@ def _model(folder: Path) -> tuple[FinishedRun, Predict]:
     return run, graph_predict(folder / GRAPH, speed_of(run.model)) if graph else model_predict(run.model)
 
 
-def _real(run: FinishedRun, predict: Predict) -> evaluate.Call:
-    return evaluate.examples_call(lambda batch: predict(batch, 0), run.examples(run.data.test))
+def _real(run: FinishedRun, predict: Predict) -> measure.Call:
+    return measure.examples_call(lambda batch: predict(batch, 0), run.examples(run.data.test))
 
 
-def _fixed(run: FinishedRun, predict: Predict) -> evaluate.Call | None:
+def _fixed(run: FinishedRun, predict: Predict) -> measure.Call | None:
     config = read_json(run.model / "config.json")
     if students.folder_traits(run.model).early_exit:
         return None
     length = min(LENGTH, config.get("max_position_embeddings", LENGTH))
-    return evaluate.model_call(lambda batch: predict(batch, 0), length, config["vocab_size"], run.pairs)
+    return measure.model_call(lambda batch: predict(batch, 0), length, config["vocab_size"], run.pairs)
 
 
-def _fresh_memory(folder: Path) -> float | None:
+def _fresh_memory(folder: Path) -> float:
     """`_memory` in a process that has done nothing else."""
     command = [sys.executable, "-m", "kdbench.inference.latency", str(folder)]
-    found: float | None = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    found: float = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
     return found
 
 
-def _memory(folder: Path) -> float | None:
-    before = _peak_mb()
+def _memory(folder: Path) -> float:
+    before = measure.peak_mb()
     run, predict = _model(folder)
     call = _fixed(run, predict) or _real(run, predict)
     call(32, 0)
-    after = _peak_mb()
-    return None if before is None or after is None else after - before
-
-
-def _peak_mb() -> float | None:
-    """The most memory that this process has had. Not ru_maxrss, which counts what its parent had, too."""
-    status = Path("/proc/self/status")
-    lines = status.read_text(encoding="utf8").splitlines() if status.is_file() else []
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), None)
+    return measure.peak_mb() - before
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """Figures of a finished model: size and latency."""
 
 import math
+import sys
 import time
 import timeit
 from collections.abc import Callable, Hashable, Mapping
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,9 +31,22 @@ def parameters(model: nn.Module) -> dict[str, int]:
     return {"total": total, "embeddings": embeddings, "without_embeddings": total - embeddings}
 
 
+def peak_mb() -> float:
+    """Return the peak memory of this process, in MiB."""
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset / 2**20
+    status = Path("/proc/self/status")
+    if status.is_file():  # ru_maxrss would include the memory of the parent process
+        return next(int(line.split()[1]) / 2**10 for line in status.read_text().splitlines() if line[:5] == "VmHWM")
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
 def latency(
     calls: Mapping[Name, Call],
-    batch_sizes: tuple[int, ...] = (1, 32),
     rounds: int = 10,
     seconds: float = 0.01,
     budget: float = 2.0,
@@ -44,7 +59,7 @@ def latency(
     With torch's number of threads.
     """
     result: dict[Name, dict[str, dict[str, float]]] = {name: {} for name in calls}
-    for size in batch_sizes:
+    for size in (1, 32):
         taken: dict[Name, list[list[float]]] = {name: [] for name in calls}
         started = time.perf_counter()
         for turn in range(rounds):
@@ -58,10 +73,10 @@ def latency(
     return result
 
 
-def measured(calls: Mapping[Name, Call], **given: Any) -> dict[Name, dict[str, Any]]:
+def measured(calls: Mapping[Name, Call]) -> dict[Name, dict[str, Any]]:
     """`latency` of each call, with `when` it was measured, the machine's `load`, and whether it was `quiet`."""
     stopwatch = Stopwatch()
-    times = latency(calls, **given)
+    times = latency(calls)
     load, when = stopwatch.load(), datetime.now(UTC).isoformat(timespec="seconds")
     return {
         name: {**figures, "when": when, "load": load.record(), "quiet": is_quiet(load, figures.values())}

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from kdbench.losses import cosine_distance, soft_kl
+from kdbench.losses import IGNORED, cosine_distance, soft_kl
 from kdbench.models.students import base, last_hidden, logits, mlm_head, word_embeddings
 from kdbench.objectives import masked_lm, soft_and_hard, supervised
 from kdbench.options import MISSING, TEMPERATURE, at_least, between, one_of, option
 from kdbench.schema import ENCODERS, TASKS
-from kdbench.stage import IGNORED, Batch, Stage, Terms, Unit
+from kdbench.stage import Batch, Stage, Terms, Unit
 
 if TYPE_CHECKING:
     from kdbench.runs.context import Run

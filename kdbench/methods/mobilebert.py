@@ -18,13 +18,20 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from kdbench.losses import attention_kl, distillation_targets, hidden_mse, normalised_feature_mse, target_cross_entropy
+from kdbench.losses import (
+    IGNORED,
+    attention_kl,
+    distillation_targets,
+    hidden_mse,
+    normalised_feature_mse,
+    target_cross_entropy,
+)
 from kdbench.models.mobilebert import copy_embeddings
 from kdbench.models.network import view
 from kdbench.models.students import base, mlm_head, word_embeddings
 from kdbench.objectives import supervised
 from kdbench.options import at_least, between, one_of, option
-from kdbench.stage import IGNORED, Batch, Objective, ParamGroup, Stage, Terms
+from kdbench.stage import Batch, Objective, ParamGroup, Stage, Terms
 
 if TYPE_CHECKING:
     from kdbench.runs.context import MaskedLm, Run

@@ -2,7 +2,6 @@
 
 import logging
 import platform
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -238,21 +237,10 @@ def _cost(run: "Run", stages: list[dict[str, Any]], updates: int) -> dict[str, A
         "steps": updates,
         "student_updates": updates,
         "examples_per_second": examples / seconds if stages else None,
-        "peak_memory_mb": _peak_mb(),
+        "peak_memory_mb": measure.peak_mb(),
         "teacher_seconds": teacher["cost"]["seconds"] if teacher else None,
         "general_seconds": _general_seconds(run),
     }
-
-
-def _peak_mb() -> float:
-    """Return the peak memory of this process, in MiB."""
-    if sys.platform == "win32":
-        import psutil
-
-        return psutil.Process().memory_info().peak_wset / 2**20
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def _general_seconds(run: "Run") -> float | None:

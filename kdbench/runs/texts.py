@@ -13,7 +13,7 @@ from kdbench.data.corpus import MaskedBatches, Masking, corpus_examples, smoothe
 from kdbench.data.datasets import Split, TextData
 from kdbench.data.report import PiecesReport, ReadReport
 from kdbench.data.stored import stored_dataset
-from kdbench.data.tokenize import pad_id, tokenize, vocabulary_size
+from kdbench.data.tokenize import load_tokenizer, pad_id, tokenize
 from kdbench.data.vocabulary import word_tokenizer
 from kdbench.declared import architecture_traits
 from kdbench.errors import Code, UserError
@@ -139,7 +139,7 @@ class RunData:
         folder = self.tokenizer_folder if own_words else self.origin_folder
         origin = self.config.origin
         return asdict(student) | {
-            "vocab_size": vocabulary_size(folder) if own_words else origin.vocab_size,
+            "vocab_size": len(load_tokenizer(folder)) if own_words else origin.vocab_size,
             "max_positions": origin.max_positions,
             "pad_token_id": pad_id(folder),
             "pairs": self.config.dataset.text_pair is not None,

@@ -9,7 +9,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from kdbench.errors import Code, UserError
-from kdbench.stage import IGNORED, Batch, Unit
+from kdbench.losses import IGNORED
+from kdbench.stage import Batch, Unit
 
 
 class ProcessLost(UserError):

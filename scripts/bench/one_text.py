@@ -33,7 +33,7 @@ def main() -> None:
         OmegaConf.save(OmegaConf.create(asdict(config)), folder / "config.yaml")
         to_onnx(run.student.eval(), folder / "whole.onnx", False)
         to_int8(folder / "whole.onnx", folder / GRAPH)
-        classify = classifier_of(folder, folder, graph_predict(folder / GRAPH, 0.0, hardware.threads))
+        classify = classifier_of(folder, folder, graph_predict(folder / GRAPH, 0.0))
         split = run.data.test.take(np.arange(TEXTS))
         tokens = tokenize_here(split, classify.tokenizer, classify.max_length)
         examples = Examples(tokens, split.ids, split.labels, classify.pad_id)

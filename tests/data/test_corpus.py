@@ -9,8 +9,8 @@ from transformers import AutoTokenizer
 
 from kdbench.data.batches import TrainBatches
 from kdbench.data.corpus import MaskedBatches, Masking, corpus_examples, load_texts, smoothed_weights
+from kdbench.losses import IGNORED
 from kdbench.schema import CorpusConfig, DatasetConfig, DatasetSplits, RunningText
-from kdbench.stage import IGNORED
 
 
 @pytest.fixture

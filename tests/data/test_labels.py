@@ -13,8 +13,8 @@ from kdbench.data.datasets import load_dataset
 from kdbench.data.stored import stored_dataset
 from kdbench.data.tokenize import tokenize
 from kdbench.errors import Code
+from kdbench.losses import IGNORED
 from kdbench.schema import DatasetConfig, DatasetSplits
-from kdbench.stage import IGNORED
 from kdbench.tasks.arrays import plain
 from tests.refusals import refused
 

@@ -11,12 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from kdbench.data.readers import Rows, read_splits, read_table, read_texts
+from kdbench.data.readers import Rows, read_splits, read_texts
 from kdbench.data.tables import names_at_start
 from kdbench.errors import Code, SourceError
 from kdbench.schema import DatasetConfig, DatasetSplits
 from kdbench.sources.sources import dataset_identity
 from tests.refusals import refused
+from tests.tables import read_table
 
 ROWS = [("good: fine; cheap|ok", "a"), ("bad, late", "b"), ("so\nso", "a"), ('he said "no"', "b")]
 

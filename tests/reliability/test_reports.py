@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from kdbench.inference import measure as evaluate
+from kdbench.inference import measure
 from kdbench.shipping import export
 from kdbench.shipping.export import export_run
 from kdbench.storage import files as store
@@ -37,7 +37,7 @@ class Work(NamedTuple):
 
 @pytest.fixture
 def works(configure, execute, monkeypatch) -> dict[str, Work]:
-    monkeypatch.setattr(evaluate, "latency", partial(evaluate.latency, rounds=1, seconds=0.0))
+    monkeypatch.setattr(measure, "latency", partial(measure.latency, rounds=1, seconds=0.0))
     config = configure("method=finetune", "student.layers=1")
     first = execute(config)
     folder = Path(first["folder"])
