@@ -1,8 +1,7 @@
 """The protocol between methods and the training loop.
 
-A method yields stages; a stage is one optimisation problem: this student, these parameters, this data,
-this objective, this schedule. The loop trains each as it is yielded; code after a `yield` runs on the
-trained model.
+A method yields stages. A stage is one optimisation problem: a student, its trained parameters, data, an objective and
+a schedule. The loop trains each stage when it is yielded. Code after a `yield` runs on the trained model.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -13,28 +12,28 @@ from torch import Tensor, nn
 
 
 class Batch(TypedDict):
-    """One padded batch of B examples and T tokens."""
+    """A padded batch of B examples and T tokens. In token classification, the first token of a word has its label."""
 
-    ids: Tensor  # (B,) the examples' numbers in the source
+    ids: Tensor  # (B,) number of each example in the source
     input_ids: Tensor  # (B, T)
     attention_mask: Tensor  # (B, T) 1 = token, 0 = padding
-    token_type_ids: NotRequired[Tensor]  # (B, T) of sentence pairs: 0 = first sentence and padding, 1 = second
-    labels: Tensor  # (B,); several labels (B, C); of tagged words (B, T), IGNORED but at a word's first token
-    teacher_logits: NotRequired[Tensor]  # (B, C) cached; of tagged words (B, T, C), zero but at a word's first token
-    teacher_cls: NotRequired[Tensor]  # (B, L, H) cached: [CLS] after each of the teacher's layers
-    mlm_labels: NotRequired[Tensor]  # (B, T) the corpus' tokens to predict, IGNORED elsewhere
+    token_type_ids: NotRequired[Tensor]  # (B, T) for pairs: 0 = first sentence and padding, 1 = second
+    labels: Tensor  # (B,); multi-label (B, C); token classification (B, T), else IGNORED
+    teacher_logits: NotRequired[Tensor]  # (B, C); token classification (B, T, C), else zero
+    teacher_cls: NotRequired[Tensor]  # (B, L, H) [CLS] after each of the teacher's L layers
+    mlm_labels: NotRequired[Tensor]  # (B, T) ids of the tokens to predict, else IGNORED
 
 
-# What a batch has several of: real tokens, pairs of them in one example, tokens that are to be predicted.
+# What a loss is a mean over. tokens: real ones; pairs: of real tokens of one example; masked: tokens to predict.
 Unit = Literal["examples", "tokens", "pairs", "masked"]
 
 
 class Terms(NamedTuple):
-    """What an objective returns for one batch."""
+    """The result of an objective for one batch."""
 
-    losses: dict[str, Tensor]  # named, already weighted; the loop sums them and logs exactly what it summed
-    logged: dict[str, float] = {}  # other numbers of this step (replacement rate)  # noqa: RUF012
-    over: Mapping[str, Unit] = {}  # what a loss is the mean over, where that is not the examples
+    losses: dict[str, Tensor]  # by name, already weighted; the loop logs and sums them
+    logged: dict[str, float] = {}  # other numbers of this step, such as the replacement rate  # noqa: RUF012
+    over: Mapping[str, Unit] = {}  # by name: what a loss is the mean over, if not examples
 
 
 Objective = Callable[[Batch, int], Terms]  # (batch, optimiser steps already taken)
@@ -42,31 +41,31 @@ Predict = Callable[[Batch, int], Tensor]  # (batch, optimiser steps already take
 
 
 class Data(Protocol):
-    """Training batches whose order is a function of the epoch alone, so that a stage resumes anywhere."""
+    """Training batches. Their order depends only on the epoch, so that a stage can resume at any step."""
 
     def __len__(self) -> int:
-        """Batches in one epoch; a batch is what one optimiser step sees, over all processes."""
+        """Return the number of batches in an epoch. A batch is the input of one optimiser step, over all processes."""
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of `epoch`, from number `start` on."""
+        """Yield the batches of `epoch`, beginning with number `start`."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How one stage is optimised; `steps` is settled (epochs times batches, or as given)."""
+    """How one stage is optimised."""
 
-    steps: int
-    lr: float
-    accumulation: int  # forward passes of one optimiser step
+    steps: int  # optimiser steps: epochs times batches, or as given
+    lr: float  # peak
+    accumulation: int  # forward passes for one optimiser step
     warmup: float  # share of the steps
     decay: str  # linear | constant
     weight_decay: float
-    clip: float | None  # norm of the gradient of the trained parameters
-    patience: int | None  # epochs without a better dev score
+    clip: float | None  # largest norm of the gradient of the trained parameters; None: no clipping
+    patience: int | None  # epochs without a better dev score before the stage stops; None: never
     optimizer: str = "adamw"  # adamw | adadelta
 
     def lr_factor(self, step: int) -> float:
-        """Learning rate of `step` (counted from 0) as a share of the peak: linear warm-up, then linear decay to 0."""
+        """Return the learning rate of `step` (from 0) as a share of the peak: linear warm-up, then the decay."""
         warm = round(self.warmup * self.steps)
         if step < warm:
             return (step + 1) / (warm + 1)
@@ -79,22 +78,23 @@ class ParamGroup(NamedTuple):
 
 
 class Words(NamedTuple):
-    """A table that training reads at the batches' input ids and nowhere else, and the ids that they have."""
+    """An embedding table that training reads only at input ids of the batches, and these ids."""
 
     table: nn.Embedding
-    used: Tensor  # (U,) rising
+    used: Tensor  # (U,) in ascending order
 
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    name: str  # its folder in the run; its key under method.stages, unless `key` says another
-    student: nn.Module  # trained, evaluated, saved; the last stage's student is the result
+    name: str  # of its folder in the run; also its key under method.stages, unless `key` is set
+    student: nn.Module  # trained, evaluated and saved; the student of the last stage is the result
     objective: Objective
     data: Data
     schedule: Schedule
-    params: list[ParamGroup] | None = None  # None: all of student's; the rest stands still
-    extra: nn.Module | None = None  # trained beside it: saved with the stage, never exported
-    # name -> logits on dev each epoch; the first selects. None: the student's own; empty: the last weights are kept.
+    params: list[ParamGroup] | None = None  # None: all of the student; all other parameters are frozen
+    extra: nn.Module | None = None  # trained with the student; saved with the stage, never exported
+    # name -> logits, scored on dev after each epoch; the first selects the weights. None: the student's logits. Empty:
+    # no score, the last weights are kept.
     predict: Mapping[str, Predict] | None = None
-    key: str | None = None  # under method.stages, where several stages share one schedule
-    words: Words | None = None  # None: every row of every table is optimised
+    key: str | None = None  # under method.stages, if several stages share one schedule
+    words: Words | None = None  # None: all rows of all embedding tables are optimised

@@ -1,4 +1,4 @@
-"""What a row gets wrong: its confusions, and the examples on which it and its baseline part."""
+"""Find the errors of a row: its confusions, and the examples on which it and its baseline differ."""
 
 import json
 from collections import Counter
@@ -10,17 +10,17 @@ from kdbench.compare.table import Row
 from kdbench.storage.predictions import NoPredictionsError, Predictions, read
 from kdbench.tasks import traits
 
-CLASSES = 12  # shown of a confusion matrix: those with most errors
-EXAMPLES = 20  # shown each way
-SHADE = 0.55  # of a cell that has all of its line: darker, and its figure could not be read
+CLASSES = 12  # shown in a confusion matrix, those with most errors
+EXAMPLES = 20  # shown in each direction
+SHADE = 0.55  # of a cell with all examples of its line; with a darker one, the figure would be hard to read
 
 
 @dataclass(frozen=True)
 class Example:
     id: int
     label: str
-    wrong: str  # what the one that is wrong said, in most seeds
-    ahead: int  # seeds in which only the other was right, less those the other way round
+    wrong: str  # answer of the row that is wrong, in most seeds
+    ahead: int  # seeds in which only the other row is right, minus seeds of the reverse
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Confusions:
 
 
 def confusions(row: Row, against: Row | None, split: str) -> Confusions | None:
-    """Over all seeds of a row; None where there are no predictions, or no one class a text."""
+    """Return the confusions over all seeds of a row. None: no predictions, or texts do not have one class each."""
     if not traits(row.runs[0].task).one_class:
         return None
     mine = _all(row, split)
@@ -78,7 +78,7 @@ def _all(row: Row, split: str) -> dict[int, Predictions]:
 
 
 def _names(row: Row) -> dict[int, str]:
-    """The labels' names, from the run's model; of an exported form from the folder above it."""
+    """Return the names of the labels from the model of the run, or for an export from the folder above it."""
     folder = row.runs[0].path.parent
     path = next((one for one in (folder / "model/config.json", folder.parent / "config.json") if one.is_file()), None)
     if path is None:
@@ -92,7 +92,7 @@ def _name(names: dict[int, str], label: int) -> str:
 
 
 def _parted(mine: dict[int, Predictions], theirs: dict[int, Predictions], names: dict[int, str]) -> list[Parted]:
-    """Both ways, the clearest examples first."""
+    """Return the examples on which the rows differ, in both directions, the clearest first."""
     seeds = sorted(mine.keys() & theirs.keys())
     if not seeds or any(not np.array_equal(mine[seed].ids, theirs[seed].ids) for seed in seeds):
         return []
@@ -118,7 +118,7 @@ def _parted(mine: dict[int, Predictions], theirs: dict[int, Predictions], names:
 
 
 def _wrong_answer(every: list[Predictions], at: int) -> int:
-    """The most frequent of the answers that are wrong; of equals the lowest label."""
+    """Return the most frequent wrong answer, the lowest label if several are equally frequent."""
     said = Counter(int(one.predicted[at]) for one in every if one.predicted[at] != one.labels[at])
     return min(said, key=lambda label: (-said[label], label))
 

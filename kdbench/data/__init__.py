@@ -1,1 +1,1 @@
-"""Texts to batches, and the teacher's outputs for them. May import: training and below."""
+"""Turn texts into batches, and compute the teacher's outputs for them. May import: training and below."""

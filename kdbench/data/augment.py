@@ -1,8 +1,8 @@
-"""More texts for the teacher to label, made from those there are.
+"""Make new texts from the train texts, for the teacher to label.
 
-`augment_words` and `augment_pairs`: Distilled BiLSTM (Tang et al. 2019, section 3.3). `augment_tokens`: TinyBERT
-(Jiao et al. 2020, algorithm 1), whose code also repeats the originals: here no text is given twice, nor one that was
-handed in. All draws are the `rng`'s.
+`augment_words` and `augment_pairs` follow the distilled BiLSTM (Tang et al. 2019, section 3.3). `augment_tokens`
+follows TinyBERT (Jiao et al. 2020, algorithm 1). No new text equals an original or another new text; TinyBERT's code
+also repeats the originals. All random numbers come from `rng`.
 """
 
 import json
@@ -25,12 +25,12 @@ Words = list[str]
 
 @dataclass(frozen=True)
 class NGramAugmentation:
-    p_mask: float  # chance of a word to be masked
-    p_pos: float  # chance of a word to become another one of its part of speech
-    p_ngram: float  # chance of a sentence to become an n-gram of it
+    p_mask: float  # probability that a word is masked
+    p_pos: float  # probability that a word becomes another word of its part of speech
+    p_ngram: float  # probability that a sentence becomes one of its n-grams
     max_ngram: int
-    rounds: int  # new sentences tried for each
-    max_words: int  # of a sentence; the rest is cut off before
+    rounds: int  # new sentences tried for each sentence
+    max_words: int  # to which sentences are cut before
 
 
 def augment_words(
@@ -39,12 +39,13 @@ def augment_words(
     options: NGramAugmentation,
     rng: np.random.Generator,
 ) -> tuple[list[Words], list[int]]:
-    """New sentences, round by round, and for each the index of the one it was made from.
+    """Return new sentences, round by round, and for each the index of its source.
 
-    Each word draws one u ~ U(0, 1): below p_mask it is masked, else below p_mask + p_pos it becomes a word drawn
-    from all the corpus' words of its tag (a frequent one more often), else it is kept. With p_ngram the sentence
-    then becomes an n-gram of itself: n uniform in 1..max_ngram, at most its length, starting anywhere (the authors'
-    code never takes the last one). Raises ValueError where words and tags do not match.
+    Each word draws u ~ U(0, 1). Below p_mask, the word is masked. Else, below p_mask + p_pos, it becomes a word that is
+    drawn from all words of the corpus with its tag, by their frequency. Else it is kept. With probability p_ngram, the
+    sentence then becomes an n-gram of itself. n is uniform in 1..max_ngram, but at most the sentence's length, and all
+    starts are equally likely (the authors' code never takes the last one). Raises ValueError if numbers of words and
+    tags differ.
     """
     corpus = _Corpus.of(sentences, tags, options.max_words)
     drawn = ((i, (ids,)) for _ in range(options.rounds) for i, ids in enumerate(_one_round(corpus, options, rng)))
@@ -60,10 +61,10 @@ def augment_pairs(
     options: NGramAugmentation,
     rng: np.random.Generator,
 ) -> tuple[list[Words], list[Words], list[int]]:
-    """New first sentences, their second sentences, and the index of the pair each was made from.
+    """Return new first sentences, their second sentences, and the index of the pair that each was made from.
 
-    The rounds change only the first sentence, only the second, both, and so on again (Tang et al. 2019, 3.3; the
-    authors' code draws which). Sentences are changed as in `augment_words`, with words of both sides.
+    The rounds change the first sentence only, then the second only, then both, and so on (Tang et al. 2019, 3.3; the
+    authors' code draws which). Sentences are changed as in `augment_words`, with the words of both sides.
     """
     corpus = _Corpus.of([*first, *second], [*first_tags, *second_tags], options.max_words)
     kept, count = corpus.sentences(), len(first)
@@ -82,14 +83,14 @@ def augment_pairs(
 
 @dataclass(frozen=True)
 class _Corpus:
-    """Sentences end to end as word numbers: sentence i is flat[offsets[i]:offsets[i + 1]]."""
+    """All sentences as word numbers, end to end. Sentence i is flat[offsets[i]:offsets[i + 1]]."""
 
     words: NDArray[np.object_]  # number -> word; 0 is the mask
     flat: Ids
     offsets: NDArray[np.int64]
-    by_tag: Ids  # the same words in the order of their tags
-    first: NDArray[np.int64]  # (words,) where in `by_tag` those of this word's tag begin
-    count: NDArray[np.int64]  # (words,) and how many they are
+    by_tag: Ids  # the words of `flat` in the order of their tags
+    first: NDArray[np.int64]  # (words,) where in `by_tag` the words with this word's tag begin
+    count: NDArray[np.int64]  # (words,) and their number
 
     @classmethod
     def of(cls, sentences: list[Words], tags: list[Words], max_words: int) -> "_Corpus":
@@ -115,7 +116,7 @@ class _Corpus:
 
 
 def _one_round(corpus: _Corpus, options: NGramAugmentation, rng: np.random.Generator) -> list[Ids]:
-    """Every sentence changed once."""
+    """Return all sentences, each changed once."""
     u = rng.random(len(corpus.flat))
     ids = np.where(u < options.p_mask, np.int32(0), corpus.flat)
     swapped = (u >= options.p_mask) & (u < options.p_mask + options.p_pos)
@@ -131,7 +132,7 @@ def _one_round(corpus: _Corpus, options: NGramAugmentation, rng: np.random.Gener
 def _unseen(
     drawn: Iterable[tuple[int, tuple[Ids, ...]]], originals: Iterable[tuple[Ids, ...]]
 ) -> Iterator[tuple[int, tuple[Ids, ...]]]:
-    """What was drawn, without the originals and what was drawn before."""
+    """Yield what was drawn, without originals and repeats."""
     seen = {tuple(ids.tobytes() for ids in original) for original in originals}
     for source, parts in drawn:
         key = tuple(ids.tobytes() for ids in parts)
@@ -142,29 +143,29 @@ def _unseen(
 
 @dataclass(frozen=True)
 class LmAugmentation:
-    p: float  # chance of a word to be replaced
-    candidates: int  # words to choose from
-    copies: int  # new texts tried for each
-    max_words: int | None  # words of a text that may be replaced, drawn once; None: all. Bounds the forward passes
+    p: float  # probability that a word is replaced
+    candidates: int  # words that may replace a word
+    copies: int  # new texts tried for each text
+    max_words: int | None  # words of a text that may be replaced, drawn once; None: all. It limits the forward passes
 
 
 class Augmented(NamedTuple):
     token_ids: list[Ids]  # without special tokens, text by text
-    sources: list[int]  # index of the text that each was made from
-    forward_rows: int  # sequences that the masked language model has read
+    sources: list[int]  # index of the source of each new text
+    forward_rows: int  # sequences that the masked language model read
 
 
 def augment_tokens(
     token_ids: list[Ids], lm: MaskedLm, options: LmAugmentation, rng: np.random.Generator, batch_size: int
 ) -> Augmented:
-    """New texts as word pieces, in which words are replaced by likely or similar ones.
+    """Return new texts as word pieces, in which likely or similar words replace words.
 
-    Words of the letters a-z that are no stop words are each replaced with probability p, by one of their candidates.
-    Of a word that is one piece, these are the model's likeliest for its place, which may be the word itself; of a
-    word of several pieces, the pieces nearest to it in the model's embeddings: the paper has the nearest GloVe
-    vectors. Candidates are whole words; the authors drop word pieces only after taking the likeliest, and so have
-    fewer. `token_ids` are without special tokens. The result depends on `batch_size` by rounding only. Raises
-    ValueError where a text and two special tokens are too long for the model.
+    A word of the letters a-z that is no stop word is replaced with probability p by one of its candidates. For a word
+    of one piece, the candidates are the likeliest pieces at its place, which may include the word itself. For a word of
+    several pieces, they are the pieces with the nearest embeddings in the model; the paper takes the nearest GloVe
+    vectors. Candidates are whole words. The authors' code drops word pieces only after it has taken the likeliest, so
+    it has fewer candidates. `token_ids` have no special tokens. `batch_size` changes the result by rounding only.
+    Raises ValueError if a text and two special tokens are too long for the model.
     """
     texts = [whole_words(ids.tolist(), lm.vocabulary) for ids in token_ids]
     chosen = [replaceable(words, lm.vocabulary, options.max_words, rng) for words in texts]
@@ -191,7 +192,7 @@ def augment_tokens(
 def _copies(
     words: list[Pieces], candidates: dict[int, list[int]], options: LmAugmentation, rng: np.random.Generator
 ) -> Iterator[Ids]:
-    """The text with each word that has candidates replaced with probability p; `copies` times."""
+    """Yield `copies` copies of the text. Each word that has candidates is replaced with probability p."""
     found = {word: pieces for word, pieces in candidates.items() if pieces}
     counts = np.array([len(pieces) for pieces in found.values()], np.int64)
     shape = (options.copies, len(found))
@@ -210,10 +211,10 @@ Item = TypeVar("Item", str, list[str], list[int])
 def cached_augmentation(
     cache: Path, key: str, make: Callable[[], tuple[list[Item], list[int]]]
 ) -> tuple[list[Item], list[int]]:
-    """What `make` returns, from `augmented/<key>/` in the cache where that is whole; else made and stored there.
+    """Return the result of `make`, from `augmented/<key>/` in the cache if it is there. Else make and store it.
 
-    Items (texts, pairs of texts, token ids) and their sources' indices, a line each. `key` must tell everything
-    that `make` depends on.
+    The result has items (texts, pairs of texts or token ids) and the indices of their sources. `key` must identify
+    everything that `make` depends on.
     """
 
     def fill(staged: Path) -> None:

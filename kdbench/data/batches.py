@@ -1,4 +1,4 @@
-"""Length-bucketed batches, padded to the batch's longest. Their order is a function of (seed, epoch) alone."""
+"""Make length-bucketed batches, padded to their longest example. Their order depends only on seed and epoch."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,19 +19,19 @@ POOL = 50  # batches shuffled together before sorting by length: wide enough to 
 
 @dataclass(frozen=True)
 class Examples:
-    """One split, ready for batching: n examples."""
+    """The n tokenized examples of one split."""
 
     tokens: Tokens
     ids: NDArray[np.int64]  # (n,)
-    labels: NDArray[Any]  # of n examples, as kdbench.tasks says
+    labels: NDArray[Any]  # of n examples, in the form that kdbench.tasks lists
     pad_id: int
-    teacher: dict[str, Tensor] = field(default_factory=dict)  # teacher_logits, teacher_cls: (rows, ...), see `rows`
+    teacher: dict[str, Tensor] = field(default_factory=dict)  # teacher_logits, teacher_cls: (outputs, ...)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def batch(self, rows: NDArray[np.int64]) -> Batch:
-        """The examples in `rows`, padded to the longest of them."""
+        """Return the examples at `rows` as a batch, padded to the longest of them."""
         lengths = self.tokens.lengths[rows]
         mask = np.arange(lengths.max())[None, :] < lengths[:, None]
 
@@ -56,7 +56,7 @@ class Examples:
 
     @cached_property
     def _token_labels(self) -> NDArray[np.int64]:
-        """Of tagged words, laid as the tokens: a word's label at its first token, IGNORED elsewhere."""
+        """Return the labels of words, laid out like the tokens: at the first token of a word, else IGNORED."""
         words = self.tokens.words
         assert words is not None
         before = np.concatenate([[0], np.cumsum([len(tags) for tags in self.labels])])[:-1]
@@ -65,23 +65,23 @@ class Examples:
 
     @cached_property
     def _read(self) -> NDArray[np.int64]:
-        """(n + 1,) How many words are read in all examples before each."""
+        """Return (n + 1,): the number of words that are read in all examples before each example."""
         assert self.tokens.words is not None
         return np.concatenate([[0], np.cumsum(np.asarray(self.tokens.words) >= 0)])[self.tokens.offsets]
 
     @property
     def outputs(self) -> int:
-        """How many rows the outputs of a model have: one an example or, of tagged words, one a word that is read."""
+        """Return the number of rows of a model's outputs: examples or, in token classification, words that are read."""
         return len(self) if self.tokens.words is None else int(self._read[-1])
 
     def rows(self, examples: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The rows of outputs that belong to these examples, in their order."""
+        """Return the rows of outputs that belong to these examples, in their order."""
         if self.tokens.words is None:
             return examples
         return np.concatenate([np.arange(self._read[one], self._read[one + 1]) for one in examples])
 
     def by_example(self, outputs: Tensor) -> NDArray[np.float32] | list[NDArray[np.float32]]:
-        """Outputs (rows, C) as (n, C); of tagged words n times (words, C), NaN where a word is not read."""
+        """Return outputs (rows, C) as (n, C). If words have labels: n times (words, C), with NaN for unread words."""
         whole: NDArray[np.float32] = outputs.numpy()
         if (words := self.tokens.words) is None:
             return whole
@@ -94,7 +94,7 @@ class Examples:
         return result
 
     def in_length_order(self, batch_size: int) -> Iterator[tuple[NDArray[np.int64], Batch]]:
-        """Every example once, shortest first: (rows, batch)."""
+        """Yield (rows, batch) until each example was in one batch, the shortest examples first."""
         order = np.argsort(self.tokens.lengths, kind="stable")
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
@@ -102,7 +102,7 @@ class Examples:
 
 
 def at_words(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Outputs (rows, C) of a batch's words, laid as its tokens (B, T, C) with zeros between; labels (B, T)."""
+    """Return outputs (rows, C) of the words of a batch, laid out like its tokens (B, T, C); zero at other tokens."""
     laid = outputs.new_zeros(*labels.shape, outputs.shape[-1])
     laid[labels != IGNORED] = outputs
     return laid
@@ -110,17 +110,17 @@ def at_words(outputs: Tensor, labels: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class TrainBatches:
-    """Each example exactly once an epoch; batches of like lengths in random order (kdbench.stage.Data)."""
+    """Batches of similar lengths in random order. Each example occurs once in an epoch (kdbench.stage.Data)."""
 
     examples: Examples
-    batch_size: int  # examples of one optimiser step
+    batch_size: int  # examples for one optimiser step
     seed: int
 
     def __len__(self) -> int:
         return -(-len(self.examples) // self.batch_size)
 
     def used_ids(self) -> Tensor:
-        """(U,) the ids that some batch has, padding among them, rising."""
+        """Return (U,): the token ids that occur in a batch, including padding, in ascending order."""
         counts = np.bincount(self.examples.tokens.flat)
         return torch.from_numpy(np.union1d(np.flatnonzero(counts), self.examples.pad_id))
 

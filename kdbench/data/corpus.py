@@ -1,4 +1,4 @@
-"""The corpus of the general stages: texts without labels, in pieces of a fixed greatest length."""
+"""Make examples and batches from the corpus of the general stages: texts without labels, cut to a fixed length."""
 
 import hashlib
 from collections.abc import Iterator
@@ -18,13 +18,13 @@ from kdbench.schema import CorpusConfig
 from kdbench.sources.sources import text_files
 from kdbench.stage import Batch
 
-_MASKED, _RANDOM = 0.8, 0.1  # of the chosen tokens; the rest is kept (Devlin et al. 2019, 3.1)
+_MASKED, _RANDOM = 0.8, 0.1  # shares of the chosen tokens; the rest is kept (Devlin et al. 2019, 3.1)
 
 
 def load_texts(config: CorpusConfig, cache: Path) -> list[str]:
-    """The train texts of the data sets, each once and none that is in a dev or test split, then the running texts.
+    """Return the train texts of the data sets without repeats, then the running texts.
 
-    A file of running text is one text. Raises SourceError.
+    Texts that are in a dev or test split are left out. A file of running text is one text. Raises SourceError.
     """
     data = [load_dataset(dataset, cache) for dataset in config.datasets.values()]
     held_out = {text for one in data for split in (one.dev, one.test) for text in split.texts}
@@ -36,9 +36,9 @@ def load_texts(config: CorpusConfig, cache: Path) -> list[str]:
 
 
 def corpus_examples(config: CorpusConfig, content: str, tokenizer_folder: Path, pad_id: int, cache: Path) -> Examples:
-    """The corpus as examples without labels: consecutive pieces of each text, [CLS] ... [SEP].
+    """Return the corpus as examples without labels: consecutive pieces of each text, as [CLS] ... [SEP].
 
-    `content` says which texts these are, so that they need not be read where the pieces are already in the cache.
+    `content` identifies the texts, so that they are read only if the pieces are not in the cache.
     """
     digest = hashlib.sha256(f"corpus|1|{config.max_length}|{content}".encode() + tokenizer_files(tokenizer_folder))
 
@@ -61,23 +61,23 @@ def _pieces(texts: list[str], tokenizer_folder: Path, max_length: int) -> Iterat
 
 
 class Masking:
-    """Dynamic masking: the tokens to predict are drawn anew whenever a batch is made."""
+    """Dynamic masking: draws the tokens to predict for each batch."""
 
     def __init__(self, tokenizer_folder: Path, probability: float, weights: Tensor | None = None) -> None:
-        """`weights` (V,): relative chance of each token to be chosen; None: all alike."""
+        """Set relative probabilities `weights` (V,) with which each token is chosen. None: all are equal."""
         tokenizer = load_tokenizer(tokenizer_folder)
         self.mask_id, self.special = tokenizer.mask_token_id, torch.tensor(tokenizer.all_special_ids)
         self.vocabulary, self.probability, self.weights = len(tokenizer), probability, weights
 
     def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
-        """The batch with `probability` of its tokens chosen: 80 % masked, 10 % random, 10 % kept.
+        """Return the batch with a share `probability` of its tokens chosen: 80 % masked, 10 % random, 10 % kept.
 
-        `mlm_labels` (B, T) has the chosen tokens' ids and IGNORED elsewhere; special tokens are never chosen.
+        `mlm_labels` (B, T) has the ids of the chosen tokens, else IGNORED. Special tokens are never chosen.
         """
         ids = batch["input_ids"]
         open_to_choice = ~torch.isin(ids, self.special) & batch["attention_mask"].bool()
         chance = torch.full(ids.shape, self.probability)
-        if self.weights is not None:  # as many tokens as without weights, the rare ones more often
+        if self.weights is not None:  # choose as many tokens as without weights
             relative = self.weights[ids] * open_to_choice
             count = self.probability * open_to_choice.sum()
             chance = (relative * count / relative.sum().clamp_min(1e-12)).clamp_max(1.0)
@@ -90,14 +90,14 @@ class Masking:
 
 
 def smoothed_weights(examples: Examples, vocabulary: int, exponent: float) -> Tensor:
-    """(V,) count^-exponent of each token in the corpus, so that rare ones are masked more often (DistilBERT's code)."""
+    """Return (V,): count^-exponent of each token, so that rare tokens are masked more often (DistilBERT's code)."""
     counts = np.bincount(np.asarray(examples.tokens.flat), minlength=vocabulary).clip(min=1)
     return torch.from_numpy(counts.astype(np.float64) ** -exponent).float()
 
 
 @dataclass(frozen=True)
 class MaskedBatches:
-    """Batches with masked tokens; a function of (seed, epoch, batch) alone (kdbench.stage.Data)."""
+    """Batches with masked tokens, which depend only on seed, epoch and number of the batch (kdbench.stage.Data)."""
 
     batches: TrainBatches
     masking: Masking

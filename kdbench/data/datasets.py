@@ -1,6 +1,6 @@
-"""A task's texts and labels in three splits: read, labelled by name, cut where a split is missing.
+"""Load the texts and labels of a task in three splits, and cut the splits that the source lacks.
 
-Every draw has its own generator (`split_seed` and a number), so that limiting one split moves no other.
+Every draw has its own generator, seeded by `split_seed` and a number. So a limit on one split does not change others.
 """
 
 from collections import defaultdict
@@ -23,35 +23,35 @@ from kdbench.tasks.cells import Label
 
 _TEST_CUT, _DEV_CUT = 0, 1
 _LIMIT = {"train": 2, "dev": 3, "test": 4}
-_FAR = 1.5  # times more or less than was asked for: a cut is then said to be another
+_FAR = 1.5  # factor: a cut that is larger or smaller than the fraction by more is reported
 
 
 @dataclass(frozen=True)
 class Split:
-    """`ids`: the row's number in the source, counted through train, dev and test; it survives cuts and limits."""
+    """The n examples of a split. `ids` number the rows of the source through train, dev and test."""
 
-    ids: NDArray[np.int64]  # (n,), rising
+    ids: NDArray[np.int64]  # (n,), ascending; cuts and limits do not change the number of a row
     texts: Sequence[str]  # n
-    labels: NDArray[Any]  # as kdbench.tasks says; classes are indices into TextData.label_names
+    labels: NDArray[Any]  # in the form that kdbench.tasks lists; classes are indices into TextData.label_names
     pairs: Sequence[str] | None = None  # n second sentences; None: single sentences
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def take(self, rows: NDArray[np.int64]) -> "Split":
-        """The split's rows at these positions, in this order."""
+        """Return the rows at these positions, in this order."""
         pairs = None if self.pairs is None else [self.pairs[row] for row in rows]
         return Split(self.ids[rows], [self.texts[row] for row in rows], self.labels[rows], pairs)
 
     @property
     def inputs(self) -> list[tuple[str, ...]]:
-        """What a model sees of each example: its text, or text and pair. Equal inputs are repeats."""
+        """Return what a model reads of each example: its text, or text and pair."""
         columns = [self.texts] if self.pairs is None else [self.texts, self.pairs]
         return list(zip(*columns, strict=True))
 
     @property
     def tagged(self) -> bool:
-        """Whether each word has a label: the words of a text have one space between them."""
+        """Return whether each word has a label. One space then separates the words of a text."""
         return self.labels.dtype == object
 
     @property
@@ -66,19 +66,19 @@ class TextData:
     train: Split
     dev: Split
     test: Split
-    test_is: Literal["test", "dev"]  # which official split the test is
-    report: DataReport  # what its files were taken for, and what is in them
+    test_is: Literal["test", "dev"]  # the official split that serves as test
+    report: DataReport  # how its files were read, and what they contain
 
     @property
     def notes(self) -> list[str]:
-        """What a reader of the results should know: duplicates, rows left out, where the test is from."""
+        """Return notes for readers of the results: repeats, dropped rows, the origin of the test split."""
         return self.report["notes"]
 
 
 def load_dataset(config: DatasetConfig, cache: Path) -> TextData:
-    """Read the data set, fetching it where it is not local, and cut the splits that it lacks.
+    """Read the data set, fetch it if it is not local, and cut the splits that it lacks.
 
-    Raises SourceError for a source, file, column or label that is missing or not usable.
+    Raises SourceError if a source, file, column or label is missing or cannot be used.
     """
     rows = read_splits(config, cache)
     train = rows["train"]
@@ -95,7 +95,7 @@ def load_dataset(config: DatasetConfig, cache: Path) -> TextData:
         if part in absent:
             asked: float = getattr(config, f"{part}_fraction")
             size = len(parts["train"])
-            # What a cut of test leaves out, that of dev does as well: both are of one distribution.
+            # Dev leaves out the classes that a cut test leaves out, so that both have one distribution.
             of = parts["test"].labels if part == "dev" and "test" in absent else parts["train"].labels
             later = absent[absent.index(part) + 1 :]
             before = parts["train"]
@@ -135,7 +135,7 @@ def load_dataset(config: DatasetConfig, cache: Path) -> TextData:
 def _labelled(
     rows: dict[str, Rows], names: list[str], config: DatasetConfig, notes: list[str]
 ) -> tuple[dict[str, Split], list[FileReport]]:
-    """Number the rows that have a label through the splits; what is left out goes into `notes` and the reports."""
+    """Return the rows that have a label, numbered through the splits. Dropped rows go into `notes` and the reports."""
     official = {"train": config.splits.train, "dev": config.splits.dev, "test": config.splits.test}
     parts, start = {}, 0
     files: list[FileReport] = []
@@ -159,7 +159,7 @@ def _labelled(
             left_out.append(Dropped("no label", len(missing), read.lines[missing[0]]))
             first = f"{read.reading.unit} {left_out[0].first}"
             notes.append(f"{part}: {len(missing)} rows without a label dropped; the first is {first}")
-        # A download's files lie in this machine's cache, a place that says nothing elsewhere.
+        # The files of a download are in the cache of this machine, so their path means nothing elsewhere.
         file = f"{config.source}: {official[part]}" if downloaded else read.reading.file
         files.append(file_report(part, replace(read.reading, file=file), left_out))
         pairs = None if read.pairs is None else [read.pairs[row] for row in kept]
@@ -169,12 +169,12 @@ def _labelled(
 
 
 def _hidden(labels: Sequence[Label]) -> bool:
-    """Return whether they are the hub's mark of labels that are kept back."""
+    """Return whether all are -1, the hub's mark of hidden labels."""
     return {str(label) for label in labels} <= {"-1", "-1.0"}
 
 
 def _without_repeats(parts: dict[str, Split], notes: list[str]) -> dict[str, Split]:
-    """The first row of each input, through train, dev and test; texts that differ only in line breaks are one."""
+    """Keep the first row of each input in train, dev and test. Texts that differ only in line breaks are equal."""
     seen: set[tuple[str, ...]] = set()
     kept = {}
     for part, split in parts.items():
@@ -220,11 +220,11 @@ def _note_shared(part: str, parts: dict[str, Split], notes: list[str]) -> None:
 def cut(
     split: Split, fraction: float, seed: list[int], of: NDArray[Any] | None = None, parts: int = 2
 ) -> tuple[Split, Split]:
-    """(rest, cut): about `fraction` of each class of `of`, drawn; one row at least, and the rest keeps one for each
-    of the other `parts`.
+    """Split off a random `fraction` of each class of `of`. Return (rest, cut).
 
-    A class with fewer rows than parts stays in the rest. Where a row has no one class, all are of one. Raises
-    SourceError where no class has as many.
+    The cut has at least one row of a class. The rest keeps one row for each of the other `parts`. A class with fewer
+    rows than parts stays in the rest. If rows have no single class, all count as one class. Raises SourceError if each
+    class has fewer rows than parts.
     """
     draw = np.random.default_rng(seed)
     chosen = []
@@ -249,14 +249,14 @@ def _one_class_a_row(labels: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def _classes_apart(whole: Split, part: Split, names: list[str]) -> str:
-    """The classes of `whole` that `part` lacks, in words; empty where there are none."""
+    """Return the names of the classes of `whole` that `part` lacks, at most five; empty if there are none."""
     found = sorted({*_one_class_a_row(whole.labels)} - {*_one_class_a_row(part.labels)})
     more = f" and {len(found) - 5} others" if len(found) > 5 else ""
     return ", ".join(repr(names[label]) for label in found[:5]) + more
 
 
 def _limited(split: Split, limit: int | None, seed: list[int]) -> Split:
-    """At most `limit` rows, drawn, in the order of their ids; a smaller limit draws a part of a larger one's."""
+    """Return at most `limit` random rows, in the order of their ids. A smaller limit gives a subset of a larger one."""
     if limit is None or limit >= len(split):
         return split
     return split.take(np.sort(np.random.default_rng(seed).permutation(len(split))[:limit]))

@@ -1,4 +1,4 @@
-"""Texts and labels of a data set's splits, from files of tables or from a hub folder."""
+"""Read the texts and labels of a data set's splits from tables or from the Hugging Face hub."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,20 +19,20 @@ from kdbench.tasks.cells import Label, LabelCells, ReadLabels, text_of
 
 @dataclass(frozen=True)
 class Rows:
-    """A split, row by row."""
+    """The rows of a split."""
 
     texts: list[str]
-    pairs: list[str] | None  # the second sentences; None: single sentences
+    pairs: list[str] | None  # second sentences; None: single sentences
     labels: list[Label]
-    lines: Sequence[int]  # where each row begins in its file, from 1; its row's number where a format has no lines
+    lines: Sequence[int]  # where each row begins in its file, from 1: see tables.Reading.unit
     reading: Reading  # of the split's file
-    names: list[str] | None = None  # of the classes, in the order that the source declares
+    names: list[str] | None = None  # of the classes, if the source declares them
 
 
 def read_splits(config: DatasetConfig, cache: Path) -> dict[str, Rows]:
-    """The splits that the source has, in the order train, dev, test; train is always there.
+    """Return the splits that the source has, in the order train, dev, test. Train is always there.
 
-    Raises SourceError for a source, file, split or column that is missing or cannot be read.
+    Raises SourceError if a source, file, split or column is missing or cannot be read.
     """
     source = check_source(config, "dataset")
     names = table_files(config)
@@ -44,7 +44,7 @@ def read_splits(config: DatasetConfig, cache: Path) -> dict[str, Rows]:
 
 
 def read_texts(path: Path, column: str, encoding: str) -> list[str]:
-    """A text column of a table that has no labels; with an empty name, the lines of any other file."""
+    """Return a column of a table without labels or, if `column` is empty, the lines of a text file."""
     if not column:
         with files.opened(path) as (_, file):
             return files.text(path, file.read(), encoding).splitlines()
@@ -53,7 +53,7 @@ def read_texts(path: Path, column: str, encoding: str) -> list[str]:
 
 
 def _read_hub(config: DatasetConfig, cache: Path) -> dict[str, Rows]:
-    """The data set of a hub repository, or of a local folder in the hub's format."""
+    """Read a hub repository, or a local folder in the hub's format."""
     import datasets
 
     datasets.disable_progress_bars()
@@ -77,12 +77,12 @@ def _read_hub(config: DatasetConfig, cache: Path) -> dict[str, Rows]:
 
 
 def _load(path: str, config: DatasetConfig, cache: Path, revision: str | None = None) -> Any:
-    """A datasets.DatasetDict; the library reads the README's configurations and the files' features."""
+    """Return a datasets.DatasetDict. The library reads configurations in the README and features in the files."""
     import datasets
     from huggingface_hub.errors import HTTPError
 
     try:
-        # The counts in a README are those of the whole; a local copy may hold fewer splits.
+        # The README counts all rows, but a local copy may lack splits.
         return datasets.load_dataset(
             path,
             config.subset,
@@ -99,28 +99,28 @@ def _load(path: str, config: DatasetConfig, cache: Path, revision: str | None = 
 
 
 def _load_once(source: Source, config: DatasetConfig, cache: Path) -> Any:
-    """The repository's data from our own copy: load_dataset itself retries for 23 s where there is no network."""
+    """Load a repository from our cache, because load_dataset retries for 23 s if there is no network."""
     import datasets
 
     commit = hub_commit(source, "dataset", cache)
     final = cache / "hub_datasets" / f"{source.name}@{commit}--{config.subset}".replace("/", "--")
 
     def fill(staged: Path) -> None:
-        ask_hub(source, "dataset")  # fails at once, with what works instead
+        ask_hub(source, "dataset")  # fails at once without a network, and names alternatives
         _load(source.name, config, cache, commit).save_to_disk(staged)
 
     return datasets.load_from_disk(cached(final, fill))
 
 
 def _hub_table(table: Any, where: str, config: DatasetConfig) -> tuple[Table, list[str] | None]:
-    """A split of a hub repository, and the classes' names where the repository declares them."""
+    """Return a split of a hub repository, and the names of the classes if the repository declares them."""
     import datasets
 
     tables.require(where, table.column_names, config)
     reading = Reading(where, "hub")
     lines = range(1, len(table) + 1)
     feature = None if isinstance(config.label, list) else table.features[config.label]
-    if isinstance(feature, datasets.List):  # several labels, or those of words
+    if isinstance(feature, datasets.List):  # multi-label, or labels of words
         feature = feature.feature
     if not isinstance(feature, datasets.ClassLabel) or traits(config.task).numbers:
         return Table(table.column_names, lambda name: list(table[name]), lines, reading), None
@@ -133,7 +133,7 @@ def _hub_table(table: Any, where: str, config: DatasetConfig) -> tuple[Table, li
 
 
 def _named(label: Any, names: list[str]) -> str | list[str] | None:
-    """The names of a row's class numbers; -1 is the hub's mark of a label that is kept back."""
+    """Return the names for a row's class numbers, None if one is missing. -1 is the hub's mark of a hidden label."""
     numbers = label if isinstance(label, list) else [label]
     if any(number is None or number < 0 for number in numbers):
         return None
@@ -142,7 +142,7 @@ def _named(label: Any, names: list[str]) -> str | list[str] | None:
 
 
 def _rows(found: dict[str, Table], config: DatasetConfig, names: list[str] | None = None) -> dict[str, Rows]:
-    """The rows of each split's table; `names`: the classes' that the source declares."""
+    """Return the rows of each split's table. `names`: of the classes, if the source declares them."""
     labels = _labels(found, config, names)
     words = traits(config.task).words
     rows = {}
@@ -164,7 +164,7 @@ def _labels(found: dict[str, Table], config: DatasetConfig, names: list[str] | N
         read = kind(config.task).read_columns([{name: _cells(one, name) for name in config.label} for one in splits])
     elif names is None:
         read = kind(config.task).read([_cells(one, config.label) for one in splits])
-    else:  # they are written as the source declares them
+    else:  # the source has names of its own
         read = [ReadLabels(list(one.column(config.label)), []) for one in splits]
     return dict(zip(found, read, strict=True))
 

@@ -1,6 +1,6 @@
-"""What a data set was read as: kept beside its splits, and told in the log, in results.json and on the page.
+"""Report how a data set was read: in the log, in results.json and on the HTML page.
 
-All of it is plain JSON, so that the sentences are the same wherever they come from.
+The reports are plain JSON and are cached with the splits, so that a cached data set gives the same sentences.
 """
 
 import json
@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from kdbench.data.tables import Dropped, Reading
 
 SHOWN_CLASSES = 20
-_LONGEST_NAME = 40  # characters of a class in a line: a wrong label column may hold whole texts
-TOO_MANY_UNKNOWN = 0.05  # share of a split's pieces: above it, the model does not know the language
+_LONGEST_NAME = 40  # characters of a class name that are shown: a wrong label column may hold texts
+TOO_MANY_UNKNOWN = 0.05  # share of a split's pieces; above it, the model does not know the language
 
 
 class FileReport(TypedDict):
-    """How the file of one split was read, and which of its rows were left out."""
+    """How the file of a split was read, and which rows were dropped."""
 
     split: str
     file: str
@@ -33,9 +33,9 @@ class FileReport(TypedDict):
 
 class SplitReport(TypedDict):
     rows: int
-    cut: float | None  # share of the rows that it was cut from; None: it has a file of its own
+    cut: float | None  # share of the rows of train that it was cut from; None: it has its own file
     empty: int
-    repeated: int  # texts that stand earlier in the same split
+    repeated: int  # texts that also occur earlier in the split
 
 
 class DataReport(TypedDict):
@@ -43,36 +43,36 @@ class DataReport(TypedDict):
     files: list[FileReport]
     splits: dict[str, SplitReport]
     class_count: int | None  # None: numbers are predicted
-    classes: dict[str, dict[str, int]]  # of the first ones, rows (tagged words: words) in each split
-    range: dict[str, float] | None  # min and max of the numbers to predict
+    classes: dict[str, dict[str, int]]  # rows (or labelled words) in each split, for the first SHOWN_CLASSES classes
+    range: dict[str, float] | None  # min and max of the numbers to predict; None: classes
     notes: list[str]
 
 
 class Counts(TypedDict):
-    """What a tokenizer made of a split's texts."""
+    """Counts of a tokenizer on the texts of a split."""
 
     texts: int
     cut: int  # texts longer than dataset.max_length
-    pieces: int  # without [CLS], [SEP] and their like
+    pieces: int  # without special tokens
     unknown: int  # pieces
-    examples: list[str]  # of what is unknown, as it stands in the texts
+    examples: list[str]  # unknown parts of the texts
 
 
 class PiecesReport(TypedDict):
     tokenizer: str
-    pretrained: bool  # False: its words are train's own, and rare ones are unknown
+    pretrained: bool  # False: its vocabulary is from train, and rare words are unknown
     max_length: int
     splits: dict[str, Counts]
 
 
 class ReadReport(DataReport):
-    """`data` in results.json: what a run read."""
+    """`data` in results.json."""
 
     pieces: list[PiecesReport]  # for each tokenizer of the run
 
 
 def file_report(split: str, reading: Reading, dropped: Sequence[Dropped]) -> FileReport:
-    """`dropped`: the rows that were left out after the file was read."""
+    """Return the report of a file. `dropped`: rows that were dropped after the file was read."""
     return {
         "split": split,
         "file": reading.file,
@@ -86,7 +86,7 @@ def file_report(split: str, reading: Reading, dropped: Sequence[Dropped]) -> Fil
 
 
 def class_counts(names: list[str], labels: dict[str, NDArray[Any]]) -> dict[str, dict[str, int]]:
-    """For each of the first classes, how many rows each split has of it; of tagged words, how many words."""
+    """Return the number of rows (or labelled words) in each split, for the first SHOWN_CLASSES classes."""
     counts = {split: _counted(found, len(names)) for split, found in labels.items()}
     return {
         name: {split: int(found[index]) for split, found in counts.items()}
@@ -103,7 +103,7 @@ def _counted(labels: NDArray[Any], classes: int) -> NDArray[np.int64]:
 
 
 def data_lines(data: DataReport) -> list[str]:
-    """The report in sentences, one a line."""
+    """Return the report as lines of text."""
     return [*_files(data), _rows(data), _labels(data), *data["notes"]]
 
 
@@ -138,7 +138,7 @@ def _labels(data: DataReport) -> str:
 
 
 def pieces_lines(pieces: Sequence[PiecesReport]) -> list[str]:
-    """How many texts are cut and how many pieces are unknown, for each tokenizer."""
+    """Return lines on how many texts are cut and how many pieces are unknown, for each tokenizer."""
     lines = []
     for report in pieces:
         length, splits = report["max_length"], report["splits"]
@@ -150,7 +150,7 @@ def pieces_lines(pieces: Sequence[PiecesReport]) -> list[str]:
 
 
 def warnings(pieces: Sequence[PiecesReport]) -> list[str]:
-    """What is so wrong with the data that nobody should have to look for it."""
+    """Return a warning for each pretrained tokenizer that does not know the language of the texts."""
     found = []
     for one in pieces:
         splits = one["splits"].items()

@@ -1,7 +1,6 @@
-"""A data set's splits as the cache keeps them, `splits/<key>/{train,dev,test}.arrow`: read by memory map.
+"""Keep the splits of a data set in the cache, `splits/<key>/{train,dev,test}.arrow`, and read them by memory map.
 
-Its source is read and judged once. After that a run of a large data set holds no texts: a column's strings come off
-the disk as they are asked for.
+The source is read and checked once. Later runs do not hold the texts in memory, but read them from disk when needed.
 """
 
 import hashlib
@@ -22,12 +21,12 @@ from kdbench.storage.files import MANIFEST, fitting, read_json, verify, write_js
 from kdbench.tasks import kind
 from kdbench.tasks.arrays import plain
 
-_ROWS = 1000  # of a record batch: what is in memory at a time
+_ROWS = 1000  # of a record batch, which is in memory at a time
 _SPLITS = ("train", "dev", "test")
 
 
 class Column(Sequence[str]):
-    """Strings that stay on the disk until they are asked for."""
+    """A sequence of strings that are read from disk when they are accessed."""
 
     def __init__(self, values: pa.ChunkedArray) -> None:
         self.values = values
@@ -51,7 +50,7 @@ class Column(Sequence[str]):
 
 
 def stored_dataset(config: DatasetConfig, cache: Path) -> TextData:
-    """`load_dataset`'s splits, from the cache where it has them. Raises SourceError as it does."""
+    """Return the result of `load_dataset`, from the cache if it is there. Raises SourceError."""
     folder = cached(_folder(config, cache), lambda staged: _write(staged, load_dataset(config, cache)))
     with fitting(folder):
         about = read_json(folder / "data.json")
@@ -61,9 +60,9 @@ def stored_dataset(config: DatasetConfig, cache: Path) -> TextData:
 
 
 def kept_split(config: DatasetConfig, cache: Path, split: str) -> Split | None:
-    """`stored_dataset`'s dev or test where the cache has it, else None; nothing is fetched or written.
+    """Return a split of `stored_dataset` if the cache has it, else None. Nothing is fetched or written.
 
-    Raises SourceError where a local source is gone, Damaged and Misfit where the cache's is not as it was written.
+    Raises SourceError if a local source is missing, Damaged or Misfit if a cached file has changed.
     """
     source = parse(config.source)
     if source.kind == "hub" and kept_commit(source, "dataset", cache) is None:
@@ -98,6 +97,6 @@ def _write(folder: Path, data: TextData) -> None:
 
 def _split(path: Path, task: str) -> Split:
     table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-    ids = table["id"].to_numpy().copy()  # of its own: torch wants to write
+    ids = table["id"].to_numpy().copy()  # a copy, because torch needs writable arrays
     pairs = Column(table["pair"]) if "pair" in table.column_names else None
     return Split(ids, Column(table["text"]), kind(task).stored(table["label"]), pairs)

@@ -1,4 +1,4 @@
-"""Tables as files hold them: their format and separator, columns and rows. What a cell means is for `cells` to say."""
+"""Read tables from files: format, separator, columns and rows. `kdbench.tasks.cells` interprets the cells."""
 
 import csv
 import io
@@ -22,56 +22,56 @@ _OWN = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t"}  # separators by 
 _SEPARATORS = (",", ";", "\t", "|")
 _LINES = (".jsonl", ".ndjson")
 START = 1 << 16  # characters in which the header is looked for
-_MOST_LEFT_OUT = 0.2  # of the rows; above that the file is not what it was taken for
+_MOST_LEFT_OUT = 0.2  # share of rows that may be dropped; above it, the file was misread
 _END = "\0end"
-_BLANK = re.compile(r'(?:""|[,;|]|[^\S\n])*\n')  # a line without a cell
+_BLANK = re.compile(r'(?:""|[,;|]|[^\S\n])*\n')  # a line of empty cells
 _TYPES = re.compile(r"([cdst]|continuous|discrete|string|time|basket)?", re.IGNORECASE)  # Orange's second row
 _FLAGS = re.compile(r"((class|meta|ignore|skip|weight|[cimsw]|\S+=\S*)(\s|$))*", re.IGNORECASE)  # its third
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """Rows that were left out for one reason."""
+    """Rows that were dropped for one reason."""
 
     reason: str  # "another number of columns than the header"
     rows: int
-    first: int  # the first one's line or row in the file, from 1: see Reading.unit
+    first: int  # line or row of the first one in the file, from 1: see Reading.unit
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How one file was read; nothing about it is guessed without a note."""
+    """How one file was read. Each guess has a note."""
 
     file: str  # as the config names it
     format: str  # csv, tsv, jsonl, json, parquet, xlsx, txt, conll, hub, ...
     separator: str | None = None  # None: the format has none
-    encoding: str | None = None  # None: the format itself says it
+    encoding: str | None = None  # None: the format defines it
     dropped: tuple[Dropped, ...] = ()
-    notes: tuple[str, ...] = ()  # what was guessed or merged, each a sentence
+    notes: tuple[str, ...] = ()  # sentences on what was guessed or merged
 
     @property
     def unit(self) -> str:
-        """What its rows are counted in: lines of a text, rows of a list of objects, of a sheet and of the hub."""
+        """Return the unit in which the file's rows are counted: line or row."""
         return "row" if self.format in ("json", "parquet", "xlsx", "hub") else "line"
 
 
 @dataclass(frozen=True)
 class Table:
-    names: list[str]  # of its columns
-    column: Callable[[str], Sequence[Any]]  # of one of the names
-    lines: Sequence[int]  # where each row begins; see Reading.unit
+    names: list[str]  # of the columns
+    column: Callable[[str], Sequence[Any]]  # name -> cells
+    lines: Sequence[int]  # where each row begins: see Reading.unit
     reading: Reading
 
 
 def wanted(config: DatasetConfig) -> list[tuple[str, str]]:
-    """(key below `dataset`, column) of all columns that are read."""
+    """Return (key below `dataset`, column) of all columns that are read."""
     labels = config.label if isinstance(config.label, list) else [config.label]
     pair = [] if config.text_pair is None else [("text_pair", config.text_pair)]
     return [("text", config.text), *pair, *(("label", name) for name in labels)]
 
 
 def read(path: Path, config: DatasetConfig) -> Table:
-    """The table in a file. Raises SourceError where it cannot be read as one."""
+    """Return the table in a file. Raises SourceError if it cannot be read as a table."""
     with files.opened(path) as (ending, file):
         packed = ending != path.suffix.lower()
         if ending == ".parquet":
@@ -91,16 +91,16 @@ def read(path: Path, config: DatasetConfig) -> Table:
     if ending in files.TAGGED:
         return _tagged(path, text, config)
     if files.codec_of(config.encoding) == "iso8859-1":
-        # In ISO 8859-1 the byte 0x85 ends a line (NEL); tweet_sentiment's 37,231 tweets are counted so.
-        # A Windows file means an ellipsis by it: its encoding is cp1252.
+        # In ISO 8859-1 the byte 0x85 ends a line (NEL), which gives tweet_sentiment's 37,231 tweets. In a Windows file
+        # it is an ellipsis; the encoding of such a file is cp1252.
         text = text.replace("\x85", "\n")
     return _delimited(path, ending, text, config)
 
 
 def names_at_start(path: Path, config: DatasetConfig) -> list[str] | None:
-    """Return the columns by the first lines, None where these do not tell: what `read` will refuse is left to it.
+    """Return the columns by the first lines. None: they are not known, or `read` will raise an error.
 
-    Raises SettingError for a text without columns.
+    Raises SettingError if the file is a text without columns.
     """
     try:
         with files.opened(path) as (ending, file):
@@ -113,14 +113,14 @@ def names_at_start(path: Path, config: DatasetConfig) -> list[str] | None:
             complete = not file.read(1)
         text = files.start(data, config.encoding)
         if ending in _LINES or ending == ".json":
-            whole = ending == ".json"  # a file of JSON lines that is called so is left to `read`
+            whole = ending == ".json"  # JSON lines in a .json are left to `read`
             rows = json.loads(text) if whole else [json.loads(line) for line in text.split("\n") if line.strip()]
             return _names(iter(rows)) if complete and isinstance(rows, list) else None
         return header_of(path, ending, text[:START], config).names or None
     except SettingError:
         raise
     except (OSError, LookupError, ValueError, TypeError, AttributeError, csv.Error):
-        return None  # SourceError too: reading it all says what is wrong
+        return None  # SourceError too: `read` reports what is wrong
 
 
 def _require_columns(path: Path, ending: str, config: DatasetConfig) -> None:
@@ -140,15 +140,15 @@ def _require_columns(path: Path, ending: str, config: DatasetConfig) -> None:
 class Header(NamedTuple):
     names: list[str]
     separator: str
-    begin: int  # character at which the header, or without one the first row, begins
+    begin: int  # character at which the header begins, or the first row if there is no header
     line: int  # its line, from 1
-    rows: int  # that are no data: the header and Orange's two
-    padded: bool  # the header ends in cells without a name
+    rows: int  # that are no data: the header and two rows of Orange
+    padded: bool  # whether the header ends in cells without a name
     notes: list[str]
 
 
 def header_of(path: Path, ending: str, text: str, config: DatasetConfig) -> Header:
-    """What the first lines of a file say of all of it. `text`: the whole file, or its first START characters."""
+    """Return what the first lines of a file define. `text`: the whole file, or its first START characters."""
     begin, line, notes, given = 0, 1, [], separator(config.delimiter)
     if told := re.match(r'"?sep=(.)"?\r?\n', text):  # Excel's
         begin, line, given = told.end(), 2, given or told[1]
@@ -169,7 +169,7 @@ def header_of(path: Path, ending: str, text: str, config: DatasetConfig) -> Head
         if {name for _, name in wanted(config)} <= set(names):
             chosen = sign
             break
-    else:  # some column is missing under each: the message is to show the columns that there are
+    else:  # with each separator, some column is missing: the error shows the columns that exist
         if len(found_rows[own][0] if found_rows[own] else ()) < 2:
             chosen = max(tried, key=lambda sign: len(found_rows[sign][0]) if found_rows[sign] else 0)
         names = _column_names(found_rows[chosen], config.header)
@@ -185,7 +185,7 @@ def header_of(path: Path, ending: str, text: str, config: DatasetConfig) -> Head
 
 
 def separator(delimiter: str | None) -> str | None:
-    """The sign that `dataset.delimiter` gives, or gives the name of."""
+    """Return the separator for `dataset.delimiter`, which is a sign or the name of one."""
     return None if delimiter is None else SEPARATORS.get(delimiter, delimiter)
 
 
@@ -199,7 +199,7 @@ def _first_rows(text: str, sign: str) -> list[list[str]]:
 
 
 def _column_names(rows: list[list[str]], header: bool) -> list[str]:
-    """Of the first rows; without a header numbers, as many as most rows have cells."""
+    """Return the columns by the first rows. Without a header, they are numbers, as many as most rows have cells."""
     if not rows:
         return []
     if not header:
@@ -212,7 +212,10 @@ def _column_names(rows: list[list[str]], header: bool) -> list[str]:
 
 
 def _is_orange(rows: list[list[str]]) -> bool:
-    """Whether the second and third row say types and flags; a discrete column's type may be the list of its values."""
+    """Return whether the second row has Orange's types and the third its flags.
+
+    The type of a discrete column may be the list of its values.
+    """
     if len(rows) < 3:
         return False
     types = sum(_TYPES.fullmatch(cell.strip()) is not None for cell in rows[1])
@@ -223,8 +226,8 @@ def _is_orange(rows: list[list[str]]) -> bool:
 class _Records(NamedTuple):
     rows: list[list[str]]
     lines: list[int]
-    closed: bool  # no quote is left open at the end
-    spread: bool  # some row has several lines
+    closed: bool  # whether no quote is open at the end
+    spread: bool  # whether some row has several lines
 
     def fits(self, width: int) -> bool:
         return self.closed and all(len(row) == width or _blank(row) for row in self.rows)
@@ -239,8 +242,8 @@ def _blank(row: list[str]) -> bool:
 
 
 def _records(path: Path, text: str, sign: str, line: int, quotes: bool) -> _Records:
-    """All rows; what stands behind the last column and is empty is cut off."""
-    csv.field_size_limit(1 << 30)  # characters; the module's own limit is 131,072, less than a long document
+    """Return all rows. Raises SourceError."""
+    csv.field_size_limit(1 << 30)  # characters; the module's limit of 131,072 is less than a long document has
     ended = io.StringIO(f"{text}\n{_END}", newline="")
     reader = csv.reader(ended, delimiter=sign, quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE)
     rows, lines, last, spread = [], [], 0, False
@@ -300,12 +303,12 @@ def _delimited(path: Path, ending: str, text: str, config: DatasetConfig) -> Tab
 
 
 def _unquoted(path: Path, text: str, header: Header, notes: list[str]) -> _Records:
-    """The rows, with quotes around cells or, where only that fits the file, as letters like others."""
+    """Return the rows, with quotes around cells or, if only that fits the file, with quotes as ordinary characters."""
     usual = _records(path, text, header.separator, header.line, quotes=True)
-    # A comma file whose quote is open is broken; in one with tabs, quotes often are letters.
+    # In a file with tabs, quotes are often ordinary characters. In a file with commas, an open quote is a fault.
     if '"' in text and (usual.spread if usual.closed else header.separator == "\t"):
         plain = _records(path, text, header.separator, header.line, quotes=False)
-        # Where lines that fit as they stand would be joined by quotes, and no cell is in quotes, they are text.
+        # Quotes are ordinary if no cell is in quotes, and if they would join lines that fit as they are.
         around = any(len(cell) > 1 and cell[0] == cell[-1] == '"' for row in plain.rows for cell in row)
         if plain.fits(len(header.names)) and not around and len(plain.rows) > len(usual.rows):
             notes.append('the sign " is a letter like others: no cell is in quotes')
@@ -362,7 +365,7 @@ def _json_lines(path: Path, text: str, config: DatasetConfig, notes: tuple[str, 
 
 
 def _json(path: Path, text: str, config: DatasetConfig) -> Table:
-    """A list of objects; a .json may hold JSON lines as well, or an object with the list in it."""
+    """Return the table of a list of objects. A .json may also hold JSON lines, or an object that holds the list."""
     notes: tuple[str, ...] = ()
     try:
         rows = json.loads(text)
@@ -377,7 +380,7 @@ def _json(path: Path, text: str, config: DatasetConfig) -> Table:
             ((key, rows),) = lists.items()
             notes = (f"the rows are the list under {key!r}",)
         elif wanted(config)[0][1] in rows and not lists:
-            rows = [rows]  # one line of JSON lines
+            rows = [rows]  # JSON lines with one line
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise SourceError(
             Code.UNREADABLE_TABLE, f'{path} must hold a list of objects: [{{"text": ..., "label": ...}}, ...].'
@@ -397,7 +400,7 @@ def _objects(
 
 
 def _names(rows: Iterator[Any]) -> list[str]:
-    """The keys of all rows, those of inner objects as outer.inner."""
+    """Return the keys of all rows, and keys of inner objects as outer.inner."""
     names: dict[str, None] = {}
 
     def add(row: dict[str, Any], before: str) -> None:
@@ -412,7 +415,7 @@ def _names(rows: Iterator[Any]) -> list[str]:
 
 
 def reached(row: Any, name: str) -> Any:
-    """The value under a key, or under outer.inner; None where it is absent, as where it is null."""
+    """Return the value under a key, or under outer.inner. None: it is absent or null."""
     if not isinstance(row, dict):
         return None
     if name in row:
@@ -427,7 +430,7 @@ def reached(row: Any, name: str) -> Any:
 
 
 def _tagged(path: Path, text: str, config: DatasetConfig) -> Table:
-    """CoNLL's form: a word a line, its tag in the last column, an empty line between sentences."""
+    """Return the table of a CoNLL file: a word and its tag (last) on a line, empty lines between sentences."""
     if not traits(config.task).words:
         able = " or ".join(name for name in TASKS if traits(name).words)
         raise SourceError(
@@ -494,7 +497,7 @@ def _parquet(path: Path, source: Path | io.BytesIO, config: DatasetConfig) -> Ta
 
 
 def _xlsx(path: Path, file: Any, config: DatasetConfig) -> Table:
-    """The first sheet that has rows, or that which `dataset.subset` names."""
+    """Return the sheet that `dataset.subset` names, or else the first one that has rows."""
     try:
         import openpyxl
     except ImportError as error:
@@ -502,12 +505,12 @@ def _xlsx(path: Path, file: Any, config: DatasetConfig) -> Table:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of styles and of what else openpyxl does not keep
+            warnings.simplefilter("ignore")  # on styles and other things that openpyxl does not keep
             book = openpyxl.load_workbook(file, read_only=True, data_only=True)
             sheets = {
                 sheet.title: [list(row) for row in sheet.iter_rows(values_only=True)] for sheet in book.worksheets
             }
-    except Exception as error:  # openpyxl's own are of many kinds: KeyError, BadZipFile, InvalidFileException, ...
+    except Exception as error:  # openpyxl raises KeyError, BadZipFile, InvalidFileException and others
         raise SourceError(
             Code.UNREADABLE_TABLE, f"{path} cannot be read as .xlsx: {type(error).__name__}: {error}"
         ) from error
@@ -537,7 +540,7 @@ def _xlsx(path: Path, file: Any, config: DatasetConfig) -> Table:
     def column(name: str) -> list[Any]:
         index = names.index(name)
         cells = [row[index] if index < len(row) else None for _, row in rows]
-        # Excel makes numbers and dates of texts that look like them.
+        # Excel turns texts that look like numbers or dates into these.
         return [_as_text(cell) for cell in cells] if name in (config.text, config.text_pair) else cells
 
     return Table(names, column, [line for line, _ in rows], Reading(str(path), "xlsx", notes=tuple(notes)))
@@ -553,13 +556,13 @@ def _as_text(cell: Any) -> Any:
 
 
 def require(where: Path | str, names: Sequence[str], config: DatasetConfig) -> None:
-    """SourceError where a column that is read is missing."""
+    """Raise SettingError if a column that is read is missing."""
     for key, name, problem in missing(where, names, config):
         raise SettingError(Code.MISSING_COLUMN, f"dataset.{key}", name, problem)
 
 
 def missing(where: Path | str, names: Sequence[str], config: DatasetConfig) -> Iterator[tuple[str, str, str]]:
-    """(key below `dataset`, its value, what is wrong) of each column that is asked for and not there."""
+    """Yield (key below `dataset`, its value, what is wrong) for each column that is read but missing."""
     numbered = "" if config.header else " (dataset.header=false: columns go by number)"
     for key, name in wanted(config):
         if name not in names:

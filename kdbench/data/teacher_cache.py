@@ -1,4 +1,4 @@
-"""The teacher's outputs for a split, computed once and kept: `teacher/<key>/outputs.safetensors` in the cache."""
+"""Compute the teacher's outputs for a split once, and keep them in the cache: `teacher/<key>/outputs.safetensors`."""
 
 import hashlib
 from pathlib import Path
@@ -16,11 +16,11 @@ from kdbench.storage.files import fitting, sha256_of
 
 
 def cached_outputs(what: str, examples: Examples, predict: Predict, weights: Path, compute: str, cache: Path) -> Tensor:
-    """Outputs as `compute_outputs` gives them, read by memory map where the cache has them.
+    """Return the result of `compute_outputs`, by memory map from the cache if it is there.
 
-    `what` names them (`logits`, `cls`). The key holds it, the teacher's weights file, the examples' tokens and
-    ids, and `compute` (precision and attention kernel). What is damaged is made anew.
-    Raises UserError where an output is not a finite number.
+    `what` names the outputs (`logits`, `cls`). The cache key covers `what`, the teacher's weights, the tokens and ids
+    of the examples, and `compute` (precision and attention kernel). A damaged entry is computed again. Raises UserError
+    if an output is not finite.
     """
     kind = "" if what == "logits" else f"|{what}"
     digest = hashlib.sha256(f"1|{compute}|{examples.tokens.key}{kind}".encode())
@@ -41,9 +41,9 @@ def cached_outputs(what: str, examples: Examples, predict: Predict, weights: Pat
 
 
 def compute_outputs(examples: Examples, predict: Predict, batch_size: int = 64) -> Tensor:
-    """Outputs (n, ...) in float32 on the CPU, row i for example i; of tagged words a row a word that is read.
+    """Return outputs (n, ...) in float32 on the CPU, a row for each example or for each labelled word that is read.
 
-    `predict` gives (B, ...) or, of tagged words, (B, T, ...).
+    `predict` returns (B, ...) or, if words have labels, (B, T, ...). Raises ValueError if there are no examples.
     """
     result: Tensor | None = None
     with torch.inference_mode():
@@ -56,4 +56,4 @@ def compute_outputs(examples: Examples, predict: Predict, batch_size: int = 64) 
             result[torch.from_numpy(examples.rows(rows))] = outputs
     if result is None:
         raise ValueError("no examples")
-    return result.clone()  # an ordinary tensor: one made in inference mode cannot be saved for backward
+    return result.clone()  # a tensor from inference mode cannot be saved for backward

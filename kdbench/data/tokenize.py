@@ -1,9 +1,7 @@
-"""Token ids of a split, made once and read by memory map: `tokens/<key>/{flat,offsets}.npy` in the cache.
+"""Tokenize a split once, and read its token ids from the cache by memory map: `tokens/<key>/{flat,offsets}.npy`.
 
-`counts.json` beside them says how many texts were cut and how many pieces are unknown: counted once, too.
-
-Sentence pairs have a third file, `types.npy`: which sentence a token is of; tagged words have `words.npy`: which word a
-token is the first of.
+`counts.json` has the numbers of cut texts and of unknown pieces. Pairs also have `types.npy`, the sentence of each
+token. If words have labels, `words.npy` has the word that each token begins.
 """
 
 import hashlib
@@ -25,40 +23,40 @@ from kdbench.sources.foreign import with_pad_token
 from kdbench.storage.cache import cached
 from kdbench.storage.files import fitting, read_json, write_json
 
-SHOWN_UNKNOWN, LONGEST_UNKNOWN = 3, 20  # examples of what a tokenizer does not know, and their characters
+SHOWN_UNKNOWN, LONGEST_UNKNOWN = 3, 20  # number of unknown parts that are reported, and their characters
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Examples of different lengths laid end to end: example i is flat[offsets[i]:offsets[i + 1]]."""
+    """The token ids of all examples, end to end. Example i is flat[offsets[i]:offsets[i + 1]]."""
 
-    key: str  # digest of texts, pairs, tokenizer and length
+    key: str  # digest of texts, pairs, tokenizer and length; empty without a cache
     flat: NDArray[np.int32]
     offsets: NDArray[np.int64]
-    types: NDArray[np.int8] | None = None  # of pairs, laid as `flat`: 0 = first sentence, 1 = second
-    words: NDArray[np.int32] | None = None  # of tagged words, laid as `flat`: the word that it begins, or -1
-    counts: Counts | None = None  # None: of a corpus, whose texts are cut into pieces and not off
+    types: NDArray[np.int8] | None = None  # for pairs, like `flat`: 0 = first sentence, 1 = second
+    words: NDArray[np.int32] | None = None  # if words have labels, like `flat`: word that the token begins, or -1
+    counts: Counts | None = None  # None: a corpus, of which no text is cut off
 
     @property
     def lengths(self) -> NDArray[np.int64]:
         return np.diff(self.offsets)
 
     def span(self, index: int) -> slice:
-        """Where example `index` lies in the flat arrays."""
+        """Return the place of example `index` in the flat arrays."""
         return slice(self.offsets[index], self.offsets[index + 1])
 
 
 def tokenize(split: Split, tokenizer_folder: Path, max_length: int, cache: Path) -> Tokens:
-    """The split's texts as ids with special tokens, cut to `max_length`; from the cache where it has them.
+    """Return the split's texts as ids with special tokens, cut to `max_length`, from the cache if they are there.
 
-    Of a pair, what is too long is cut token by token from the sentence that is then the longer one.
+    If a pair is too long, tokens are cut one by one from the sentence that is longer at that time.
     """
     key = _key(split, tokenizer_folder, max_length)
     return cached_tokens(key, lambda: _encode(split, load_tokenizer(tokenizer_folder), max_length), cache)
 
 
 class Encoded(NamedTuple):
-    """Of some texts in their order, a list each."""
+    """A part of the texts, tokenized: a list for each text."""
 
     ids: list[list[int]]
     types: list[list[int]] | None = None
@@ -66,14 +64,14 @@ class Encoded(NamedTuple):
     counts: Counts | None = None
 
 
-AT_A_TIME = 2000  # texts: a tokenizer holds a hundred times the memory of the ids that come out of it
+AT_A_TIME = 2000  # texts: a tokenizer needs a hundred times the memory of the ids that it returns
 
 
 def cached_tokens(key: str, encode: Callable[[], Iterable[Encoded]], cache: Path) -> Tokens:
-    """The tokens stored under `key`; `encode` makes them, part by part, where there are none."""
+    """Return the tokens stored under `key`. If there are none, `encode` makes them, part by part."""
     folder = cached(cache / "tokens" / key, lambda staged: _write(staged, encode()))
     with fitting(folder):
-        # not np.load, which opens zip files and pickles too
+        # np.load would also open zip files and pickles
         flat, offsets = (open_memmap(folder / f"{name}.npy", mode="r") for name in ("flat", "offsets"))
         types, words = (
             open_memmap(folder / f"{name}.npy", mode="r") if (folder / f"{name}.npy").is_file() else None
@@ -98,18 +96,18 @@ def _key(split: Split, tokenizer_folder: Path, max_length: int) -> str:
 
 
 def tokenizer_files(folder: Path) -> bytes:
-    """All that decides what the tokenizer in `folder` does."""
+    """Return the content of all files that determine the tokenizer in `folder`."""
     paths = (folder / name for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"))
     return b"".join(path.read_bytes() for path in paths if path.is_file())
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The Hugging Face tokenizer in `folder`. Raises SourceError where its files are none."""
+    """Return the Hugging Face tokenizer in `folder`. Raises SourceError if it cannot be loaded."""
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # whatever a parser of eight formats raises at files of others
+    except Exception as error:  # the loader tries many formats, and each raises its own errors
         raise SourceError(
             Code.MISMATCHED_MODEL, f"{folder}: its tokenizer cannot be read: {type(error).__name__}: {error}"
         ) from error
@@ -136,10 +134,10 @@ def _encode(split: Split, tokenizer: Any, max_length: int, counted: bool = True)
 
 
 def _encoded_heads(texts: Sequence[str], tokenizer: Any, options: dict[str, Any]) -> Any:
-    """Encode single texts, without the far end of long ones, which would be cut off anyway.
+    """Encode single texts, without the end of long ones, which would be cut off anyway.
 
-    A word, by its spaces, has at least one piece, or none where it is all control characters. Where a shortened text
-    does not fill the length after all, all texts are read to their ends.
+    A word between spaces has at least one piece, unless it is all control characters. If a shortened text does not fill
+    the length because of that, all texts are encoded in full.
     """
     length = options["max_length"]
     heads = [_head(text, length) for text in texts]
@@ -157,13 +155,13 @@ def _head(text: str, words: int) -> str:
 
 
 def _counted(encoded: Any, given: list[list[str]], tokenizer: Any, max_length: int, words: bool = False) -> Counts:
-    """`given`: of each example its text, text and pair, or words."""
+    """Return the counts. `given` has for each example its text, its text and pair, or its words."""
     rows, unknown = encoded["input_ids"], tokenizer.unk_token_id
     special = tokenizer.num_special_tokens_to_add(pair=not words and len(given[0]) == 2)
     hits = [row.count(unknown) for row in rows]
     return {
         "texts": len(rows),
-        # What a text has beyond its greatest length is laid aside by the tokenizer: nothing is read twice.
+        # The tokenizer keeps the tokens that it cuts off, so no text is read twice.
         "cut": sum(bool(encoded[at].overflowing) for at, row in enumerate(rows) if len(row) == max_length),
         "pieces": sum(map(len, rows)) - special * len(rows),
         "unknown": sum(hits),
@@ -174,7 +172,7 @@ def _counted(encoded: Any, given: list[list[str]], tokenizer: Any, max_length: i
 
 
 def _unknown(encoding: Any, parts: list[str], unknown: int, words: bool) -> Iterator[str]:
-    """What stands in an example where its tokens are unknown."""
+    """Yield the parts of an example that the tokenizer does not know."""
     places = encoding.word_ids if words else encoding.sequence_ids
     for id_, place, (begin, end) in zip(encoding.ids, places, encoding.offsets, strict=True):
         if id_ == unknown and place is not None:
@@ -182,7 +180,7 @@ def _unknown(encoding: Any, parts: list[str], unknown: int, words: bool) -> Iter
 
 
 def _first(examples: Iterable[str]) -> list[str]:
-    """The first few of different examples."""
+    """Return the first SHOWN_UNKNOWN distinct examples."""
     found: dict[str, None] = {}
     for one in examples:
         if one:
@@ -203,12 +201,12 @@ def _summed(parts: list[Counts]) -> Counts:
 
 
 def _begun(words: list[int | None]) -> list[int]:
-    """The word of each token that is a word's first, which carries its label; -1 for all others."""
+    """Return the word that each token begins, or -1. The first token of a word carries its label."""
     return [-1 if word is None or (at and words[at - 1] == word) else word for at, word in enumerate(words)]
 
 
 def tokenize_here(split: Split, tokenizer: Any, max_length: int) -> Tokens:
-    """`tokenize` without a cache and by a tokenizer that is loaded: texts that are asked about once."""
+    """Return `tokenize` without a cache, with a loaded tokenizer: for texts that are read once."""
     return _laid_out(_encode(split, tokenizer, max_length, counted=False))
 
 
@@ -239,12 +237,12 @@ def _write(folder: Path, parts: Iterable[Encoded]) -> None:
     for name in ("offsets", "flat", "types", "words"):
         array = getattr(tokens, name)
         if array is not None:
-            # not "wb": numpy would write that in C, and not say why the system refused
+            # with "wb", numpy would write in C and not report why a write failed
             with (folder / f"{name}.npy").open("w+b") as file:
                 np.save(file, array)
 
 
 def pad_id(folder: Path) -> int:
-    """Of a model's folder; of a word vocabulary, which has no config.json, it is 0."""
+    """Return the padding id of a model's folder. It is 0 for a word vocabulary, which has no config.json."""
     config = folder / "config.json"
     return (read_json(config).get("pad_token_id") or 0) if config.is_file() else 0

@@ -1,7 +1,7 @@
-"""A word-level tokenizer of the training texts, made once: `vocabulary/<digest>/` in the cache.
+"""Make a word-level tokenizer from the train texts once, and keep it in the cache: `vocabulary/<digest>/`.
 
-For students that read words, not word pieces (the BiLSTM of Tang et al. 2019). Texts are cleaned, lower-cased
-and split as BERT does before its word pieces, so that a Chinese character is a word.
+Students that read words instead of word pieces use it (the BiLSTM of Tang et al. 2019). Texts are cleaned, lower-cased
+and split as in BERT before its word pieces, so a Chinese character is a word.
 """
 
 import hashlib
@@ -13,11 +13,11 @@ PAD, UNK, MASK = SPECIAL = ("[PAD]", "[UNK]", "[MASK]")  # ids 0, 1, 2
 
 
 def word_tokenizer(texts: list[str], cache: Path, min_count: int = 2, max_size: int = 30000) -> Path:
-    """The folder of a Hugging Face fast tokenizer whose tokens are the words of `texts`.
+    """Return the folder of a Hugging Face fast tokenizer whose tokens are the words of `texts`.
 
-    Ids: the special tokens, then words by falling count, equal counts by code point; words seen fewer than
-    `min_count` times, and those beyond `max_size` tokens (special ones included), are [UNK]. Nothing is put
-    around a text: an empty one has no token. In a pair, the second text's tokens have type 1.
+    Special tokens have the first ids. Words follow by descending count, and with equal counts by code point. A word
+    with a count below `min_count` is [UNK], and so is a word beyond `max_size` tokens, including special tokens. No
+    special tokens are added to a text, so an empty text has no tokens. Tokens of the second text of a pair have type 1.
     """
     digest = hashlib.sha256(f"1|{min_count}|{max_size}|{len(texts)}".encode())
     for text in texts:

@@ -1,4 +1,4 @@
-"""Which words may stand for one another: those of one part of speech or class, likely ones, similar ones."""
+"""Find words that may replace a word: of the same part of speech or class, likely at its place, or similar."""
 
 import warnings
 from collections.abc import Callable
@@ -10,36 +10,35 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-_CHUNK = 256  # words compared with the whole vocabulary at a time: 31 MB of cosines for BERT's
+_CHUNK = 256  # words compared with the vocabulary at a time: 31 MB of cosines with BERT's
 
-Pieces = list[int]  # of one word
+Pieces = list[int]  # ids of the pieces of one word
 
 
 @dataclass(frozen=True)
 class MaskedLm:
-    """A masked language model of the BERT family, as `augment_tokens` uses it."""
+    """A masked language model of the BERT family, for `augment_tokens`."""
 
-    # (input_ids, attention_mask, token_type_ids: all (B, T); positions (B,)) -> logits (B, V) at the positions:
-    # those at all positions would be 30,000 numbers for each token, of which one in T is looked at.
+    # (input_ids, attention_mask, token_type_ids: all (B, T); positions (B,)) -> logits (B, V) at the positions.
+    # Logits at all positions would be T times as many.
     logits: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
     vocabulary: list[str]  # id -> piece
     embeddings: Tensor  # (V, H) of the pieces
     mask_id: int
     cls_id: int
     sep_id: int
-    max_length: int  # tokens it can read
+    max_length: int  # tokens that it can read
 
 
 def pos_tags(sentences: list[list[str]], language: str) -> list[list[str]]:
-    """Penn Treebank tags of each sentence's words, from the lexicon and suffix rules of textblob's PatternTagger.
+    """Return the Penn Treebank tag of each word, from the lexicon and suffix rules of textblob's PatternTagger.
 
-    That tagger does not look at the context but for one thing: a sentence's first word, where unknown, is also
-    looked up in lower case. It needs none of nltk's downloads. Raises ValueError for other languages than "en":
-    use `word_classes` there.
+    The tagger ignores the context, except that it looks up an unknown first word of a sentence in lower case too. It
+    needs no downloads of nltk. Raises ValueError if `language` is not "en"; use `word_classes` for other languages.
     """
     if language != "en":
         raise ValueError(f"no part-of-speech tagger for {language!r}, only for 'en'")
-    from textblob.en import parser  # PatternTagger itself joins the words to a text and splits it again
+    from textblob.en import parser  # PatternTagger itself would join the words and split them again
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # textblob does not close its lexicon's file
@@ -47,22 +46,22 @@ def pos_tags(sentences: list[list[str]], language: str) -> list[list[str]]:
 
 
 def word_classes(words: list[Pieces], vectors: Tensor, classes: int, seed: int) -> list[str]:
-    """A class of each word, in place of its part of speech where there is no tagger: a deviation from the paper.
+    """Return a class for each word, in place of its part of speech if there is no tagger (not in the paper).
 
-    `words`: distinct words as ids of their pieces; `vectors` (V, H): the teacher's word embeddings. The classes
-    are those of k-means on the words' unit vectors (the pieces' mean): as many as `classes`, or as words.
+    `words` are distinct words, as ids of their pieces. `vectors` (V, H) are the teacher's word embeddings. The classes
+    come from k-means on the unit vectors of the words. There are `classes` of them, but at most as many as words.
     """
     from sklearn.cluster import MiniBatchKMeans
 
-    random = np.random.RandomState(np.random.MT19937(seed))  # an int would have to be below 2^32
+    random = np.random.RandomState(np.random.MT19937(seed))  # an int seed would have to be below 2^32
     kmeans = MiniBatchKMeans(min(classes, len(words)), random_state=random, n_init=3)
     return [f"class{label}" for label in kmeans.fit_predict(unit_vectors(words, vectors).numpy())]
 
 
 def nearest_pieces(words: list[Pieces], lm: MaskedLm, count: int) -> list[Pieces]:
-    """For each word the `count` pieces of greatest cosine with the mean of its own, best first.
+    """Return for each word the `count` pieces with the greatest cosine to the mean of its pieces, best first.
 
-    Only pieces that are words of the letters a-z, and none of the word's own; fewer where there are fewer.
+    Only pieces that are words of the letters a-z count, without the pieces of the word. There may be fewer.
     """
     vectors = lm.embeddings.detach().float().cpu()
     table, barred = F.normalize(vectors, dim=-1), torch.tensor([not _is_word(piece) for piece in lm.vocabulary])
@@ -77,7 +76,7 @@ def nearest_pieces(words: list[Pieces], lm: MaskedLm, count: int) -> list[Pieces
 
 
 def unit_vectors(words: list[Pieces], vectors: Tensor) -> Tensor:
-    """(words, H) float32 on the CPU: the mean of each word's pieces' rows of `vectors` (V, H), of length 1."""
+    """Return (words, H), float32 on the CPU: the mean of the `vectors` (V, H) of a word's pieces, of length 1."""
     pieces = torch.tensor([piece for word in words for piece in word], dtype=torch.long)
     ends = torch.tensor([len(word) for word in words], dtype=torch.long).cumsum(0)
     starts = F.pad(ends, (1, 0))[:-1]
@@ -85,7 +84,7 @@ def unit_vectors(words: list[Pieces], vectors: Tensor) -> Tensor:
 
 
 def whole_words(ids: list[int], vocabulary: list[str]) -> list[Pieces]:
-    """A text's pieces, put together to words: pieces with "##" belong to the word before."""
+    """Join the pieces of a text to words. A piece with "##" belongs to the word before it."""
     words: list[Pieces] = []
     for piece in ids:
         if vocabulary[piece].startswith("##") and words:
@@ -104,7 +103,7 @@ def _is_word(text: str) -> bool:
 
 
 def replaceable(words: list[Pieces], vocabulary: list[str], most: int | None, rng: np.random.Generator) -> list[int]:
-    """Which words may be replaced, in their order; where they are more than `most`, a random choice of them."""
+    """Return the indices of words that may be replaced, in order: all, or a random choice of `most`."""
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
     spelled = ["".join(vocabulary[piece].removeprefix("##") for piece in word) for word in words]
@@ -117,10 +116,11 @@ def replaceable(words: list[Pieces], vocabulary: list[str], most: int | None, rn
 def likely_pieces(
     texts: list[list[Pieces]], sites: list[tuple[int, int]], lm: MaskedLm, count: int, batch_size: int
 ) -> list[Pieces]:
-    """For each (text, word) the `count` likeliest pieces in its place, best first; no "##" pieces or special tokens.
+    """Return for each (text, word) the `count` likeliest pieces at its place, best first.
 
-    The model reads one sequence for each, the text with that word masked and the whole text (Jiao et al. 2020's
-    code); sequences of like length together, the longest first: where memory is short, that shows at once.
+    Pieces with "##" and special tokens are left out. The model reads one sequence for each word: the text with the word
+    masked, and the original text (Jiao et al. 2020's code). Batches have similar lengths. The longest come first, so
+    that too little memory shows at once. Raises ValueError if a text is too long for the model.
     """
     lengths = [sum(map(len, words)) for words in texts]
     if max(lengths, default=0) + 2 > lm.max_length:
@@ -139,7 +139,7 @@ def likely_pieces(
 
 
 def _masked(rows: list[tuple[list[Pieces], int]], lm: MaskedLm) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What `lm.logits` takes: for each (text, word) [CLS] the text with the word masked [SEP] the text [SEP]."""
+    """Return the input of `lm.logits`, for each (text, word): [CLS] text with the word masked [SEP] text [SEP]."""
     ids, firsts, positions = [], [], []
     for words, masked in rows:
         text = [piece for word in words for piece in word]
@@ -157,6 +157,6 @@ def _masked(rows: list[tuple[list[Pieces], int]], lm: MaskedLm) -> tuple[Tensor,
 
 
 def _best(scores: Tensor, count: int) -> list[Pieces]:
-    """The columns of the `count` greatest scores of each row (B, V), best first, without those at -inf."""
+    """Return the columns of the `count` greatest scores in each row of (B, V), best first, without -inf."""
     values, columns = scores.topk(min(count, scores.shape[-1]))
     return [row[kept].tolist() for row, kept in zip(columns.cpu(), values.isfinite().cpu(), strict=True)]

@@ -1,1 +1,1 @@
-"""A finished model at work: its answers, its speed, its ONNX graph. May import: validation and below."""
+"""Use a finished model: its answers, its speed, its ONNX graph. May import: validation and below."""

@@ -1,4 +1,4 @@
-"""Ask a finished model: texts in, answers out, as the file of its task in `kdbench.tasks` gives them."""
+"""Answer texts with a finished model. The file of its task in `kdbench.tasks` defines an answer."""
 
 import os
 from collections.abc import Sequence
@@ -28,45 +28,45 @@ from kdbench.tasks import kind
 from kdbench.tasks.arrays import Logits
 from kdbench.validation.load import recorded_dataset
 
-GRAPH = "model.onnx"  # in an exported form's folder, below the exported model's
+GRAPH = "model.onnx"  # in the folder of an exported form, below the folder of the export
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A model with its tokenizer and its labels. It cuts texts as they were cut in training."""
+    """A model with its tokenizer and its labels. It cuts texts to the length that it was trained with."""
 
-    dataset: DatasetConfig  # how its training data were read
-    labels: list[str]
+    dataset: DatasetConfig  # how the training data were read
+    labels: list[str]  # in the order of the logits
     max_length: int  # tokens
-    tokenizer: Any  # loaded once: that takes longer than a small model's answer
+    tokenizer: Any  # loaded once, because loading takes longer than an answer of a small model
     pad_id: int
     predict: Predict
-    probable: bool = True  # whether its logits stand for probabilities
+    probable: bool = True  # whether its logits give probabilities
 
     @property
     def task(self) -> str:
-        """The kind of its task: see kdbench.tasks."""
+        """Return the name of the task's file in kdbench.tasks."""
         return self.dataset.task
 
     @property
     def columns(self) -> list[str]:
-        """The columns of its texts in training: one name, or two."""
+        """Return the columns of the texts in the training data: one name, or two for pairs."""
         return [name for name in (self.dataset.text, self.dataset.text_pair) if name is not None]
 
     @property
     def answer(self) -> Any:
-        """The NamedTuple that an answer is."""
+        """Return the NamedTuple class of an answer."""
         return kind(self.task).answer(self.probable)
 
     @property
     def pairs(self) -> bool:
-        """Whether it reads two texts."""
+        """Return whether the model reads pairs of texts."""
         return len(self.columns) > 1
 
     def __call__(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Any]:
-        """Return an answer for each text. Words that are labelled are separated by white space.
+        """Return an answer for each text. If the task labels words, white space separates the words.
 
-        Raises UserError where second texts are missing, too many or not read by the model.
+        Raises UserError if `texts` is a string, or if the number of second texts is not what the model reads.
         """
         if isinstance(texts, str):
             raise UserError(Code.MISMATCHED_INPUT, "texts must be a list of texts: [text]")
@@ -75,11 +75,11 @@ class Classifier:
         return kind(self.task).tell(self._logits(texts, pairs), texts, self.labels, self.probable)
 
     def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Tensor:
-        """Return (n, C) for n >= 1 texts whose words have no labels of their own."""
+        """Return the logits (n, C) of n >= 1 texts. Not for tasks that label words."""
         return torch.from_numpy(np.asarray(self._logits(texts, pairs)))
 
     def _logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Logits:
-        """Return the logits of n >= 1 texts in the form that `kdbench.tasks` lists."""
+        """Return the logits of n >= 1 texts in the form of the task (see kdbench.tasks). Raises UserError."""
         if self.pairs != (pairs is not None) or (pairs is not None and len(pairs) != len(texts)):
             needed = f"{len(texts)} second texts" if self.pairs else "single texts"
             raise UserError(
@@ -96,9 +96,9 @@ class Classifier:
 
 
 def load_classifier(folder: Path) -> Classifier:
-    """Load the model of a finished run (its seed's folder), of an export, or of a form below that (onnx, int8).
+    """Load the model of a finished run (the folder of a seed), of an export, or of a form of it (onnx, int8).
 
-    Raises UserError where the folder is none of these, Damaged where a file is not what was written.
+    Raises UserError if the folder is none of these, Damaged if a file has changed since it was written.
     """
     quiet_libraries()
     folder = Path(os.path.expanduser(folder))
@@ -117,7 +117,7 @@ def load_classifier(folder: Path) -> Classifier:
 
 
 def classifier_of(recipe: Path, model: Path, predict: Predict) -> Classifier:
-    """Return a classifier with the data set of `recipe`, and the labels and tokenizer of `model`."""
+    """Return a classifier with the data set in folder `recipe`, and labels and tokenizer in folder `model`."""
     dataset = recorded_dataset(OmegaConf.load(recipe / "config.yaml"))  # type: ignore[arg-type]
     probable = students.folder_traits(model).probabilities
     length, tokenizer = read_length(model, dataset.max_length), load_tokenizer(model)
@@ -131,18 +131,18 @@ def label_names(model: Path) -> list[str]:
 
 
 def model_predict(folder: Path) -> Predict:
-    """Return the logits' function of the model in a folder."""
+    """Return a function that computes the logits with the model in a folder."""
     model = students.load(folder)
     return lambda batch, step: students.forward(model, batch)
 
 
 def graph_predict(path: Path, speed: float) -> Predict:
-    """Return the logits' function of an ONNX graph; `speed` is FastBERT's."""
+    """Return a function that computes the logits with an ONNX graph. Only FastBERT uses `speed`."""
     graph = Graph(path)
     graph.speed = speed
     return lambda batch, step: graph.logits(batch)
 
 
 def speed_of(folder: Path) -> float:
-    """Return the speed of a FastBERT; other models have none and ignore it."""
+    """Return the speed of the FastBERT in a folder, 0 for other models."""
     return float(store.read_json(folder / "config.json").get("speed", 0.0))

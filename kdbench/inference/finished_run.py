@@ -1,4 +1,4 @@
-"""A finished run, opened again: its record, its data, its model's folder."""
+"""Open a finished run: its record, its data, the folder of its model."""
 
 import os
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ from kdbench.tasks.arrays import plain
 from kdbench.validation.fit import KEEPS_NONE
 from kdbench.validation.load import cache_at, recorded_dataset
 
-WHOLE = 2**31 - 1  # tokens: no text has more
+WHOLE = 2**31 - 1  # tokens, more than any text has
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """All its files have been read and found whole."""
+    """A finished run. `open_run` has checked all its files."""
 
     folder: Path
     result: dict[str, Any]  # results.json
@@ -50,7 +50,7 @@ class FinishedRun:
 
     @property
     def teacher(self) -> "FinishedRun | None":
-        """The teacher's run; None where it has none, or none among its neighbours."""
+        """Return the teacher's run. None: no teacher, or its folder is not in the same outputs folder."""
         named = self.result["teacher"] or self.result["latency"]["teacher"]
         if named is None:
             return None
@@ -59,7 +59,7 @@ class FinishedRun:
 
     @cached_property
     def data(self) -> TextData:
-        """The texts that the run had; raises UserError where its source has others now."""
+        """Return the texts of the run. Raises UserError if its source has other examples now."""
         data = stored_dataset(self.dataset, self.cache)
         rows = pyarrow.parquet.read_table(self.folder / PREDICTIONS, columns=["split", "id", "label"]).to_pylist()
         for name, split in (("dev", data.dev), ("test", data.test)):
@@ -74,7 +74,7 @@ class FinishedRun:
 
     @property
     def max_length(self) -> int:
-        """Tokens that the model reads of a text."""
+        """Return how many tokens of a text the model reads."""
         return read_length(self.model, self.dataset.max_length)
 
     def examples(self, split: Split) -> Examples:
@@ -83,12 +83,15 @@ class FinishedRun:
 
 
 def read_length(model: Path, max_length: int) -> int:
-    """How much of a text the model in this folder reads, in tokens: what it was trained on or, TF-IDF, all of it."""
+    """Return how many tokens of a text the model in this folder reads. TF-IDF reads all of them."""
     return WHOLE if students.folder_traits(model).whole_texts else max_length
 
 
 def open_run(folder: Path) -> FinishedRun:
-    """The finished run in `folder`. Raises UserError where there is none or it has no model, Damaged."""
+    """Return the finished run in `folder`.
+
+    Raises UserError if there is none or it has no model, Damaged if a file has changed since it was written.
+    """
     folder = Path(os.path.expanduser(folder))
     result = verify_run(folder) if folder.is_dir() else None
     if result is None:

@@ -1,6 +1,6 @@
-"""How fast finished models are, measured in turns in one process: when a command ends, and for compare-runs --latency.
+"""Measure the latency of finished models: at the end of a command, and for compare-runs --latency.
 
-In one number of threads, without the tokenizer.
+The models take turns in one process, with the same number of threads. The tokenizer is not timed.
 """
 
 import json
@@ -31,10 +31,10 @@ LENGTH = 128  # tokens of the fixed texts
 
 
 def together(runs: Runs) -> dict[Path, dict[str, Any]]:
-    """The times of the networks among `runs`, as `latency` of results.json has them, each beside its teacher's.
+    """Measure the networks among `runs` and their teachers. Return `latency` of results.json by the folder of the run.
 
-    All are measured on the device and in the threads of the first. Models of one shape differ by noise alone: the first
-    is measured and stands for all. Raises UserError, Damaged.
+    All models are measured on the device and with the number of threads of the first run. Times of models of one shape
+    differ by noise only, so only the first one is measured. Raises UserError, Damaged.
     """
     quiet_libraries()
     folders = dict.fromkeys([*runs, *(teacher for teacher in runs.values() if teacher is not None)])
@@ -65,7 +65,7 @@ def together(runs: Runs) -> dict[Path, dict[str, Any]]:
 
 
 def _at_speeds(run: FinishedRun, device: str) -> dict[float | None, measure.Call]:
-    """What is timed of a run: its model, under None, and a FastBERT at each of its `timed_speeds`."""
+    """Return the calls to time: under None the model as it is, and a FastBERT also at each of its `timed_speeds`."""
     model = students.load(run.model).to(device)
 
     def predict(batch: Batch, step: int) -> Tensor:
@@ -87,12 +87,15 @@ def _at_speeds(run: FinishedRun, device: str) -> dict[float | None, measure.Call
 
 
 def beside(times: dict[str, Any], teacher: dict[str, Any]) -> dict[str, Any]:
-    """The times of a run's `teacher`, which took turns with it, as the run's `latency` has them."""
+    """Return `latency.teacher` of results.json, from the teacher's times (ms) and its results."""
     return {key: teacher[key] for key in ("id", "seed")} | {key: times[key] for key in ("batch_1", "batch_32", "quiet")}
 
 
 def own_call(run: FinishedRun, predict: Predict) -> measure.Call:
-    """`predict` over random texts as long as the run's; where their words matter (FastBERT, TF-IDF) over test texts."""
+    """Return a call of `predict` on random texts of the run's length.
+
+    For FastBERT and TF-IDF, whose time depends on the words, it is on test texts.
+    """
     if _by_words(run.model):
         return _real(run, predict)
     vocabulary = read_json(run.model / "config.json")["vocab_size"]
@@ -100,12 +103,15 @@ def own_call(run: FinishedRun, predict: Predict) -> measure.Call:
 
 
 def measure_folders(folders: dict[str, Path]) -> dict[str, Any]:
-    """Times (ms) and memory (MB) of the runs or exported forms in `folders`, by the same names, and the conditions.
+    """Measure times (ms) and memory (MiB) of the runs or exported forms in `folders`. Return them with the conditions.
 
-    `real`: texts of the test split, the same for all; `fixed`: LENGTH random tokens, null for a FastBERT, whose rows
-    would not leave as real ones do. `memory_mb`: by how much a fresh process grows that loads the model and answers
-    32 fixed texts; null where the system does not tell. Models of one shape differ by noise alone: the first is
-    measured and stands for all. Raises UserError, Damaged.
+    `rows` has an entry for each name in `folders`:
+
+    - `real`: times on texts of the test split, the same for all models.
+    - `fixed`: times on LENGTH random tokens. It is None for a FastBERT, which would exit at other layers than on texts.
+    - `memory_mb`: by how much a new process grows that loads the model and answers 32 fixed texts.
+
+    Times of models of one shape differ by noise only, so only the first one is measured. Raises UserError, Damaged.
     """
     quiet_libraries()
     first: dict[Shape, str] = {}
@@ -129,26 +135,28 @@ def measure_folders(folders: dict[str, Path]) -> dict[str, Any]:
 
 
 def _shape(model: Path, length: int | None, form: str | None = None) -> Shape:
-    """What a model's time depends on: its form, the length of its texts, its configuration and tokenizer; of a FastBERT
-    the weights too, by which rows leave (the manifest has their digest)."""
+    """Return what a model's time depends on: form, length of the texts, configuration and tokenizer.
+
+    A FastBERT's exits also depend on its weights, whose digest is in the manifest.
+    """
     files = [path for path in sorted(model.glob("*.json")) if _by_words(model) or path.name != MANIFEST]
     return form, length, *(path.read_bytes() for path in files)
 
 
 def _by_words(model: Path) -> bool:
-    """Return whether the model's time depends on the words of a text, not on their number alone."""
+    """Return whether the model's time depends on the words of a text, not only on their number."""
     own = students.folder_traits(model)
     return own.early_exit or own.whole_texts
 
 
 def _shape_of(folder: Path) -> Shape:
-    """Of a run or of an exported form, all of whose files are read and found whole."""
+    """Return the shape of a run or of an exported form, after a check of all its files."""
     run, graph = _run(folder)
     return _shape(run.model, run.dataset.max_length, folder.name if graph else None)
 
 
 def _run(folder: Path) -> tuple[FinishedRun, bool]:
-    """That `folder` is of, and whether it is the graph of an exported form (RUN/export/<form>)."""
+    """Return the run that `folder` belongs to, and whether `folder` is an exported form (RUN/export/<form>)."""
     graph = (folder / GRAPH).is_file()
     return open_run(folder.parents[1] if graph else folder), graph
 
@@ -171,7 +179,7 @@ def _fixed(run: FinishedRun, predict: Predict) -> measure.Call | None:
 
 
 def _fresh_memory(folder: Path) -> float:
-    """`_memory` in a process that has done nothing else."""
+    """Return `_memory` of a new process."""
     command = [sys.executable, "-m", "kdbench.inference.latency", str(folder)]
     found: float = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
     return found

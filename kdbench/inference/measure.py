@@ -1,4 +1,4 @@
-"""Figures of a finished model: size and latency."""
+"""Measure a finished model: number of parameters, memory, latency."""
 
 import math
 import sys
@@ -18,13 +18,13 @@ from kdbench.data.batches import Examples
 from kdbench.inference.quiet import Stopwatch, is_quiet
 from kdbench.stage import Batch
 
-Call = Callable[[int, int], object]  # (batch size, number of the round): does what is timed
+Call = Callable[[int, int], object]  # (batch size, number of the round): runs what is timed
 Name = TypeVar("Name", bound=Hashable)  # of a call
-LONG = 0.3  # seconds: so long a call warms up while it runs
+LONG = 0.3  # seconds: a call that takes longer needs no warm-up
 
 
 def parameters(model: nn.Module) -> dict[str, int]:
-    """Numbers of parameters: all, those in embedding tables, and the rest."""
+    """Return the numbers of parameters: all, those in embedding tables, and the rest."""
     total = sum(p.numel() for p in model.parameters())
     tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
     embeddings = sum(p.numel() for table in tables for p in table.parameters())
@@ -51,12 +51,12 @@ def latency(
     seconds: float = 0.01,
     budget: float = 2.0,
 ) -> dict[Name, dict[str, dict[str, float]]]:
-    """Wall-clock times in ms of each `call(batch size, round)`: median, interquartile range and 95th percentile.
+    """Return wall-clock times in ms of each `call(batch size, round)`: median, interquartile range, 95th percentile.
 
-    The calls take turns, so that what else the machine does meets all alike. In a round each gets its input twice,
-    each time warmed up and for at least `seconds`; `repeat` is how far apart the two timings are, in the median of the
-    rounds, as a share. There are `rounds` rounds, or fewer where these would take longer than `budget` seconds a call.
-    With torch's number of threads.
+    The calls take turns, so that other work of the machine affects all alike. In each round, a call gets its input
+    twice. Each time it is warmed up, and timed for at least `seconds`. `repeat` is the relative difference of these two
+    timings, the median over the rounds. There are `rounds` rounds, or fewer if they would take longer than `budget`
+    seconds for each call. Batch sizes are 1 and 32. Threads are torch's.
     """
     result: dict[Name, dict[str, dict[str, float]]] = {name: {} for name in calls}
     for size in (1, 32):
@@ -74,7 +74,7 @@ def latency(
 
 
 def measured(calls: Mapping[Name, Call]) -> dict[Name, dict[str, Any]]:
-    """`latency` of each call, with `when` it was measured, the machine's `load`, and whether it was `quiet`."""
+    """Return `latency` of each call, the time of the measurement, the machine's load, and whether it was quiet."""
     stopwatch = Stopwatch()
     times = latency(calls)
     load, when = stopwatch.load(), datetime.now(UTC).isoformat(timespec="seconds")
@@ -85,7 +85,7 @@ def measured(calls: Mapping[Name, Call]) -> dict[Name, dict[str, Any]]:
 
 
 def _timed(call: Callable[[], object], seconds: float) -> list[float]:
-    """The times of single calls, after one that warms up: at least one, for about `seconds`."""
+    """Return the times of single calls in seconds, after a warm-up: at least one, for about `seconds` in all."""
     timer = timeit.Timer(call)
     first = timer.timeit(1)
     if first > LONG:
@@ -94,7 +94,7 @@ def _timed(call: Callable[[], object], seconds: float) -> list[float]:
 
 
 def _figures(times: list[list[float]]) -> dict[str, float]:
-    """Of the turns of one call, of which each two have the same input."""
+    """Return the figures of one call from the times of its turns. Turns 2i and 2i + 1 have the same input."""
     every = np.concatenate(times) * 1000
     low, middle, high, p95 = np.percentile(every, [25, 50, 75, 95]).tolist()
     pairs = np.array([np.median(one) for one in times]).reshape(-1, 2)
@@ -103,7 +103,7 @@ def _figures(times: list[list[float]]) -> dict[str, float]:
 
 
 def model_call(logits: Callable[[Batch], Tensor], length: int, vocabulary: int, pairs: bool) -> Call:
-    """A forward pass over `length` random tokens, none of them padding."""
+    """Return a call of `logits` on `length` random tokens, without padding."""
 
     def call(size: int, turn: int) -> object:
         generator = torch.Generator().manual_seed(size)
@@ -119,7 +119,7 @@ def model_call(logits: Callable[[Batch], Tensor], length: int, vocabulary: int, 
 
 
 def examples_call(logits: Callable[[Batch], Tensor], examples: Examples) -> Call:
-    """A forward pass over examples, each round over others, all models over the same."""
+    """Return a call of `logits` on examples: other ones in each round, the same ones for all models."""
     order = np.random.default_rng(0).permutation(len(examples))
 
     def call(size: int, turn: int) -> object:

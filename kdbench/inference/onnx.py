@@ -1,6 +1,6 @@
-"""Models as ONNX graphs: made from PyTorch, checked against it, quantised, run by onnxruntime.
+"""Export models as ONNX graphs, check them against PyTorch, quantise them, and run them with onnxruntime.
 
-onnx, onnxscript and onnxruntime are imported inside the functions: whoever only loads a PyTorch model needs none.
+onnx, onnxscript and onnxruntime are imported inside the functions, because a PyTorch model does not need them.
 """
 
 import logging
@@ -18,16 +18,16 @@ from kdbench.errors import Code, UserError
 from kdbench.models.network import Network, view
 from kdbench.stage import Batch
 
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # (B, T) each; the last only of models of pairs
-TOLERANCE = 1e-5  # of a logit, as a share of the largest one (or of 1)
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # (B, T) each; only models of pairs have the last one
+TOLERANCE = 1e-5  # largest difference of a logit, as a share of the largest logit (or of 1)
 SHAPES = ((1, 1), (1, 2), (1, 9), (2, 7), (3, 16), (5, 30), (8, 3), (16, 24), (32, 11))  # (B, T) that are compared
 
 
 def to_onnx(model: Any, path: Path, pairs: bool) -> float:
-    """Write the model as a graph for any batch and length; returns the largest difference found to PyTorch.
+    """Write the model as a graph for any batch size and length. Return the largest difference to PyTorch's logits.
 
-    `pairs`: whether it reads token_type_ids. A FastBERT's graph also takes `speed` and gives `exit_layer`. Raises
-    UserError where the architecture has no graph, or where the graph does not answer as the model does.
+    `pairs`: whether the model reads token_type_ids. A FastBERT's graph also takes `speed` and returns `exit_layer`.
+    Raises UserError if the architecture has no graph, or if the graph's logits differ by more than TOLERANCE.
     """
     network = view(model)
     if network.traits.no_onnx:
@@ -43,7 +43,7 @@ def to_onnx(model: Any, path: Path, pairs: bool) -> float:
     module, further, outputs = network.traced()
     inputs, axes = inputs | further, axes | dict.fromkeys(further)
     with warnings.catch_warnings(), _quiet("torch.onnx"):
-        warnings.simplefilter("ignore")  # of torch, about itself
+        warnings.simplefilter("ignore")  # torch's, about its own code
         program: Any = torch.onnx.export(
             module.eval(), kwargs=inputs, dynamic_shapes=axes, input_names=list(inputs), output_names=outputs,
             dynamo=True, verbose=False,
@@ -66,7 +66,7 @@ def _quiet(name: str) -> Iterator[None]:
 
 
 def _checked(network: Network, graph: "Graph", pairs: bool) -> float:
-    """Return the largest difference over SHAPES, with padding. Raises UserError where one is too large."""
+    """Return the largest difference of a logit over SHAPES, with padding. Raises UserError if one is too large."""
     worst = 0.0
     generator = torch.Generator().manual_seed(0)
     for size, length in SHAPES:
@@ -90,22 +90,22 @@ def _checked(network: Network, graph: "Graph", pairs: bool) -> float:
 
 
 def to_int8(source: Path, target: Path) -> None:
-    """Quantise a graph dynamically: the weights of matrix products to 8 bits, activations when they are computed."""
+    """Write a graph with dynamic quantisation: 8-bit weights of matrix products, activations quantised at run time."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     graph = onnx.load(source)
     for part in _graphs(graph.graph):
-        del part.value_info[:]  # shapes that torch wrote down; onnxruntime's own inference trips over them
+        del part.value_info[:]  # shapes from torch, with which onnxruntime's shape inference fails
     emptied = target.with_name("emptied.onnx")
     onnx.save(graph, emptied)
-    with _quiet(""):  # it advises a preprocessing step that its own shape inference fails in
+    with _quiet(""):  # it advises a preprocessing step in which its shape inference fails
         quantize_dynamic(emptied, target, weight_type=QuantType.QInt8, extra_options={"EnableSubgraph": True})
     emptied.unlink()
 
 
 def _graphs(graph: Any) -> Iterator[Any]:
-    """The graph and those inside its branches."""
+    """Yield the graph and the graphs inside its branches."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
@@ -114,7 +114,7 @@ def _graphs(graph: Any) -> Iterator[Any]:
 
 
 class Graph:
-    """An ONNX graph in onnxruntime, on the CPU; called as a PyTorch classifier is by the rest of kdbench."""
+    """An ONNX graph that runs in onnxruntime on the CPU, with torch's number of threads."""
 
     def __init__(self, path: Path) -> None:
         import onnxruntime
@@ -124,10 +124,10 @@ class Graph:
         options.log_severity_level = 3  # errors
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self.inputs = [one.name for one in self.session.get_inputs()]
-        self.speed = 0.0  # of a FastBERT
+        self.speed = 0.0  # only FastBERT reads it
 
     def logits(self, batch: Batch) -> Tensor:
-        """(B, C)"""
+        """Return the logits (B, C)."""
         given: dict[str, Any] = {name: value.numpy() for name, value in batch.items() if name in self.inputs}  # type: ignore[attr-defined]
         if "speed" in self.inputs:
             given["speed"] = np.array(self.speed, np.float32)

@@ -1,7 +1,7 @@
-"""Whether times were taken on a quiet machine: the answer is measured, and kept beside the times.
+"""Measure whether times were taken on a quiet machine.
 
-Three things must hold. Other work took little of the processors while the clock ran. This process got a processor
-whenever it wanted one, which also shows a limit that a container sets. And the same input took about as long again.
+Three conditions must hold. Other programs used little of the processors. This process got a processor whenever it
+needed one; a limit that a container sets breaks this condition. Two timings of the same input were about equal.
 """
 
 import os
@@ -12,38 +12,38 @@ from typing import Any, NamedTuple
 
 import psutil
 
-OTHERS = 0.1  # the share of the processors that other work may take
-OWN = 0.9  # processors that this process must have had, whatever its number of threads
-REPEAT = 0.1  # how far apart two timings of the same input may be, in the median of all inputs
-_IDLE = {"idle", "iowait", "guest", "guest_nice"}  # guest's time is in user's as well
+OTHERS = 0.1  # share of the processors that other programs may use
+OWN = 0.9  # processors that this process must get, whatever its number of threads
+REPEAT = 0.1  # relative difference of two timings of the same input, the median over all inputs
+_IDLE = {"idle", "iowait", "guest", "guest_nice"}  # user time includes guest time
 
 
 class Load(NamedTuple):
-    """Who had the processors while the clock ran."""
+    """The use of the processors during a measurement."""
 
-    others: float  # processors that other work took, on average
-    own: float  # processors that this process took
-    processors: int  # that this process may use
+    others: float  # processors that other programs used, on average
+    own: float  # processors that this process used, on average
+    processors: int  # number that this process may use
 
     def record(self) -> dict[str, float]:
-        """As results.json has it."""
+        """Return the entry of results.json."""
         return {"others": round(self.others, 3), "own": round(self.own, 3), "processors": self.processors}
 
 
 class Stopwatch:
-    """Started when it is made."""
+    """Measures the load since it was created."""
 
     def __init__(self) -> None:
         self._processors = _processors()
         self._start = self._clocks()
 
     def load(self) -> Load:
-        """Who has had the processors since the start."""
+        """Return the load since the start."""
         wall, own, busy = (now - then for now, then in zip(self._clocks(), self._start, strict=True))
         return Load(max(0.0, busy - own) / wall, own / wall, len(self._processors))
 
     def _clocks(self) -> tuple[float, float, float]:
-        """Seconds: of the clock, of this process, and of all work on the processors that this process may use."""
+        """Return seconds: wall clock, this process, and all work on the processors that this process may use."""
         every = psutil.cpu_times(percpu=True)
         busy = sum(
             seconds
@@ -61,6 +61,6 @@ def _processors() -> list[int]:
 
 
 def is_quiet(load: Load, figures: Iterable[dict[str, Any]]) -> bool:
-    """Whether the times in `figures`, each of which says how far its repeats were apart, can be believed."""
+    """Return whether the load, and `repeat` of each of the `figures`, show a quiet machine."""
     calm = load.others <= OTHERS * load.processors and load.own >= OWN
     return calm and all(one["repeat"] <= REPEAT for one in figures)

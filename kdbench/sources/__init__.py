@@ -1,1 +1,1 @@
-"""Where models and data come from: the package index, the hub, a path. May import: console and below."""
+"""Get models and data from the package index, the Hugging Face hub or a path. May import: console and below."""

@@ -1,4 +1,4 @@
-"""Named plain files out of a zip archive, and nothing else: its other members are never written."""
+"""Extract named plain files from a zip archive. No other member is ever written."""
 
 import lzma
 import shutil
@@ -13,16 +13,16 @@ from typing import IO
 from kdbench.errors import Code, SourceError
 from kdbench.storage.files import MANIFEST
 
-_LARGEST = 4 << 30  # bytes of all files together: several times bert-large's weights
-_RATIO = 200  # unpacked to packed: texts have ten, a bomb a thousand
+_LARGEST = 4 << 30  # bytes of all files together, several times the weights of bert-large
+_RATIO = 200  # unpacked size to packed size: about ten for texts, a thousand for a zip bomb
 _UNREADABLE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, RuntimeError, ValueError)
 
 
 def extract(packed: Path | IO[bytes], members: Sequence[str], folder: Path) -> None:
     """Write the named files of the archive, a path or an open file, below `folder`.
 
-    Raises SourceError, with nothing of a refused member written, where a name leads elsewhere, is there twice or not
-    at all, is no plain file, is too large, or the archive is damaged.
+    Raises SourceError if a name leads outside the folder, is missing or occurs twice, is no plain file or is too large,
+    or if the archive is damaged. Nothing of a refused member is written.
     """
     name = packed.name
     for member in members:
@@ -36,7 +36,7 @@ def extract(packed: Path | IO[bytes], members: Sequence[str], folder: Path) -> N
             for info in infos:
                 target = folder / info.filename
                 target.parent.mkdir(parents=True, exist_ok=True)
-                # zipfile never gives more than info.file_size bytes, so the limits above hold for what is written.
+                # zipfile never returns more than info.file_size bytes, so the limits above hold for the written file.
                 with archive.open(info) as content, target.open("xb") as file:
                     shutil.copyfileobj(content, file, 1 << 20)
     except SourceError:
@@ -60,7 +60,7 @@ def _name_fault(member: str, members: Sequence[str]) -> str:
 
 
 def _plain_file(name: str, archive: zipfile.ZipFile, member: str) -> zipfile.ZipInfo:
-    """The one entry of this name; another that differs in case alone would be the same file on some systems."""
+    """Return the entry of this name. Raises SourceError if it is no plain file, or another differs in case only."""
     found = [info for info in archive.infolist() if info.filename.casefold() == member.casefold()]
     if not any(info.filename == member for info in found):
         raise SourceError(
@@ -69,7 +69,7 @@ def _plain_file(name: str, archive: zipfile.ZipFile, member: str) -> zipfile.Zip
     if len(found) > 1:
         raise SourceError(Code.UNSAFE_CONTENT, f"{name} has {member!r} {len(found)} times, or in other cases; refused.")
     (info,) = found
-    kind = stat.S_IFMT(info.external_attr >> 16)  # 0: written without Unix modes
+    kind = stat.S_IFMT(info.external_attr >> 16)  # 0: the archive has no Unix modes
     disguised = info.orig_filename != info.filename or info.header_offset < 0
     if disguised or info.is_dir() or kind not in (0, stat.S_IFREG):
         raise SourceError(Code.UNSAFE_CONTENT, f"{name}: {member!r} is a link, a folder or in disguise; refused.")

@@ -1,4 +1,4 @@
-"""Files as they lie on the disk: which endings hold a table, what is packed in a .gz or .zip, bytes as text."""
+"""Open files: which endings hold a table, what a .gz or .zip contains, and how bytes become text."""
 
 import codecs
 import gzip
@@ -12,12 +12,12 @@ from typing import IO, NamedTuple
 
 from kdbench.errors import Code, SourceError
 
-TAGGED = (".conll", ".bio")  # a word a line, with its tag
+TAGGED = (".conll", ".bio")  # a word and its tag on each line
 TABLES = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json", ".parquet", ".xlsx", *TAGGED)
-TEXT = ".txt"  # texts without labels, one a line
+TEXT = ".txt"  # texts without labels, one on each line
 PACKED = (".gz", ".zip")
 FORMATS = f"a table ({', '.join(TABLES)}), {TEXT} for texts without labels, or one of these in a {' or '.join(PACKED)}"
-_MARKS = (  # utf-32's little-endian mark begins with utf-16's
+_MARKS = (  # utf-32 first: its little-endian mark begins with that of utf-16
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF8, "utf-8"),
@@ -25,7 +25,7 @@ _MARKS = (  # utf-32's little-endian mark begins with utf-16's
     (codecs.BOM_UTF16_BE, "utf-16"),
     (b"\x84\x31\x95\x33", "gb18030"),
 )
-# Legacy encodings in which tables are still written; without a list charset-normalizer offers those of the 1970s.
+# Legacy encodings of today's tables. Without a list, charset-normalizer suggests encodings of the 1970s.
 _COMMON = [
     *("utf_8", "gb18030", "big5", "cp932", "euc_jp", "cp949", "cp1252", "cp1250", "cp1251", "koi8_r", "cp1253"),
     *("cp1254", "cp1255", "cp1256", "cp1257", "cp874"),
@@ -34,14 +34,14 @@ _SAMPLE = 1 << 16  # bytes
 
 
 def ending(name: str) -> str:
-    """The ending that says what a file holds, in lower case: of reviews.csv.gz it is .csv, of x.zip .zip."""
+    """Return the ending that gives the format, in lower case: .csv for reviews.csv.gz, .zip for x.zip."""
     path = PurePath(name.lower())
     inner = PurePath(path.stem).suffix
     return inner if path.suffix in PACKED and inner in (*TABLES, TEXT) else path.suffix
 
 
 def is_file_name(name: str) -> bool:
-    """Whether it names a file that can be read, by its ending."""
+    """Return whether the ending is one that can be read."""
     return ending(name) in (*TABLES, TEXT, ".zip")
 
 
@@ -52,7 +52,7 @@ class Opened(NamedTuple):
 
 @contextmanager
 def opened(path: Path) -> Iterator[Opened]:
-    """The file, or the one that is packed in it. Raises SourceError where that cannot be read."""
+    """Open a file, or the one that is packed in it. Raises SourceError if the archive cannot be read."""
     packed = path.suffix.lower()
     try:
         if packed == ".zip":
@@ -76,7 +76,7 @@ def opened(path: Path) -> Iterator[Opened]:
 
 def _one_table(path: Path, archive: zipfile.ZipFile) -> str:
     names = [one.filename for one in archive.infolist() if not one.is_dir()]
-    # macOS packs a shadow of each file
+    # macOS adds a hidden file for each file
     names = [name for name in names if not name.startswith("__MACOSX/") and not PurePath(name).name.startswith(".")]
     if len(names) != 1 or ending(names[0]) not in (*TABLES, TEXT):
         inside = f"{len(names)} files ({', '.join(names[:4])})" if len(names) != 1 else names[0]
@@ -88,7 +88,7 @@ def _one_table(path: Path, archive: zipfile.ZipFile) -> str:
 
 
 def text(path: Path, data: bytes, encoding: str) -> str:
-    """The file's text, without a byte-order mark. Raises SourceError, with what fits, where `encoding` does not."""
+    """Return the text without a byte-order mark. Raises SourceError with a suggestion if `encoding` does not fit."""
     codec = codec_of(encoding)
     if name := _other_mark(data, codec):
         raise _misfit(path, encoding, f"the file begins with the byte-order mark of {name}", name)
@@ -107,7 +107,7 @@ def text(path: Path, data: bytes, encoding: str) -> str:
 
 
 def start(data: bytes, encoding: str) -> str:
-    """The text of a file's first bytes. Raises ValueError or LookupError where `text` will say what is wrong."""
+    """Return the text of a file's first bytes. Raises ValueError or LookupError if `text` would raise SourceError."""
     codec = codec_of(encoding)
     if _other_mark(data, codec):
         raise ValueError(encoding)
@@ -115,18 +115,18 @@ def start(data: bytes, encoding: str) -> str:
 
 
 def _other_mark(data: bytes, codec: str) -> str | None:
-    """The encoding whose byte-order mark the data begin with, where it is none of `codec`'s."""
+    """Return the encoding whose byte-order mark the data begin with, if it is not that of `codec`."""
     mark, name = next(((mark, name) for mark, name in _MARKS if data.startswith(mark)), (b"", None))
     return name if mark.decode(codec, "replace").strip("\ufeff") else None
 
 
 def codec_of(encoding: str) -> str:
-    """Python's name, which takes `utf8-bom` and its like for UTF-8."""
+    """Return Python's name of an encoding. `utf8-bom` and similar names are UTF-8. Raises SourceError."""
     name = re.sub(r"^utf[-_ ]?8[-_ ]?(sig|bom)$", "utf-8", encoding.strip().lower())
     try:
         codec = codecs.lookup(name).name
         with suppress(UnicodeError):
-            b"a".decode(codec)  # "hex" is a codec and no encoding of text
+            b"a".decode(codec)  # "hex" is a codec, but not an encoding of text
     except (LookupError, ValueError) as error:
         raise SourceError(
             Code.WRONG_ENCODING, f"dataset.encoding={encoding}: Python knows no such encoding of text."
@@ -142,19 +142,19 @@ def _misfit(path: Path, encoding: str, found: str, fitting: str) -> SourceError:
 
 
 def _wide(data: bytes) -> str | None:
-    """UTF-16 without a mark: of ASCII letters, such as those of a header, every other byte is 0."""
+    """Return the UTF-16 encoding of data without a mark: if letters are ASCII, every other byte is 0."""
     even, odd = data[:16:2].count(0), data[1:16:2].count(0)
     return "utf-16-le" if odd > 5 and not even else "utf-16-be" if even > 5 and not odd else None
 
 
 def suggestion(data: bytes) -> str:
-    """What encodings the bytes may be in, each with how a line then reads: a person sees which is right."""
+    """Return a sentence on likely encodings, each with a line as it then reads, so that a person can choose."""
     from charset_normalizer import from_bytes
 
     lines = [line for line in data[: 50 * _SAMPLE].splitlines() if not line.isascii()]
     sample = b"\n".join(lines)[:_SAMPLE].rpartition(b"\n")[0] or lines[0][:_SAMPLE]
     likely = [match.encoding for match in from_bytes(sample, cp_isolation=_COMMON)]
-    if likely[:1] == ["cp1250"]:  # it and cp1252 differ in letters of eastern Europe alone
+    if likely[:1] == ["cp1250"]:  # cp1250 and cp1252 differ in eastern European letters only
         likely.insert(0, "cp1252")
     readings = {}
     for name in likely:
@@ -169,6 +169,6 @@ def suggestion(data: bytes) -> str:
 
 
 def _around(line: str) -> str:
-    """Some letters on both sides of the first that is not ASCII."""
+    """Return some characters on both sides of the first one that is not ASCII."""
     at = next((at for at, letter in enumerate(line) if not letter.isascii()), 0)
     return line[max(0, at - 8) : at + 12].strip()

@@ -1,4 +1,4 @@
-"""Model folders that others made: what may not be in them, whoever loads them."""
+"""Refuse model folders whose files would run code, and read their JSON files."""
 
 import json
 from collections.abc import Iterator
@@ -9,12 +9,12 @@ from kdbench.errors import Code, SourceError
 
 WEIGHTS = "model.safetensors"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
-_CODE = ("auto_map", "custom_pipelines", "quantization_config")  # each makes transformers import other code
-_OWN_ATTENTION = (None, True, False, "eager", "sdpa")  # anything else names a kernel to be fetched
+_CODE = ("auto_map", "custom_pipelines", "quantization_config")  # each would make transformers import other code
+_OWN_ATTENTION = (None, True, False, "eager", "sdpa")  # other values name a kernel that transformers would fetch
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`. Raises SourceError."""
+    """Return the JSON object in `path`. Raises SourceError."""
     try:
         value = json.loads(path.read_text(encoding="utf8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -25,9 +25,10 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A config.json or tokenizer_config.json. Raises SourceError, also where it names code.
+    """Return a config.json or tokenizer_config.json.
 
-    That is what would make transformers run code that is not its own, whatever the loader passes it.
+    Raises SourceError if it cannot be read, or if it names code that transformers would run in spite of
+    trust_remote_code=False.
     """
     config = read_object(path)
     foreign = [key for key, value in _every_key(config) if key in _CODE or _foreign_kernel(key, value)]
@@ -42,7 +43,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def require_weights(folder: Path) -> None:
-    """Raises SourceError where `folder` has no model.safetensors: transformers would look for a pickle then."""
+    """Raise SourceError if `folder` has no model.safetensors, because transformers would then load a pickle."""
     if (folder / WEIGHTS).is_file():
         return
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
@@ -59,10 +60,10 @@ def require_weights(folder: Path) -> None:
 
 
 def with_pad_token(tokenizer: Any) -> Any:
-    """Give a Hugging Face tokenizer that names no padding token one, so that it can put texts into one batch.
+    """Set a padding token if a Hugging Face tokenizer has none, so that it can batch texts. Return the tokenizer.
 
-    An attention mask hides padding, so any token serves that no text is cut into otherwise: `[PAD]` or `<pad>` where
-    the vocabulary has it, else a special token. Raises SourceError where there is none.
+    The attention mask hides padding, so any token that does not occur in texts will do. It is `[PAD]` or `<pad>` if the
+    vocabulary has it, else a special token. Raises SourceError if there is none.
     """
     if tokenizer.pad_token is None:
         named = [token for token in ("[PAD]", "<pad>") if token in tokenizer.get_vocab()]
@@ -79,7 +80,7 @@ def with_pad_token(tokenizer: Any) -> Any:
 
 
 def _every_key(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """(key, value) of each object within `config`, however deep."""
+    """Yield (key, value) of each object in `config`, at any depth."""
     todo: list[Any] = [config]
     while todo:
         value = todo.pop()

@@ -1,6 +1,6 @@
-"""What must hold of a folder with an encoder before it is used: no code, no pickle, weights and tokenizer that fit.
+"""Check a folder with an encoder before it is used: no code, no pickle, weights and tokenizer that fit together.
 
-Only names, headers and JSON are read, so that a local teacher is judged before anything runs.
+Only file names, headers and JSON are read, so that a local teacher is checked before anything runs.
 """
 
 from pathlib import Path
@@ -29,12 +29,12 @@ SHAPE = {  # our key: config.json's
     "vocab_size": "vocab_size",
     "max_positions": "max_position_embeddings",
 }
-_HEADS = ("ForSequenceClassification", "ForTokenClassification")  # of transformers' classes, as config.json has them
-_TOKENIZERS = {"PreTrainedTokenizer", "TokenizersBackend"}  # or ...Fast: of any architecture
+_HEADS = ("ForSequenceClassification", "ForTokenClassification")  # endings of class names in config.json
+_TOKENIZERS = {"PreTrainedTokenizer", "TokenizersBackend"}  # for any architecture, also with ...Fast
 
 
 def model_files(folder: Path) -> list[str]:
-    """The names of the files that make up the model in `folder`; SourceError where one is missing."""
+    """Return the names of the files of the model in `folder`. Raises SourceError if one is missing."""
     names = [name for name in MODEL_FILES if (folder / name).is_file()]
     if "config.json" not in names:
         raise SourceError(
@@ -51,14 +51,15 @@ def model_files(folder: Path) -> list[str]:
 
 
 def shape_names(architecture: str) -> dict[str, str]:
-    """Return our key -> config.json's."""
+    """Return the keys of config.json by our keys."""
     return SHAPE | (architecture_traits(architecture).shape_keys if architecture in ENCODERS else {})
 
 
 def shape_of(folder: Path) -> dict[str, Any]:
-    """architecture, layers, hidden, heads, ffn, vocab_size and max_positions of the encoder in `folder`.
+    """Return architecture, layers, hidden, heads, ffn, vocab_size and max_positions of the encoder in `folder`.
 
-    From its config.json; `embedding` too, where the architecture has word vectors of their own width.
+    They come from its config.json. If the architecture has word vectors of another width, `embedding` is also returned.
+    Raises SourceError.
     """
     path = folder / "config.json"
     config = read_object(path)
@@ -75,7 +76,7 @@ def shape_of(folder: Path) -> dict[str, Any]:
 
 
 def verify(folder: Path) -> None:
-    """Raises SourceError where the folder is incomplete, would run foreign code, or its files do not fit together."""
+    """Raise SourceError if the folder is incomplete, would run other code, or its files do not fit together."""
     model_files(folder)
     shape = shape_of(folder)
     _verify_config(folder / "config.json", shape)
@@ -84,7 +85,7 @@ def verify(folder: Path) -> None:
 
 
 def head_misfit(folder: Path, task: str, label_names: list[str]) -> str | None:
-    """Say why the folder's own head cannot answer the task; an empty string: it can; None: there is no head."""
+    """Return why the head in the folder does not fit the task. Empty: it fits. None: there is no head."""
     config = read_config(folder / "config.json")
     heads = [str(name) for name in config.get("architectures") or () if str(name).endswith(_HEADS)]
     if not heads:
@@ -164,5 +165,5 @@ def _token_ids(path: Path) -> list[int]:
 
     try:
         return list(Tokenizer.from_file(str(path)).get_vocab().values())
-    except Exception as error:  # the library raises no narrower one
+    except Exception as error:  # the library raises no narrower class
         raise SourceError(Code.MISMATCHED_MODEL, f"{path} cannot be read as a tokenizer: {error}") from error

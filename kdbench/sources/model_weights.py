@@ -1,7 +1,7 @@
-"""What must hold of a model.safetensors before it is used: the tensors that config.json promises, in its shapes.
+"""Check that a model.safetensors has the tensors and shapes that config.json defines, before it is used.
 
-Only the file's header is read. The names are those of transformers' encoders; LayerNorms are left out, because theirs
-differ with age, and so is what stands above the layers, which is drawn anew where it is missing.
+Only the header of the file is read. The names are those of transformers' encoders. LayerNorms are not checked, because
+their names depend on the version. Parts above the layers are not checked, because missing ones are initialised.
 """
 
 import re
@@ -14,7 +14,7 @@ from kdbench.errors import Code, SourceError
 
 
 def verify_weights(path: Path, architecture: str, shape: dict[str, Any]) -> None:
-    """Hold the file's header against config.json's shape. Raises SourceError."""
+    """Compare the header of the file with the shape in config.json. Raises SourceError if they differ."""
     own, there = architecture_traits(architecture), _header(path)
     prefix = own.prefix if any(name.startswith(own.prefix) for name in there) else ""
     found = {name.removeprefix(prefix): tensor for name, tensor in there.items()}
@@ -44,7 +44,7 @@ def verify_weights(path: Path, architecture: str, shape: dict[str, Any]) -> None
 
 
 def _header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Name -> kind of number and shape of each tensor."""
+    """Return dtype and shape of each tensor by its name. Raises SourceError."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -56,7 +56,7 @@ def _header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 
 def expected(architecture: str, shape: dict[str, Any], layers: list[int]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Name and size of what every encoder of the architecture has."""
+    """Yield name and shape of the tensors that every encoder of the architecture has."""
     own = architecture_traits(architecture)
     sizes = shape | {"types": 2, "buckets": 32, "hidden_x3": 3 * shape["hidden"], "ffn_x2": 2 * shape["ffn"]}
     for name, (rows, columns) in own.tables.items():

@@ -1,4 +1,4 @@
-"""The predictions that a run stores: labels and logits of each example of a split."""
+"""Write and read the predictions of a run: labels and logits of each example of a split."""
 
 import json
 from collections.abc import Mapping
@@ -19,28 +19,28 @@ from kdbench.tasks.arrays import Labels, Logits, plain
 
 
 class NoPredictionsError(Exception):
-    """A run has no usable predictions; the message says why."""
+    """A run has no usable predictions. The message gives the reason."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Labels and answers of n examples, in the order of their ids: one split of one run."""
+    """The labels and answers of one split of one run: n examples in the order of their ids."""
 
     ids: NDArray[np.int64]
     labels: Labels
     predicted: Labels
     task: str = DEFAULT_TASK
-    names: list[str] = field(default_factory=list)  # of the classes; older files have none
+    names: list[str] = field(default_factory=list)  # of the classes; files of older versions have none
 
     def same_examples(self, other: "Predictions") -> bool:
-        """Return whether both are answers to the same examples."""
+        """Return whether both have the same task, ids and labels."""
         if self.task != other.task or not np.array_equal(self.ids, other.ids):
             return False
         return all(np.array_equal(mine, theirs) for mine, theirs in zip(self.labels, other.labels, strict=True))
 
 
 def read(results: Path, split: str) -> Predictions:
-    """Return the predictions beside a results.json. Raises NoPredictionsError."""
+    """Return the predictions in the folder of a results.json. Raises NoPredictionsError."""
     path = results.with_name(PREDICTIONS)
     try:
         table = pyarrow.parquet.read_table(path, filters=pyarrow.compute.field("split") == split)
@@ -68,8 +68,8 @@ def predictions_file(
 ) -> bytes:
     """Return the content of predictions.parquet: split, id, label and logits of each example.
 
-    `splits`: name -> (ids, labels, logits) of n examples, in the forms that `kdbench.tasks` lists. The table's
-    metadata hold the task and the names of the classes.
+    `splits` has (ids, labels, logits) of n examples by the name of the split, in the forms that `kdbench.tasks` lists.
+    The metadata of the table hold the task and the names of the classes.
     """
     columns: dict[str, list[Any]] = {"split": [], "id": [], "label": [], "logits": []}
     for name, (ids, labels, logits) in splits.items():

@@ -1,7 +1,7 @@
-"""A run's `status.json`: the progress of the run, for observers outside it.
+"""Write and read `status.json`, the progress of a run for observers such as `compare-runs --watch`.
 
-The run replaces the file as it goes, and removes it once `results.json` marks the run as done. kdbench makes no
-decision by it. So it is not synced, and a refused write is ignored; the run itself reports such faults.
+A run replaces the file during training, and removes it when `results.json` marks the run as done. No result depends on
+the file. So it is not synced, and a failed write is ignored.
 """
 
 import json
@@ -18,7 +18,7 @@ from typing import Any
 from kdbench.storage.files import StoreError, remove, write_bytes
 
 STATUS = "status.json"
-SCHEMA = 1  # raised if a key changes its meaning or goes
+SCHEMA = 1  # increased if a key is removed or changes its meaning
 EVERY = 1.0  # seconds between two writes, except at the ends of an epoch, a stage and the run
 SILENT = 15 * 60.0  # seconds without a write after which a run on another machine counts as killed
 
@@ -29,7 +29,7 @@ def _now() -> str:
 
 @dataclass(frozen=True)
 class Status:
-    """What `status.json` holds; docs/results.md explains each key."""
+    """The content of `status.json`; docs/results.md explains each key."""
 
     state: str = "running"  # or stopped, failed
     stage: str | None = None
@@ -47,13 +47,13 @@ class Status:
 
 
 class StatusFile:
-    """The `status.json` of the run in `folder`; only the main process of a run `writes` it."""
+    """The `status.json` of the run in `folder`. Only the main process of a run writes it (`writes`)."""
 
     def __init__(self, folder: Path, writes: bool) -> None:
         self.path, self.writes, self.status, self.last = folder / STATUS, writes, Status(), -EVERY
 
     def tell(self, now: bool = False, **changes: Any) -> None:
-        """Change keys, and write all of them if the last write was a second ago, or if `now`."""
+        """Change keys. Write the file if the last write was at least EVERY seconds ago, or if `now`."""
         self.status = replace(self.status, **changes)
         if self.writes and (now or time.monotonic() - self.last >= EVERY):
             self.last = time.monotonic()
@@ -65,7 +65,7 @@ class StatusFile:
 
     @contextmanager
     def waiting(self, folder: Path) -> Iterator[None]:
-        """Record that the run waits for the run in `folder`, which it needs."""
+        """Record within the context that this run waits for the run in `folder`."""
         self.tell(now=True, waits_for=Path(os.path.relpath(folder, self.path.parent)).as_posix())
         yield
         self.tell(now=True, waits_for=None)
@@ -80,7 +80,7 @@ class StatusFile:
 
     def _write(self) -> None:
         if not self.path.parent.is_dir():
-            return  # somebody removed the running run: do not make its folder again
+            return  # somebody removed the folder of the running run: do not create it again
         self.status = replace(self.status, written=_now())
         text = json.dumps({"schema": SCHEMA} | asdict(self.status), indent=2, ensure_ascii=False)
         with suppress(OSError, StoreError):
@@ -88,7 +88,7 @@ class StatusFile:
 
 
 def read_status(folder: Path) -> Status | None:
-    """Return the status of the run in `folder`, None if it has none. Raises ValueError if it cannot be read."""
+    """Return the status of the run in `folder`, None if there is none. Raises ValueError if it cannot be read."""
     try:
         value = json.loads((folder / STATUS).read_bytes())
         if value["schema"] != SCHEMA:
@@ -103,8 +103,8 @@ def read_status(folder: Path) -> Status | None:
 def is_alive(folder: Path, status: Status) -> bool:
     """Return whether the process that wrote the `status` of the run in `folder` seems to be running.
 
-    On this machine the pid decides, on another the age of the last write. A run that waits for another run writes
-    nothing, so it is alive as long as that run is.
+    On this machine, the process id decides. On another machine, the age of the last write decides, unless the run waits
+    for another run. Such a run writes nothing, and counts as alive as long as that other run is alive.
     """
     written = datetime.fromisoformat(status.written).timestamp()
     if status.host == platform.node():
@@ -117,12 +117,12 @@ def is_alive(folder: Path, status: Status) -> bool:
 
 
 def _has_process(pid: int, written: float) -> bool:
-    """Return whether process `pid` exists and began before `written`; after a reboot, another may have this number."""
+    """Return whether process `pid` exists and began before `written` (Unix time); pids are reused."""
     import psutil
 
     try:
         process = psutil.Process(pid)
-        began = process.create_time() - 60  # tolerance for clocks that are set
+        began = process.create_time() - 60  # seconds of tolerance for a clock that was adjusted
         return bool(process.status() != psutil.STATUS_ZOMBIE and began < written)
     except psutil.NoSuchProcess:
         return False
