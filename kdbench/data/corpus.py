@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -41,18 +42,15 @@ def corpus_examples(config: CorpusConfig, content: str, tokenizer_folder: Path, 
     `content` identifies the texts, so that they are read only if the pieces are not in the cache.
     """
     digest = hashlib.sha256(f"corpus|1|{config.max_length}|{content}".encode() + tokenizer_files(tokenizer_folder))
-
-    def encode() -> Iterator[Encoded]:
-        return _pieces(load_texts(config, cache), tokenizer_folder, config.max_length)
-
-    tokens = cached_tokens(digest.hexdigest()[:16], encode, cache)
+    pieces = partial(_pieces, config, tokenizer_folder, cache)
+    tokens = cached_tokens(digest.hexdigest()[:16], pieces, cache)
     count = len(tokens.lengths)
     return Examples(tokens, np.arange(count), np.zeros(count, np.int64), pad_id)
 
 
-def _pieces(texts: list[str], tokenizer_folder: Path, max_length: int) -> Iterator[Encoded]:
-    tokenizer = load_tokenizer(tokenizer_folder)
-    first, last, room = tokenizer.cls_token_id, tokenizer.sep_token_id, max_length - 2
+def _pieces(config: CorpusConfig, tokenizer_folder: Path, cache: Path) -> Iterator[Encoded]:
+    texts, tokenizer = load_texts(config, cache), load_tokenizer(tokenizer_folder)
+    first, last, room = tokenizer.cls_token_id, tokenizer.sep_token_id, config.max_length - 2
     for begin in range(0, len(texts), AT_A_TIME):
         pieces = []
         for ids in tokenizer(texts[begin : begin + AT_A_TIME], add_special_tokens=False, verbose=False)["input_ids"]:

@@ -4,7 +4,7 @@ Every draw has its own generator, seeded by `split_seed` and a number. So a limi
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,6 @@ from kdbench.errors import Code, SourceError
 from kdbench.schema import DatasetConfig
 from kdbench.sources.fetch import parse
 from kdbench.tasks import kind, traits
-from kdbench.tasks.cells import Label
 
 _TEST_CUT, _DEV_CUT = 0, 1
 _LIMIT = {"train": 2, "dev": 3, "test": 4}
@@ -119,14 +118,14 @@ def load_dataset(config: DatasetConfig, cache: Path) -> TextData:
     for part in ("test", "dev"):
         _note_shared(part, parts, notes)
     labels = {part: parts[part].labels for part in limits}
-    numbers = traits(config.task).numbers
+    every, numbers = np.concatenate([*labels.values()]), traits(config.task).numbers
     report: DataReport = {
         "name": config.name,
         "files": files,
         "splits": splits,
         "class_count": None if numbers else len(names),
         "classes": {} if numbers else class_counts(names, labels),
-        "range": _range(labels.values()) if numbers else None,
+        "range": {"min": float(every.min()), "max": float(every.max())} if numbers else None,
         "notes": notes,
     }
     return TextData(config.name, names, parts["train"], parts["dev"], parts["test"], test_is, report)
@@ -136,20 +135,21 @@ def _labelled(
     rows: dict[str, Rows], names: list[str], config: DatasetConfig, notes: list[str]
 ) -> tuple[dict[str, Split], list[FileReport]]:
     """Return the rows that have a label, numbered through the splits. Dropped rows go into `notes` and the reports."""
-    official = {"train": config.splits.train, "dev": config.splits.dev, "test": config.splits.test}
     parts, start = {}, 0
     files: list[FileReport] = []
     downloaded = parse(config.source).kind in ("pypi", "joined")
     for part, read in rows.items():
         kept = [row for row, label in enumerate(read.labels) if label is not None]
         texts = [read.texts[row] for row in kept]
-        if not kept or ("-1" not in names and _hidden([read.labels[row] for row in kept])):
+        official = getattr(config.splits, part)
+        where = f"dataset.splits.{part}={official}"
+        hidden = {str(read.labels[row]) for row in kept} <= {"-1", "-1.0"}  # the hub's mark of hidden labels
+        if not kept or ("-1" not in names and hidden):
             raise SourceError(
                 Code.MISSING_LABELS,
-                f"dataset.splits.{part}={official[part]} has no labels. If they are kept back, let the official dev"
+                f"{where} has no labels. If they are kept back, let the official dev"
                 " be the test: dataset.splits.test=validation dataset.splits.dev=null.",
             )
-        where = f"dataset.splits.{part}={official[part]}"
         labels = kind(config.task).encode([read.labels[row] for row in kept], names, texts, where)
         for dropped in read.reading.dropped:
             first = f"{read.reading.unit} {dropped.first}"
@@ -160,17 +160,12 @@ def _labelled(
             first = f"{read.reading.unit} {left_out[0].first}"
             notes.append(f"{part}: {len(missing)} rows without a label dropped; the first is {first}")
         # The files of a download are in the cache of this machine, so their path means nothing elsewhere.
-        file = f"{config.source}: {official[part]}" if downloaded else read.reading.file
+        file = f"{config.source}: {official}" if downloaded else read.reading.file
         files.append(file_report(part, replace(read.reading, file=file), left_out))
         pairs = None if read.pairs is None else [read.pairs[row] for row in kept]
         parts[part] = Split(np.array(kept, dtype=np.int64) + start, texts, labels, pairs)
         start += len(read.texts)
     return parts, files
-
-
-def _hidden(labels: Sequence[Label]) -> bool:
-    """Return whether all are -1, the hub's mark of hidden labels."""
-    return {str(label) for label in labels} <= {"-1", "-1.0"}
 
 
 def _without_repeats(parts: dict[str, Split], notes: list[str]) -> dict[str, Split]:
@@ -196,11 +191,6 @@ def _contents(split: Split, share: float | None) -> SplitReport:
         "empty": sum(not any(text.strip() for text in given) for given in split.inputs),
         "repeated": len(split) - len(set(split.inputs)),
     }
-
-
-def _range(labels: Iterable[NDArray[Any]]) -> dict[str, float]:
-    values = np.concatenate([*labels])
-    return {"min": float(values.min()), "max": float(values.max())}
 
 
 def _note_labels(train: Split, notes: list[str]) -> None:

@@ -122,12 +122,11 @@ def _hub_table(table: Any, where: str, config: DatasetConfig) -> tuple[Table, li
     feature = None if isinstance(config.label, list) else table.features[config.label]
     if isinstance(feature, datasets.List):  # multi-label, or labels of words
         feature = feature.feature
-    if not isinstance(feature, datasets.ClassLabel) or traits(config.task).numbers:
-        return Table(table.column_names, lambda name: list(table[name]), lines, reading), None
-    names = feature.names
+    numbers = traits(config.task).numbers
+    names = feature.names if isinstance(feature, datasets.ClassLabel) and not numbers else None
 
     def column(name: str) -> list[Any]:
-        return [_named(label, names) for label in table[name]] if name == config.label else list(table[name])
+        return [_named(label, names) for label in table[name]] if names and name == config.label else list(table[name])
 
     return Table(table.column_names, column, lines, reading), names
 

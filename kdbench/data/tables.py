@@ -507,9 +507,7 @@ def _xlsx(path: Path, file: Any, config: DatasetConfig) -> Table:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on styles and other things that openpyxl does not keep
             book = openpyxl.load_workbook(file, read_only=True, data_only=True)
-            sheets = {
-                sheet.title: [list(row) for row in sheet.iter_rows(values_only=True)] for sheet in book.worksheets
-            }
+            sheets = {sheet.title: list(sheet.iter_rows(values_only=True)) for sheet in book.worksheets}
     except Exception as error:  # openpyxl raises KeyError, BadZipFile, InvalidFileException and others
         raise SourceError(
             Code.UNREADABLE_TABLE, f"{path} cannot be read as .xlsx: {type(error).__name__}: {error}"

@@ -49,11 +49,6 @@ class Classifier:
         return self.dataset.task
 
     @property
-    def columns(self) -> list[str]:
-        """Return the columns of the texts in the training data: one name, or two for pairs."""
-        return [name for name in (self.dataset.text, self.dataset.text_pair) if name is not None]
-
-    @property
     def answer(self) -> Any:
         """Return the NamedTuple class of an answer."""
         return kind(self.task).answer(self.probable)
@@ -61,7 +56,7 @@ class Classifier:
     @property
     def pairs(self) -> bool:
         """Return whether the model reads pairs of texts."""
-        return len(self.columns) > 1
+        return self.dataset.text_pair is not None
 
     def __call__(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Any]:
         """Return an answer for each text. If the task labels words, white space separates the words.

@@ -38,8 +38,8 @@ def together(runs: Runs) -> dict[Path, dict[str, Any]]:
     """
     quiet_libraries()
     folders = dict.fromkeys([*runs, *(teacher for teacher in runs.values() if teacher is not None)])
-    found = {folder: read_result(folder) for folder in folders if (folder / "model").is_dir()}
-    results = {folder: result for folder, result in found.items() if result is not None}
+    kept = (folder for folder in folders if (folder / "model").is_dir())
+    results = {folder: result for folder in kept if (result := read_result(folder)) is not None}
     if not results:
         return {}
     first: dict[Shape, Path] = {}
@@ -99,7 +99,7 @@ def own_call(run: FinishedRun, predict: Predict) -> measure.Call:
     if _by_words(run.model):
         return _real(run, predict)
     vocabulary = read_json(run.model / "config.json")["vocab_size"]
-    return measure.model_call(lambda batch: predict(batch, 0), run.dataset.max_length, vocabulary, run.pairs)
+    return measure.model_call(predict, run.dataset.max_length, vocabulary, run.pairs)
 
 
 def measure_folders(folders: dict[str, Path]) -> dict[str, Any]:
@@ -167,7 +167,7 @@ def _model(folder: Path) -> tuple[FinishedRun, Predict]:
 
 
 def _real(run: FinishedRun, predict: Predict) -> measure.Call:
-    return measure.examples_call(lambda batch: predict(batch, 0), run.examples(run.data.test))
+    return measure.examples_call(predict, run.examples(run.data.test))
 
 
 def _fixed(run: FinishedRun, predict: Predict) -> measure.Call | None:
@@ -175,7 +175,7 @@ def _fixed(run: FinishedRun, predict: Predict) -> measure.Call | None:
     if students.folder_traits(run.model).early_exit:
         return None
     length = min(LENGTH, config.get("max_position_embeddings", LENGTH))
-    return measure.model_call(lambda batch: predict(batch, 0), length, config["vocab_size"], run.pairs)
+    return measure.model_call(predict, length, config["vocab_size"], run.pairs)
 
 
 def _fresh_memory(folder: Path) -> float:

@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kdbench.data.batches import Examples
 from kdbench.inference.quiet import Stopwatch, is_quiet
-from kdbench.stage import Batch
+from kdbench.stage import Batch, Predict
 
 Call = Callable[[int, int], object]  # (batch size, number of the round): runs what is timed
 Name = TypeVar("Name", bound=Hashable)  # of a call
@@ -102,8 +102,8 @@ def _figures(times: list[list[float]]) -> dict[str, float]:
     return {"median_ms": middle, "iqr_ms": high - low, "p95_ms": p95, "repeat": float(repeat)}
 
 
-def model_call(logits: Callable[[Batch], Tensor], length: int, vocabulary: int, pairs: bool) -> Call:
-    """Return a call of `logits` on `length` random tokens, without padding."""
+def model_call(predict: Predict, length: int, vocabulary: int, pairs: bool) -> Call:
+    """Return a call of `predict` on `length` random tokens, without padding."""
 
     def call(size: int, turn: int) -> object:
         generator = torch.Generator().manual_seed(size)
@@ -113,18 +113,18 @@ def model_call(logits: Callable[[Batch], Tensor], length: int, vocabulary: int, 
         if pairs:
             batch["token_type_ids"] = (torch.arange(length) >= length // 2).long().expand(size, -1)
         with torch.inference_mode():
-            return logits(batch).sum().item()  # waits for a GPU
+            return predict(batch, 0).sum().item()  # waits for a GPU
 
     return call
 
 
-def examples_call(logits: Callable[[Batch], Tensor], examples: Examples) -> Call:
-    """Return a call of `logits` on examples: other ones in each round, the same ones for all models."""
+def examples_call(predict: Predict, examples: Examples) -> Call:
+    """Return a call of `predict` on examples: other ones in each round, the same ones for all models."""
     order = np.random.default_rng(0).permutation(len(examples))
 
     def call(size: int, turn: int) -> object:
         batch = examples.batch(order[(turn * size + np.arange(size)) % len(order)])
         with torch.inference_mode():
-            return logits(batch).sum().item()
+            return predict(batch, 0).sum().item()
 
     return call
