@@ -132,7 +132,9 @@ def hidden_mse(
     None, the mean includes padding, as in TinyBERT's code.
     """
     squared = _squared_difference(student, teacher).mean(-1)
-    return _reduce(squared, "elementmean") if mask is None else _token_mean(squared, mask)
+    if mask is None:
+        return _reduce(squared, "elementmean")
+    return _mean(squared.masked_fill(~mask.bool(), 0).sum(), mask.sum())
 
 
 def normalised_feature_mse(
@@ -233,11 +235,6 @@ def _reduce(values: Tensor, reduction: str) -> Tensor:
 def _mean(total: Tensor, count: int | Tensor) -> Tensor:
     """Return `total` divided by `count`, or `total`, which is then 0, if `count` is 0."""
     return total / (count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1))
-
-
-def _token_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean of values (B, T) over the real tokens of the batch."""
-    return _mean(values.masked_fill(~mask.bool(), 0).sum(), mask.sum())
 
 
 def _token_pairs(mask: Tensor) -> Tensor:

@@ -207,9 +207,7 @@ def _note_shared(part: str, parts: dict[str, Split], notes: list[str]) -> None:
         notes.append(f"{part}: {shared} of its {parts[part].unit} are also in train, kept")
 
 
-def cut(
-    split: Split, fraction: float, seed: list[int], of: NDArray[Any] | None = None, parts: int = 2
-) -> tuple[Split, Split]:
+def cut(split: Split, fraction: float, seed: list[int], of: NDArray[Any], parts: int) -> tuple[Split, Split]:
     """Split off a random `fraction` of each class of `of`. Return (rest, cut).
 
     The cut has at least one row of a class. The rest keeps one row for each of the other `parts`. A class with fewer
@@ -218,7 +216,7 @@ def cut(
     """
     draw = np.random.default_rng(seed)
     chosen = []
-    classes, wanted = _one_class_a_row(split.labels), _one_class_a_row(split.labels if of is None else of)
+    classes, wanted = _one_class_a_row(split.labels), _one_class_a_row(of)
     for label in np.unique(classes):
         rows = np.flatnonzero(classes == label)
         size = min(max(1, round(len(rows) * fraction)), len(rows) - parts + 1) if label in wanted else 0

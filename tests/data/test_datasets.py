@@ -95,7 +95,7 @@ def test_limits_draw_the_same_rows_and_move_no_other_split(tmp_path: Path) -> No
 
 def test_cut_is_stratified_and_leaves_a_single_row_in_train() -> None:
     labels = np.array([0] * 100 + [1] * 10 + [2] * 2 + [3])
-    rest, held = cut(Split(np.arange(113), [str(row) for row in range(113)], labels), 0.2, [0, 0])
+    rest, held = cut(Split(np.arange(113), [str(row) for row in range(113)], labels), 0.2, [0, 0], labels, 2)
     assert Counter(held.labels.tolist()) == {0: 20, 1: 2, 2: 1}
     assert Counter(rest.labels.tolist()) == {0: 80, 1: 8, 2: 1, 3: 1}
     assert sorted([*rest.ids, *held.ids]) == list(range(113))
