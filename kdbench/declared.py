@@ -83,7 +83,7 @@ class Architecture:
     keys: ClassVar[frozenset[str]] = frozenset({"heads"})  # of a student, besides layers, hidden and ffn
     choice: ClassVar[str] = ""  # of `student`, for a refusal to suggest
     starts_from: ClassVar[tuple[str, ...]] = ()  # other architectures whose layers it can have
-    fine_tuned_as: ClassVar[str] = ""  # the architecture of its direct fine-tune; empty: its own
+    wraps: ClassVar[bool] = False  # is any encoder under a head of its own; its direct fine-tune is of that encoder
     lacks: ClassVar[dict[str, str]] = {}  # what a method may need -> why this one does not have it
 
     # How it reads and answers

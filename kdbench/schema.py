@@ -292,7 +292,8 @@ class RunConfig:
 
 def starts_from(student: str, source: str) -> bool:
     """Return whether a student of this architecture can have the layers of an encoder of that one."""
-    return (student == source and student in ENCODERS) or source in architecture_traits(student).starts_from
+    own = architecture_traits(student)
+    return source in ENCODERS and (student == source or own.wraps or source in own.starts_from)
 
 
 def method_module(name: str, module: str | None = None) -> ModuleType:

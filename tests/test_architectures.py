@@ -17,6 +17,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from kdbench.cli import main as cli
 from kdbench.errors import Code
+from kdbench.models import students
 from kdbench.runs.identity import run_id
 from kdbench.runs.related import baseline
 from kdbench.training import loop as train
@@ -34,7 +35,7 @@ SERVED = {  # method -> the architectures that it can bring together with themse
     "bilstm": KINDS,
     "minilm": ["bert", "roberta", "xlm-roberta", "electra", "distilbert", "albert", "mpnet"],
     "tinybert": ["bert", "roberta", "xlm-roberta", "electra", "distilbert", "albert", "mpnet"],
-    "distilbert": KINDS,
+    "distilbert": KINDS, "fastbert": KINDS,
 }  # fmt: skip
 OWN = {  # what a method's own choice of student, made for a BERT, becomes
     "tinybert": ["student=full", "student.layers=2"],
@@ -54,8 +55,9 @@ def words(encoders: dict[str, Path], method: str, kind: str) -> list[str]:
 
 
 def check_export(folder: Path) -> None:
-    """The model's folder is one that transformers loads, and gives the predictions of the run."""
-    model = AutoModelForSequenceClassification.from_pretrained(folder / "model").eval()
+    """The model's folder is one that transformers loads, FastBERT's kdbench, and gives the predictions of the run."""
+    read = students.load if "fastbert" in folder.parent.name else AutoModelForSequenceClassification.from_pretrained
+    model: Any = read(folder / "model").eval()
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     texts = [line.rsplit(",", 1)[0] for line in data_lines(folder)]
     inputs = tokenizer(texts, padding=True, truncation=True, max_length=14, return_tensors="pt")
@@ -195,7 +197,11 @@ REFUSED = {  # what is asked -> code, key, what is legal
         "student.encoder",
     ),
     "theseus bert student.architecture=distilbert": (Code.UNSUPPORTED_ARCHITECTURE, "student.architecture", "bert"),
-    "fastbert roberta student=fastbert": (Code.UNUSABLE_START, "method.init.weights", "random"),
+    "fastbert modernbert student=fastbert student.layers=2 method.init.layers=last": (
+        Code.UNUSABLE_START,
+        "method.init.layers",
+        "layer 0",
+    ),
     "logit_kd roberta dataset.max_length=33": (Code.MISMATCHED_SHAPE, "dataset.max_length", "32 or less"),
     "bilstm electra student.layers=1 student.embedding=9": (Code.MISMATCHED_SHAPE, "student.embedding", "8 or less"),
 }
@@ -221,7 +227,7 @@ def test_what_a_method_says_it_serves_is_legal_and_all_else_is_refused(configure
     if method == "tinybert":
         config = replace(config, method=replace(config.method, augment=False))
     for kind in KINDS:
-        student = config.student if method == "bilstm" else replace(config.student, architecture=kind)
+        student = config.student if method in ("bilstm", "fastbert") else replace(config.student, architecture=kind)
         teacher = replace(config.teacher, architecture=kind, source_architecture=kind)
         found = list(kind_faults(replace(config, teacher=teacher, student=student)))
         assert (found == []) == (kind in SERVED[method]), (kind, found)

@@ -86,10 +86,11 @@ def test_equal_logits_leave_early_only_above_1(classes):
 
 def test_curve_tells_what_the_model_does():
     shape = {"vocab_size": 30, "hidden": 16, "layers": 3, "heads": 2, "ffn": 32, "max_positions": 9, "pad_token_id": 0}
+    shape |= {"config": {"model_type": "bert"}}
     model = fastbert.Model.build(shape, ["a", "b"], "eager", 0).eval()
     for branch in model.branches:
         branch.classifier.weight.data.mul_(30)
-    torch.nn.init.normal_(model.bert.embeddings.word_embeddings.weight, generator=torch.Generator().manual_seed(0))
+    torch.nn.init.normal_(model.encoder.embeddings.word_embeddings.weight, generator=torch.Generator().manual_seed(0))
     ids = torch.randint(1, 30, (40, 9), generator=torch.Generator().manual_seed(0))
     labels = np.random.default_rng(0).integers(0, 2, 40)
     with torch.no_grad():

@@ -52,12 +52,12 @@ def branch_logits(student: Any, batch: Batch) -> Tensor:
 def stages(run: "Run", p: Params) -> Iterator[Stage]:
     student = run.student
     student.speed = 0.0  # all layers, while it trains
-    whole = [ParamGroup(student.bert), ParamGroup(student.branches[-1])]
+    whole = [ParamGroup(student.encoder), ParamGroup(student.branches[-1])]
     objective, data = supervised(student, run.task), run.batches("training")
     yield Stage("training", student, objective, data, run.schedule("training"), whole)
 
     def self_distillation(batch: Batch, step: int) -> Terms:
-        student.bert.eval()  # what stands still answers alike each time
+        student.encoder.eval()  # what stands still answers alike each time
         student.branches[-1].eval()
         *branches, last = branch_logits(student, batch)
         kl = [soft_kl(z, last.detach(), 1.0, "batchmean", False) for z in branches]
@@ -82,5 +82,5 @@ def report_curves(run: "Run", student: Any, p: Params) -> None:
         run.report(f"curve_{name}", points)
         right = logits.argmax(-1).numpy() == split.labels[:, None]
         run.report(f"layers_{name}", right.mean(0).tolist())  # accuracy of each layer's classifier alone
-    run.report("break_even_share", break_even_share(cost, student.config.num_hidden_layers, full_flops(shape, length)))
+    run.report("break_even_share", break_even_share(cost, len(student.branches), full_flops(shape, length)))
     student.speed = p.speed

@@ -80,6 +80,10 @@ class Encoder(Network):
             first.append(x[:, :1])
         return first, last(x)
 
+    def finished(self, hidden: Tensor) -> Tensor:
+        """Return a layer's output (B, T, H) as a head reads it."""
+        return hidden
+
     def logits_of(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Logits (B, C) from the last layer's output."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""FastBERT (Liu et al. 2020): a BERT with a classifier behind every layer, which stops where it is sure.
+"""FastBERT (Liu et al. 2020): an encoder with a classifier behind every layer, which stops where it is sure.
 
 A branch head sits behind each of the L layers; the last one is the paper's teacher classifier, of the same form.
 At inference a row leaves after the first layer whose head is less uncertain than `speed`, and the batch shrinks
@@ -7,31 +7,38 @@ sees no padding; a row that no head is sure of is answered by the last one.
 """
 
 import math
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from kdbench.declared import Architecture
-from kdbench.models import bert
-from kdbench.models.encoder import attention_bias
-from kdbench.models.network import labels_of, refuse_missing
+from kdbench.declared import Architecture, architecture_traits
+from kdbench.errors import Code, UserError
+from kdbench.models.encoder import Pass
+from kdbench.models.network import Network, labels_of, network, refuse_missing, view
+from kdbench.sources.model_weights import layer_weights
 from kdbench.stage import Batch
+
+if TYPE_CHECKING:
+    from kdbench.schema import RunConfig
 
 
 class Traits(Architecture):
     model_type = "kdbench_fastbert"
     encoder = False
-    from_config = False
     choice = "fastbert"
-    starts_from = ("bert",)
-    fine_tuned_as = "bert"  # with one classifier
+    wraps = True
     masked_lm = False
     early_exit = True
+
+    @classmethod
+    def start_conflicts(cls, config: "RunConfig") -> Iterable[tuple[str, str]]:
+        return architecture_traits(config.origin.source_architecture).start_conflicts(config)
 
 
 WIDTH = 128  # of a branch head
@@ -75,16 +82,19 @@ def _split(x: Tensor) -> Tensor:
 
 
 class FastBert(nn.Module):
-    """A BertModel without pooler, and a `Branch` behind each of its layers."""
+    """An encoder of any architecture, and a `Branch` behind each of its layers."""
 
     def __init__(self, config: Any) -> None:
-        from transformers import BertModel
+        """Draw the weights of `config.encoder`, an encoder's config.json, and of its branches."""
+        from transformers import AutoConfig, AutoModel
 
         super().__init__()
-        self.bert = BertModel(config, add_pooling_layer=False)
-        self.config: Any = self.bert.config
+        own = AutoConfig.for_model(**config.encoder)
+        self.encoder: Any = AutoModel.from_config(own, attn_implementation=config._attn_implementation)
+        self.encoder.pooler = None  # of another classifier
+        self.config: Any = config
         self.branches = nn.ModuleList(
-            Branch(config.hidden_size, len(config.id2label)) for _ in range(config.num_hidden_layers)
+            Branch(own.hidden_size, len(config.id2label)) for _ in range(own.num_hidden_layers)
         )
 
     @property
@@ -97,26 +107,26 @@ class FastBert(nn.Module):
         self.config.speed = speed
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Output:
-        """Logits (B, C) at the model's own `speed`."""
+        """Return logits (B, C) at the model's own `speed`."""
         return Output(self.early_exit(input_ids, attention_mask, self.speed, token_type_ids)[0])
 
     def early_exit(
         self, input_ids: Tensor, attention_mask: Tensor, speed: float, token_type_ids: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Logits (B, C) and the layer each row left after (B,), 1..L, both in the order of the input.
+        """Return logits (B, C) and the layer each row left after (B,), 1..L, both in the order of the input.
 
         A row leaves where its uncertainty is below `speed`, strictly, so that at 0 none does: then no head but
         the last is computed (Liu et al. 2020, section 3.3).
         """
-        x, bias = self._embed(input_ids, attention_mask, token_type_ids)
+        x, passes = self.start(input_ids, attention_mask, token_type_ids)
         mask, rows = attention_mask, torch.arange(len(input_ids), device=input_ids.device)  # those still inside
         left: list[tuple[Tensor, Tensor, Tensor]] = []  # rows, their logits, their layer
         last = len(self.branches)
-        for number, (layer, branch) in enumerate(zip(self.bert.encoder.layer, self.branches, strict=True), start=1):
-            x = layer(x, bias)
+        for number, branch in enumerate(self.branches, start=1):
+            x = passes[number - 1](x)
             if number < last and speed <= 0:
                 continue
-            z = branch(x, mask)
+            z = branch(self.parts.finished(x), mask)
             sure = uncertainty(z) < speed if number < last else torch.ones_like(rows, dtype=torch.bool)
             leave, stay = sure.nonzero().squeeze(1), (~sure).nonzero().squeeze(1)
             left.append((rows[leave], z[leave], torch.full_like(leave, number)))
@@ -125,30 +135,39 @@ class FastBert(nn.Module):
             if len(leave):
                 rows = rows[stay]
                 x, mask = _trim(x[stay], mask[stay])
-                bias = attention_bias(self, x, mask)
+                passes = self.parts.whole_passes(x, mask)
         rows, logits, exit_layer = (torch.cat(parts) for parts in zip(*left, strict=True))
         order = rows.argsort()
         return logits[order], exit_layer[order]
 
     def all_logits(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
-        """Logits of every head (L, B, C) in one pass.
+        """Return logits of every head (L, B, C) in one pass.
 
         Gradients reach the heads only: self-distillation leaves the backbone as it is. Whether its dropout is
         off as well is the caller's business.
         """
         logits = []
         with torch.no_grad():
-            x, bias = self._embed(input_ids, attention_mask, token_type_ids)
-        for layer, branch in zip(self.bert.encoder.layer, self.branches, strict=True):
+            x, passes = self.start(input_ids, attention_mask, token_type_ids)
+        for run, branch in zip(passes, self.branches, strict=True):
             with torch.no_grad():
-                x = layer(x, bias)
-            logits.append(branch(x, attention_mask))
+                x = run(x)
+                finished = self.parts.finished(x)
+            logits.append(branch(finished, attention_mask))
         return torch.stack(logits)
 
-    def _embed(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None) -> tuple[Tensor, Any]:
-        """The first layer's input (B, T, H) and the mask in the form that the layers take."""
-        x = self.bert.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)
-        return x, attention_bias(self, x, attention_mask)
+    @property
+    def parts(self) -> Any:
+        """The way through the encoder."""
+        return view(self.encoder)
+
+    def start(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None
+    ) -> tuple[Tensor, list[Pass]]:
+        """Return the first layer's input (B, T, H), and the layers, ready for it."""
+        batch: Any = {"input_ids": input_ids, "attention_mask": attention_mask}
+        x = self.parts.embed(batch | ({} if token_type_ids is None else {"token_type_ids": token_type_ids}))
+        return x, self.parts.whole_passes(x, attention_mask)
 
 
 def uncertainty(logits: Tensor) -> Tensor:
@@ -166,20 +185,30 @@ def _trim(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return x[:, :length], mask[:, :length]
 
 
-class Model(bert.Model):
+class Model(Network):
     speeds: ClassVar[tuple[float, ...]] = (0.0, 0.5, 1.0)
 
     @property
     def encoder(self) -> Any:
-        return self.model.bert if isinstance(self.model, FastBert) else self.model
+        return self.model.encoder
+
+    @property
+    def token_types(self) -> bool:
+        read: bool = view(self.encoder).token_types
+        return read
 
     @classmethod
     def build(
         cls, shape: dict[str, Any], label_names: list[str], attention: str, seed: int, words: bool = False
     ) -> FastBert:
-        """The heads keep PyTorch's initialisation, as the authors' do behind a pretrained backbone."""
-        given = cls.config_of(shape) | labels_of(label_names) | {"model_type": Traits.model_type}
-        config = _config_class()(**given, attn_implementation=attention)
+        """Return a model around an encoder like that of the checkpoint in `shape["config"]`.
+
+        The heads keep PyTorch's initialisation, as the authors' do behind a pretrained backbone.
+        """
+        around = network(shape["config"]["model_type"])
+        own = around.config_of(shape)
+        config = _config_class()(encoder=own, pad_token_id=own.get("pad_token_id"), **labels_of(label_names))
+        config._attn_implementation = around.attention(attention)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = FastBert(config)
@@ -188,11 +217,14 @@ class Model(bert.Model):
 
     @classmethod
     def load(cls, folder: Path, attention: str = "sdpa") -> FastBert:
-        config = _config_class().from_pretrained(folder, attn_implementation=attention)
         try:
             weights = load_file(folder / "model.safetensors")
         except SafetensorError as error:
             raise OSError(f"{folder}: model.safetensors is cut short or damaged: {error}") from error
+        config = _config_class().from_pretrained(folder)
+        if config.encoder is None:
+            raise UserError(Code.INCOMPLETE_MODEL, f"{folder}: config.json does not say which encoder it is around")
+        config._attn_implementation = network(config.encoder["model_type"]).attention(attention)
         with torch.random.fork_rng(devices=[]):
             model = FastBert(config)
         refuse_missing(folder, model.load_state_dict(weights, strict=False).missing_keys)
@@ -201,18 +233,25 @@ class Model(bert.Model):
     @classmethod
     def flops(cls, shape: dict[str, Any], length: int, classes: int, words: bool = False) -> int:
         """Return the FLOPs of one example through all layers and the last head, every matrix product counted."""
-        h, t = shape["hidden"], length
-        scores = 2 * t * (t * h * shape["layers"] + WIDTH)  # and weighted values
-        head = t * h * WIDTH + 2 * t * WIDTH**2 + 3 * WIDTH**2 + WIDTH * classes  # query, output, dense: [CLS] alone
-        return shape["layers"] * _layer_flops(shape, length) + 2 * (scores + head)
+        from torch.utils.flop_counter import FlopCounterMode
+
+        with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
+            model = cls.build(shape, [str(index) for index in range(classes)], "eager", 0).eval()
+            model.encoder.config.pad_token_id = None  # else transformers looks for it, and here ids have no values
+            ids = torch.ones(1, length, dtype=torch.long)
+            model.branches[-1](model.encoder(input_ids=ids).last_hidden_state, ids)
+        return counter.get_total_flops()
 
     def save(self, folder: Path) -> None:
+        self.config.encoder = self.encoder.config.to_dict()
         self.config.save_pretrained(folder)
         tensors = {name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}
         save_file(tensors, folder / "model.safetensors")
 
-    def logits(self, batch: Batch) -> Tensor:
-        return self.forward(batch)
+    def set_dropout(self, dropout: float) -> None:
+        view(self.encoder).set_dropout(dropout)
+        for branch in self.model.branches:
+            branch.dropout.p = dropout
 
     def traced(self) -> tuple[nn.Module, dict[str, Tensor], list[str]]:
         return _Exits(self.model), {"speed": torch.tensor(0.5)}, ["logits", "exit_layer"]
@@ -237,21 +276,21 @@ class _Exits(nn.Module):
         self, input_ids: Tensor, attention_mask: Tensor, speed: Tensor, token_type_ids: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Logits (B, C) and the layer (B,), 1..L, that each row left after; `speed`: a number, ()."""
-        x, bias = self.model._embed(input_ids, attention_mask, token_type_ids)
+        x, passes = self.model.start(input_ids, attention_mask, token_type_ids)
         logits = x.new_zeros(x.shape[0], len(self.model.config.id2label))  # len(x) would be fixed in the graph
         exit_layer = input_ids.new_zeros(x.shape[0])
-        for number in range(1, len(self.model.branches) + 1):
-            state = (x, logits, exit_layer, bias, attention_mask, speed)
-            x, logits, exit_layer = torch.cond((exit_layer == 0).any(), self._layer(number), _unchanged, state)
+        for number, run in enumerate(passes, start=1):
+            state = (x, logits, exit_layer, attention_mask, speed)
+            x, logits, exit_layer = torch.cond((exit_layer == 0).any(), self._layer(number, run), _unchanged, state)
         return logits, exit_layer
 
-    def _layer(self, number: int) -> Any:
-        layer, branch = self.model.bert.encoder.layer[number - 1], self.model.branches[number - 1]
+    def _layer(self, number: int, run: Pass) -> Any:
+        branch, parts = self.model.branches[number - 1], self.model.parts
         last = number == len(self.model.branches)
 
-        def go_on(x: Tensor, logits: Tensor, exit_layer: Tensor, bias: Tensor, mask: Tensor, speed: Tensor) -> Any:
-            x = layer(x, bias)
-            z = branch(x, mask)
+        def go_on(x: Tensor, logits: Tensor, exit_layer: Tensor, mask: Tensor, speed: Tensor) -> Any:
+            x = run(x)
+            z = branch(parts.finished(x), mask)
             sure = torch.ones_like(exit_layer, dtype=torch.bool) if last else uncertainty(z) < speed
             leaves = sure & (exit_layer == 0)
             return x, torch.where(leaves[:, None], z, logits), torch.where(leaves, number, exit_layer)
@@ -259,18 +298,26 @@ class _Exits(nn.Module):
         return go_on
 
 
-def _unchanged(x: Tensor, logits: Tensor, exit_layer: Tensor, bias: Tensor, mask: Tensor, speed: Tensor) -> Any:
+def _unchanged(x: Tensor, logits: Tensor, exit_layer: Tensor, mask: Tensor, speed: Tensor) -> Any:
     return x.clone(), logits.clone(), exit_layer.clone()  # a branch may not hand back its arguments
 
 
 @cache
 def _config_class() -> Any:
-    """Return the backbone's configuration with a speed, defined on first use because its base is transformers'."""
-    from transformers import BertConfig
+    """Return the class of configurations, defined on first use because its base is transformers'."""
+    from transformers import PreTrainedConfig
 
-    class FastBertConfig(BertConfig):
-        model_type = Traits.model_type  # its own: with BERT's, the folder would load as what it is not
+    class FastBertConfig(PreTrainedConfig):
+        model_type = Traits.model_type
+        encoder: dict[str, Any] | None = None  # the config.json of its encoder
+        pad_token_id: int | None = None
         speed: float = 0.0
+
+        @property
+        def vocab_size(self) -> int:
+            assert self.encoder is not None  # Model.load
+            size: int = self.encoder["vocab_size"]
+            return size
 
     return FastBertConfig
 
@@ -292,8 +339,7 @@ def full_flops(shape: dict[str, Any], length: int) -> int:
 
 
 def _layer_flops(shape: dict[str, Any], length: int) -> int:
-    h, f = shape["hidden"], shape["ffn"]
-    return 2 * length * (4 * h * h + 2 * h * f)
+    return 2 * length * layer_weights(shape["config"]["model_type"], shape)
 
 
 def _head_flops(shape: dict[str, Any], length: int) -> int:

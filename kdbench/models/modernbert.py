@@ -84,8 +84,11 @@ class Model(Stock):
         }
         return [partial(layer, **given[str(layer.attention_type)]) for layer in self.layers]
 
+    def finished(self, hidden: Tensor) -> Tensor:
+        return self.encoder.final_norm(hidden)
+
     def logits_of(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        hidden = self.encoder.final_norm(hidden)
+        hidden = self.finished(hidden)
         if self.config.classifier_pooling == "mean":
             pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
         else:

@@ -50,6 +50,11 @@ class Network:
         """The embeddings of the tokenizer's words; None where the vocabulary is that of the training texts."""
         return self.encoder.get_input_embeddings()
 
+    @property
+    def token_types(self) -> bool:
+        """Whether it reads which of two texts a token is of."""
+        return self.traits.token_types
+
     # One class for all models of the architecture
 
     @classmethod
@@ -133,7 +138,7 @@ class Network:
 
     def forward(self, batch: Batch) -> Tensor:
         """Return logits (B, C), of words (B, T, C), by the model's own forward."""
-        names = ("input_ids", "attention_mask", *(("token_type_ids",) if self.traits.token_types else ()))
+        names = ("input_ids", "attention_mask", *(("token_type_ids",) if self.token_types else ()))
         return self.model(**{name: value for name, value in batch.items() if name in names}).logits
 
     def logits(self, batch: Batch) -> Tensor:

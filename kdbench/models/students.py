@@ -49,7 +49,7 @@ def load_base(student: Any, state: dict[str, Tensor]) -> None:
 
 def input_names(model: Any, pairs: bool) -> list[str]:
     """Return what model, graph and tokenizer call the model's inputs; `pairs`: whether it reads two texts."""
-    types = pairs and view(model).traits.token_types
+    types = pairs and view(model).token_types
     return ["input_ids", "attention_mask", *(["token_type_ids"] if types else [])]
 
 

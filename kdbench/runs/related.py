@@ -32,7 +32,8 @@ def finetune(config: RunConfig, student: StudentConfig, schedule: ScheduleConfig
     It starts from the first pretrained layers if the shapes fit, else from random weights.
     """
     origin = student.encoder or config.teacher
-    if kind := architecture_traits(student.architecture).fine_tuned_as:
+    if architecture_traits(student.architecture).wraps:
+        kind = origin.source_architecture
         student = dataclasses.replace(student, name=f"{kind}_{student.layers}l", architecture=kind)
     fits = starts_from(student.architecture, origin.source_architecture) and all(
         getattr(student, key) == getattr(origin, key) for key in ("hidden", "heads", "ffn")

@@ -57,8 +57,7 @@ def _header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 def expected(architecture: str, shape: dict[str, Any], layers: list[int]) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yield name and shape of the tensors that every encoder of the architecture has."""
-    own = architecture_traits(architecture)
-    sizes = shape | {"types": 2, "buckets": 32, "hidden_x3": 3 * shape["hidden"], "ffn_x2": 2 * shape["ffn"]}
+    own, sizes = architecture_traits(architecture), _sizes(shape)
     for name, (rows, columns) in own.tables.items():
         yield f"{name}.weight", (sizes[rows], sizes[columns])
     for layer in layers:
@@ -66,6 +65,16 @@ def expected(architecture: str, shape: dict[str, Any], layers: list[int]) -> Ite
             yield f"{own.layer}{layer}.{name}.weight", (sizes[rows], sizes[columns])
             if own.biases:
                 yield f"{own.layer}{layer}.{name}.bias", (sizes[rows],)
+
+
+def layer_weights(architecture: str, shape: dict[str, Any]) -> int:
+    """Return how many numbers the matrices of one layer hold."""
+    sizes = _sizes(shape)
+    return sum(sizes[rows] * sizes[columns] for rows, columns in architecture_traits(architecture).matrices.values())
+
+
+def _sizes(shape: dict[str, Any]) -> dict[str, Any]:
+    return shape | {"types": 2, "buckets": 32, "hidden_x3": 3 * shape["hidden"], "ffn_x2": 2 * shape["ffn"]}
 
 
 def _by(size: tuple[int, ...]) -> str:

@@ -111,7 +111,8 @@ def start_faults(config: RunConfig) -> Iterator[Fault]:
 
 def can_be_cut(student: str) -> bool:
     """Return whether a student of this architecture can start from an encoder's layers."""
-    return architecture_traits(student).encoder or bool(architecture_traits(student).starts_from)
+    own = architecture_traits(student)
+    return own.encoder or own.wraps or bool(own.starts_from)
 
 
 def _value(config: RunConfig, key: str) -> str:

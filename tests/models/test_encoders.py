@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdbench.errors import UserError
+from kdbench.inference import onnx as graph
 from kdbench.methods import minilm
-from kdbench.models import students
+from kdbench.models import fastbert, students
 from kdbench.models.network import view
 from kdbench.models.stock import load_pretrained
 from kdbench.sources.model_folder import shape_of, verify
@@ -175,3 +177,56 @@ def test_a_folder_of_no_architecture_is_refused(tmp_path, name):
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(UserError, match=f"model_type={name}; kdbench reads albert, bert"):
         students.load(tmp_path)
+
+
+def early(folder: Any) -> Any:
+    """A FastBERT around an encoder."""
+    config = read_json(folder / "config.json")
+    shape = shape_of(folder) | {"architecture": "fastbert", "config": config, "chosen_layers": [0, 1, 2, 3]}
+    return students.build(shape | {"pad_token_id": config["pad_token_id"]}, LABELS, "sdpa", 1).eval()
+
+
+@each
+def test_a_fastbert_stands_on_every_encoder(folders, kind, tmp_path):
+    model = loud(early(folders[kind]))
+    for branch in model.branches:
+        branch.classifier.weight.data.mul_(3)
+    inputs = {name: of(model)[name] for name in ("input_ids", "attention_mask")}
+    source = view(load_pretrained(folders[kind], "sdpa", 0))
+    view(students.base(model)).copy_from(source, [0, 1, 2, 3])
+    own, theirs = model.encoder.state_dict(), source.encoder.state_dict()
+    assert own and all(torch.equal(value, theirs[name]) for name, value in own.items())
+    hidden = model.encoder(**inputs).last_hidden_state  # transformers' own way
+    expected = model.branches[-1](hidden, inputs["attention_mask"])
+    torch.testing.assert_close(model(**inputs).logits, expected, rtol=1e-4, atol=1e-5)
+    everything = model.all_logits(**inputs)
+    torch.testing.assert_close(everything[-1], expected, rtol=1e-4, atol=1e-5)
+    first, *_ = fastbert.uncertainty(everything[0]).sort().values.split(2)
+    logits, layers = model.early_exit(
+        **inputs, speed=first.mean().item() + 1e-4
+    )  # some row leaves, and is trimmed away
+    for row, layer in enumerate(layers.tolist()):
+        torch.testing.assert_close(logits[row], everything[layer - 1, row], rtol=1e-4, atol=1e-5)
+    assert min(layers) == 1 < max(layers)
+    view(model).save(tmp_path)
+    loaded = students.load(tmp_path)
+    assert torch.equal(loaded(**inputs).logits, model(**inputs).logits)
+
+
+@pytest.mark.slow  # tracing every layer's branch takes the exporter half a minute
+@each
+def test_a_fastberts_graph_stands_on_every_encoder(folders, kind, tmp_path):
+    model = early(folders[kind])
+    assert graph.to_onnx(model, tmp_path / "model.onnx", False) <= 1e-4
+
+
+@each
+def test_a_fastberts_flops_are_the_matrices_of_its_layers(folders, kind):
+    model = early(folders[kind])
+    config = read_json(folders[kind] / "config.json")
+    shape = shape_of(folders[kind]) | {"config": config}
+    matrices = {id(m): m.weight.numel() for m in view(model.encoder).layers[0].modules() if isinstance(m, nn.Linear)}
+    head = sum(m.weight.numel() for m in model.branches[0].modules() if isinstance(m, nn.Linear))
+    once = fastbert.WIDTH * (fastbert.WIDTH + len(LABELS))  # for [CLS] alone, the classifier not at all
+    head = 9 * (head - once) + fastbert.WIDTH**2
+    assert fastbert.flops(shape, 9, 3, 2) == 2 * 2 * (9 * sum(matrices.values()) + head)

@@ -18,6 +18,7 @@ from kdbench.models.network import view
 from tests.refusals import refused
 
 SHAPE = {"vocab_size": 30, "hidden": 16, "layers": 4, "heads": 2, "ffn": 32, "max_positions": 20, "pad_token_id": 0}
+SHAPE |= {"config": {"model_type": "bert"}}
 LABELS = ["a", "b", "c"]
 BASE = SHAPE | {"vocab_size": 30522, "hidden": 768, "layers": 12, "heads": 12, "ffn": 3072, "max_positions": 512}
 
@@ -32,10 +33,10 @@ def batch() -> dict[str, torch.Tensor]:
 
 def make(attention: str = "eager") -> fastbert.FastBert:
     """Weights as large as a trained model's: rows differ, and some heads are sure of some of them."""
-    model = fastbert.Model.build(SHAPE, LABELS, attention, 1).eval()
+    model = fastbert.Model.build(SHAPE, LABELS, attention, 3).eval()
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
-        for parameter in model.bert.parameters():
+        for parameter in model.encoder.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.3)
         for branch in model.branches:
             for name in ("dense", "classifier"):
@@ -57,7 +58,7 @@ def model() -> fastbert.FastBert:
 
 def count_rows(model: Any) -> tuple[list[int], list[Any]]:
     """Rows that each layer is given from now on, and the hooks that count them."""
-    rows = [0] * len(model.bert.encoder.layer)
+    rows = [0] * len(model.encoder.encoder.layer)
 
     def hook(index: int) -> Any:
         def count(module: nn.Module, args: Any) -> None:
@@ -65,7 +66,7 @@ def count_rows(model: Any) -> tuple[list[int], list[Any]]:
 
         return count
 
-    return rows, [layer.register_forward_pre_hook(hook(i)) for i, layer in enumerate(model.bert.encoder.layer)]
+    return rows, [layer.register_forward_pre_hook(hook(i)) for i, layer in enumerate(model.encoder.encoder.layer)]
 
 
 def test_size_of_a_head():
@@ -74,7 +75,7 @@ def test_size_of_a_head():
     assert len(model.branches) == 12
     for branch in model.branches:
         assert sum(parameter.numel() for parameter in branch.parameters()) == 181_250
-    encoder = sum(parameter.numel() for parameter in model.bert.parameters())
+    encoder = sum(parameter.numel() for parameter in model.encoder.parameters())
     assert encoder == 109_482_240 - (768 * 768 + 768)  # no pooler
 
 
@@ -120,7 +121,7 @@ def test_speed_0_is_the_full_model_and_asks_the_last_head_only(attention):
     for number, branch in enumerate(model.branches, start=1):
         branch.register_forward_pre_hook(lambda *_, number=number: asked.append(number))
     states = bert.Model.build(SHAPE, LABELS, attention, 0).bert.eval()
-    states.load_state_dict(model.bert.state_dict(), strict=False)  # its pooler stays its own
+    states.load_state_dict(model.encoder.state_dict(), strict=False)  # its pooler stays its own
     expected = model.branches[-1](states(**batch()).last_hidden_state, batch()["attention_mask"])
     asked.clear()
     logits, exit_layer = model.early_exit(**batch(), speed=0.0)
@@ -174,7 +175,7 @@ def test_columns_that_only_the_rows_gone_had_are_gone_too(model):
     rows = mask.sum(1) <= mask[surest].sum()  # the surest row is their longest, and alone in leaving at once
     ids, mask, first = ids[rows], mask[rows], first[rows].sort().values
     shapes: list[tuple[int, ...]] = []
-    hook = model.bert.encoder.layer[1].register_forward_pre_hook(lambda _, args: shapes.append(args[0].shape[:2]))
+    hook = model.encoder.encoder.layer[1].register_forward_pre_hook(lambda _, args: shapes.append(args[0].shape[:2]))
     _, exit_layer = model.early_exit(ids, mask, first[:2].mean().item())
     hook.remove()
     stay = exit_layer > 1
@@ -262,11 +263,11 @@ def test_gradients_of_both_stages():
         return {parameter.grad is not None for parameter in module.parameters()}
 
     model(**batch()).logits.sum().backward()
-    assert trained(model.bert) == trained(model.branches[-1]) == {True}
+    assert trained(model.encoder) == trained(model.branches[-1]) == {True}
     assert trained(model.branches[0]) == {False}
     model.zero_grad()
     model.all_logits(**batch()).sum().backward()
-    assert trained(model.bert) == {False}
+    assert trained(model.encoder) == {False}
     assert trained(model.branches) == {True}
 
 
@@ -276,7 +277,7 @@ def test_dropout_is_the_stages():
     assert torch.equal(model.train()(**batch()).logits, model.eval()(**batch()).logits)
     view(model).set_dropout(0.3)
     assert {branch.dropout.p for branch in model.branches} == {0.3}
-    assert model.config.hidden_dropout_prob == 0.3
+    assert model.encoder.config.hidden_dropout_prob == 0.3
     model.branches.train()
     assert not torch.equal(model.all_logits(**batch()), model.all_logits(**batch()))
 
@@ -289,7 +290,7 @@ def test_weights_are_a_function_of_the_seed():
     first, same, other = made
     assert torch.equal(torch.rand(1), expected)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), same.parameters(), strict=True))
-    for part in ("bert.embeddings.word_embeddings", "branches.0.narrow", "branches.3.classifier"):
+    for part in ("encoder.embeddings.word_embeddings", "branches.0.narrow", "branches.3.classifier"):
         assert not torch.equal(first.get_submodule(part).weight, other.get_submodule(part).weight)
 
 
@@ -308,7 +309,7 @@ def test_saved_and_loaded(tmp_path: Path, attention):
     assert not loaded.training
     assert loaded.speed == model.speed
     assert loaded.config.model_type == "kdbench_fastbert"
-    assert loaded.config._attn_implementation == attention
+    assert loaded.encoder.config._attn_implementation == attention
     assert loaded.config.id2label == {0: "a", 1: "b", 2: "c"} and loaded.config.label2id["c"] == 2
     assert torch.equal(loaded(**batch()).logits, model(**batch()).logits)
     assert torch.equal(loaded.all_logits(**batch()), model.all_logits(**batch()))

@@ -22,7 +22,7 @@ NARROW = {"embedding": 8, "bottleneck": 8, "ffn_blocks": 2}
 
 
 def model(architecture: str, **changes: object) -> Any:
-    shape = SHAPE | {"architecture": architecture} | changes
+    shape = SHAPE | {"architecture": architecture, "config": {"model_type": "bert"}} | changes
     made = students.build(shape, ["a", "b", "c"], "sdpa", 0).eval()
     for table in (module for module in made.modules() if isinstance(module, torch.nn.Embedding)):
         torch.nn.init.normal_(table.weight, generator=torch.Generator().manual_seed(0))
