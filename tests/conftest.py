@@ -14,11 +14,12 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import omegaconf.base
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hypothesis import settings
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from kdbench.runs.related import teacher_run
 from kdbench.schema import RunConfig
@@ -29,6 +30,8 @@ torch.set_num_threads(
 )  # before kdbench.training.hardware takes it as torch's choice; tiny matrices gain nothing by two
 if not torch.cuda.is_available():
     torch.cuda.manual_seed_all = lambda seed: None  # would note the stack for later, a twentieth of a tiny run
+
+omegaconf.base.parse = cache(omegaconf.base.parse)  # type: ignore[attr-defined]  # a tenth of composing
 
 # Hypothesis: the same few examples each time; many, and others each time, with scripts/test --slow.
 settings.register_profile("fast", max_examples=20, derandomize=True, deadline=None, database=None)
@@ -58,6 +61,24 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 ROOT = Path(__file__).parents[1]
+CONF = ROOT / "conf"
+
+
+@cache
+def kept_yaml(path: str) -> Any:
+    with open(path, encoding="utf8") as file:
+        return plain_load(file)
+
+
+def load_yaml(file: Any) -> Any:
+    """Parse each of kdbench's own YAMLs once: Hydra does so for each config that it composes, some forty of them."""
+    path = str(getattr(file, "name", file))
+    return deepcopy(kept_yaml(path)) if path.startswith(str(CONF)) else plain_load(file)
+
+
+plain_load = OmegaConf.load
+OmegaConf.load = staticmethod(load_yaml)  # type: ignore[method-assign, assignment]
+
 TOPICS = {"fruit": "apple pear plum grape", "metal": "iron gold zinc lead", "water": "lake river sea pond"}
 FILLER = ["the", "a", "of", "is", "near", "big", "old", "new", "one", "two"]
 ORACLES = json.loads((Path(__file__).parent / "oracles.json").read_text(encoding="utf8"))
@@ -153,7 +174,7 @@ def command_line(teacher_folder: Path, data_folder: Path, tmp_path: Path) -> Cal
 
 @cache
 def composed(words: tuple[str, ...]) -> DictConfig:
-    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         return compose("config", overrides=[*words])
 
 
@@ -183,13 +204,18 @@ def oracles() -> dict[str, Any]:
     return ORACLES
 
 
-@pytest.fixture
-def execute(monkeypatch: pytest.MonkeyPatch) -> Callable[[RunConfig], dict[str, Any]]:
-    """Do a run as the command does, but for the time spent on measuring the time of a tiny model."""
+@pytest.fixture(autouse=True)
+def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure the time of a tiny model only as long as it takes to have one."""
     from kdbench.inference import measure
-    from kdbench.runs import execute as run
 
-    monkeypatch.setattr(measure, "latency", partial(measure.latency, rounds=2))
+    monkeypatch.setattr(measure, "latency", partial(measure.latency, rounds=2, seconds=1e-6))
+
+
+@pytest.fixture
+def execute() -> Callable[[RunConfig], dict[str, Any]]:
+    """Do a run as the command does."""
+    from kdbench.runs import execute as run
 
     def do(config: RunConfig) -> dict[str, Any]:
         return run.execute(config, choices={}, command="test", baseline_command=lambda other: "kdbench ...")

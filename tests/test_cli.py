@@ -313,13 +313,14 @@ CHOICES = [
 @pytest.fixture(scope="module", autouse=True)
 def shared() -> Iterator[None]:
     """One set of composed configs for the command lines of all tests: composing is slow."""
-    with composing(None) as configs:
+    anew = composing
+    with anew(None) as configs:
         pass
 
     @contextmanager
     def again(config_dir: str | None) -> Iterator[HydraConfigs]:
         if config_dir is not None:
-            with composing(config_dir) as own:
+            with anew(config_dir) as own:
                 yield own
             return
         GlobalHydra.instance().initialize(Hydra("kdbench", configs.loader))
@@ -329,7 +330,8 @@ def shared() -> Iterator[None]:
             GlobalHydra.instance().clear()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "composing", again)
+        for module in (cli, sys.modules[__name__]):
+            patch.setattr(module, "composing", again)
         yield
 
 

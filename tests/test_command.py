@@ -70,17 +70,6 @@ def test_sigkill_at_any_moment_changes_nothing(start, tmp_path, method):
     assert killed == whole
 
 
-@pytest.mark.parametrize(
-    ("limit", "code"), [("preempt_at=3", 143), pytest.param("stop_after=1e-6", 75, marks=pytest.mark.slow)]
-)
-def test_a_limit_ends_the_command_with_its_own_exit_code(start, limit, code):
-    process = start("limited", "method=finetune", limit)
-    output, _ = process.communicate(timeout=BUSY)
-    assert process.returncode == code
-    assert "stopped and saved in stage training, step" in output and "the same command resumes" in output
-    assert "Traceback" not in output
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_command_with_its_own_exit_code(start, number, code):
@@ -109,17 +98,17 @@ def test_parallel_runs_share_one_teacher(start, tmp_path):
 
 
 def test_a_parallel_sweep_shares_the_cores_and_lists_every_failure(start, tmp_path):
-    sweep = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "method=finetune", "seed=0,1", "-m"]
-    process = start("both", "schedule.epochs=1", "method.stages.training.lr=1e-2,1e30", *sweep, threads="")
+    sweep = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "method=finetune", "-m"]
+    process = start("both", "schedule.epochs=1", "method.stages.training.lr=1e-2,1e30,1e31", *sweep, threads="")
     output, _ = process.communicate(timeout=BUSY)
     assert process.returncode == 1, output[-2000:]
-    assert "kdbench: 2 of 4 jobs failed" in output and "Traceback" not in output
-    for seed in (0, 1):
-        job = f"method.stages.training.lr=1e+30 seed={seed}"
+    assert "kdbench: 2 of 3 jobs failed" in output and "Traceback" not in output
+    for rate in ("1e+30", "1e+31"):
+        job = f"method.stages.training.lr={rate}"
         assert f"  {job}: KD081 loss-not-finite  stage training, step 2: the loss is not finite" in output
     records = [json.loads(path.read_text()) for path in (tmp_path / "both").rglob("env.json")]
-    assert [record["threads"] for record in records] == [max(1, (os.cpu_count() or 1) // 2)] * 4
-    assert len(list((tmp_path / "both").rglob("results.json"))) == 2
+    assert [record["threads"] for record in records] == [max(1, (os.cpu_count() or 1) // 2)] * 3
+    assert len(list((tmp_path / "both").rglob("results.json"))) == 1
 
 
 def test_a_key_of_the_command_takes_the_place_of_the_presets_sweep_over_it(words, tmp_path, monkeypatch, capsys):

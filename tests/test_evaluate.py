@@ -46,7 +46,7 @@ def test_flops_are_those_of_the_matrix_products(layers, length, words):
 def test_latency_lets_the_calls_take_turns():
     calls: list[tuple[str, int, int]] = []
     figures = measure.latency(
-        {name: lambda size, turn, name=name: calls.append((name, size, turn)) for name in "ab"}, 3, 1e-6
+        {name: lambda size, turn, name=name: calls.append((name, size, turn)) for name in "ab"}, rounds=3
     )
     assert figures.keys() == {"a", "b"} and figures["a"].keys() == {"batch_1", "batch_32"}
     assert [key for key, _ in groupby(calls)] == [

@@ -1,6 +1,7 @@
 """Sweeps in other processes, and searches: one teacher and one cache, every end told, nothing asked twice."""
 
 import json
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -197,7 +198,8 @@ def test_a_search_by_the_command_is_of_ordinary_runs_and_reads_test_once(command
     assert len(results) == 2
     assert "search: 2 trials (2 finished, 0 pruned, 0 failed)" in first.stdout
     assert f"dev accuracy {100 * best:.2f} (n 20), the highest of 2, so biased upwards; test " in first.stdout
-    assert first.stdout.count("test ") == 1 + first.stdout.count("done: ")
+    told = re.findall(r"\btest (?:accuracy )?[\d.]+ \(n 40\)", first.stdout)
+    assert len(told) == 1 + first.stdout.count("done: ") == 4  # once of each run, the teacher's too, and of the best
     assert (outputs / "searches" / "mine.journal").is_file()
 
 

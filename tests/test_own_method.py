@@ -7,7 +7,6 @@ import runpy
 import shlex
 import shutil
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,6 @@ from kdbench.cli import main as cli
 from kdbench.cli.command import judge
 from kdbench.cli.compose import composing
 from kdbench.errors import Code, UserError
-from kdbench.inference import measure
 from kdbench.validation import own_method
 from kdbench.validation.keys import run_keys
 from kdbench.validation.values import faults
@@ -52,7 +50,6 @@ def forget(*modules):
 def command(monkeypatch, *words):
     """The one run of a command of the example, made quick."""
     quick = ["schedule.epochs=1", "teacher.schedule.epochs=1", "cache_dir=cache"]
-    monkeypatch.setattr(measure, "latency", partial(measure.latency, rounds=2))
     monkeypatch.setattr(sys, "argv", ["kdbench", "--config-dir", "my", "experiment=tickets", *quick, *words])
     cli.main()
     return sorted(Path("outputs/tickets").glob("mine/*/seed0/results.json"), key=lambda path: path.stat().st_mtime_ns)

@@ -3,7 +3,6 @@
 import json
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import psutil
@@ -23,9 +22,8 @@ CALM = quiet.Load(others=0.01, own=1.0, processors=2)
 
 @pytest.fixture
 def measured(monkeypatch) -> list[list[object]]:
-    """What each measurement was of; short ones, on a machine that is quiet."""
+    """What each measurement was of, on a machine that is quiet."""
     calls: list[list[object]] = []
-    monkeypatch.setattr(measure, "latency", partial(measure.latency, rounds=2, seconds=1e-6))
     monkeypatch.setattr(measure, "is_quiet", lambda load, figures: True)
     own = measure.measured
     monkeypatch.setattr(measure, "measured", lambda given, **more: calls.append([*given]) or own(given, **more))

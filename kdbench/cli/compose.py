@@ -1,27 +1,32 @@
 """The YAMLs of kdbench and of the user, composed by Hydra. Only this module and `kdbench.cli.main` import Hydra."""
 
+import copy
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
+from dataclasses import replace
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 import hydra
 import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import CachingConfigRepository, IConfigRepository
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser import overrides_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.overrides_visitor import HydraErrorListener, HydraOverrideVisitor
+from hydra.core.override_parser.types import Override as HydraOverride
 from hydra.core.override_parser.types import OverrideType, Quote, QuotedString, ValueType
 from hydra.errors import HydraException
 from hydra.plugins.completion_plugin import DefaultCompletionPlugin
+from hydra.plugins.config_source import ConfigResult
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -40,11 +45,41 @@ def conf_dir() -> Path:
     return inside if inside.is_dir() else Path(__file__).parents[2] / "conf"
 
 
+class ReadOnce(CachingConfigRepository):
+    """The YAMLs of one composition; those that an earlier one has read, in `kept`, are copied and not parsed again."""
+
+    def __init__(self, delegate: IConfigRepository, kept: dict[tuple[str, ...], ConfigResult | None]) -> None:
+        super().__init__(delegate)
+        self.kept = kept
+
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        if config_path not in self.cache:
+            key = (config_path, *(source.path for source in self.get_sources()))
+            if key not in self.kept:
+                self.kept[key] = self.delegate.load_config(config_path)
+            found = self.kept[key]
+            self.cache[config_path] = found and replace(found, config=copy.deepcopy(found.config))  # is merged into
+        return self.cache[config_path]
+
+
 class FolderLoader(ConfigLoaderImpl):
     """Hydra's loader, which also lists the choices in a group's folders, such as experiment=study/theseus.
 
-    Hydra itself composes such a choice, but its lists for completion and glob end at the first level.
+    Hydra itself composes such a choice, but its lists for completion and glob end at the first level. It also parses
+    each YAML anew for each job of a sweep; this loader parses it once.
     """
+
+    def __init__(self, search_path: ConfigSearchPath) -> None:
+        super().__init__(search_path)
+        self.kept: dict[tuple[str, ...], ConfigResult | None] = {}
+
+    def _parse_overrides_and_create_caching_repo(
+        self, config_name: str | None, overrides: list[str]
+    ) -> tuple[list[HydraOverride], CachingConfigRepository]:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        repository = ReadOnce(self.repository, self.kept)
+        self._process_config_searchpath(config_name, parsed, repository)
+        return parsed, repository
 
     def get_group_options(
         self,
@@ -186,6 +221,12 @@ def group_choices(choices: Mapping[str, Any]) -> dict[str, str]:
     """
     ours = [key for key, value in choices.items() if key.split("@")[0] in GROUPS and value is not None]
     return {key: choices[key] for key in sorted(ours, key=lambda key: GROUPS.index(key.split("@")[-1].split(".")[0]))}
+
+
+@lru_cache(maxsize=1)
+def of_command(loader: ConfigLoader) -> HydraConfigs:
+    """Return the configs of the loader that Hydra has made for a command; all its jobs compose the same few."""
+    return HydraConfigs(loader)
 
 
 @contextmanager

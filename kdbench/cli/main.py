@@ -28,7 +28,7 @@ from kdbench import __version__
 from kdbench.cli import help as answers
 from kdbench.cli import sweep
 from kdbench.cli.command import OF_AN_ENCODER, Command, differences, judge, overview
-from kdbench.cli.compose import HydraConfigs, composing, conf_dir, group_choices
+from kdbench.cli.compose import composing, conf_dir, group_choices, of_command
 from kdbench.cli.hydra_keys import closed
 from kdbench.cli.job import do, reason_of
 from kdbench.console import guarded
@@ -65,7 +65,7 @@ def job(cfg: DictConfig) -> None:
 
 def baseline_command(config: RunConfig) -> str:
     """Return the shortest command for the run `config`, with the YAMLs of the job that is running."""
-    configs = HydraConfigs(GlobalHydra.instance().config_loader())
+    configs = of_command(GlobalHydra.instance().config_loader())
     runtime = HydraConfig.get().runtime
     choices = group_choices(runtime.choices) | {"method": config.method.name}
     # A corpus has data sets of its own, and a student may have an encoder. Without the one, the other goes too.

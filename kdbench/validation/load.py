@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +118,9 @@ def complete(cfg: DictConfig) -> DictConfig:
     return filled
 
 
+@cache
 def schema(method: str, module: str | None) -> DictConfig:
-    """Return the typed schema that a completed config must fit."""
+    """Return the typed schema that a completed config must fit. It is merged into a copy; never change it."""
     typed: DictConfig = OmegaConf.structured(RunConfig)
     typed.method = OmegaConf.structured(method_schema(method, module))
     return typed
