@@ -1,5 +1,6 @@
 """From a composed Hydra config to a typed run. No DictConfig is used after `load`."""
 
+import copy
 import hashlib
 import json
 import os
@@ -119,9 +120,14 @@ def complete(cfg: DictConfig) -> DictConfig:
 
 
 @cache
-def schema(method: str, module: str | None) -> DictConfig:
-    """Return the typed schema that a completed config must fit. It is merged into a copy; never change it."""
+def _of_any_method() -> DictConfig:
     typed: DictConfig = OmegaConf.structured(RunConfig)
+    return typed
+
+
+def schema(method: str, module: str | None) -> DictConfig:
+    """Return the typed schema that a completed config must fit."""
+    typed = copy.deepcopy(_of_any_method())
     typed.method = OmegaConf.structured(method_schema(method, module))
     return typed
 
