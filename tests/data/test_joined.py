@@ -164,6 +164,20 @@ def test_a_killed_download_goes_on_with_what_is_missing(
     assert parts_in(tmp_path / "cache") == []
 
 
+def test_processes_that_want_the_same_at_once_download_it_once(tmp_path: Path, index: Index) -> None:
+    """Also where they want other files of the archive."""
+
+    def work(*members: str) -> int:
+        return forked(lambda: get(index.config, tmp_path / "cache", *members))
+
+    first, second = work("m/a", "m/b"), work("m/a", "m/b")
+    assert [os.waitpid(child, 0)[1] for child in (first, second)] == [0, 0]
+    assert sorted(index.asked) == ["kd-part-0", "kd-part-1", "kd-part-2"]
+    both = [work("m/a"), work("m/b")]
+    assert [os.waitpid(child, 0)[1] for child in both] == [0, 0]
+    assert len(list((tmp_path / "cache" / "joined").glob("*/m"))) == 3 and parts_in(tmp_path / "cache") == []
+
+
 def test_parts_that_a_kill_left_behind_are_removed(tmp_path: Path, index: Index) -> None:
     folder = get(index.config, tmp_path / "cache")
     fetch.fetch_wheel(

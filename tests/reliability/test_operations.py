@@ -21,8 +21,11 @@ from kdbench.data.datasets import load_dataset
 from kdbench.data.stored import stored_dataset
 from kdbench.data.teacher_cache import cached_outputs
 from kdbench.data.tokenize import tokenize
+from kdbench.errors import Code, SettingError
 from kdbench.models import students
+from kdbench.schema import Part, RunningText
 from kdbench.sources import fetch
+from kdbench.sources.sources import text_files
 from kdbench.storage.files import StoreError, filling, remove_leftovers, sha256_of
 from tests import test_train
 from tests.data.test_wheels import wheel
@@ -44,10 +47,16 @@ class Piece(NamedTuple):
 def pieces(configure, teacher_folder, tmp_path, monkeypatch) -> dict[str, Piece]:
     config, archive = configure(), wheel(tmp_path / "index", {"a/b.txt": b"B" * 999, "c.txt": b"C"})
     data = load_dataset(config.dataset, tmp_path / "unused")
+    content = archive.read_bytes()  # a zip archive, too
+    halves = [
+        wheel(tmp_path / name, {name: half}) for name, half in (("first", content[:500]), ("second", content[500:]))
+    ]
+    parts = [Part(f"pypi:half-{path.parent.name}==1", sha256_of(path), path.parent.name, 1) for path in halves]
 
     def download(source: Any, folder: Path) -> Path:
         folder.mkdir()
-        return Path(shutil.copy(archive, folder))
+        of = {f"half-{path.parent.name}": path for path in halves}
+        return Path(shutil.copy(of.get(source.name, archive), folder))
 
     monkeypatch.setattr(fetch, "_pip_download", download)
     digest = sha256_of(archive)
@@ -55,6 +64,10 @@ def pieces(configure, teacher_folder, tmp_path, monkeypatch) -> dict[str, Piece]
     def unpacked(root: Path) -> Any:
         folder = fetch.fetch_wheel("pypi:kd-tiny==1.0", digest, ["a/b.txt", "c.txt"], root)
         return [(folder / name).read_bytes() for name in ("a/b.txt", "c.txt")]
+
+    def joined(root: Path) -> Any:
+        text = RunningText("joined:x.zip", digest, parts, 1, {"a/b.txt": "", "c.txt": ""})
+        return [path.read_bytes() for path in text_files(text, root).values()]
 
     def splits(root: Path) -> Any:
         stored = stored_dataset(config.dataset, root)
@@ -87,13 +100,13 @@ def pieces(configure, teacher_folder, tmp_path, monkeypatch) -> dict[str, Piece]
         return {path.name: path.read_bytes() for path in (root / "model").iterdir()}
 
     return {
-        "wheel": Piece(unpacked, 25), "data set": Piece(splits, 30), "tokens": Piece(tokens, 15),
-        "teacher outputs": Piece(outputs, 15), "augmentation": Piece(augmentation, 10), "stage": Piece(stage, 60),
-        "model": Piece(model, 30),
+        "wheel": Piece(unpacked, 25), "joined": Piece(joined, 80), "data set": Piece(splits, 30),
+        "tokens": Piece(tokens, 15), "teacher outputs": Piece(outputs, 15), "augmentation": Piece(augmentation, 10),
+        "stage": Piece(stage, 60), "model": Piece(model, 30),
     }  # fmt: skip
 
 
-NAMES = ("wheel", "data set", "tokens", "teacher outputs", "augmentation", "stage", "model")
+NAMES = ("wheel", "joined", "data set", "tokens", "teacher outputs", "augmentation", "stage", "model")
 
 
 def sample(*fast: str) -> list[Any]:
@@ -104,7 +117,7 @@ def leftovers(root: Path) -> list[Path]:
     return [*root.rglob("*.part"), *root.rglob(".tmp*")]
 
 
-@pytest.mark.parametrize("name", sample("wheel", "tokens", "teacher outputs", "augmentation", "model"))
+@pytest.mark.parametrize("name", sample("wheel", "joined", "tokens", "teacher outputs", "augmentation", "model"))
 def test_a_death_at_each_operation_of(pieces, tmp_path, capsys, name):
     make, least = pieces[name]
     whole = make(tmp_path / "whole")
@@ -132,7 +145,7 @@ def test_a_refusal_at_each_operation_of(pieces, tmp_path, capsys, caplog, name, 
         with failing(Disk(root, refuse_at=k, refusal=getattr(errno, number))) as disk:
             try:
                 assert make(root) == whole
-            except StoreError as error:
+            except (StoreError, SettingError) as error:
                 assert str(root) in str(error) and "repeat the command" in str(error)
                 told += 1
         if disk.count < k:
@@ -172,6 +185,8 @@ def limited(make: Callable[[Path], Any], root: Path, size: int, action: signal.H
             make(root)
         except StoreError as error:
             assert str(root) in str(error) and "File too large" in str(error)
+        except SettingError as error:
+            assert str(root) in str(error) and error.code is Code.DISK_FULL
 
     return os.waitpid(forked(work), 0)[1]
 
