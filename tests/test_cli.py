@@ -471,6 +471,17 @@ def test_a_glob_over_a_folder_is_spelt_out_for_hydra() -> None:
     assert command.words == ["-m", "experiment=blog/logit_kd,blog/theseus,blog/two_stage", "++seed=0"]
 
 
+def test_a_yaml_is_read_once_and_no_composition_changes_it(tmp_path: Path) -> None:
+    (tmp_path / "schedule").mkdir()
+    mine = tmp_path / "schedule" / "mine.yaml"
+    mine.write_text("defaults: [default, _self_]\nlr: 0.125\n")
+    with composing(str(tmp_path)) as configs:
+        assert configs.compose(("schedule=mine", "schedule.lr=1")).cfg.schedule.lr == 1
+        mine.write_text("lr: 0.5\n")
+        assert configs.compose(("schedule=mine",)).cfg.schedule.lr == 0.125
+        assert configs.compose(()).cfg.schedule.lr < 0.125
+
+
 ROOT = Path(__file__).parents[1]
 
 
