@@ -47,7 +47,7 @@ REFUSALS: dict[str, tuple[Code, *tuple[str, ...]]] = {
     "experiment=blog/": (
         Code.UNKNOWN_CHOICE,
         "experiment=blog/",
-        "Choices: blog/logit_kd, blog/theseus, blog/two_stage",
+        "Choices: blog/logit_kd, blog/theseus, blog/theseus_mix, blog/two_stage",
     ),
     "experiment/study=theseus": (Code.UNKNOWN_CHOICE, "experiment/study=theseus", "mean experiment?"),
     "study/theseus": (Code.UNREADABLE_WORD, "study/theseus", "mean experiment=study/theseus?"),
@@ -211,6 +211,13 @@ REFUSALS: dict[str, tuple[Code, *tuple[str, ...]]] = {
         "teacher.sha256=<64 hex",
     ),
     "method=theseus student=distilbert": (Code.UNSUPPORTED_ARCHITECTURE, "student.architecture=distilbert", "bert"),
+    "method=theseus student=bilstm_300": (
+        Code.UNSUPPORTED_ARCHITECTURE,
+        "student.architecture=bilstm",
+        "supported: albert, bert",
+        "reads words",
+        "method=bilstm",
+    ),
     "method=bilstm student=bert_3l": (
         Code.UNSUPPORTED_ARCHITECTURE,
         "student.architecture=bert",
@@ -263,6 +270,7 @@ REFUSALS: dict[str, tuple[Code, *tuple[str, ...]]] = {
         "method.slope",
         "method.full_step",
     ),
+    "method.halved=true": (Code.CONFLICTING_VALUES, "method.halved=true", "method.variant=mix"),
     "experiment=grid/pkd": (Code.NEEDS_MULTIRUN, "experiment=grid/pkd", "-m"),
     "-m experiment=glob(study/theseus*)": (
         Code.UNUSABLE_SWEEP,

@@ -31,9 +31,10 @@ OURS, HALF = 7777, 3888  # no preset has them; the second is what ${half:} makes
 NEUTRAL = {"accumulation", "name", "defaults"}  # 1: no accumulation
 # What has no effect under the preset's other choices.
 UNUSED = {
-    "reference/theseus": {"method.replace_rate", "method.full_at"},
-    "paper/theseus": {"method.replace_rate", "method.full_at"},
-    "blog/theseus": {"method.base_rate", "method.full_at"},
+    "reference/theseus": {"method.replace_rate", "method.full_at", "method.halved"},
+    "paper/theseus": {"method.replace_rate", "method.full_at", "method.halved"},
+    "blog/theseus": {"method.base_rate", "method.full_at", "method.halved"},
+    "blog/theseus_mix": {"method.base_rate", "method.full_at"},
     "reference/distilbert": {"method.temperature", "method.reduction", "method.scale_by_temperature_squared"},
 }
 

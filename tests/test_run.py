@@ -195,7 +195,7 @@ class TestLimits:
         ("variant", "embeddings"),
         [
             pytest.param(variant, embeddings, marks=() if (i - j) % 3 == 0 else pytest.mark.slow)
-            for i, variant in enumerate(["bernoulli", "linear", "mix", "uniform", "annealed"])
+            for i, variant in enumerate(["bernoulli", "linear", "mix", "uniform", "annealed", "ordered"])
             for j, embeddings in enumerate(["frozen", "trained", "replaced"])
         ],
     )

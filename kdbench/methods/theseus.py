@@ -10,8 +10,14 @@ epsilon_i = 1 the block is computed, with 0 the layer, and in between both:
 
     x_{i+1} = epsilon_i * block_i(x_i) + (1 - epsilon_i) * layer_i(x_i)
 
-The posts' ProportionalAdd halves this sum, which rescales every junction in training but not in inference;
-here nothing is divided. Only what epsilon asks for is computed; if each example has its own epsilon, both are.
+The code of a post (ProportionalAdd) halves this sum, which rescales every junction in training but not in inference.
+Here nothing is divided, unless `halved` is set. Only what epsilon asks for is computed; if each example has its own
+epsilon, both are.
+
+`variant=ordered` is the ship that gives the method its name: the successor's modules are put in one after the other,
+the lowest first. M modules divide the steps of `replacing` into M equal parts. In part j, from 1, the lowest j modules
+are the successor's, and the predecessor's blocks follow. So the lowest module is trained in all parts, and the highest
+in the last part, where the hybrid is the successor below the predecessor's head.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +37,7 @@ from kdbench.stage import Batch, ParamGroup, Predict, Schedule, Stage, Terms
 
 if TYPE_CHECKING:
     from kdbench.runs.context import Run
+    from kdbench.schema import RunConfig
 
 
 Share = float | Tensor  # one for the batch, or (B,), one an example
@@ -44,12 +51,13 @@ class Params:
     students: ClassVar[frozenset[str]] = frozenset(ENCODERS)
     tasks: ClassVar[frozenset[str]] = frozenset(TASKS)
 
-    variant: str = option(one_of("bernoulli", "linear", "mix", "uniform", "annealed"))
+    variant: str = option(one_of("bernoulli", "linear", "mix", "uniform", "annealed", "ordered"))
     replace_rate: float = option(between(0, 1))  # p of bernoulli; the successor's share in mix
     base_rate: float = option(between(0, 1))  # linear: p at the first step
     slope: float | None = option(or_none(above(0)))  # linear: growth of p a step; null: from full_step or full_at
     full_step: int | None = option(or_none(at_least(1)))  # linear: the step at which p is 1; null: from full_at
     full_at: float = option(between(0, 1))  # linear: share of the stage after which p is 1
+    halved: bool = MISSING  # mix: whether each junction's sum is divided by two
     draw: str = option(one_of("batch", "example"))  # what one draw of the modules is for
     embeddings: str = option(one_of("frozen", "trained", "replaced"))
     frozen_dropout: bool = MISSING  # whether what stands still in `replacing` has dropout too
@@ -59,6 +67,11 @@ class Params:
     def __post_init__(self) -> None:
         if self.slope is not None and self.full_step is not None:
             raise ValueError("method.slope and method.full_step both say how fast the rate grows: leave one null")
+
+    def conflicts(self, config: "RunConfig") -> Iterator[tuple[str, str]]:
+        """Yield (key, problem) if the sum is to be halved where modules are chosen and not added."""
+        if self.halved and self.variant != "mix":
+            yield "method.halved", "must be false, or set method.variant=mix: only the posts' mix was halved"
 
 
 def stages(run: "Run", p: Params) -> Iterator[Stage]:
@@ -114,13 +127,13 @@ def replacing(run: "Run", p: Params, predecessor: Any, successor: Any, schedule:
     def objective(batch: Batch, step: int) -> Terms:
         shares = epsilon(batch, step)
         predecessor.train(p.frozen_dropout)
-        z = hybrid_logits(predecessor, successor, batch, shares, p.embeddings)
+        z = hybrid_logits(predecessor, successor, batch, shares, p.embeddings, p.halved)
         predecessor.eval()  # in training mode in this pass only: what scores it finds it as it came
         replaced = {f"replaced_{i}": 1 - float(torch.as_tensor(share).mean()) for i, share in enumerate(shares)}
         return Terms(hard_terms(run.task, z, batch), replaced)
 
     def hybrid(batch: Batch, step: int) -> Tensor:
-        return hybrid_logits(predecessor, successor, batch, epsilon(batch, step), p.embeddings)
+        return hybrid_logits(predecessor, successor, batch, epsilon(batch, step), p.embeddings, p.halved)
 
     params = [parts.stacked, *(parts.inputs if p.embeddings != "frozen" else [])]
     predict = {"successor": lambda batch, step: logits(successor, batch), "hybrid": hybrid}
@@ -160,8 +173,15 @@ def grafted(predecessor: Any, successor: Any) -> Predict:
     return predict
 
 
-def mix(epsilon: Share, predecessor: Callable[[], Tensor], successor: Callable[[], Tensor]) -> Tensor:
-    """epsilon * predecessor + (1 - epsilon) * successor, computing only what counts; states (B, T, H)."""
+def mix(
+    epsilon: Share, predecessor: Callable[[], Tensor], successor: Callable[[], Tensor], halved: bool = False
+) -> Tensor:
+    """Return epsilon * predecessor + (1 - epsilon) * successor, computing only what counts; states (B, T, H).
+
+    If `halved`, the sum is divided by two, whatever epsilon is.
+    """
+    if halved:
+        return mix(epsilon, predecessor, successor) / 2
     if isinstance(epsilon, Tensor):
         old, new = predecessor(), successor()
         share = epsilon.to(old)[:, None, None]
@@ -181,25 +201,28 @@ def blocks(predecessor_layers: int, successor_layers: int) -> list[list[int]]:
     return [list(range(i * size, (i + 1) * size)) for i in range(successor_layers)]
 
 
-def hybrid_logits(predecessor: Any, successor: Any, batch: Batch, epsilon: Sequence[Share], embeddings: str) -> Tensor:
-    """Logits (B, C), of words (B, T, C), of the hybrid under the predecessor's head.
+def hybrid_logits(
+    predecessor: Any, successor: Any, batch: Batch, epsilon: Sequence[Share], embeddings: str, halved: bool = False
+) -> Tensor:
+    """Return logits (B, C), of words (B, T, C), of the hybrid under the predecessor's head.
 
     `epsilon` has one value a module, independent of each other. `embeddings`: `frozen` takes the
-    predecessor's, `trained` the successor's, `replaced` mixes both by a further, leading epsilon.
+    predecessor's, `trained` the successor's, `replaced` mixes both by a further, leading epsilon. `halved` divides
+    every sum of two modules by two, that of the embeddings included.
     """
     rest = list(epsilon)
     old, new = view(predecessor), view(successor)
     first: Share = rest.pop(0) if embeddings == "replaced" else {"frozen": 1.0, "trained": 0.0}[embeddings]
-    x = mix(first, lambda: old.embed(batch), lambda: new.embed(batch))
+    x = mix(first, lambda: old.embed(batch), lambda: new.embed(batch), halved and embeddings == "replaced")
     mask = batch["attention_mask"]
     layers, modules = old.passes(x, mask), new.passes(x, mask)
     for share, block, module in zip(rest, blocks(len(layers), len(modules)), modules, strict=True):
-        x = junction(x, share, [layers[index] for index in block], module)
+        x = junction(x, share, [layers[index] for index in block], module, halved)
     return old.logits_of(x, mask)
 
 
-def junction(x: Tensor, epsilon: Share, block: list[Pass], module: Pass) -> Tensor:
-    """One step of the hybrid: the block, the module, or their mix."""
+def junction(x: Tensor, epsilon: Share, block: list[Pass], module: Pass, halved: bool = False) -> Tensor:
+    """Return one step of the hybrid: the block, the module, or their mix."""
 
     def predecessor() -> Tensor:
         y = x
@@ -207,21 +230,24 @@ def junction(x: Tensor, epsilon: Share, block: list[Pass], module: Pass) -> Tens
             y = layer(y)
         return y
 
-    return mix(epsilon, predecessor, lambda: module(x))
+    return mix(epsilon, predecessor, lambda: module(x), halved)
 
 
 def draw_epsilon(variant: str, progress: float, rate: float, modules: int, generator: torch.Generator) -> list[float]:
-    """One epsilon a module for this step, each drawn on its own; 1 = predecessor, 0 = successor.
+    """Return one epsilon per module for this step, each drawn on its own; 1 = predecessor, 0 = successor.
 
-    `rate` is the replacement rate p of this step. bernoulli, linear: 0 with probability p, else 1 (Xu et
-    al. 2020, section 3.1). mix: 1 - p, always. uniform: U(0, 1). annealed: from 1 to 0 as `progress` goes
-    from 0 to 1.
+    `rate` is the replacement rate p of this step, `progress` goes from 0 at the first step to 1 at the last. bernoulli,
+    linear: 0 with probability p, else 1 (Xu et al. 2020, section 3.1). mix: 1 - p, always. uniform: U(0, 1). annealed:
+    1 - progress. ordered: 0 for the lowest module in the first of M equal parts, for all M in the last, else 1.
     """
     if variant in ("bernoulli", "linear"):
         drawn = torch.rand(modules, generator=generator) < rate
         return (1.0 - drawn.double()).tolist()
     if variant == "uniform":
         return torch.rand(modules, generator=generator).tolist()
+    if variant == "ordered":
+        replaced = min(modules, 1 + int(progress * modules))
+        return [0.0] * replaced + [1.0] * (modules - replaced)
     share = {"mix": 1 - rate, "annealed": 1 - progress}[variant]
     return [share] * modules
 

@@ -33,6 +33,10 @@ class Traits(Architecture):
     from_config = False
     choice = "bilstm_300"
     keys = frozenset({"embedding", "multichannel", "word_vectors"})
+    lacks: ClassVar[dict[str, str]] = {
+        "same_kind": "a BiLSTM reads words, not the teacher's word pieces, and has no layer that could stand in the "
+        "place of a teacher's; method=bilstm trains it from the teacher's logits"
+    }
     masked_lm = False
     own_words = True
     no_onnx = "is not supported for a BiLSTM: torch.onnx cannot trace packed sequences"

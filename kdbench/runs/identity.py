@@ -25,6 +25,7 @@ _LATER = {
     "compile": False,
     "draw": "batch",
     "replacing_share": None,
+    "halved": False,
     "intermediate": True,
     "module": None,
     "delimiter": None,

@@ -18,6 +18,8 @@ def kind_faults(config: RunConfig) -> Iterator[Fault]:
         close = next((f"student={choice}" for choice in choices), "")
         legal = ", ".join(sorted(method.students))
         problem = f"is not supported by method={method.name} (supported: {legal})"
+        lacks = architecture_traits(student.architecture).lacks
+        problem += "".join(f": {lacks[need]}" for need in sorted(lacks.keys() & method.needs))
         yield Fault(Code.UNSUPPORTED_ARCHITECTURE, "student.architecture", student.architecture, problem, close)
         return
     if unfit := list(pair_faults(config)):

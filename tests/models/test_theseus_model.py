@@ -1,5 +1,6 @@
 """Oracle O8: replacement rates, the mix at a junction, independence of the draws, and the hybrid's limits."""
 
+from collections import Counter
 from itertools import pairwise
 from typing import Any
 
@@ -25,10 +26,10 @@ class Times(nn.Module):
         return self.factor * x
 
 
-def toy(epsilons: list[float]) -> float:
+def toy(epsilons: list[float], halved: bool = False) -> float:
     x = torch.ones((), dtype=torch.float64)
     for epsilon in epsilons:
-        x = junction(x, epsilon, [Times(2)], Times(3))
+        x = junction(x, epsilon, [Times(2)], Times(3), halved)
     return x.item()
 
 
@@ -61,6 +62,34 @@ def test_junctions(oracles):
     assert toy([0.25] * 3) == expected["toy_mix_eps_025"]
 
 
+def test_halved_junctions(oracles):
+    expected = oracles["O8_theseus"]
+    assert toy([0.5] * 3, halved=True) == expected["toy_mix_eps05_buggy_halved"]
+    assert toy([0.25] * 3, halved=True) == expected["toy_mix_eps_025"] / 8
+    # A share of all or nothing is halved too, as the posts' layer does.
+    assert toy([1, 1, 1], halved=True) == expected["toy_pred"] / 8
+    assert toy([0, 0, 0], halved=True) == expected["toy_succ"] / 8
+
+
+@pytest.mark.parametrize("embeddings", ["frozen", "replaced"])
+def test_each_junction_is_halved_once(embeddings):
+    """Beside a walk through transformers' own layers; the embeddings are a junction where they are replaced."""
+    predecessor, successor = models()
+    ids = batch()["input_ids"]
+    replaced = embeddings == "replaced"
+    shares = [0.25, 0.5, 0.75, 0.4][not replaced :]
+    old, new = predecessor.bert, successor.bert
+    x = old.embeddings(input_ids=ids)
+    if replaced:
+        x = (shares[0] * x + (1 - shares[0]) * new.embeddings(input_ids=ids)) / 2
+    for index, share in enumerate(shares[replaced:]):
+        block = old.encoder.layer[2 * index + 1](old.encoder.layer[2 * index](x))
+        x = (share * block + (1 - share) * new.encoder.layer[index](x)) / 2
+    data = batch() | {"attention_mask": torch.ones_like(ids)}
+    found = hybrid_logits(predecessor, successor, data, shares, embeddings, halved=True)
+    torch.testing.assert_close(found, predecessor.classifier(old.pooler(x)))
+
+
 @pytest.mark.parametrize(("variant", "name"), [("bernoulli", "bernoulli05"), ("uniform", "uniform")])
 def test_draws_are_independent_per_module(oracles, variant, name):
     generator = torch.Generator().manual_seed(0)
@@ -83,6 +112,29 @@ def test_annealed_goes_from_one_to_zero():
     shares = [draw_epsilon("annealed", step / 9, 0.5, 2, torch.Generator())[0] for step in range(10)]
     assert shares[0] == 1 and shares[-1] == 0
     assert all(a > b for a, b in pairwise(shares))
+
+
+@pytest.mark.parametrize(
+    ("steps", "modules", "newest"),
+    [
+        (12, 3, [0] * 4 + [1] * 4 + [2] * 4),
+        (7, 3, [0, 0, 1, 1, 2, 2, 2]),  # the last part has what is left over
+        (4, 4, [0, 1, 2, 3]),
+        (5, 1, [0] * 5),
+        (1, 3, [0]),
+    ],
+)
+def test_ordered_puts_in_one_module_after_the_other(steps, modules, newest):
+    for step, last in enumerate(newest):
+        drawn = draw_epsilon("ordered", step / max(1, steps - 1), 0.5, modules, torch.Generator())
+        assert drawn == [0.0 if module <= last else 1.0 for module in range(modules)]
+
+
+@pytest.mark.parametrize("modules", [2, 6, 12, 25])
+def test_ordered_divides_the_stage_into_equal_parts(modules):
+    steps = modules * 341
+    draws = (draw_epsilon("ordered", step / (steps - 1), 0.5, modules, torch.Generator()) for step in range(steps))
+    assert Counter(drawn.count(0.0) for drawn in draws) == dict.fromkeys(range(1, modules + 1), 341)
 
 
 def test_blocks(oracles):
