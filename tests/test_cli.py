@@ -249,6 +249,11 @@ REFUSALS: dict[str, tuple[Code, *tuple[str, ...]]] = {
         "teacher.layers=6",
     ),
     "method=pkd student.layers=1": (Code.CONFLICTING_VALUES, "student.layers=1", "2 or more"),
+    "method=pkd method.last_layer=true method.patient_layers=[2,4]": (
+        Code.CONFLICTING_VALUES,
+        "method.patient_layers=[2,4]",
+        "3 layers",
+    ),
     "method=pkd method.patient_layers=[2]": (Code.CONFLICTING_VALUES, "method.patient_layers=[2]", "2 layers"),
     "method=fastbert student.layers=1": (Code.CONFLICTING_VALUES, "student.layers=1", "2 or more"),
     "method=bilstm student.layers=4": (Code.MISMATCHED_SHAPE, "student.layers=4", "must be 1"),

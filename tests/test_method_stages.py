@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from kdbench.cli.compose import conf_dir
+from kdbench.losses import patience
 from kdbench.methods import minilm, pkd, tinybert
 from kdbench.methods.tinybert import Projection
 from kdbench.models import bert, relu_bert, students
@@ -80,6 +81,66 @@ def test_hidden_states_and_scores_are_transformers_own():
 )  # fmt: skip
 def test_pkd_maps_layers_as_the_paper(choice, teacher, student, expected):
     assert pkd.layer_map(choice, teacher, student) == expected
+
+
+@pytest.mark.parametrize(
+    ("choice", "teacher", "student", "expected"),
+    [
+        ("skip", 12, 6, [2, 4, 6, 8, 10, 12]), ("last", 12, 6, [7, 8, 9, 10, 11, 12]), ("skip", 12, 1, [12]),
+        ("last", 3, 1, [3]), ([1, 5, 6], 12, 3, [1, 5, 6]),
+    ],
+)  # fmt: skip
+def test_pkd_with_the_last_layer_ends_with_the_teachers(choice, teacher, student, expected):
+    assert pkd.layer_map(choice, teacher, student, last_layer=True) == expected
+
+
+def unit(x):
+    return x / sum(value * value for value in x) ** 0.5
+
+
+@pytest.mark.parametrize("chosen", [[2, 4], [2, 4, 6]], ids=["without the last layer", "with it"])
+@pytest.mark.parametrize("tokens", ["cls", "all"])
+def test_pkds_term_beside_one_from_transformers_states(tokens, chosen):
+    """A loop over texts, tokens and layers; the first text has two tokens of padding, which do not count."""
+    student, teacher, inputs = tiny(1), tiny(2, layers=6), batch()
+    given = {key: inputs[key] for key in ("input_ids", "attention_mask")}
+    own, target = (
+        [state.detach().double().numpy() for state in model.bert(**given, output_hidden_states=True).hidden_states]
+        for model in (student, teacher)
+    )
+    count = {"cls": [1, 1, 1], "all": [5, 7, 7]}[tokens]
+    total = sum(
+        ((unit(own[layer][text, token]) - unit(target[theirs][text, token])) ** 2).sum()
+        for text, length in enumerate(count)
+        for token in range(length)
+        for layer, theirs in enumerate(chosen, start=1)
+    )
+    if tokens == "all":
+        found = pkd.all_token_states(view(student), view(teacher), inputs, chosen)
+    else:
+        first = torch.stack([torch.tensor(state[:, 0]) for state in target[1:]], 1)
+        found = pkd.first_token_states(view(student), inputs | {"teacher_cls": first}, chosen)
+    a, b, last = found
+    assert a.shape == b.shape == (sum(count), len(chosen), 8)
+    assert patience(a, b, True, "batchmean").item() == pytest.approx(total / sum(count), rel=1e-5)
+    assert patience(a, b, True, "elementmean").item() == pytest.approx(total / (sum(count) * len(chosen) * 8), rel=1e-5)
+    logits = view(student).logits_of(last, inputs["attention_mask"])
+    torch.testing.assert_close(logits, student(**given).logits)
+
+
+def test_pkd_on_all_tokens_does_not_see_padding():
+    student, teacher, short = view(tiny(1)), view(tiny(2, layers=6)), batch()
+    longer = {key: value if value.ndim == 1 else F.pad(value, (0, 3), value=0) for key, value in short.items()}
+    for ours, theirs in zip(
+        *(pkd.all_token_states(student, teacher, inputs, [2, 4, 6])[:2] for inputs in (short, longer)), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("tokens", ["cls", "all"])
+def test_pkd_with_other_tokens_and_the_last_layer_runs(configure, execute, tokens):
+    result = execute(configure("method=pkd", f"method.patient_tokens={tokens}", "method.last_layer=true"))
+    assert set(result["stages"][0]["epochs"][0]["means"]) == {"soft", "hard", "patience"}
 
 
 def test_tinybert_maps_hidden_states_and_layers_one_apart():

@@ -9,13 +9,15 @@ import pytest
 @pytest.mark.parametrize(
     "words",
     [
-        "method=mlm corpus.schedule",
-        "method=distilbert method.init.weights=random method.stages.pretraining",
-        "method=distilbert method.init.weights=random method.soft_on=all method.stages.pretraining",
-        "method=tinybert method.stages.general",
-        "method=tinybert method.padding=all method.stages.general",
-        "method=mobilebert method.stages.transfer",
-        "method=minilm method.stages.distillation",
+        "method=mlm phase=general corpus.schedule",
+        "method=distilbert phase=general method.init.weights=random method.stages.pretraining",
+        "method=distilbert phase=general method.init.weights=random method.soft_on=all method.stages.pretraining",
+        "method=tinybert phase=general method.stages.general",
+        "method=tinybert phase=general method.padding=all method.stages.general",
+        "method=mobilebert phase=general method.stages.transfer",
+        "method=minilm phase=general method.stages.distillation",
+        "method=pkd method.stages.training",
+        "method=pkd method.patient_tokens=all method.last_layer=true method.stages.training",
     ],
 )
 def test_passes_are_shares_of_the_whole_batch(configure, execute, tmp_path, words):
@@ -24,7 +26,7 @@ def test_passes_are_shares_of_the_whole_batch(configure, execute, tmp_path, word
     for size, passes in ((9, 1), (3, 3), (1, 9)):  # pieces of many lengths, some without a token to predict
         given = [f"++{stage}.batch_size={size}", f"++{stage}.accumulation={passes}", f"++{stage}.steps=1"]
         outputs = f"outputs={tmp_path / str(size)}"
-        result = execute(configure(*overrides, *given, "phase=general", "corpus.schedule.steps=1", outputs))
+        result = execute(configure(*overrides, *given, "corpus.schedule.steps=1", outputs))
         line = (Path(result["folder"]) / result["stages"][0]["folder"] / "metrics.jsonl").read_text().splitlines()[0]
         losses.append(json.loads(line)["losses"])
     for other in losses[1:]:

@@ -26,6 +26,8 @@ _LATER = {
     "draw": "batch",
     "replacing_share": None,
     "halved": False,
+    "patient_tokens": "cls",
+    "last_layer": False,
     "intermediate": True,
     "module": None,
     "delimiter": None,
