@@ -97,6 +97,7 @@ class Architecture:
     probabilities: ClassVar[bool] = True  # else its logits are scores, which no softmax makes probabilities
     early_exit: ClassVar[bool] = False  # its time depends on its answers
     no_onnx: ClassVar[str] = ""  # why it has no such form
+    no_exits_in_onnx: ClassVar[str] = ""  # why no FastBERT on it has
     no_int8: ClassVar[str] = ""
 
     # Its checkpoints

@@ -197,6 +197,7 @@ REFUSED = {  # what is asked -> code, key, what is legal
         "student.encoder",
     ),
     "theseus bert student.architecture=distilbert": (Code.UNSUPPORTED_ARCHITECTURE, "student.architecture", "bert"),
+    "fastbert deberta-v2 export.onnx=true": (Code.UNSUPPORTED_EXPORT, "export.onnx", "branches"),
     "fastbert modernbert student=fastbert student.layers=2 method.init.layers=last": (
         Code.UNUSABLE_START,
         "method.init.layers",

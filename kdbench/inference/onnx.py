@@ -30,8 +30,8 @@ def to_onnx(model: Any, path: Path, pairs: bool) -> float:
     Raises UserError if the architecture has no graph, or if the graph's logits differ by more than TOLERANCE.
     """
     network = view(model)
-    if network.traits.no_onnx:
-        raise UserError(Code.UNSUPPORTED_EXPORT, f"ONNX {network.traits.no_onnx}. Ship the folder of the run")
+    if network.no_onnx:
+        raise UserError(Code.UNSUPPORTED_EXPORT, f"ONNX {network.no_onnx}. Ship the folder of the run")
     if (graph := network.written()) is not None:
         import onnx
 

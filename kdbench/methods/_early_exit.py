@@ -17,13 +17,13 @@ Ints = NDArray[np.int64]
 
 
 def exits(uncertainty: Floats, speed: float) -> Ints:
-    """Return the layer (n,), counted from 1, at which each row exits, from its uncertainty at L layers (L, n).
+    """Return which classifier (n,), from 0, answers each row, from its uncertainty at L classifiers (L, n).
 
-    This is the first layer whose uncertainty is strictly below `speed`, or else the last.
+    This is the first one whose uncertainty is strictly below `speed`, or else the last.
     """
     sure = uncertainty < speed
     sure[-1] = True
-    return sure.argmax(axis=0) + 1
+    return sure.argmax(axis=0)
 
 
 def curve(
@@ -32,13 +32,15 @@ def curve(
     speeds: list[float],
     flops_at: Callable[[int], float],
     flops_full: float,
+    first: int = 1,
 ) -> list[dict[str, Any]]:
-    """Return the results at each speed, from the logits of all layers (L, n, C) and the labels (n,).
+    """Return the results at each speed, from the logits of all L classifiers (L, n, C) and the labels (n,).
 
-    `flops_at(i)` gives the FLOPs of one row that exits at layer i (1..L) and has passed all classifiers up to there.
-    `flops_full` gives those of a row at speed 0, which passes only the last classifier.
+    `first` is the layer of the first classifier; 0 is the embeddings. `flops_at(i)` gives the FLOPs of one row that
+    exits at layer i and has passed all classifiers up to there. `flops_full` gives those of a row at speed 0, which
+    passes only the last classifier.
 
-    In a result, `exit_shares` has the share of rows that exit at each layer, and `mean_flops` the mean FLOPs of a
+    In a result, `exit_shares` has the share of rows that each classifier answers, and `mean_flops` the mean FLOPs of a
     row. `lost` is the share of rows that the last layer answers correctly and their exit layer wrongly; `gained` is
     the reverse. `mean_exit_layer_hard` is over the rows that the last layer answers wrongly (null if there are none).
     """
@@ -49,10 +51,11 @@ def curve(
     correct = logits.argmax(axis=-1) == labels  # (L, n)
     result = []
     for speed in speeds:
-        exit_layer = exits(uncertainty, speed)
-        shares = np.bincount(exit_layer, minlength=layers + 1)[1:] / n
-        costs = [flops_at(i) if speed > 0 else flops_full for i in range(1, layers + 1)]
-        right, last = correct[exit_layer - 1, np.arange(n)], correct[-1]
+        classifier = exits(uncertainty, speed)
+        exit_layer = classifier + first
+        shares = np.bincount(classifier, minlength=layers) / n
+        costs = [flops_at(i) if speed > 0 else flops_full for i in range(first, first + layers)]
+        right, last = correct[classifier, np.arange(n)], correct[-1]
         result.append(
             {
                 "speed": speed,
@@ -69,12 +72,12 @@ def curve(
     return result
 
 
-def break_even_share(flops_at: Callable[[int], float], layers: int, flops_full: float) -> float:
-    """Return the share of rows that must exit at layer 1 for early exit to cost as much as none.
+def break_even_share(flops_at: Callable[[int], float], layers: int, flops_full: float, first: int = 1) -> float:
+    """Return the share of rows that must exit at layer `first` for early exit to cost as much as none.
 
     All other rows exit at the last layer.
     """
-    return (flops_at(layers) - flops_full) / (flops_at(layers) - flops_at(1))
+    return (flops_at(layers) - flops_full) / (flops_at(layers) - flops_at(first))
 
 
 def cascade_curve(

@@ -17,6 +17,7 @@ class Traits(Architecture):
     lacks: ClassVar[dict[str, str]] = {
         "attention": "its attention scores have terms of position besides queries times keys, which others have not"
     }
+    no_exits_in_onnx = "is not supported for a FastBERT on a DeBERTa: torch.export cannot put its layers into branches"
     token_types = False
     prefix = "deberta."
     tables: ClassVar[dict[str, tuple[str, str]]] = {"embeddings.word_embeddings": ("vocab_size", "hidden")}

@@ -33,8 +33,15 @@ class Traits(Architecture):
     encoder = False
     choice = "fastbert"
     wraps = True
+    keys = Architecture.keys | {"embedding_branch"}
     masked_lm = False
     early_exit = True
+
+    @classmethod
+    def conflicts(cls, config: "RunConfig") -> Iterable[tuple[Code, str, str]]:
+        problem = architecture_traits(config.origin.source_architecture).no_exits_in_onnx
+        if config.export.onnx and problem:
+            yield Code.UNSUPPORTED_EXPORT, "export.onnx", problem
 
     @classmethod
     def start_conflicts(cls, config: "RunConfig") -> Iterable[tuple[str, str]]:
@@ -43,6 +50,7 @@ class Traits(Architecture):
 
 WIDTH = 128  # of a branch head
 HEADS = 2  # of its attention
+INSIDE = -1  # in place of the layer that a row left after, while it has not left
 
 
 class Output(NamedTuple):
@@ -93,8 +101,9 @@ class FastBert(nn.Module):
         self.encoder: Any = AutoModel.from_config(own, attn_implementation=config._attn_implementation)
         self.encoder.pooler = None  # of another classifier
         self.config: Any = config
+        self.first = 0 if config.embedding_branch else 1  # layer of the first branch; 0: the embeddings
         self.branches = nn.ModuleList(
-            Branch(own.hidden_size, len(config.id2label)) for _ in range(own.num_hidden_layers)
+            Branch(own.hidden_size, len(config.id2label)) for _ in range(self.first, own.num_hidden_layers + 1)
         )
 
     @property
@@ -113,7 +122,7 @@ class FastBert(nn.Module):
     def early_exit(
         self, input_ids: Tensor, attention_mask: Tensor, speed: float, token_type_ids: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return logits (B, C) and the layer each row left after (B,), 1..L, both in the order of the input.
+        """Return logits (B, C) and the layer each row left after (B,), `first`..L, both in the order of the input.
 
         A row leaves where its uncertainty is below `speed`, strictly, so that at 0 none does: then no head but
         the last is computed (Liu et al. 2020, section 3.3).
@@ -121,9 +130,10 @@ class FastBert(nn.Module):
         x, passes = self.start(input_ids, attention_mask, token_type_ids)
         mask, rows = attention_mask, torch.arange(len(input_ids), device=input_ids.device)  # those still inside
         left: list[tuple[Tensor, Tensor, Tensor]] = []  # rows, their logits, their layer
-        last = len(self.branches)
-        for number, branch in enumerate(self.branches, start=1):
-            x = passes[number - 1](x)
+        last = len(passes)
+        for number, branch in enumerate(self.branches, start=self.first):
+            if number > 0:
+                x = passes[number - 1](x)
             if number < last and speed <= 0:
                 continue
             z = branch(self.parts.finished(x), mask)
@@ -146,15 +156,13 @@ class FastBert(nn.Module):
         Gradients reach the heads only: self-distillation leaves the backbone as it is. Whether its dropout is
         off as well is the caller's business.
         """
-        logits = []
         with torch.no_grad():
             x, passes = self.start(input_ids, attention_mask, token_type_ids)
-        for run, branch in zip(passes, self.branches, strict=True):
-            with torch.no_grad():
-                x = run(x)
-                finished = self.parts.finished(x)
-            logits.append(branch(finished, attention_mask))
-        return torch.stack(logits)
+            states = [x]
+            for run in passes:
+                states.append(run(states[-1]))
+            finished = [self.parts.finished(x) for x in states[self.first :]]
+        return torch.stack([branch(x, attention_mask) for branch, x in zip(self.branches, finished, strict=True)])
 
     @property
     def parts(self) -> Any:
@@ -197,6 +205,10 @@ class Model(Network):
         read: bool = view(self.encoder).token_types
         return read
 
+    @property
+    def no_onnx(self) -> str:
+        return architecture_traits(self.model.config.encoder["model_type"]).no_exits_in_onnx
+
     @classmethod
     def build(
         cls, shape: dict[str, Any], label_names: list[str], attention: str, seed: int, words: bool = False
@@ -207,7 +219,8 @@ class Model(Network):
         """
         around = network(shape["config"]["model_type"])
         own = around.config_of(shape)
-        config = _config_class()(encoder=own, pad_token_id=own.get("pad_token_id"), **labels_of(label_names))
+        branch = {"embedding_branch": shape["embedding_branch"]}
+        config = _config_class()(encoder=own, **branch, pad_token_id=own.get("pad_token_id"), **labels_of(label_names))
         config._attn_implementation = around.attention(attention)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -275,27 +288,34 @@ class _Exits(nn.Module):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, speed: Tensor, token_type_ids: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Logits (B, C) and the layer (B,), 1..L, that each row left after; `speed`: a number, ()."""
+        """Return logits (B, C) and the layer (B,), first..L, that each row left after; `speed`: a number, ()."""
         x, passes = self.model.start(input_ids, attention_mask, token_type_ids)
         logits = x.new_zeros(x.shape[0], len(self.model.config.id2label))  # len(x) would be fixed in the graph
-        exit_layer = input_ids.new_zeros(x.shape[0])
-        for number, run in enumerate(passes, start=1):
+        exit_layer = input_ids.new_full((x.shape[0],), INSIDE)
+        first = self.model.first
+        for number, run in enumerate([*[_same] * (1 - first), *passes], start=first):
             state = (x, logits, exit_layer, attention_mask, speed)
-            x, logits, exit_layer = torch.cond((exit_layer == 0).any(), self._layer(number, run), _unchanged, state)
+            inside = (exit_layer == INSIDE).any()
+            x, logits, exit_layer = torch.cond(inside, self._layer(number, run), _unchanged, state)
         return logits, exit_layer
 
     def _layer(self, number: int, run: Pass) -> Any:
-        branch, parts = self.model.branches[number - 1], self.model.parts
-        last = number == len(self.model.branches)
+        branch, parts = self.model.branches[number - self.model.first], self.model.parts
+        last = number == len(parts.layers)
 
         def go_on(x: Tensor, logits: Tensor, exit_layer: Tensor, mask: Tensor, speed: Tensor) -> Any:
             x = run(x)
             z = branch(parts.finished(x), mask)
             sure = torch.ones_like(exit_layer, dtype=torch.bool) if last else uncertainty(z) < speed
-            leaves = sure & (exit_layer == 0)
+            leaves = sure & (exit_layer == INSIDE)
             return x, torch.where(leaves[:, None], z, logits), torch.where(leaves, number, exit_layer)
 
         return go_on
+
+
+def _same(x: Tensor) -> Tensor:
+    """Return the embeddings as layer 0's output; a branch may not hand back its arguments."""
+    return x.clone()
 
 
 def _unchanged(x: Tensor, logits: Tensor, exit_layer: Tensor, mask: Tensor, speed: Tensor) -> Any:
@@ -312,6 +332,7 @@ def _config_class() -> Any:
         encoder: dict[str, Any] | None = None  # the config.json of its encoder
         pad_token_id: int | None = None
         speed: float = 0.0
+        embedding_branch: bool = False
 
         @property
         def vocab_size(self) -> int:
@@ -330,7 +351,8 @@ def flops(shape: dict[str, Any], length: int, classes: int, exit_layer: int) -> 
     architectures are asked alike), and the figures are not comparable with those of other architectures here,
     which count scores and classifier: `Model.flops` is.
     """
-    return exit_layer * (_layer_flops(shape, length) + _head_flops(shape, length))
+    heads = exit_layer + int(shape["embedding_branch"])
+    return exit_layer * _layer_flops(shape, length) + heads * _head_flops(shape, length)
 
 
 def full_flops(shape: dict[str, Any], length: int) -> int:

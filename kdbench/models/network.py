@@ -55,6 +55,11 @@ class Network:
         """Whether it reads which of two texts a token is of."""
         return self.traits.token_types
 
+    @property
+    def no_onnx(self) -> str:
+        """Why it has no ONNX form; empty where it has."""
+        return self.traits.no_onnx
+
     # One class for all models of the architecture
 
     @classmethod

@@ -18,7 +18,7 @@ from kdbench.models.network import view
 from tests.refusals import refused
 
 SHAPE = {"vocab_size": 30, "hidden": 16, "layers": 4, "heads": 2, "ffn": 32, "max_positions": 20, "pad_token_id": 0}
-SHAPE |= {"config": {"model_type": "bert"}}
+SHAPE |= {"config": {"model_type": "bert"}, "embedding_branch": False}
 LABELS = ["a", "b", "c"]
 BASE = SHAPE | {"vocab_size": 30522, "hidden": 768, "layers": 12, "heads": 12, "ffn": 3072, "max_positions": 512}
 
@@ -333,3 +333,38 @@ def test_a_model_that_is_not_whole_is_refused(tmp_path: Path):
     file.unlink()
     with pytest.raises(OSError):
         fastbert.Model.load(tmp_path, "eager")
+
+
+@pytest.fixture(scope="module")
+def posts() -> Any:
+    """With a classifier on the embeddings, as layer 0."""
+    model = fastbert.Model.build(SHAPE | {"embedding_branch": True}, LABELS, "eager", 3).eval()
+    for branch in model.branches:
+        for name in ("dense", "classifier"):
+            getattr(branch, name).weight.data.mul_(6)
+    return model
+
+
+def test_a_classifier_on_the_embeddings_is_layer_0(posts, tmp_path):
+    everything = posts.all_logits(**batch())
+    ids, mask = batch().values()
+    embedded = posts.encoder.embeddings(input_ids=ids)
+    assert len(everything) == len(posts.branches) == 5
+    torch.testing.assert_close(everything[0], posts.branches[0](embedded, mask))
+    hidden = posts.encoder(**batch(), output_hidden_states=True).hidden_states
+    torch.testing.assert_close(everything[2], posts.branches[2](hidden[2], mask), rtol=1e-4, atol=1e-5)
+    u = fastbert.uncertainty(everything[0]).sort().values
+    rows, hooks = count_rows(posts)
+    logits, exit_layer = posts.early_exit(**batch(), speed=((u[4] + u[5]) / 2).item())
+    assert (exit_layer == 0).sum() == 5 and rows[0] == 7  # who left at the embeddings saw no layer
+    for hook in hooks:
+        hook.remove()
+    for row, layer in enumerate(exit_layer.tolist()):
+        torch.testing.assert_close(logits[row], everything[layer, row], rtol=1e-4, atol=1e-5)
+    assert posts.early_exit(**batch(), speed=0.0)[1].tolist() == [4] * 12
+    view(posts).save(tmp_path)
+    assert torch.equal(fastbert.Model.load(tmp_path, "eager").all_logits(**batch()), everything)
+    shape = SHAPE | {"embedding_branch": True}
+    head = fastbert.flops(SHAPE, 9, 3, 1) - fastbert.flops(SHAPE, 9, 3, 0)
+    assert fastbert.flops(shape, 9, 3, 0) > 0 == fastbert.flops(SHAPE, 9, 3, 0)
+    assert fastbert.flops(shape, 9, 3, 1) == head + fastbert.flops(shape, 9, 3, 0)

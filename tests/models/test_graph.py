@@ -22,7 +22,9 @@ NARROW = {"embedding": 8, "bottleneck": 8, "ffn_blocks": 2}
 
 
 def model(architecture: str, **changes: object) -> Any:
-    shape = SHAPE | {"architecture": architecture, "config": {"model_type": "bert"}} | changes
+    shape = (
+        SHAPE | {"architecture": architecture, "config": {"model_type": "bert"}, "embedding_branch": False} | changes
+    )
     made = students.build(shape, ["a", "b", "c"], "sdpa", 0).eval()
     for table in (module for module in made.modules() if isinstance(module, torch.nn.Embedding)):
         torch.nn.init.normal_(table.weight, generator=torch.Generator().manual_seed(0))
@@ -64,15 +66,17 @@ def test_a_graph_answers_as_its_model_and_so_nearly_does_its_quantised_one(tmp_p
 
 
 @pytest.mark.slow  # tracing every layer's branch takes the exporter half a minute
-def test_a_fastbert_keeps_its_exits(tmp_path):
-    made = model("fastbert", layers=3)
-    for branch in made.branches:
-        branch.classifier.weight.data.mul_(30)
+@pytest.mark.parametrize("embedding_branch", [False, True])
+def test_a_fastbert_keeps_its_exits(tmp_path, embedding_branch):
+    made = model("fastbert", layers=3, embedding_branch=embedding_branch)
+    for branch in made.branches:  # so that rows differ, and leave at each
+        for layer, factor in ((branch.narrow, 3), (branch.dense, 6), (branch.classifier, 10)):
+            layer.weight.data.mul_(factor)
     assert graph.to_onnx(made, tmp_path / "model.onnx", False) <= 1e-4
     session = graph.Graph(tmp_path / "model.onnx").session
     left = set()
-    for speed in (0.0, 0.4, 0.8, 1.0):
-        given = batch(20, 9)
+    for speed in (0.0, 0.05, 0.1, 0.2, 0.4, 1.0):
+        given = batch(40, 9)
         arrays = {name: value.numpy() for name, value in given.items()} | {"speed": torch.tensor(speed).numpy()}
         logits, exit_layer = session.run(["logits", "exit_layer"], arrays)
         with torch.inference_mode():
@@ -80,7 +84,7 @@ def test_a_fastbert_keeps_its_exits(tmp_path):
         torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=1e-5, atol=1e-4)
         assert exit_layer.tolist() == layers.tolist()
         left |= set(layers.tolist())
-    assert left == {1, 2, 3}
+    assert left == {*range(1 - embedding_branch, 4)}
     graph.to_int8(tmp_path / "model.onnx", tmp_path / "int8.onnx")
     found = onnx.load(tmp_path / "int8.onnx").graph
     inside = [part for part in graph._graphs(found) if part is not found]
@@ -110,7 +114,7 @@ def test_a_tokenizer_gives_what_its_model_takes(tmp_path, kind, pairs, graphs):
     config = read_json(teacher / "config.json")
     shape = shape_of(teacher) | (NARROW if kind in ("mobilebert", "ib_bert") else {}) | {"layers": 2, "pairs": pairs}
     shape |= {"config": config, "chosen_layers": [0, 1], "pad_token_id": config["pad_token_id"]}
-    shape |= {} if kind in KINDS else {"architecture": kind}
+    shape |= {} if kind in KINDS else {"architecture": kind, "embedding_branch": False}
     made = students.build(shape, ["a", "b", "c"], "sdpa", 0).eval()
     students.save(made, tmp_path, teacher, pairs)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
