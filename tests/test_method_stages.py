@@ -130,7 +130,7 @@ def test_pkds_term_beside_one_from_transformers_states(tokens, chosen):
 
 def test_pkd_on_all_tokens_does_not_see_padding():
     student, teacher, short = view(tiny(1)), view(tiny(2, layers=6)), batch()
-    longer = {key: value if value.ndim == 1 else F.pad(value, (0, 3), value=0) for key, value in short.items()}
+    longer: Any = {key: value if value.ndim == 1 else F.pad(value, (0, 3), value=0) for key, value in short.items()}
     for ours, theirs in zip(
         *(pkd.all_token_states(student, teacher, inputs, [2, 4, 6])[:2] for inputs in (short, longer)), strict=True
     ):
