@@ -242,6 +242,13 @@ REFUSALS: dict[str, tuple[Code, *tuple[str, ...]]] = {
         "teacher.hidden=384",
     ),
     "method=minilm method.assistants=[6,192]": (Code.OUT_OF_RANGE, "method.assistants=[6,192]", "[layers, hidden]"),
+    "method=minilm method.relations=[qq]": (
+        Code.CONFLICTING_VALUES,
+        "method.relations=[qq]",
+        "attention, value",
+        "method.version=v1",
+    ),
+    "method=minilm method.relations=[]": (Code.OUT_OF_RANGE, "method.relations=[]", "a list of terms"),
     "method=pkd student.layers=4": (
         Code.CONFLICTING_VALUES,
         "method.patient_layers=skip",

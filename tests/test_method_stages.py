@@ -187,13 +187,80 @@ def test_a_term_that_is_left_out_is_not_there():
     assert set(terms(batch(), 0).losses) == {"embedding", "hidden"}
 
 
+def minilm_params(version, relations=None):
+    heads = 4 if version == "v2" else None
+    return minilm.Params(version=version, relations=relations, teacher_layer=None, relation_heads=heads, assistants=[])
+
+
+def uneven(seed):
+    """A model whose attention is not nearly uniform, so that rounding is small beside the divergences."""
+    model, generator = tiny(seed), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.3)
+    return model
+
+
+def divergence(mask, teacher, student):
+    """Mean of KL(teacher || student) over heads and real queries of each text, then over texts; (B, A, T, T) each."""
+    means = []
+    for text, length in enumerate(mask.sum(1).tolist()):
+        p, q = (x[text, :, :length, :length].detach().double() for x in (teacher, student))
+        means.append((p * (p / q).log()).sum(-1).mean())
+    return torch.stack(means).mean().item()
+
+
+def value_relation(model, inputs, projection, heads):
+    """Softmax of V V' / sqrt(d) (or of K K') of the last layer, from transformers' hidden states and weights."""
+    given = {key: inputs[key] for key in ("input_ids", "attention_mask")}
+    below = model.bert(**given, output_hidden_states=True).hidden_states[-2]
+    x = getattr(model.bert.encoder.layer[-1].attention.self, projection)(below)
+    x = x.view(*x.shape[:2], heads, -1).transpose(1, 2)
+    scores = x @ x.transpose(-1, -2) / x.shape[-1] ** 0.5
+    return scores.masked_fill(inputs["attention_mask"][:, None, None] == 0, -torch.inf).softmax(-1)
+
+
+def test_minilm_v1_without_value_relations_is_the_attention_alone():
+    student, teacher, inputs = uneven(1), uneven(2), batch()
+    p = minilm_params("v1", ["attention"])
+    found = minilm.relation_terms(student.bert, teacher.bert, p, None)(inputs, 0).losses
+    given = {key: inputs[key] for key in ("input_ids", "attention_mask")}
+    own, target = (model.bert(**given, output_attentions=True).attentions[-1] for model in (student, teacher))
+    expected = divergence(inputs["attention_mask"], target, own)
+    assert {name: loss.item() for name, loss in found.items()} == {"attention": pytest.approx(expected, rel=1e-4)}
+    everything = minilm.relation_terms(student.bert, teacher.bert, minilm_params("v1"), None)(inputs, 0).losses
+    assert set(everything) == {"attention", "value"}
+
+
+@pytest.mark.parametrize(("names", "projections"), [(["vv"], ["value"]), (["kk", "qq"], ["key", "query"])])
+def test_minilm_v2_has_the_relations_that_are_named(names, projections):
+    student, teacher, inputs = uneven(1), uneven(2), batch()
+    found = minilm.relation_terms(student.bert, teacher.bert, minilm_params("v2", names), None)(inputs, 0).losses
+    expected = {
+        name: divergence(
+            inputs["attention_mask"], *(value_relation(model, inputs, projection, 4) for model in (teacher, student))
+        )
+        for name, projection in zip(names, projections, strict=True)
+    }
+    assert {name: loss.item() for name, loss in found.items()} == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_general_run_knows_its_relations(configure):
+    from kdbench.runs.related import general_run
+
+    given = ["", "method.relations=null", "method.relations=[attention]", "method.relations=[value]"]
+    configs = [general_run(configure("method=minilm", *filter(None, [one]))) for one in given]
+    ids = [run_id(config, settle(config.hardware)) for config in configs]
+    assert ids[0] == ids[1] and len(set(ids)) == 3
+
+
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_minilm_trains_up_to_the_last_layers_projections_and_nothing_after(version):
     student, teacher = tiny(1).bert, tiny(0).bert.requires_grad_(False)
-    p = minilm.Params(version=version, teacher_layer=None, relation_heads=4 if version == "v2" else None, assistants=[])
-    same = minilm.relations(teacher, teacher, p, None)(batch(), 0)
+    p = minilm_params(version)
+    same = minilm.relation_terms(teacher, teacher, p, None)(batch(), 0)
     assert sum(value.item() for value in same.losses.values()) == pytest.approx(0, abs=1e-6)
-    loss = minilm.relations(student, teacher, p, None)(batch(), 0)
+    loss = minilm.relation_terms(student, teacher, p, None)(batch(), 0)
     sum(loss.losses.values()).backward()
     trained = {name for name, parameter in student.named_parameters() if parameter.grad is not None}
     last = {name for name in trained if name.startswith("encoder.layer.2")}

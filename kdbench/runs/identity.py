@@ -26,6 +26,7 @@ _LATER = {
     "draw": "batch",
     "replacing_share": None,
     "halved": False,
+    "relations": None,
     "patient_tokens": "cls",
     "last_layer": False,
     "intermediate": True,

@@ -107,8 +107,8 @@ def test_scores_give_transformers_attention(folders, kind):
 def test_minilm_compares_transformers_attention(folders, kind):
     student, teacher = (loud(classifier(folders[kind], layers, "eager")).base_model for layers in ([0], [0, 1]))
     inputs = of(student)
-    p = minilm.Params(version="v1", teacher_layer=None, relation_heads=None, assistants=[])
-    found = minilm.relations(student, teacher, p, None)(inputs, 0).losses["attention"]
+    p = minilm.Params(version="v1", relations=None, teacher_layer=None, relation_heads=None, assistants=[])
+    found = minilm.relation_terms(student, teacher, p, None)(inputs, 0).losses["attention"]
     given = {name: inputs[name] for name in ("input_ids", "attention_mask")}
     own, target = (model(**given, output_attentions=True).attentions[-1] for model in (student, teacher))
     kl = (torch.special.xlogy(target, target) - torch.special.xlogy(target, own)).sum(-1).mean(1)  # (B, T)
