@@ -425,6 +425,7 @@ class TestJudgement:
             "method=finetune method.init.weights=random student.hidden=64 student.heads=4 student.ffn=128",
             'dataset.source="hub:some/data@v1" dataset.subset=null',
             "schedule.lr=${teacher.schedule.lr}",
+            "experiment=question/pkd_large dataset=sst2 dry_run=true",
             "-m method=glob(*) seed=range(0,2)",
             "-m experiment=glob(blog/*) seed=0,1",
             "-m experiment=study/direct,study/theseus seed=0 student.layers=3",

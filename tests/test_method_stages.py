@@ -1,6 +1,7 @@
 """What each method trains, what it leaves alone, and what its parts share, on tiny models."""
 
 import json
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -135,6 +136,26 @@ def test_pkd_on_all_tokens_does_not_see_padding():
         *(pkd.all_token_states(student, teacher, inputs, [2, 4, 6])[:2] for inputs in (short, longer)), strict=True
     ):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_a_large_teachers_first_layers_are_pkds_student(configure, execute, teacher_folder, tmp_path):
+    """BERT-large's 24 layers, narrow: the student starts from the first 6, and Skip compares every fourth."""
+    from transformers import BertConfig, BertModel
+
+    shutil.copytree(teacher_folder, large := tmp_path / "large")
+    config = BertConfig.from_pretrained(teacher_folder, num_hidden_layers=24)
+    torch.manual_seed(3)
+    model = BertModel(config)
+    model.save_pretrained(large)
+    given = [f"teacher.source={large}", "student.layers=6", "schedule.lr=1e-12", "schedule.steps=1"]
+    run = configure("experiment=question/pkd_large", *given)
+    assert (run.method.name, run.teacher.layers, run.student.hidden) == ("pkd", 24, run.teacher.hidden)
+    assert pkd.layer_map(run.method.patient_layers, 24, run.student.layers) == [4, 8, 12, 16, 20]
+    student, teacher = weights(execute(run)), model.state_dict()
+    for layer in range(6):
+        name = f"encoder.layer.{layer}.output.dense.weight"
+        torch.testing.assert_close(student[f"bert.{name}"], teacher[name], rtol=0, atol=1e-9)
+    assert not any(".layer.6." in name for name in student)
 
 
 @pytest.mark.parametrize("tokens", ["cls", "all"])
