@@ -118,6 +118,9 @@ class StudentConfig:
     bottleneck: int | None = option(or_none(at_least(1)), default=None)  # mobilebert, ib_bert: width inside a block
     ffn_blocks: int | None = option(or_none(at_least(1)), default=None)  # mobilebert: feed-forward networks in a block
     embedding_branch: bool | None = None  # fastbert: a classifier on the embeddings too, as layer 0
+    # mobilebert: null as no_norm and relu
+    normalization: str | None = option(or_none(one_of("no_norm", "layer_norm")), default=None)
+    activation: str | None = option(or_none(one_of("relu", "gelu")), default=None)
     encoder: TeacherConfig | None = None  # what it starts from, with its tokenizer; null: the teacher's
     multichannel: bool | None = None  # bilstm: a second, unchanging copy of the word vectors beside the first
     word_vectors: str | None = option(or_none(one_of("random", "teacher")), default=None)  # bilstm

@@ -224,6 +224,13 @@ REFUSALS: dict[str, tuple[Code, *tuple[str, ...]]] = {
         "mean student=bilstm_300?",
     ),
     "method=finetune student=mobilebert_6l": (Code.UNUSABLE_START, "method.init.weights=pretrained", "random"),
+    "student.normalization=layer_norm": (
+        Code.INAPPLICABLE_KEY,
+        "student.normalization=layer_norm",
+        "must be null",
+        "mobilebert",
+    ),
+    "method=mobilebert student.activation=silu": (Code.OUT_OF_RANGE, "student.activation=silu", "relu, gelu"),
     "method=tinybert student.heads=6": (
         Code.CONFLICTING_VALUES,
         "student.heads=6",

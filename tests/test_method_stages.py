@@ -349,6 +349,19 @@ def test_progressive_transfer_moves_one_block_after_another(configure, execute, 
     assert any("embeddings" in name for name in second)
 
 
+def test_a_mobilebert_with_layer_norm_and_gelu_learns_from_the_same_ib_bert(configure, execute, tmp_path):
+    other = ["student.normalization=layer_norm", "student.activation=gelu"]
+    first, second = (execute(configure("method=mobilebert", *more)) for more in ([], other))
+    assert first["id"] != second["id"] and changed(weights(first), weights(second))
+    config = json.loads((Path(second["folder"]) / "model/config.json").read_text())
+    assert (config["normalization_type"], config["hidden_act"]) == ("layer_norm", "gelu")
+    ib = {path.parent.name for path in (tmp_path / "outputs").rglob("ib_bert_*/seed0") if path.is_dir()}
+    assert len(ib) == 1
+    named = configure("method=mobilebert", "student.normalization=no_norm", "student.activation=relu")
+    null = configure("method=mobilebert", "student.normalization=null", "student.activation=null")
+    assert {run_id(config, settle(config.hardware)) for config in (named, null)} == {first["id"]}
+
+
 @pytest.mark.parametrize("strategy", ["akt", "jkt"])
 def test_the_other_strategies(configure, execute, strategy):
     result = execute(configure("method=mobilebert", f"method.strategy={strategy}", "phase=general"))

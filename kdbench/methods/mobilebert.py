@@ -71,7 +71,10 @@ class Params:
 
 
 def ib_bert(student: "StudentConfig", p: Params) -> "StudentConfig":
-    """Return the shape of the inverted-bottleneck teacher: as deep and as wide between blocks as the student."""
+    """Return the shape of the inverted-bottleneck teacher: as deep and as wide between blocks as the student.
+
+    It has LayerNorm and GELU whatever the student has, so that all students share it.
+    """
     return replace(
         student,
         name=f"ib_bert_{student.layers}l",
@@ -79,6 +82,8 @@ def ib_bert(student: "StudentConfig", p: Params) -> "StudentConfig":
         bottleneck=p.ib_bottleneck,
         ffn=p.ib_ffn,
         ffn_blocks=1,
+        normalization=None,
+        activation=None,
     )
 
 

@@ -1,7 +1,7 @@
 """IB-BERT, MobileBERT's teacher (Sun et al. 2020, section 3.2 and table 1): blocks that are wider inside."""
 
 from functools import cache
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import nn
 
@@ -20,11 +20,10 @@ class Model(mobilebert.Model):
     """GELU and LayerNorm; Q, K and V read the block's input. The trigram embedding is MobileBERT's."""
 
     model_type = Traits.model_type
-    block: ClassVar[dict[str, Any]] = {
-        "hidden_act": "gelu",
-        "normalization_type": "layer_norm",
-        "key_query_shared_bottleneck": False,
-    }
+
+    @classmethod
+    def block(cls, shape: dict[str, Any]) -> dict[str, Any]:
+        return {"hidden_act": "gelu", "normalization_type": "layer_norm", "key_query_shared_bottleneck": False}
 
     @classmethod
     def model_class(cls, words: bool) -> Any:

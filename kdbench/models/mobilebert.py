@@ -3,7 +3,7 @@
 IB-BERT, its teacher (ib_bert.py), passes states of the same width on, so that blocks are compared without projections.
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,23 +20,28 @@ class Traits(Architecture):
     from_config = False
     choice = "mobilebert_6l"
     keys = frozenset({"heads", "embedding", "bottleneck", "ffn_blocks"})
+    optional = frozenset({"normalization", "activation"})
 
 
 class Model(Encoder):
     projections = ("attention.self.query", "attention.self.key", "attention.self.value")
     model_type = Traits.model_type
-    block: ClassVar[dict[str, Any]] = {  # NoNorm, ReLU, Q and K from a shared bottleneck (section 3.1)
-        "hidden_act": "relu",
-        "normalization_type": "no_norm",
-        "key_query_shared_bottleneck": True,
-    }
+
+    @classmethod
+    def block(cls, shape: dict[str, Any]) -> dict[str, Any]:
+        """Return what config.json says of a block: NoNorm and ReLU (section 3.3), unless the shape has others."""
+        return {
+            "hidden_act": shape["activation"] or "relu",
+            "normalization_type": shape["normalization"] or "no_norm",
+            "key_query_shared_bottleneck": True,  # section 3.1
+        }
 
     @classmethod
     def config_of(cls, shape: dict[str, Any]) -> dict[str, Any]:
         """`shape`: hidden is the width between blocks, bottleneck that inside, embedding that of a word before the
         trigram; ffn_blocks counts the feed-forward networks of a block.
         """
-        return cls.block | {
+        return cls.block(shape) | {
             "model_type": cls.model_type,
             "vocab_size": shape["vocab_size"],
             "max_position_embeddings": shape["max_positions"],

@@ -29,6 +29,8 @@ _LATER = {
     "relations": None,
     "patient_tokens": "cls",
     "last_layer": False,
+    "normalization": "no_norm",
+    "activation": "relu",
     "intermediate": True,
     "module": None,
     "delimiter": None,
@@ -98,7 +100,7 @@ def identity(config: RunConfig, hardware: Hardware) -> dict[str, Any]:
         return what
     student = {
         key: value
-        for key, value in asdict(config.student).items()
+        for key, value in _without_later(asdict(config.student)).items()
         if value is not None and key not in ("name", "encoder")
     }
     what |= {

@@ -8,6 +8,7 @@ from kdbench.errors import Code, Fault, shown
 from kdbench.schema import ENCODERS, RunConfig, starts_from
 
 OWN_KEYS = sorted({name for one in architectures().values() for name in one.keys})  # some students have them
+OPTIONAL = sorted({name for one in architectures().values() for name in one.optional})  # some students may have them
 
 
 def kind_faults(config: RunConfig) -> Iterator[Fault]:
@@ -34,6 +35,11 @@ def kind_faults(config: RunConfig) -> Iterator[Fault]:
                 "null",
                 f"must be set (student.architecture={student.architecture})",
             )
+    for name in OPTIONAL:
+        if name not in own.optional and getattr(student, name) is not None:
+            able = " and ".join(kind for kind, one in architectures().items() if name in one.optional)
+            problem = f"must be null: it is a choice of {able}, not of student.architecture={student.architecture}"
+            yield Fault(Code.INAPPLICABLE_KEY, f"student.{name}", _value(config, f"student.{name}"), problem)
     for code, name, problem in own.conflicts(config):
         yield Fault(code, name, _value(config, name), problem)
     reasons = [kind.no_pairs for kind in (own, architecture_traits(config.teacher.architecture)) if kind.no_pairs]

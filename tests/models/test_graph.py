@@ -18,7 +18,8 @@ from tests.encoders import KINDS, write_encoder
 from tests.refusals import refused
 
 SHAPE = {"vocab_size": 40, "max_positions": 64, "pad_token_id": 0, "layers": 2, "hidden": 16, "heads": 2, "ffn": 24}
-NARROW = {"embedding": 8, "bottleneck": 8, "ffn_blocks": 2}
+NARROW = {"embedding": 8, "bottleneck": 8, "ffn_blocks": 2, "normalization": None, "activation": None}
+AS_IB_BERT = {"normalization": "layer_norm", "activation": "gelu"}
 
 
 def model(architecture: str, **changes: object) -> Any:
@@ -45,6 +46,7 @@ def batch(size: int, length: int, pairs: bool = False) -> Any:
         ("bert", {}, True),
         ("distilbert", {}, False),
         pytest.param("mobilebert", NARROW, False, marks=pytest.mark.slow),
+        pytest.param("mobilebert", NARROW | AS_IB_BERT, False, marks=pytest.mark.slow),
         pytest.param("ib_bert", NARROW, False, marks=pytest.mark.slow),
     ],
 )

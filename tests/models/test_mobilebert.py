@@ -8,20 +8,21 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import AutoModelForSequenceClassification
 
 from kdbench.errors import Code, UserError
 from kdbench.models import ib_bert, mobilebert, students
 from kdbench.models.network import view
 from tests.refusals import refused
 
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "vocab_size": 30, "max_positions": 20, "pad_token_id": 0, "layers": 3, "hidden": 12, "heads": 2, "ffn": 10,
-    "bottleneck": 8, "embedding": 6, "ffn_blocks": 4,
+    "bottleneck": 8, "embedding": 6, "ffn_blocks": 4, "normalization": None, "activation": None,
 }  # fmt: skip
 IB_SHAPE = SHAPE | {"bottleneck": 24, "ffn": 32, "ffn_blocks": 1}
 PAPER = {
     "vocab_size": 30522, "max_positions": 512, "pad_token_id": 0, "layers": 24, "hidden": 512, "heads": 4, "ffn": 512,
-    "bottleneck": 128, "embedding": 128, "ffn_blocks": 4,
+    "bottleneck": 128, "embedding": 128, "ffn_blocks": 4, "normalization": None, "activation": None,
 }  # fmt: skip
 IB_PAPER = PAPER | {"bottleneck": 1024, "ffn": 4096, "ffn_blocks": 1}
 LABELS = ["a", "b", "c"]
@@ -29,7 +30,7 @@ LABELS = ["a", "b", "c"]
 both = pytest.mark.parametrize("module", [mobilebert, ib_bert])
 
 
-def shape_of(module: Any) -> dict[str, int]:
+def shape_of(module: Any) -> dict[str, Any]:
     return SHAPE if module is mobilebert else IB_SHAPE
 
 
@@ -104,6 +105,52 @@ def test_only_the_students_norms_are_affine():
     for module, affine in ((mobilebert, True), (ib_bert, False)):
         norm = perturbed(module).mobilebert.embeddings.LayerNorm
         assert torch.allclose(norm(a + b) + norm(zero), norm(a) + norm(b), atol=1e-5) is affine
+
+
+@pytest.mark.parametrize("normalization", [None, "no_norm", "layer_norm"])
+@pytest.mark.parametrize("activation", [None, "relu", "gelu"])
+def test_the_norms_and_the_activation_are_those_of_the_shape(normalization, activation, tmp_path):
+    """A layer beside its own matrices, with the formulas of LayerNorm and GELU; and after saving and loading."""
+    shape = SHAPE | {"normalization": normalization, "activation": activation}
+    model = mobilebert.Model.build(shape, LABELS, "eager", 1).eval()
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.3)
+    block = model.mobilebert.encoder.layer[0].ffn[0]
+    x = torch.randn(2, 5, SHAPE["bottleneck"], generator=generator)
+    inner = x @ block.intermediate.dense.weight.T + block.intermediate.dense.bias
+    inner = inner * (1 + torch.erf(inner / 2**0.5)) / 2 if activation == "gelu" else inner.clamp(min=0)
+    y = x + inner @ block.output.dense.weight.T + block.output.dense.bias
+    if normalization == "layer_norm":
+        y = (y - y.mean(-1, keepdim=True)) / y.var(-1, keepdim=True, correction=0).add(1e-12).sqrt()
+    expected = y * block.output.LayerNorm.weight + block.output.LayerNorm.bias
+    torch.testing.assert_close(block(x), expected, rtol=1e-4, atol=1e-5)
+    view(model).save(tmp_path)
+    for load in (students.load, AutoModelForSequenceClassification.from_pretrained):
+        loaded: Any = load(tmp_path).eval()
+        torch.testing.assert_close(loaded(**batch()).logits, model(**batch()).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_ib_bert_has_layer_norm_and_gelu_whatever_its_student_has():
+    from kdbench.methods.mobilebert import Params, ib_bert
+    from kdbench.schema import StudentConfig
+
+    sizes: dict[str, Any] = {
+        "layers": 3,
+        "hidden": 12,
+        "heads": 2,
+        "ffn": 10,
+        "embedding": 6,
+        "bottleneck": 8,
+        "ffn_blocks": 4,
+    }
+    p = Params("pkt", "soft", "raw", 1.0, 1.0, 0.5, 24, 32)
+    plain, other = (
+        StudentConfig(name="m", architecture="mobilebert", normalization=norm, activation=act, **sizes)
+        for norm, act in ((None, None), ("no_norm", "gelu"))
+    )
+    assert ib_bert(plain, p) == ib_bert(other, p)
 
 
 @both
