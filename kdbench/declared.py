@@ -20,6 +20,7 @@ from kdbench.errors import Code
 LIGHT = ("kdbench.declared", "kdbench.errors", "kdbench.options", "kdbench.schema", "kdbench.tasks")
 
 OWN = "kdbench_"  # before the name of an architecture that transformers does not have, in config.json
+PRUNED = "pruned_"  # before the name of the architecture that method=prune removes heads and units from
 Size = tuple[str, str]  # rows and columns of a matrix, by their keys in a shape
 
 

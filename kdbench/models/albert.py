@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 class Traits(Architecture):
     model_type = "albert"
     lacks: ClassVar[dict[str, str]] = {
-        "distinct_layers": "its layers are one set of weights, so none of them can be replaced"
+        "distinct_layers": "its layers are one set of weights, so none of them can be replaced",
+        "heads": "its layers are one set of weights, so none of them can lose heads or units of its own",
     }
     prefix = "albert."
     layer = "encoder.albert_layer_groups."

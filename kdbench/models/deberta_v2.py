@@ -15,7 +15,8 @@ from kdbench.stage import Batch
 class Traits(Architecture):
     model_type = "deberta-v2"
     lacks: ClassVar[dict[str, str]] = {
-        "attention": "its attention scores have terms of position besides queries times keys, which others have not"
+        "attention": "its attention scores have terms of position besides queries times keys, which others have not",
+        "heads": "its attention reads positions by further matrices of its own, which kdbench does not take apart",
     }
     no_exits_in_onnx = "is not supported for a FastBERT on a DeBERTa: torch.export cannot put its layers into branches"
     token_types = False

@@ -55,6 +55,8 @@ LAYER_NAMES = {
 class Model(Encoder):
     stack = "transformer.layer"
     projections = ("attention.q_lin", "attention.k_lin", "attention.v_lin")
+    mixing = "attention.out_lin"
+    feed_forward = ("ffn.lin1", "ffn.lin2")
     dropouts = ("dropout", "attention_dropout", "seq_classif_dropout")
 
     def __init__(self, model: Any) -> None:

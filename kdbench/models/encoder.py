@@ -26,6 +26,8 @@ class Encoder(Network):
     above: ClassVar[tuple[str, ...]] = ()  # of the encoder: they stand between its last layer and the head
     head: tuple[str, ...] = ("classifier",)  # of the classifier
     projections: ClassVar[tuple[str, ...]] = ()  # of a layer: those that make its queries, keys and values
+    mixing: ClassVar[str] = ""  # of a layer: what reads its heads, side by side
+    feed_forward: ClassVar[tuple[str, str]] = ("", "")  # of a layer: what makes its units, and what reads them
 
     @property
     def labels_words(self) -> bool:
@@ -44,6 +46,11 @@ class Encoder(Network):
     @property
     def layers(self) -> list[nn.Module]:
         return [*self.stacked]
+
+    @property
+    def head_width(self) -> int:
+        """The width of a head, which does not depend on how many a layer has."""
+        return self.config.hidden_size // self.config.num_attention_heads
 
     @property
     def tops(self) -> list[nn.Module]:
@@ -111,15 +118,15 @@ class Encoder(Network):
         return 0.0
 
     def first_context(self, x: Tensor, mask: Tensor, dropout: nn.Module, bias: Tensor | float = 0.0) -> Tensor:
-        """Return what the first token gathers by the last layer's attention, (B, 1, H), from its input x (B, T, H).
+        """Return what the first token gathers by the last layer's attention, (B, 1, A * d), from its input x (B, T, H).
 
         It is all that a classifier reads of that layer's attention; mask (B, T), 0 = padding; `bias`, (1, A, T), is
-        added to the scores. Of keys and values nothing is computed for the other tokens: q (x W_k)' = (q W_k') x' and
+        added to the scores. H may be more than A heads are wide: a layer may have lost some of them. Of keys and values nothing is computed for the other tokens: q (x W_k)' = (q W_k') x' and
         p (x W_v) = (p x) W_v, and the keys' bias moves all scores of a row alike, which the softmax does not see.
         """
         query, key, value = self._projections(-1)
-        heads, (batch, _, hidden) = self.config.num_attention_heads, x.shape
-        width = hidden // heads
+        (batch, _, hidden), width = x.shape, self.head_width
+        heads = query.out_features // width
         asked = query(x[:, :1]).view(batch, heads, width)
         towards = torch.einsum("bad,adh->bah", asked, key.weight.view(heads, width, hidden))
         scores = (towards @ x.transpose(1, 2)) / math.sqrt(width) + bias  # (B, A, T)
@@ -128,14 +135,14 @@ class Encoder(Network):
         context = torch.einsum("bah,adh->bad", shares @ x, value.weight.view(heads, width, hidden))
         # shares need not sum to 1 under dropout
         context = context + value.bias.view(heads, width) * shares.sum(-1, keepdim=True)
-        return context.reshape(batch, 1, hidden)
+        return context.reshape(batch, 1, heads * width)
 
     def _projections(self, index: int) -> list[Any]:
         return _parts(self.layers[index], self.projections)
 
     def _in_heads(self, x: Tensor) -> Tensor:
         """(B, T, A * d) -> (B, A, T, d)"""
-        return x.unflatten(-1, (self.config.num_attention_heads, -1)).transpose(1, 2)
+        return x.unflatten(-1, (-1, self.head_width)).transpose(1, 2)
 
     def copy_from(self, source: "Encoder", layers: list[int]) -> None:
         """Copy what is below and above the layers, and the listed layers (from 0), of an encoder of the same kind.
@@ -159,6 +166,8 @@ class BertForm(Encoder):
 
     above: ClassVar[tuple[str, ...]] = ("pooler",)
     projections = ("attention.self.query", "attention.self.key", "attention.self.value")
+    mixing = "attention.output.dense"
+    feed_forward = ("intermediate.dense", "output.dense")
 
     def passes(self, x: Tensor, mask: Tensor) -> list[Pass]:
         passes = self.whole_passes(x, mask)

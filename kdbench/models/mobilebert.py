@@ -59,6 +59,10 @@ class Model(Encoder):
             "classifier_activation": False,  # the classifier reads the first token directly
         }
 
+    @property
+    def head_width(self) -> int:
+        return self.config.intra_bottleneck_size // self.config.num_attention_heads
+
     def logits(self, batch: Batch) -> Tensor:
         return self.forward(batch)
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class Traits(Architecture):
     model_type = "modernbert"
     lacks: ClassVar[dict[str, str]] = {
-        "attention": "two of three layers see a window of the text only, so their scores are not those of others"
+        "attention": "two of three layers see a window of the text only, so their scores are not those of others",
+        "heads": "its heads share one matrix, and its units are gated: kdbench does not take them apart",
     }
     token_types = False
     prefix = "model."

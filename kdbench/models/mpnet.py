@@ -37,6 +37,8 @@ class Traits(Architecture):
 class Model(Stock, Encoder):
     below = ("embeddings", "encoder.relative_attention_bias")
     projections = ("attention.attn.q", "attention.attn.k", "attention.attn.v")
+    mixing = "attention.attn.o"
+    feed_forward = ("intermediate.dense", "output.dense")
 
     @classmethod
     def attention(cls, implementation: str) -> str:

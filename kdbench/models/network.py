@@ -60,6 +60,11 @@ class Network:
         """Why it has no ONNX form; empty where it has."""
         return self.traits.no_onnx
 
+    @property
+    def found_shape(self) -> dict[str, Any]:
+        """What of the model's shape its training decided, and not the config of its run."""
+        return {}
+
     # One class for all models of the architecture
 
     @classmethod

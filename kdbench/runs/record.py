@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from kdbench.data.teacher_cache import compute_outputs
 from kdbench.inference import measure
 from kdbench.models import students
+from kdbench.models.network import view
 from kdbench.runs.identity import data_id, run_id
 from kdbench.runs.related import baseline, row_to_beat, total_baseline
 from kdbench.schema import GROUPS, RunConfig
@@ -150,7 +151,7 @@ def _network(run: "Run", student: Any) -> tuple[dict[str, Any], dict[str, Logits
 
     examples = {name: run.examples(getattr(run.data, name)) for name in ("dev", "test")}
     logits: dict[str, Logits] = {n: one.by_example(compute_outputs(one, forward)) for n, one in examples.items()}
-    shape, length = run.shape(run.config.student), run.config.dataset.max_length
+    shape, length = run.shape(run.config.student) | view(model).found_shape, run.config.dataset.max_length
     return {
         "parameters": measure.parameters(model),
         "flops_per_example": students.flops(shape, length, len(run.data.label_names), run.task),

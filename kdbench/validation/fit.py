@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import reduce
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from kdbench.validation.architectures import can_be_cut, kind_faults
 # The legal words in a method's `needs`.
 NEEDS = {
     *("encoder", "teacher", "encoder_teacher", "same_kind", "layers_divide", "same_width", "corpus"),
-    *("distinct_layers", "attention"),
+    *("distinct_layers", "attention", "heads"),
 }
 WIDTHS = ("hidden", "heads", "ffn")
 KEEPS_NONE = {  # methods whose runs have no model of their own, and what to do instead
@@ -45,10 +46,9 @@ def cross_faults(config: RunConfig) -> list[Fault]:
     elif "encoder" in config.method.needs:
         found += [*kind_faults(config), *corpus_faults(config)]
         found += [] if found else [*shape_faults(config), *width_faults(config), *layer_faults(config)]
-        values = asdict(config)
         for key, problem in () if found else config.method.conflicts(config):
-            group, _, name = key.partition(".")
-            found.append(Fault(Code.CONFLICTING_VALUES, key, shown(values[group][name]), problem))
+            value = reduce(getattr, key.split("."), config)
+            found.append(Fault(Code.CONFLICTING_VALUES, key, shown(value), problem))
     return found
 
 

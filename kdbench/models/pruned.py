@@ -1,0 +1,164 @@
+"""A stock encoder whose layers have lost some of their heads and feed-forward units (method=prune).
+
+transformers 5 has one number of heads and one of units for all layers, and no longer prunes heads itself. So such a model
+has a model_type of its own, `kdbench_pruned_bert` for a BERT, which no other loader takes for a plain one. config.json
+has the original's shape, and what each layer kept: `kept_heads` and `kept_units`. The weights are smaller matrices; the
+code that runs them is transformers' own, and a head is as wide as before.
+"""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from functools import cache
+from operator import attrgetter
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from kdbench.declared import OWN, PRUNED
+from kdbench.models.encoder import Encoder
+from kdbench.models.network import network, view
+
+Kept = Sequence[Sequence[int]]  # of each layer: numbers from 0, rising
+
+
+class Pruned(Encoder):
+    """What the pruned forms of all architectures have. It comes before the architecture's own `Model`."""
+
+    kind: ClassVar[str]  # model_type
+
+    @classmethod
+    def model_class(cls, words: bool) -> Any:
+        _register(cls.kind)
+        return super().model_class(words)
+
+    @classmethod
+    def config_of(cls, shape: dict[str, Any]) -> dict[str, Any]:
+        """`shape`: the original's, with `kept_heads` and `kept_units`."""
+        kept = {key: shape[key] for key in ("kept_heads", "kept_units")}
+        return super().config_of(shape) | kept | {"model_type": cls.kind}
+
+    @property
+    def found_shape(self) -> dict[str, Any]:
+        config = self.config
+        return {
+            "architecture": self.kind.removeprefix(OWN),
+            "kept_heads": config.kept_heads,
+            "kept_units": config.kept_units,
+        }
+
+    def narrow(self, layer: Any, heads: Sequence[int], units: int) -> None:
+        """Make room in a new layer for these of the original's heads, and for this number of units."""
+        cut(self, layer, range(len(heads)), range(units))
+
+
+def cut(parts: Encoder, layer: Any, heads: Sequence[int], units: Sequence[int]) -> None:
+    """Keep of a layer these of its heads and units, counted from 0, and remove the others' weights."""
+    width = parts.head_width
+    inside = [head * width + at for head in heads for at in range(width)]
+    made, read = (attrgetter(name)(layer) for name in parts.feed_forward)
+    for names, kept in ((parts.projections, inside), (parts.feed_forward[:1], units)):
+        for name in names:
+            _keep_rows(attrgetter(name)(layer), kept)
+    _keep_columns(attrgetter(parts.mixing)(layer), inside)
+    _keep_columns(read, units)
+    assert made.out_features == read.in_features
+
+
+def pruned(model: Any, heads: Kept, units: Kept) -> Any:
+    """Return a new classifier with these of the heads and units that each layer of `model` has, counted from 0.
+
+    `model` is a stock classifier or a pruned one, and stays as it is. The new one is in evaluation mode, on its device.
+    """
+    parts = view(model)
+    shape = kept_of(model)
+    found = {
+        "kept_heads": [[own[at] for at in kept] for own, kept in zip(shape["kept_heads"], heads, strict=True)],
+        "kept_units": [len(kept) for kept in units],
+    }
+    smaller = deepcopy(model)
+    for layer, of_heads, of_units in zip(view(smaller).layers, heads, units, strict=True):
+        cut(parts, layer, of_heads, of_units)
+    made = _build(model, found)
+    made.load_state_dict(smaller.state_dict())
+    return made.to(next(model.parameters()).device).eval()
+
+
+def kept_of(model: Any) -> dict[str, Any]:
+    """Return `kept_heads`, by their numbers in the original, and `kept_units`, of a stock classifier or a pruned one."""
+    parts = view(model)
+    if isinstance(parts, Pruned):
+        return {key: getattr(model.config, key) for key in ("kept_heads", "kept_units")}
+    made = [attrgetter(parts.feed_forward[0])(layer) for layer in parts.layers]
+    heads = range(model.config.num_attention_heads)
+    return {"kept_heads": [[*heads] for _ in made], "kept_units": [one.out_features for one in made]}
+
+
+def _build(model: Any, found: dict[str, Any]) -> Any:
+    """Return a pruned classifier like `model`, whose layers have the shape `found`; its weights are still random."""
+    from transformers import AutoConfig
+
+    parts = view(model)
+    kind = model.config.model_type.removeprefix(OWN + PRUNED)
+    made = network(OWN + PRUNED + kind)
+    model_class = made.model_class(parts.labels_words)
+    given = {key: value for key, value in model.config.to_dict().items() if key != "model_type"} | found
+    config: Any = AutoConfig.for_model(OWN + PRUNED + kind, **given)
+    with torch.random.fork_rng(devices=[]):
+        return model_class.from_config(
+            config, attn_implementation=model.config._attn_implementation, dtype=torch.float32
+        )
+
+
+def _keep_rows(linear: nn.Linear, rows: Sequence[int]) -> None:
+    linear.weight = nn.Parameter(linear.weight.detach()[[*rows]], linear.weight.requires_grad)
+    linear.bias = nn.Parameter(linear.bias.detach()[[*rows]], linear.bias.requires_grad)
+    linear.out_features = len(rows)
+
+
+def _keep_columns(linear: nn.Linear, columns: Sequence[int]) -> None:
+    linear.weight = nn.Parameter(linear.weight.detach()[:, [*columns]], linear.weight.requires_grad)
+    linear.in_features = len(columns)
+
+
+@cache
+def _register(kind: str) -> None:
+    """Make an architecture's pruned form known to transformers, on first use."""
+    from transformers import (
+        CONFIG_MAPPING,
+        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+        MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
+        AutoConfig,
+        AutoModelForSequenceClassification,
+        AutoModelForTokenClassification,
+    )
+
+    original: Any = CONFIG_MAPPING[kind.removeprefix(OWN + PRUNED)]
+
+    class PrunedConfig(original):  # type: ignore[misc]
+        model_type = kind
+        kept_heads: list[list[int]] | None = None
+        kept_units: list[int] | None = None
+
+    AutoConfig.register(kind, PrunedConfig)
+    known: Any = (
+        (AutoModelForSequenceClassification, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING),
+        (AutoModelForTokenClassification, MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING),
+    )
+    for auto, models in known:
+        auto.register(PrunedConfig, _classifier(models[original], PrunedConfig))
+
+
+def _classifier(original: Any, config_class: Any) -> Any:
+    """Return the class of pruned classifiers, whose name ends like the original's."""
+
+    class PrunedClassifier(original):  # type: ignore[misc]
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            parts = view(self)
+            for layer, heads, units in zip(parts.layers, config.kept_heads, config.kept_units, strict=True):
+                parts.narrow(layer, heads, units)
+
+    PrunedClassifier.config_class = config_class
+    PrunedClassifier.__name__ = PrunedClassifier.__qualname__ = f"Pruned{original.__name__}"
+    return PrunedClassifier
