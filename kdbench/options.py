@@ -49,31 +49,47 @@ SHA256 = Rule("a SHA-256 of 64 hex digits", lambda value: re.fullmatch("[0-9a-f]
 TEMPERATURE = between(1e-3, 1e3)
 
 
+_LAYERS = ("first", "last", "every_other", "odd_alternate", "even_alternate", "symmetric", "contribution")
+
+
 def layer_choice() -> Rule:
-    """Return the rule for `first`, `last`, `every_other`, or a list of distinct layer numbers from 0."""
+    """Return the rule for a name in `_LAYERS`, or a list of distinct layer numbers from 0."""
 
     def holds(value: Any) -> bool:
         if isinstance(value, str):
-            return value in ("first", "last", "every_other")
+            return value in _LAYERS
         if not isinstance(value, list) or not value:
             return False
         return all(type(k) is int and k >= 0 for k in value) and len(set(value)) == len(value)
 
-    return Rule("first, last, every_other, or a list of layers counted from 0 such as [0,2,4]", holds)
+    return Rule(f"{', '.join(_LAYERS)}, or a list of layers counted from 0 such as [0,2,4]", holds)
 
 
 def choose_layers(choice: str | list[int], of: int, count: int) -> list[int]:
     """Return `count` of `of` layers, counted from 0.
 
-    `choice`: `first`, `last`, `every_other` (evenly spaced), or the layers themselves.
+    `choice`: `first`, `last`, `every_other` (evenly spaced), or the layers themselves. Those of Sajjad et al. 2020,
+    section 3, by what they drop: `odd_alternate` and `even_alternate` every other layer from the top, of those with
+    odd or even numbers from 1; `symmetric` the middle. (If `count` is odd, the bottom keeps one more than the top.)
+    `contribution` is none of these, because it is measured (kdbench.runs.context.Run.chosen_layers).
     """
     if isinstance(choice, list):
         return choice
+    below = -(-count // 2)
     return {
         "first": list(range(count)),
         "last": list(range(of - count, of)),
         "every_other": [index * of // count for index in range(count)],
+        "odd_alternate": _alternate(of, count, odd=True),
+        "even_alternate": _alternate(of, count, odd=False),
+        "symmetric": [*range(below), *range(of - (count - below), of)],
     }[choice]
+
+
+def _alternate(of: int, count: int, odd: bool) -> list[int]:
+    candidates = [layer for layer in reversed(range(of)) if layer % 2 != odd]  # numbers from 0: odd ones are even
+    dropped = candidates[: of - count]
+    return [layer for layer in range(of) if layer not in dropped]
 
 
 def sign(names: Collection[str]) -> Rule:

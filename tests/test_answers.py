@@ -124,6 +124,7 @@ def test_a_config_is_shown_where_it_only_lacks_something(ask):
 
 
 def test_keys_that_take_a_word_or_a_list(ask):
-    layers = "a value: first, last, every_other, or a list of layers counted from 0 such as [0,2,4]"
+    named = "first, last, every_other, odd_alternate, even_alternate, symmetric, contribution"
+    layers = f"a value: {named}, or a list of layers counted from 0 such as [0,2,4]"
     weights = "method.init.weights=finetuned  (text: pretrained, finetuned or random)"
     assert ask("'method.init=?'")[:2] == (0, f"{weights}\nmethod.init.layers=first  ({layers})\n")

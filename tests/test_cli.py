@@ -96,7 +96,7 @@ REFUSALS: dict[str, tuple[Code, *tuple[str, ...]]] = {
     "method.init.layers=[0,0,1]": (
         Code.OUT_OF_RANGE,
         "method.init.layers=[0,0,1]",
-        "first, last, every_other, or a list of layers",
+        "first, last, every_other, odd_alternate, even_alternate, symmetric, contribution, or a list of layers",
     ),
     "method.stages.replacing=3": (Code.MISUSED_GROUP, "method.stages.replacing=3", "epochs, steps, lr"),
     "dataset.name=../../etc": (Code.OUT_OF_RANGE, "dataset.name=../../etc", "letters, digits"),

@@ -23,7 +23,6 @@ from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -45,8 +44,8 @@ def costs(measure: str, hidden: int, heads: int, ffn: int, length: int) -> tuple
     """Return what a head, a feed-forward unit, and the rest of a layer cost, in parameters or FLOPs.
 
     Parameters: a head, d wide, has four matrices of H x d and three biases; a unit has a row, a bias and a column. The
-    rest is two biases and two LayerNorms. FLOPs of a text of `length` tokens, 2 per multiply-add in matrix products: the
-    four matrices, scores and weighted values; a row and a column. The rest has none.
+    rest is two biases and two LayerNorms. FLOPs of a text of `length` tokens, 2 per multiply-add in matrix products: of
+    a head the four matrices, scores and weighted values; of a unit a row and a column; of the rest none.
     """
     width = hidden // heads
     if measure == "parameters":
@@ -116,8 +115,8 @@ def importance(student: Any, task: str, batches: Iterator[Batch]) -> Importance:
         z = logits(student, batch)
         for hook in hooks:
             hook.remove()
-        loss = sum(hard_loss(task, z[at : at + 1], batch["labels"][at : at + 1]) for at in range(size))
-        for total, gradient in zip(sums, torch.autograd.grad(loss, gates), strict=True):
+        losses = [hard_loss(task, z[at : at + 1], batch["labels"][at : at + 1]) for at in range(size)]
+        for total, gradient in zip(sums, torch.autograd.grad(losses, gates), strict=True):
             total += gradient.abs().double().sum(0).cpu()
     found = [total / texts for total in sums]
     return Importance(found[::2], found[1::2])
@@ -139,8 +138,8 @@ def normalised(scores: list[Tensor]) -> list[Tensor]:
     nor that of the units. It keeps the size of both, so that heads and units can still be compared.
     """
     norms = torch.stack([one.norm() for one in scores])
-    typical = norms.square().mean().sqrt()
-    return [one * typical / norm.clamp(min=torch.finfo(norm.dtype).tiny) for one, norm in zip(scores, norms, strict=True)]
+    factors = norms.square().mean().sqrt() / norms.clamp(min=torch.finfo(norms.dtype).tiny)
+    return [one * factor for one, factor in zip(scores, factors, strict=True)]
 
 
 def remaining(found: Importance, head: int, unit: int, excess: float) -> tuple[list[list[int]], list[list[int]]]:
@@ -185,7 +184,8 @@ def stages(run: "Run", p: Params) -> Iterator[Stage]:
     data = run.batches("recovery", *(["logits"] if p.alpha > 0 else []))
     schedule = run.schedule("recovery", share=p.rounds)
     for number in range(1, p.rounds + 1):
-        found = importance(student.requires_grad_(False), run.task, measured_texts(run, p))
+        texts = run.sample(run.data.train, p.texts, run.stage("recovery").batch_size, "importance")
+        found = importance(student.requires_grad_(False), run.task, texts)
         if p.normalise:
             found = Importance(normalised(found.heads), normalised(found.units))
         size = sum(len(own) * head for own in found.heads) + sum(len(own) * unit for own in found.units)
@@ -206,17 +206,6 @@ def stages(run: "Run", p: Params) -> Iterator[Stage]:
 
 def _objective(student: Any, task: str, p: Params) -> Callable[[Batch, int], Terms]:
     return lambda batch, step: Terms(soft_and_hard(task, logits(student, batch), batch, p))
-
-
-def measured_texts(run: "Run", p: Params) -> Iterator[Batch]:
-    """Yield `texts` texts of train, drawn by the run's seed and equal in each round, in batches of similar length."""
-    examples = run.examples(run.data.train)
-    rows = np.random.default_rng(run.seed("importance")).permutation(len(examples))[: p.texts]
-    rows = rows[np.argsort(examples.tokens.lengths[rows], kind="stable")]
-    size = run.stage("recovery").batch_size
-    for start in range(0, len(rows), size):
-        batch = examples.batch(rows[start : start + size])
-        yield {name: value.to(run.accelerator.device) for name, value in batch.items()}  # type: ignore[misc]
 
 
 def _dev(run: "Run", student: Any) -> float:

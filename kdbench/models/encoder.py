@@ -121,8 +121,9 @@ class Encoder(Network):
         """Return what the first token gathers by the last layer's attention, (B, 1, A * d), from its input x (B, T, H).
 
         It is all that a classifier reads of that layer's attention; mask (B, T), 0 = padding; `bias`, (1, A, T), is
-        added to the scores. H may be more than A heads are wide: a layer may have lost some of them. Of keys and values nothing is computed for the other tokens: q (x W_k)' = (q W_k') x' and
-        p (x W_v) = (p x) W_v, and the keys' bias moves all scores of a row alike, which the softmax does not see.
+        added to the scores. A is the number of heads that the layer has, which may be less than the config's. Of keys
+        and values nothing is computed for the other tokens: q (x W_k)' = (q W_k') x' and p (x W_v) = (p x) W_v, and the
+        keys' bias moves all scores of a row alike, which the softmax does not see.
         """
         query, key, value = self._projections(-1)
         (batch, _, hidden), width = x.shape, self.head_width

@@ -39,7 +39,12 @@ class Traits(Architecture):
     @classmethod
     def start_conflicts(cls, config: "RunConfig") -> Iterator[tuple[str, str]]:
         student, origin = config.student, config.origin
-        if student.layers <= origin.layers:
+        if config.method.init.layers == "contribution":
+            yield (
+                "method.init.layers",
+                "may drop layer 0, the only one without a norm before its attention (ModernBERT)",
+            )
+        elif student.layers <= origin.layers:
             first, *others = choose_layers(config.method.init.layers, origin.layers, student.layers)
             if first != 0 or 0 in others:
                 problem = "must begin with layer 0, the only one without a norm before its attention (ModernBERT)"

@@ -1,9 +1,9 @@
 """A stock encoder whose layers have lost some of their heads and feed-forward units (method=prune).
 
-transformers 5 has one number of heads and one of units for all layers, and no longer prunes heads itself. So such a model
-has a model_type of its own, `kdbench_pruned_bert` for a BERT, which no other loader takes for a plain one. config.json
-has the original's shape, and what each layer kept: `kept_heads` and `kept_units`. The weights are smaller matrices; the
-code that runs them is transformers' own, and a head is as wide as before.
+transformers 5 has one number of heads and one of units for all layers, and no longer prunes heads itself. So such a
+model has a model_type of its own, `kdbench_pruned_bert` for a BERT, which no other loader takes for a plain one.
+config.json has the original's shape, and what each layer kept: `kept_heads` and `kept_units`. The weights are smaller
+matrices; the code that runs them is transformers' own, and a head is as wide as before.
 """
 
 from collections.abc import Sequence
@@ -85,7 +85,7 @@ def pruned(model: Any, heads: Kept, units: Kept) -> Any:
 
 
 def kept_of(model: Any) -> dict[str, Any]:
-    """Return `kept_heads`, by their numbers in the original, and `kept_units`, of a stock classifier or a pruned one."""
+    """Return `kept_heads` (their numbers in the original) and `kept_units` of a classifier, stock or pruned."""
     parts = view(model)
     if isinstance(parts, Pruned):
         return {key: getattr(model.config, key) for key in ("kept_heads", "kept_units")}

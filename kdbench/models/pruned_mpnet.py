@@ -36,9 +36,11 @@ class Model(Pruned, mpnet.Model):
 @cache
 def _attention() -> Any:
     """Return transformers' attention with the biases of the kept heads, defined on first use."""
-    from transformers.models.mpnet.modeling_mpnet import MPNetSelfAttention
+    from transformers.models.mpnet import modeling_mpnet
 
-    class PrunedSelfAttention(MPNetSelfAttention):
+    attention: Any = modeling_mpnet.MPNetSelfAttention
+
+    class PrunedSelfAttention(attention):  # type: ignore[misc]
         def __init__(self, config: Any, heads: Sequence[int]) -> None:
             super().__init__(config)
             self.heads = [*heads]

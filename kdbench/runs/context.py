@@ -1,6 +1,6 @@
 """Define what a method may use of its run: `Run` adds training data, schedules and reports to data and models."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor
@@ -20,12 +21,14 @@ from kdbench.models import students
 from kdbench.models.network import view
 from kdbench.runs.models import Ensure, MaskedLm, RunModels
 from kdbench.runs.related import finetune
-from kdbench.schema import RunConfig
-from kdbench.stage import Data, Predict, Schedule
+from kdbench.schema import RunConfig, StudentConfig
+from kdbench.stage import Batch, Data, Predict, Schedule
 from kdbench.storage.results import verify_run
 from kdbench.tasks import kind
 from kdbench.tasks.arrays import Labels, Logits
 from kdbench.training.hardware import Hardware
+
+SIMILARITY_TEXTS = 1000  # of train, enough for a mean of a cosine
 
 __all__ = ["Finished", "MaskedLm", "Predictions", "Run"]
 
@@ -114,6 +117,44 @@ class Run(RunModels):
     def outputs(self, split: Split, predict: Predict) -> Tensor:
         """Return the outputs of `predict` for a split, (n, ...) in float32."""
         return compute_outputs(self.examples(split), self._autocast(predict))
+
+    def chosen_layers(self, student: StudentConfig) -> list[int]:
+        """Return the encoder's layers (from 0) that the student starts from, also where they must be measured."""
+        init = self.config.method.init
+        if init.weights == "random" or init.layers != "contribution":
+            return super().chosen_layers(student)
+        order = sorted(range(len(self.similarities)), key=lambda layer: self.similarities[layer])
+        return sorted(order[: student.layers])
+
+    @cached_property
+    def similarities(self) -> list[float]:
+        """The cosine of [CLS] before and after each layer, mean over texts of train (Sajjad et al. 2020, section 3).
+
+        Of the encoder whose layers the student starts from. A layer that changes [CLS] little can be dropped. The paper
+        takes the dev set, by which the weights are selected here.
+        """
+        pretrained = self.config.method.init.weights == "pretrained"
+        source = view(self.origin if pretrained else students.base(self.teacher))
+        total, rows = torch.zeros((), dtype=torch.float64), 0
+        with torch.inference_mode():
+            for batch in self.sample(self.data.train, SIMILARITY_TEXTS, 64, "similarity"):
+                below, last = source.first_tokens(batch)
+                states = torch.cat([source.embed(batch)[:, :1], *below, last[:, :1]], 1).double()  # (B, L + 1, H)
+                total = total + F.cosine_similarity(states[:, :-1], states[:, 1:], dim=-1).sum(0).cpu()
+                rows += len(states)
+        found: list[float] = (total / rows).tolist()
+        self.report("layer_similarities", found)
+        return found
+
+    def sample(self, split: Split, count: int | None, batch_size: int, *names: object) -> Iterator[Batch]:
+        """Yield `count` examples of a split (None: all) on the device, drawn by `seed(*names)`, of similar length."""
+        examples = self.examples(split)
+        rows = np.random.default_rng(self.seed(*names)).permutation(len(examples))[:count]
+        rows = rows[np.argsort(examples.tokens.lengths[rows], kind="stable")]
+        for start in range(0, len(rows), batch_size):
+            batch: Any = examples.batch(rows[start : start + batch_size])
+            moved: Any = {name: value.to(self.accelerator.device) for name, value in batch.items()}
+            yield moved
 
     def schedule(self, stage: str, data: Data | None = None, share: int = 1) -> Schedule:
         """Return `method.stages.<stage>` with its number of steps settled.

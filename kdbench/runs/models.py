@@ -15,7 +15,6 @@ from kdbench.data.tokenize import load_tokenizer
 from kdbench.errors import Code, UserError
 from kdbench.models import bilstm, stock, students
 from kdbench.models.network import network, view
-from kdbench.options import choose_layers
 from kdbench.runs.related import found_teacher_run, full_depth, general_run, mlm_run, teacher_run, uses_general
 from kdbench.runs.texts import RunData
 from kdbench.schema import DEFAULT_TASK, RunConfig, StudentConfig
@@ -132,8 +131,7 @@ class RunModels(RunData):
 
     def copy_layers(self, source: Any, student: Any) -> None:
         """Copy into the student the layers of the encoder `source` that `method.init.layers` chooses."""
-        layers = choose_layers(self.config.method.init.layers, len(view(source).layers), self.config.student.layers)
-        view(students.base(student)).copy_from(view(source), layers)
+        view(students.base(student)).copy_from(view(source), self.chosen_layers(self.config.student))
 
     @cached_property
     def general_folder(self) -> Path | None:

@@ -1,7 +1,7 @@
 """Faults that depend on several keys: whether teacher, student, method and data fit each other."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import reduce
 from importlib.util import find_spec
@@ -21,6 +21,12 @@ NEEDS = {
 WIDTHS = ("hidden", "heads", "ffn")
 KEEPS_NONE = {  # methods whose runs have no model of their own, and what to do instead
     "cascade": "method=cascade saves no model: name the run of its small model or of its teacher",
+}
+
+
+ALTERNATE: dict[str, Callable[[int], int]] = {  # value of method.init.layers -> how many layers it leaves at least
+    "odd_alternate": lambda of: of // 2,
+    "even_alternate": lambda of: of - of // 2,
 }
 
 
@@ -185,18 +191,25 @@ def width_faults(config: RunConfig) -> Iterator[Fault]:
 
 
 def layer_faults(config: RunConfig) -> Iterator[Fault]:
-    student, teacher, init = config.student.layers, config.origin.layers, config.method.init
+    student, teacher, method, init = config.student.layers, config.origin.layers, config.method, config.method.init
     if "layers_divide" in config.method.needs and teacher % student:
         problem = f"must divide teacher.layers={teacher} (method={config.method.name} needs it)"
         yield Fault(Code.MISMATCHED_SHAPE, "student.layers", shown(student), problem, legal=divisors(teacher))
         return
     if init.weights == "random" or not can_be_cut(config.student.architecture):
         return
+    if init.layers == "contribution" and (method.general or config.phase == "general"):
+        problem = "must be another choice: it is measured on texts of the task, and stages before the task have none"
+        yield Fault(Code.UNUSABLE_START, "method.init.layers", init.layers, problem)
+        return
     if not isinstance(init.layers, list):
         if student > teacher:
             problem = (
                 f"must be {teacher} or less, to start from the teacher's layers, or set method.init.weights=random"
             )
+            yield Fault(Code.MISMATCHED_SHAPE, "student.layers", shown(student), problem)
+        elif init.layers in ALTERNATE and (least := ALTERNATE[init.layers](teacher)) > student:
+            problem = f"must be {least} or more: method.init.layers={init.layers} drops one of two layers at most"
             yield Fault(Code.MISMATCHED_SHAPE, "student.layers", shown(student), problem)
         return
     if len(init.layers) != student:

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from platformdirs import user_cache_path
 from yaml import YAMLError
 
+from kdbench.declared import PRUNED
 from kdbench.errors import Code, UserError
 from kdbench.options import MISSING
 from kdbench.schema import DatasetConfig, RunConfig, method_schema
@@ -110,6 +111,8 @@ def _fill_from_run(teacher: dict[str, Any], record: Any) -> None:
     made = (student.get("encoder") or record["teacher"]) | {"name": name}
     teacher.update({key: value for key, value in made.items() if teacher.get(key, MISSING) == MISSING})
     teacher.update({key: student[key] for key in ("architecture", "layers", "hidden", "heads", "ffn")})
+    if record["method"]["name"] == "prune":  # its layers are no longer those of the student that the config names
+        teacher["architecture"] = PRUNED + student["architecture"]
 
 
 def complete(cfg: DictConfig) -> DictConfig:

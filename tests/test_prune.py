@@ -1,0 +1,196 @@
+"""method=prune: the importance of heads and units, which of them go, and runs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from kdbench.cli import main as cli
+from kdbench.errors import Code
+from kdbench.methods.prune import Importance, costs, importance, normalised, remaining
+from kdbench.models.network import view
+from kdbench.training import loop as train
+from tests.models.test_encoders import batch
+from tests.models.test_pruned import PRUNABLE, whole
+from tests.test_methods import same, weights
+
+
+def changes(model: Any, inputs: Any, scale: Any) -> torch.Tensor:
+    """dL(x) / dxi of each text by a central difference; `scale(factor)` multiplies what reads the part."""
+    losses, step = [], 1e-5
+    for factor in (1 + step, (1 - step) / (1 + step)):
+        scale(factor)
+        with torch.no_grad():
+            z = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+            losses.append(F.cross_entropy(z, inputs["labels"], reduction="none"))
+    scale(1 / (1 - step))
+    return (losses[0] - losses[1]) / (2 * step)
+
+
+@pytest.mark.parametrize("kind", PRUNABLE)
+def test_importance_is_the_mean_size_of_the_losses_derivative(tmp_path, kind):
+    """A part is scaled by scaling the weights that read it, one part after another, and the loss is seen to change."""
+    model = whole(tmp_path, kind).double()
+    inputs = batch(model.config.pad_token_id) | {"labels": torch.tensor([0, 2, 1, 1])}
+    one, rest = ({name: value[rows] for name, value in inputs.items()} for rows in (slice(1), slice(1, 4)))
+    found = importance(model, "classification", iter([one, rest]))  # type: ignore[list-item]
+    assert [len(own) for own in found.heads] == [4] * 4 and [len(own) for own in found.units] == [32] * 4
+    mixing = {"distilbert": "attention.out_lin", "mpnet": "attention.attn.o"}.get(kind, "attention.output.dense")
+    read = {"distilbert": "ffn.lin2"}.get(kind, "output.dense")
+    for index, layer in enumerate(view(model).layers):
+        for name, own, width in ((mixing, found.heads[index], 4), (read, found.units[index], 1)):
+            weight = layer.get_submodule(name).weight
+            for part in range(0, len(own), 1 if width == 4 else 7):
+                columns = slice(width * part, width * (part + 1))
+
+                def scale(factor: float, weight: Any = weight, columns: slice = columns) -> None:
+                    with torch.no_grad():
+                        weight[:, columns] *= factor
+
+                expected = changes(model, inputs, scale).abs().mean()
+                torch.testing.assert_close(own[part], expected, rtol=1e-3, atol=1e-7)
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_importance_of_a_words_task_counts_each_text_once(tmp_path):
+    """A text's loss is the mean over its own words, whatever else is in its batch; a text without words counts 0."""
+    model = whole(tmp_path, "bert", words=True).double()
+    inputs = batch(model.config.pad_token_id)
+    labels = torch.full((4, 11), -100)
+    labels[0, 1:4], labels[1, 1], labels[2, 2:7] = torch.tensor([0, 1, 2]), 1, 2
+    inputs["labels"] = labels
+    together = importance(model, "token_classification", iter([inputs]))
+    texts = [{name: value[row : row + 1] for name, value in inputs.items()} for row in range(4)]
+    apart = [importance(model, "token_classification", iter([text])) for text in texts]  # type: ignore[list-item]
+    for layer in range(4):
+        mean = torch.stack([one.units[layer] for one in apart]).mean(0)
+        torch.testing.assert_close(together.units[layer], mean, rtol=1e-4, atol=1e-7)
+        assert not apart[3].units[layer].any() and apart[1].units[layer].any()
+
+
+@pytest.mark.parametrize("kind", PRUNABLE)
+def test_costs_are_those_of_a_layer(tmp_path, kind):
+    model = whole(tmp_path, kind, "eager")
+    head, unit, rest = costs("parameters", 16, 4, 32, 9)
+    assert 4 * head + 32 * unit + rest == sum(one.numel() for one in view(model).layers[0].parameters())
+    head, unit, rest = costs("flops", 16, 4, 32, 9)
+    x, mask = torch.randn(1, 9, 16), torch.ones(1, 9).long()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        view(model).whole_passes(x, mask)[0](x)
+    assert 4 * head + 32 * unit + rest == counter.get_total_flops()
+
+
+def scores(*layers: list[float]) -> list[torch.Tensor]:
+    return [torch.tensor(layer, dtype=torch.float64) for layer in layers]
+
+
+def test_what_matters_least_for_its_size_goes_first():
+    found = Importance(scores([8.0, 1.0], [9.0, 7.0]), scores([0.5, 3.0, 2.0], [2.5, 0.1, 4.0]))
+    # Per parameter: heads 0.8, 0.1, 0.9, 0.7; units 0.25, 1.5, 1.0, 1.25, 0.05, 2.0.
+    assert remaining(found, 10, 2, 0) == ([[0, 1], [0, 1]], [[0, 1, 2], [0, 1, 2]])
+    assert remaining(found, 10, 2, 2) == ([[0, 1], [0, 1]], [[0, 1, 2], [0, 2]])
+    assert remaining(found, 10, 2, 12) == ([[0], [0, 1]], [[0, 1, 2], [0, 2]])
+    assert remaining(found, 10, 2, 14) == ([[0], [0, 1]], [[1, 2], [0, 2]])
+
+
+def test_a_head_that_is_too_large_is_passed_over_while_there_are_units():
+    found = Importance(scores([8.0, 1.0]), scores([9.0, 3.0, 4.0]))
+    assert remaining(found, 10, 2, 3) == ([[0, 1]], [[0]])  # two units, 4 in all
+    assert remaining(found, 10, 2, 5) == ([[0]], [[0]])  # no third unit may go, so the head must
+
+
+def test_each_layer_keeps_its_most_important_head_and_unit():
+    found = Importance(scores([0.1, 0.2], [5.0, 6.0]), scores([0.3, 0.1], [7.0, 8.0]))
+    assert remaining(found, 10, 2, 10**9) == ([[1], [1]], [[0], [1]])
+
+
+def test_normalised_scores_have_equal_norms_and_keep_their_size():
+    given = scores([3.0, 4.0], [0.6, 0.8], [0.0, 0.0])
+    made = normalised(given)
+    typical = ((25 + 1 + 0) / 3) ** 0.5
+    torch.testing.assert_close(made[0], given[0] / 5 * typical)
+    torch.testing.assert_close(made[1], given[1] * typical)
+    assert not made[2].any()
+
+
+# Runs
+
+
+@pytest.fixture
+def run(configure, execute, taught):
+    return lambda *words: execute(configure("method=prune", *words))
+
+
+@pytest.mark.parametrize("measure", ["parameters", "flops"])
+def test_the_target_is_met_within_one_unit(run, measure):
+    result = run("method.target=0.4", f"method.measure={measure}")
+    first, *rounds = result["reported"]["rounds"]
+    head, unit, rest = costs(measure, 16, 2, 32, 16)
+    full = 4 * (2 * head + 32 * unit + rest)
+    assert first["heads"] == [2] * 4 and first["units"] == [32] * 4 and len(rounds) == 2
+    for number, one in enumerate(rounds, start=1):
+        size = sum(one["heads"]) * head + sum(one["units"]) * unit + 4 * rest
+        target = full * (1 - 0.6 * number / 2)
+        assert target - unit < size <= target
+        assert min(one["heads"]) >= 1 and min(one["units"]) >= 1
+        assert 0 <= one["dev_before_recovery"] <= 1 and 0 <= one["dev"] <= 1
+    key = {"parameters": "layer_parameters", "flops": "flops_per_example"}[measure]
+    assert first[key] - rounds[-1][key] == full - size
+    for key in ("parameters", "flops_per_example"):
+        assert first[key] > rounds[0][key] > rounds[1][key]
+    assert result["parameters"]["total"] == rounds[-1]["parameters"]
+    assert result["flops_per_example"] == rounds[-1]["flops_per_example"]
+    assert rounds[-1]["dev"] == pytest.approx(result["metrics"]["dev"]["accuracy"])
+    assert first["dev"] == pytest.approx(result["teacher"]["metrics"]["dev"]["accuracy"])
+    config = json.loads((Path(result["folder"]) / "model" / "config.json").read_text())
+    assert [len(own) for own in config["kept_heads"]] == rounds[-1]["heads"]
+    assert config["kept_units"] == rounds[-1]["units"]
+    assert [stage["name"] for stage in result["stages"]] == ["recovery_1", "recovery_2"]
+    assert [stage["steps"] for stage in result["stages"]] == [8, 8]  # of 16, shared
+
+
+def test_killed_in_its_second_round_it_resumes_with_the_same_shape_and_weights(configure, execute, run, monkeypatch):
+    broken = configure("method=prune", "seed=3")
+    step = train._Trainer._step
+    taken = []
+
+    def counted(self, batch):
+        taken.append(self.stage.name)
+        if taken.count("recovery_2") == 4:
+            raise KeyboardInterrupt
+        step(self, batch)
+
+    monkeypatch.setattr(train._Trainer, "_step", counted)
+    with pytest.raises(KeyboardInterrupt):
+        execute(broken)
+    assert taken.count("recovery_1") == 8
+    monkeypatch.setattr(train._Trainer, "_step", step)
+    resumed = execute(broken)
+    fresh = run("seed=3", "rerun=true")
+    assert same(weights(resumed), weights(fresh)) and resumed["metrics"] == fresh["metrics"]
+    assert resumed["reported"] == fresh["reported"]
+
+
+def test_the_soft_term_comes_from_the_unpruned_teacher(run):
+    pure, both = run("method.rounds=1"), run("method.rounds=1", "method.alpha=0.5")
+    lines = [(Path(one["folder"]) / "00_recovery_1" / "metrics.jsonl").read_text() for one in (pure, both)]
+    assert '"soft"' not in lines[0] and '"soft"' in lines[1]
+    assert pure["reported"]["rounds"][1]["heads"] == both["reported"]["rounds"][1]["heads"]
+    assert not same(weights(pure), weights(both))
+
+
+def test_a_pruned_run_teaches_by_its_logits_and_is_refused_by_what_reads_its_layers(
+    run, configure, execute, command_line
+):
+    teacher = ["teacher=run", f"teacher.path={run()['folder']}"]
+    config = configure("method=logit_kd", *teacher)
+    assert config.teacher.architecture == "pruned_bert"
+    assert execute(config)["metrics"]["test"]["n"] == 40
+    for method in ("pkd", "two_stage", "prune"):
+        (fault, *others) = cli.refuse(command_line(f"method={method}", *teacher))
+        assert not others and fault.code == Code.UNSUPPORTED_ARCHITECTURE and "pruned_bert" in str(fault), str(fault)
+        assert "reads its layers" in str(fault)
