@@ -4,6 +4,7 @@ import json
 import locale
 import os
 import random
+import re
 import shutil
 import tempfile
 import time
@@ -18,6 +19,7 @@ import omegaconf.base
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import settings
 from omegaconf import DictConfig, OmegaConf
 
@@ -30,6 +32,8 @@ torch.set_num_threads(
 )  # before kdbench.training.hardware takes it as torch's choice; tiny matrices gain nothing by two
 if not torch.cuda.is_available():
     torch.cuda.manual_seed_all = lambda seed: None  # would note the stack for later, a twentieth of a tiny run
+
+os.fsync = lambda fd: None  # what tests write need not outlive the machine
 
 omegaconf.base.parse = cache(omegaconf.base.parse)  # type: ignore[attr-defined]  # a tenth of composing
 
@@ -174,9 +178,27 @@ def command_line(teacher_folder: Path, data_folder: Path, tmp_path: Path) -> Cal
 
 
 @cache
-def composed(words: tuple[str, ...]) -> DictConfig:
+def chosen(words: tuple[str, ...]) -> DictConfig:
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         return compose("config", overrides=[*words])
+
+
+@cache
+def parsed(word: str) -> tuple[str, Any]:
+    (override,) = OverridesParser.create().parse_overrides([word])
+    return override.key_or_group, override.value()
+
+
+def composed(words: tuple[str, ...]) -> DictConfig:
+    """Compose as Hydra does: the choices, kept for other tests, and after them the values, as Hydra sets them."""
+    values = [word for word in words if VALUE.match(word)]
+    cfg = deepcopy(chosen(tuple(word for word in words if not VALUE.match(word))))
+    for key, value in map(parsed, values):
+        OmegaConf.update(cfg, key, value, merge=True)
+    return cfg
+
+
+VALUE = re.compile(r"[a-z]\w*\.[\w.]+=")  # a key within a group; a choice has no dot, or an @
 
 
 @cache

@@ -128,6 +128,7 @@ def commands(folder: Path, *lines: list[str]) -> list[str]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_a_new_kind_of_task_is_one_file(command_line, tmp_path):
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "stars.py").write_text(STARS, encoding="utf8")

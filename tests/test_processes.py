@@ -3,6 +3,7 @@
 One process is this one.
 """
 
+import logging
 import os
 import signal
 import socket
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +22,11 @@ from safetensors.torch import load_file
 
 from kdbench.cli import main as cli
 from kdbench.storage.results import read_result
+from tests.reliability.forks import forked
 
 ROOT = Path(__file__).parents[1]
 METHODS = sorted(path.stem for path in (ROOT / "kdbench/methods").glob("*.py") if path.stem[0] != "_")
+LOCAL = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "ACCELERATE_USE_CPU": "true"}
 Run = Callable[..., subprocess.Popen[str]]
 
 
@@ -49,7 +53,7 @@ def start(words) -> Run:
 
     def begin(outputs: Path, *overrides: str) -> subprocess.Popen[str]:
         launcher = ["--nproc-per-node=2", "--master-addr=127.0.0.1", f"--master-port={free_port()}"]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "ACCELERATE_USE_CPU": "true"}
+        environment = os.environ | LOCAL
         return subprocess.Popen(
             [sys.executable, "-m", "torch.distributed.run", *launcher, "-m", "kdbench", *words(outputs, *overrides)],
             cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -85,10 +89,38 @@ def logits(folder: Path) -> np.ndarray:
     return np.stack(pandas.read_parquet(folder / "predictions.parquet")["logits"].to_list())
 
 
+def by_torchrun(start, words, outputs: Path, *overrides: str) -> str:
+    return finished(start(outputs, *overrides))
+
+
+def by_fork(start, words, outputs: Path, *overrides: str) -> str:
+    """The same without the launcher and without loading torch again: what both print."""
+    port, said = free_port(), outputs.with_suffix(".txt")
+
+    def worker(rank: int) -> None:
+        from accelerate.state import AcceleratorState
+
+        AcceleratorState._reset_state(reset_partial_state=True)  # this and the log's handlers are of earlier runs
+        logging.getLogger("kdbench").handlers.clear()
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
+        os.environ |= {name: str(value) for name, value in place.items()}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", **LOCAL}
+        with said.open("a", buffering=1) as sys.stdout:
+            sys.stderr = sys.stdout
+            sys.argv = ["kdbench", *words(outputs, *overrides)]
+            cli.main()
+
+    workers = [forked(partial(worker, rank)) for rank in (0, 1)]
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in workers]
+    assert codes == [0, 0], said.read_text()
+    return said.read_text()
+
+
 @pytest.mark.parametrize(
-    "method", [pytest.param(name, marks=() if name == "theseus" else pytest.mark.slow) for name in METHODS]
+    ("method", "together"),
+    [("theseus", by_fork), *(pytest.param(name, by_torchrun, marks=pytest.mark.slow) for name in METHODS)],
 )
-def test_two_processes_equal_one(start, words, tmp_path, monkeypatch, capsys, method):
+def test_two_processes_equal_one(start, words, tmp_path, monkeypatch, capsys, method, together):
     size = {"finetune": ["student=full"], "bilstm": ["student.layers=1", "schedule.dropout=0"]}.get(
         method, []
     )  # full: the teacher's as well
@@ -96,7 +128,7 @@ def test_two_processes_equal_one(start, words, tmp_path, monkeypatch, capsys, me
     overrides = [[f"method={method}", *size, f"cache_dir={tmp_path / f'cache{number}'}"] for number in (1, 2)]
     monkeypatch.setattr(sys, "argv", ["kdbench", *words(outputs[0], *overrides[0])])
     cli.main()
-    said = [capsys.readouterr().out, finished(start(outputs[1], *overrides[1]))]
+    said = [capsys.readouterr().out, together(start, words, outputs[1], *overrides[1])]
     for out, tree in zip(said, outputs, strict=True):
         assert out.count("done: ") == len(list(tree.rglob("results.json")))  # said and written by one process
     folders = [result_of(tree, method) for tree in outputs]

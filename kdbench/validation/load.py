@@ -37,19 +37,23 @@ OmegaConf.register_new_resolver("or", lambda given, other: other if given is Non
 
 
 def fill(cfg: DictConfig) -> DictConfig:
-    """Return a copy of `cfg` in which each stage of the method has every schedule key. Nothing is resolved yet.
+    """Return a copy of `cfg` in which each stage of the method has every schedule key. Nothing is resolved yet."""
+    return OmegaConf.create(filled(OmegaConf.to_container(cfg, resolve=False)))  # type: ignore[arg-type]
+
+
+def filled(values: dict[str, Any]) -> dict[str, Any]:
+    """Fill the values of a config in place, and return them.
 
     A stage takes the keys that its YAML leaves out from `schedule`. The shape of a local teacher is read from its
     folder. A leading ~ becomes the user's home, because the shell does not expand it inside quotes.
     """
-    values: dict[str, Any] = OmegaConf.to_container(cfg, resolve=False)  # type: ignore[assignment]
     _expand(values)
     _fill_teacher(values["teacher"], "teacher")
     if isinstance(values["student"].get("encoder"), dict):
         _fill_teacher(values["student"]["encoder"], "student.encoder")
     for stage in values["method"].get("stages", {}).values():
         stage.update({key: f"${{schedule.{key}}}" for key in values["schedule"] if key not in stage})
-    return OmegaConf.create(values)
+    return values
 
 
 def _expand(values: dict[str, Any]) -> None:
@@ -117,22 +121,22 @@ def _fill_from_run(teacher: dict[str, Any], record: Any) -> None:
 
 def complete(cfg: DictConfig) -> DictConfig:
     """Return `cfg` filled by `fill`, with every interpolation resolved."""
-    filled = fill(cfg)
-    OmegaConf.resolve(filled)
-    return filled
+    made = fill(cfg)
+    OmegaConf.resolve(made)
+    return made
 
 
 @cache
 def _of_any_method() -> DictConfig:
-    typed: DictConfig = OmegaConf.structured(RunConfig)
-    return typed
+    of_any: DictConfig = OmegaConf.structured(RunConfig)
+    return of_any
 
 
 def schema(method: str, module: str | None) -> DictConfig:
     """Return the typed schema that a completed config must fit."""
-    typed = copy.deepcopy(_of_any_method())
-    typed.method = OmegaConf.structured(method_schema(method, module))
-    return typed
+    of_this = copy.deepcopy(_of_any_method())
+    of_this.method = OmegaConf.structured(method_schema(method, module))
+    return of_this
 
 
 def load(cfg: DictConfig) -> RunConfig:
@@ -140,8 +144,13 @@ def load(cfg: DictConfig) -> RunConfig:
 
     Raises OmegaConf's own errors; `kdbench.validation.values.faults` finds them first and explains them.
     """
-    filled = complete(cfg)
-    return OmegaConf.to_object(OmegaConf.merge(schema(filled.method.name, filled.method.get("module")), filled))  # type: ignore[return-value]
+    return typed(complete(cfg))
+
+
+def typed(completed: DictConfig) -> RunConfig:
+    """Return the typed run of a config that is complete. Raises OmegaConf's own errors."""
+    method = completed.method
+    return OmegaConf.to_object(OmegaConf.merge(schema(method.name, method.get("module")), completed))  # type: ignore[return-value]
 
 
 def cache_folder(config: RunConfig) -> Path:

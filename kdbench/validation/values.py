@@ -4,6 +4,7 @@
 stops at the first fault. `cross_faults` then checks what depends on several keys.
 """
 
+import copy
 import math
 import re
 from collections.abc import Iterable, Iterator
@@ -21,7 +22,7 @@ from kdbench.errors import Code, Fault, nearest, shown
 from kdbench.options import MISSING, Rule
 from kdbench.validation.fit import cross_faults
 from kdbench.validation.keys import Keys, Leaf, method_names, run_keys
-from kdbench.validation.load import NoTeacher, fill, load
+from kdbench.validation.load import NoTeacher, filled, typed
 from kdbench.validation.own_method import own_method_fault
 
 __all__ = ["cross_faults", "faults"]
@@ -57,15 +58,15 @@ def faults(cfg: DictConfig, stages: Iterable[str] | None = None) -> list[Fault]:
     keys = keys_of(values, stages)
     known, found = sort_out(keys, values)
     try:
-        filled = fill(OmegaConf.create(known))
+        made = OmegaConf.create(filled(copy.deepcopy(known)))
     except NoTeacher as error:
         given = dict(keys.flat(known))[error.key]
         return [*found.values(), Fault(error.code, error.key, shown(given), str(error))]
-    if wrong := judged(keys, filled, skip=set(found)):
+    if wrong := judged(keys, made, skip=set(found)):
         return [*found.values(), *wrong]
     if any(key in keys.leaves or key in keys.groups for key in found):
         return list(found.values())  # without these values there is no run to check
-    return [*found.values(), *typed_faults(OmegaConf.create(known))]
+    return [*found.values(), *typed_faults(made)]
 
 
 def known_keys(cfg: DictConfig) -> Keys | None:
@@ -229,9 +230,10 @@ def in_words(rule: Rule) -> str:
     return f"{before} or {last}" if re.fullmatch(r"\w+(, \w+)+", rule.legal) else rule.legal
 
 
-def typed_faults(cfg: DictConfig) -> list[Fault]:
+def typed_faults(made: DictConfig) -> list[Fault]:
+    OmegaConf.resolve(made)
     try:
-        return cross_faults(load(cfg))
+        return cross_faults(typed(made))
     except ValueError as error:  # of a method's __post_init__
         return [Fault(Code.CONFLICTING_VALUES, "method", None, str(error))]
 
