@@ -40,7 +40,7 @@ class Code(Enum):
         "Leave out one of the two that the message names.")
     # KD01x: keys and their values
     UNKNOWN_CHOICE = (11, "A group has no such choice, or there is no such group or folder of presets.",
-        "Use one of the choices in the message. `kdbench 'group=?'` lists all of them.")
+        "Use one of the choices in the message. `kdbench 'method=?'` lists those of a group.")
     UNKNOWN_KEY = (12, "There is no key of this name.",
         "Use the suggested key, or one of the legal keys in the message.")
     MISSING_VALUE = (13, "A key that this command needs has no value.",
