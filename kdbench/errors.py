@@ -125,8 +125,8 @@ class Code(Enum):
         "Fetch or make the file again. kdbench itself repairs its checkpoints and its cache.")
     FOREIGN_FILE = (74, "A stored file is intact, but its content is not what belongs there.",
         "Remove the file that the message names, and repeat the command.")
-    DISK_FULL = (75, "The disk is full or too small for a download, or a quota is used up. Stored files are intact.",
-        "Free some space and repeat the command. It resumes.")
+    DISK_FULL = (75, "The disk is full, or too small for a download or a stage, or a quota is used up.",
+        "Free some space (`kdbench-clean outputs` lists what can go) and repeat the command. Stored files are intact.")
     NOT_WRITABLE = (76, "kdbench may not write or read this file or folder.",
         "Make it writable, or set `outputs` or `cache_dir` to another folder.")
     SYSTEM_ERROR = (77, "The system refused to read or write: too many open files, or an error of the disk.",

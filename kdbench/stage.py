@@ -98,3 +98,4 @@ class Stage:
     predict: Mapping[str, Predict] | None = None
     key: str | None = None  # under method.stages, if several stages share one schedule
     words: Words | None = None  # None: all rows of all embedding tables are optimised
+    through: nn.Module | None = None  # frozen, but gradients pass through it: its activations take memory, too

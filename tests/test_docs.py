@@ -20,10 +20,10 @@ import yaml
 from hydra._internal.utils import get_args_parser
 from safetensors.torch import load_file, save_file
 
+from kdbench.cli import clean, predict
 from kdbench.cli import export as export_command
 from kdbench.cli import help as answers
 from kdbench.cli import main as cli
-from kdbench.cli import predict
 from kdbench.cli.command import judge
 from kdbench.cli.compose import composing
 from kdbench.cli.hydra_keys import closed
@@ -121,6 +121,7 @@ PROGRAMS: dict[str, Callable[[list[str]], bool]] = {  # True: the words may stan
     "torchrun": lambda words: True,  # the same, from -m kdbench on
     "accelerate": lambda words: True,
     "compare-runs": lambda words: True,  # test_compare_runs_lines
+    "kdbench-clean": lambda words: True,  # test_clean_lines
     "kdbench-export": lambda words: True,  # test_export_and_predict_lines
     "kdbench-predict": lambda words: True,
     "pip": pip,
@@ -239,6 +240,11 @@ def test_export_and_predict_lines():
     assert len(found) > 5
     parsers = {"kdbench-export": export_command.parser(), "kdbench-predict": predict.parser()}
     assert all(str(vars(parsers[one.words[0]].parse_args(one.words[1:]))) for one in found)
+
+
+def test_clean_lines():
+    found = of("kdbench-clean")
+    assert found and all(clean.parser().parse_args(one.words[1:]).outputs == Path("outputs") for one in found)
 
 
 def test_scripts(place):

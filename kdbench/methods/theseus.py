@@ -137,7 +137,10 @@ def replacing(run: "Run", p: Params, predecessor: Any, successor: Any, schedule:
 
     params = [parts.stacked, *(parts.inputs if p.embeddings != "frozen" else [])]
     predict = {"successor": lambda batch, step: logits(successor, batch), "hybrid": hybrid}
-    return Stage("replacing", successor, objective, run.batches("replacing"), schedule, groups(params), predict=predict)
+    data = run.batches("replacing")
+    return Stage(
+        "replacing", successor, objective, data, schedule, groups(params), predict=predict, through=predecessor
+    )
 
 
 def rate(p: Params, step: int, steps: int) -> float:

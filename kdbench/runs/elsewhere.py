@@ -3,22 +3,58 @@
 `outputs` is relative to the working directory, so the same command elsewhere would train the same teacher again. The
 cache keeps a note for each run, by its id, with its folder. If a run needs another run that is not in its `outputs`,
 it is copied from there.
+
+The cache also keeps a note for each run that has begun and is not finished, by its folder: as long as there is one,
+kdbench-clean leaves the tokens and the teacher outputs in the cache.
 """
 
+import hashlib
 import logging
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock
+
 from kdbench.storage.files import Damaged, explained, read_record, remove, write_record
-from kdbench.storage.results import EXPORT, read_result, verify_run
+from kdbench.storage.results import EXPORT, RESULTS, read_result, verify_run
 
 log = logging.getLogger("kdbench")
 NOTES = "runs"  # below the cache
+UNFINISHED = "unfinished"
+
+
+@contextmanager
+def no_run_begins(cache: Path) -> Iterator[None]:
+    """Hold off, within the block, every run that is about to begin with this cache."""
+    with explained(cache):
+        (cache / UNFINISHED).mkdir(exist_ok=True)
+        lock = FileLock(cache / f"{UNFINISHED}.lock")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def begin(cache: Path, folder: Path) -> None:
+    """Note in the cache that the run in `folder` has begun and may read what is there."""
+    with no_run_begins(cache):
+        write_record(_begun(cache, folder), {"folder": str(folder.absolute())})
+
+
+def unfinished(cache: Path) -> list[Path]:
+    """Return the folders of the runs that have begun with this cache and are not finished, running or not."""
+    noted = [_noted(note) for note in sorted((cache / UNFINISHED).glob("*.json"))]
+    folders = [Path(one) for one in noted if one is not None]
+    return [folder for folder in folders if folder.is_dir() and not (folder / RESULTS).is_file()]
 
 
 def remember(cache: Path, folder: Path) -> None:
     """Note in the cache where a finished run is."""
+    _begun(cache, folder).unlink(missing_ok=True)
     result = read_result(folder)
     assert result is not None
     note, where = _note(cache, result["id"], result["seed"]), str(folder.absolute())
@@ -39,6 +75,10 @@ def bring(cache: Path, id_: str, seed: int, folder: Path) -> Path | None:
         remove(folder)  # what an earlier attempt left
         os.replace(staged, folder)
     return source
+
+
+def _begun(cache: Path, folder: Path) -> Path:
+    return cache / UNFINISHED / f"{hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:16]}.json"
 
 
 def _note(cache: Path, id_: str, seed: int) -> Path:

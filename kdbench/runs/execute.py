@@ -37,6 +37,7 @@ from kdbench.training.dropout import cheap
 from kdbench.training.hardware import Hardware, accelerator, settle
 from kdbench.training.interrupts import Limits, Pruned, Stopped, Watch
 from kdbench.training.loop import train
+from kdbench.training.needs import Room
 from kdbench.training.processes import wait
 from kdbench.training.progress import Display, console, logged_to, show_log
 from kdbench.validation.load import cache_folder
@@ -114,6 +115,8 @@ def ensure(
             wait(accelerator)
             if accelerator.is_main_process:
                 _make_ready(folder, config.rerun)
+                if not config.dry_run:
+                    elsewhere.begin(cache_folder(config), folder)
             wait(accelerator)
             status = StatusFile(folder, accelerator.is_main_process)
             with logged_to(folder / "run.log", accelerator.is_main_process):
@@ -278,8 +281,21 @@ def train_stages(
                 limits=Limits(config.checkpoint_every, config.stop_after, config.preempt_at, watch_stage),
                 display=Display(console, given.batch_size * given.accumulation, status),
                 tell=partial(tracking.line, stage.name, sum(one["steps"] for one in records)),
+                room=None if config.dry_run else _room(run, key),
             )
         records.append(record_ | {"folder": name, "key": key})
+
+
+def _room(run: Run, key: str) -> Room:
+    """Return the size of one pass of a stage over the student's texts."""
+    config, student, corpus = run.config, run.config.student, run.config.corpus
+    return Room(
+        config.outputs,
+        texts=-(-run.stage(key).batch_size // run.accelerator.num_processes),
+        length=corpus.max_length if config.phase == "general" and corpus else config.dataset.max_length,
+        heads=student.layers * (student.heads or 0),
+        autocast=run.hardware.precision == "bf16",
+    )
 
 
 def prepared(run: Run, stage: Stage) -> Stage:

@@ -151,6 +151,19 @@ def amend_record(path: Path, changes: dict[str, Any]) -> None:
     _write_sealed(path, value | changes, listed)
 
 
+def listed(path: Path) -> dict[str, int]:
+    """Return name -> bytes of each file that the record at `path` lists. Raises Damaged."""
+    return {name: size for name, (size, _) in _opened(path)[1].items()}
+
+
+def unlist(path: Path, names: Iterable[str]) -> None:
+    """Write the record again without the files `names`, so that it is true without them. Raises Damaged, StoreError."""
+    value, files = _opened(path)
+    gone = set(names)
+    kept = {name: {"bytes": size, "sha256": digest} for name, (size, digest) in files.items() if name not in gone}
+    _write_sealed(path, value, kept)
+
+
 def _write_sealed(path: Path, value: dict[str, Any], listed: dict[str, dict[str, Any]]) -> None:
     text = json.dumps(value | {"files": listed}, indent=2, allow_nan=False, ensure_ascii=False)
     text = text.removesuffix("\n}") + ',\n  "sha256": "'

@@ -16,6 +16,7 @@ from kdbench.storage.status import STATUS
 SCHEMA = 1
 RESULTS = "results.json"
 PREDICTIONS = "predictions.parquet"  # beside it
+STAGE = "stage.json"  # a stage's record, written last: where it is and fits, the stage is done
 EXPORT = "export"  # a folder that a finished run may have: what was made of it later, with a record of its own
 _UNLISTED = (RESULTS, STATUS, "run.log")  # the log is for people, and still written to when the run is done
 

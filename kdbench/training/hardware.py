@@ -5,6 +5,7 @@ import platform
 from dataclasses import dataclass
 from datetime import timedelta
 
+import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -57,6 +58,15 @@ def _keep_freed_memory() -> None:
         libc.mallopt(_M_MMAP_MAX, 0)
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
         libc.mallopt(_M_TOP_PAD, 64 << 20)
+
+
+def used_memory(device: torch.device) -> int:
+    """Return the bytes that this process uses, on its GPU if it has one. On Linux, it gives back freed memory first."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+    return int(psutil.Process().memory_info().rss)
 
 
 def accelerator(hardware: Hardware) -> Accelerator:

@@ -22,18 +22,19 @@ from torch import nn
 
 from kdbench.stage import Batch, Predict, Stage
 from kdbench.storage import files as store
+from kdbench.storage.results import STAGE
 from kdbench.storage.seeds import derive
 from kdbench.training import checkpoint, interrupts
 from kdbench.training.checkpoint import Pass, state_of
 from kdbench.training.finite import bad_loss, require_finite_weights
 from kdbench.training.interrupts import Limits
 from kdbench.training.metrics_log import MetricsLog, Tell, read_lines
+from kdbench.training.needs import Room, needs, require
 from kdbench.training.processes import largest, shares, summed, wait
 from kdbench.training.progress import Display
 from kdbench.training.updates import Updates
 
 log = logging.getLogger("kdbench")
-STAGE = "stage.json"  # a stage's record, written last: where it is and fits, the stage is done
 METRICS = "metrics.jsonl"
 # Steps between two reads of the losses from the device. Not by time: metrics.jsonl is equal for a resumed run, and all
 # processes of a run read together. The bar moves by time (`Display.taken`).
@@ -52,18 +53,20 @@ def train(
     limits: Limits,
     display: Display,
     tell: Tell = lambda line: None,
+    room: Room | None = None,
 ) -> dict[str, Any]:
     """Train `stage` in `folder`, or load it if it is finished there; return the stage's record.
 
     Afterwards the student (and `extra`) is in evaluation mode. It holds the weights with the best dev `metric`, or
     the last ones if the stage predicts nothing. A finished stage that is damaged is trained again. `tell` receives
-    every line of metrics.jsonl, including those of an earlier attempt.
+    every line of metrics.jsonl, including those of an earlier attempt. With `room`, the log says what the stage needs.
 
-    Raises NonFiniteLoss, Stopped, ProcessLost, StoreError, Misfit; and Pruned if `limits.watch` raises it.
+    Raises SettingError if the disk is too small for it; NonFiniteLoss, Stopped, ProcessLost, StoreError, Misfit; and
+    Pruned if `limits.watch` raises it.
     """
     record = _finished(folder)
     if record is None:
-        _Trainer(stage, folder, accelerator, score, metric, seed, limits, display, tell).run()
+        _Trainer(stage, folder, accelerator, score, metric, seed, limits, display, tell, room).run()
         record = store.read_record(folder / STAGE)
     elif accelerator.is_main_process:
         checkpoint.clear(folder)  # where a crash came between the record and this
@@ -101,9 +104,11 @@ class _Trainer:
         limits: Limits,
         display: Display,
         tell: Tell,
+        room: Room | None = None,
     ) -> None:
         self.stage, self.folder, self.accelerator, self.score = stage, folder, accelerator, score
         self.metric, self.seed, self.limits, self.display = metric, seed, limits, display
+        self.room = room
         self.module = nn.ModuleDict({"student": stage.student})
         if stage.extra is not None:
             self.module["extra"] = stage.extra
@@ -115,6 +120,10 @@ class _Trainer:
         self.log = MetricsLog(folder / METRICS, self.state.lines, accelerator.is_main_process, tell)
 
     def run(self) -> None:
+        if self.room is not None and self.accelerator.is_main_process:
+            left = self.stage.schedule.steps // self.limits.checkpoint_every + 1  # one more if it is interrupted
+            need = needs(self.module, self.updates.trained, self.room, left, self.stage.through)
+            require(self.stage.name, need, self.room, self.folder, self.accelerator)
         schedule, per_epoch = self.stage.schedule, len(self.stage.data)
         started = time.perf_counter() - self.progress.seconds
         self.display.start(self.stage.name, schedule.steps, self.progress.step, self.progress.step // per_epoch)

@@ -14,7 +14,7 @@ from kdbench.data.tokenize import tokenize
 from kdbench.errors import Code, UserError
 from kdbench.storage import files as store
 from kdbench.storage.files import MANIFEST, Misfit, write_record
-from kdbench.training.loop import STAGE
+from kdbench.storage.results import STAGE
 from tests.refusals import refused
 from tests.test_train import examples, run, supervised, toy
 

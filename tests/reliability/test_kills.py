@@ -22,7 +22,7 @@ from kdbench.schema import RunConfig
 from kdbench.sources import fetch
 from kdbench.storage import files as store
 from kdbench.storage.files import sha256_of
-from kdbench.storage.results import RESULTS, verify_run
+from kdbench.storage.results import RESULTS, STAGE, verify_run
 from kdbench.training import loop as train
 from tests.data.test_wheels import wheel
 from tests.reliability.forks import forked, kill_after
@@ -44,7 +44,7 @@ def metrics(outputs: Path) -> dict[str, object]:
 
 def whole_stages(outputs: Path) -> set[str]:
     found = set()
-    for path in outputs.rglob(train.STAGE):
+    for path in outputs.rglob(STAGE):
         store.verify(path)
         found.add(str(path.parent))
     return found

@@ -19,8 +19,7 @@ from kdbench.inference import measure
 from kdbench.shipping import export
 from kdbench.shipping.export import export_run
 from kdbench.storage import files as store
-from kdbench.storage.results import EXPORT, PREDICTIONS, RESULTS, read_result, verify_run
-from kdbench.training.loop import STAGE
+from kdbench.storage.results import EXPORT, PREDICTIONS, RESULTS, STAGE, read_result, verify_run
 from tests.reliability.faults import Death, Disk, failing
 
 ERRORS = ("ENOSPC", "EIO", "EACCES", "EMFILE")

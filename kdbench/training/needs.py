@@ -1,0 +1,99 @@
+"""Estimate the memory and the disk that a stage needs, before it is trained; refuse a disk that is too small.
+
+P is the number of the module's parameters, T that of the trained ones (on a CPU without the word embeddings that do
+not occur in the texts). All are float32:
+
+- disk: a checkpoint has the module (4 P bytes), the weights with the best dev score (4 P) and the optimiser's two
+  moments (8 T). Two are kept, and a third one is complete before the older one goes. Then come the stage's weights
+  (4 P), and the model, which is a part of them.
+- memory: what the process has now, the moments (8 T), the best weights (4 P); and either gradients (4 T) and
+  activations, or the copy of the moments that a checkpoint is written from (8 T).
+- activations: a linear layer keeps its input and makes an output, for each token of a pass. Everything else between two
+  linear layers (norms, GELU, dropout) is of their width, and is counted with them. Attention adds layers x heads x
+  length^2 weights for each text, before and after dropout. With bf16 they do not become smaller, because the norms and
+  their neighbours stay in float32, and there is a copy of the weights (2 P).
+
+docs/results.md compares the memory with measured peaks.
+"""
+
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from kdbench.errors import Code, SettingError
+from kdbench.training.hardware import used_memory
+
+log = logging.getLogger("kdbench")
+FLOAT = 4  # bytes
+
+
+class Room(NamedTuple):
+    """Where a stage is trained, and the size of one pass over the model."""
+
+    outputs: str
+    texts: int
+    length: int  # tokens of the longest text
+    heads: int = 0  # of all layers
+    autocast: bool = False
+
+
+class Needs(NamedTuple):
+    """Bytes."""
+
+    memory: int  # beyond what the process has before the stage
+    checkpoint: int
+    disk: int  # at the worst moment
+
+
+def needs(
+    module: nn.Module, trained: Sequence[Tensor], room: Room, checkpoints: int, through: nn.Module | None = None
+) -> Needs:
+    """Return what training needs.
+
+    At most `checkpoints` are written, of which three are there at the same time. Gradients also pass `through` a
+    frozen module.
+    """
+    weights = sum(value.numel() for value in module.state_dict().values()) * FLOAT
+    gradients = sum(one.numel() for one in trained) * FLOAT
+    checkpoint = 2 * weights + 2 * gradients
+    copy = max(weights, 2 * gradients)
+    kept = sum(activations(one, room) for one in (module, through) if one is not None)
+    training = gradients + kept + (weights // 2 if room.autocast else 0)
+    most = max(min(checkpoints, 3) * checkpoint, min(checkpoints, 2) * checkpoint + weights, 2 * weights)
+    return Needs(2 * gradients + weights + max(training, copy), checkpoint, most)
+
+
+def activations(module: nn.Module, room: Room) -> int:
+    """Return the bytes of the activations of one pass, at most."""
+    linear = [one for one in module.modules() if isinstance(one, nn.Linear)]
+    widths = sum(one.in_features + one.out_features for one in linear)
+    return room.texts * room.length * (widths + 2 * room.heads * room.length) * FLOAT
+
+
+def require(stage: str, need: Needs, room: Room, folder: Path, accelerator: Accelerator) -> None:
+    """Log what the stage needs. Raises SettingError if the disk of `folder` is too small."""
+    memory = used_memory(accelerator.device) + need.memory
+    log.info(
+        "stage %s: needs at most about %s of %smemory and %s of disk",
+        stage, _size(memory), "GPU " * (accelerator.device.type == "cuda"), _size(need.disk),
+    )  # fmt: skip
+    there = sum(path.stat().st_size for path in folder.glob("checkpoint-*/*"))  # of an interrupted run: counted already
+    free = shutil.disk_usage(next(one for one in (folder, *folder.absolute().parents) if one.is_dir())).free
+    if free + there < need.disk:
+        raise SettingError(
+            Code.DISK_FULL,
+            "outputs",
+            room.outputs,
+            f"stage {stage} needs {_size(need.disk - there)} of disk for checkpoints of {_size(need.checkpoint)} and"
+            f" its model, but {_size(free)} are free. Make room (kdbench-clean {room.outputs} lists what finished runs"
+            " can do without), or set outputs=<a folder on a larger disk>.",
+        )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"

@@ -1,0 +1,106 @@
+"""What a stage needs is logged before it is trained, and a disk that is too small is refused."""
+
+import logging
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from kdbench.errors import Code, SettingError
+from kdbench.training import needs
+from kdbench.training.hardware import used_memory
+from kdbench.training.interrupts import Stopped, listening
+from kdbench.training.needs import Room
+from tests.refusals import refused
+
+
+class Disk(NamedTuple):
+    total: int
+    used: int
+    free: int
+
+
+@pytest.fixture
+def free(monkeypatch):
+    def make(count: int) -> None:
+        monkeypatch.setattr("kdbench.training.needs.shutil.disk_usage", lambda path: Disk(10**12, 0, count))
+
+    return make
+
+
+def test_bytes_of_a_module():
+    module = nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 3), nn.Linear(3, 2))
+    p, trained = 28 + 15 + 8, 15 + 8
+    room = Room("outputs", texts=2, length=5, heads=3)
+    activations = 4 * (2 * 5 * (4 + 3 + 3 + 2) + 2 * 2 * 3 * 5 * 5)  # attention: before and after its dropout
+    assert needs.activations(module, room) == activations
+    parts = [*module[1].parameters(), *module[2].parameters()]
+    found = needs.needs(module, parts, room, checkpoints=9)
+    assert found.checkpoint == 8 * p + 8 * trained
+    assert found.disk == 3 * found.checkpoint
+    assert found.memory == 8 * trained + 4 * p + 4 * trained + activations
+    half = needs.needs(module, parts, room._replace(autocast=True), checkpoints=9)
+    assert half.memory == 8 * trained + 4 * p + 4 * trained + activations + 2 * p
+    frozen = needs.needs(module, parts, room, checkpoints=9, through=nn.Linear(6, 1))
+    assert frozen.memory - found.memory == 4 * (2 * 5 * 7 + 2 * 2 * 3 * 5 * 5)
+    assert needs.needs(module, parts, room, checkpoints=1).disk == found.checkpoint + 4 * p
+
+
+@pytest.mark.usefixtures("taught")
+def test_a_checkpoint_is_as_large_as_said_and_a_run_says_what_it_needs(
+    configure, execute, tmp_path, monkeypatch, caplog
+):
+    """AdamW's moments cover the words of the texts only, and a safetensors header is not counted."""
+    said: list[needs.Needs] = []
+    monkeypatch.setattr(needs, "_size", lambda count: str(count))
+    own = needs.require
+
+    def require(stage: str, need: needs.Needs, *more) -> None:
+        said.append(need)
+        own(stage, need, *more)
+
+    monkeypatch.setattr("kdbench.training.loop.require", require)
+    logging.getLogger("kdbench").propagate = True
+    with listening(), pytest.raises(Stopped):
+        execute(configure("method=logit_kd", "preempt_at=14"))  # 8 steps an epoch: it has a best dev score
+    (folder,) = (tmp_path / "outputs").rglob("checkpoint-14")
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    headers = sum(8 + int.from_bytes(path.read_bytes()[:8], "little") for path in folder.glob("*.safetensors"))
+    steps = 4 * sum(1 for name in (folder / "optimizer.safetensors").read_bytes().split(b".step")) - 4
+    assert size - headers - steps == said[0].checkpoint
+    (line,) = re.findall(r"stage training: needs at most about (\d+) of memory and (\d+) of disk", caplog.text)
+    assert int(line[1]) == said[0].disk and int(line[0]) > said[0].memory
+
+
+@pytest.mark.usefixtures("taught")
+def test_a_disk_that_is_too_small_is_refused_before_the_stage(configure, execute, tmp_path, free):
+    free(1000)
+    outputs = tmp_path / "outputs"
+    with refused(Code.DISK_FULL, f"outputs={outputs}: ", "0.0 MB are free", "kdbench-clean", kind=SettingError):
+        execute(configure("method=logit_kd"))
+    assert not list((outputs / "topics" / "logit_kd").rglob("*.safetensors"))
+    free(10**9)
+    execute(configure("method=logit_kd"))
+
+
+def test_the_checkpoints_of_an_interrupted_stage_are_not_counted_twice(tmp_path, free):
+    (tmp_path / "checkpoint-5").mkdir()
+    (tmp_path / "checkpoint-5" / "module.safetensors").write_bytes(b"x" * 600)
+    need, room, cpu = needs.Needs(memory=0, checkpoint=600, disk=1000), Room("outputs", 1, 1), Accelerator(cpu=True)
+    free(400)
+    needs.require("training", need, room, tmp_path, cpu)
+    free(399)
+    with refused(Code.DISK_FULL, "outputs=outputs: stage training needs", kind=SettingError):
+        needs.require("training", need, room, tmp_path, cpu)
+    with refused(Code.DISK_FULL, kind=SettingError):  # the folder of a stage that has not begun
+        needs.require("training", need, room, Path("none/of/these"), cpu)
+
+
+def test_memory_now_includes_tensors():
+    before = used_memory(torch.device("cpu"))
+    held = torch.ones(16 * 2**20)
+    assert used_memory(torch.device("cpu")) - before == pytest.approx(held.numel() * 4, rel=0.1)
