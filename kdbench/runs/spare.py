@@ -91,7 +91,7 @@ def _runs(outputs: Path) -> Iterator[Path]:
     """Yield the folders of all runs, finished or not."""
     for place, below, files in os.walk(outputs):
         below.sort()
-        if CONFIG in files or RESULTS in files:
+        if {CONFIG, "env.json"} <= {*files} or RESULTS in files:
             below.clear()
             yield Path(place)
 

@@ -79,7 +79,7 @@ def require(stage: str, need: Needs, room: Room, folder: Path, accelerator: Acce
     """Log what the stage needs. Raises SettingError if the disk of `folder` is too small."""
     memory = used_memory(accelerator.device) + need.memory
     log.info(
-        "stage %s: needs at most about %s of %smemory and %s of disk",
+        "stage %s: needs about %s of %smemory, and at most %s of disk",
         stage, _size(memory), "GPU " * (accelerator.device.type == "cuda"), _size(need.disk),
     )  # fmt: skip
     there = sum(path.stat().st_size for path in folder.glob("checkpoint-*/*"))  # of an interrupted run: counted already
