@@ -42,9 +42,9 @@ def test_bytes_of_a_module():
     found = needs.needs(module, parts, room, checkpoints=9)
     assert found.checkpoint == 8 * p + 8 * trained
     assert found.disk == 3 * found.checkpoint
-    assert found.memory == 8 * trained + 4 * p + 4 * trained + activations
+    assert found.memory == 8 * trained + 8 * p + 4 * trained + activations
     half = needs.needs(module, parts, room._replace(autocast=True), checkpoints=9)
-    assert half.memory == 8 * trained + 4 * p + 4 * trained + activations + 2 * p
+    assert half.memory == 8 * trained + 8 * p + 4 * trained + 3 * activations // 4 + 2 * p
     frozen = needs.needs(module, parts, room, checkpoints=9, through=nn.Linear(6, 1))
     assert frozen.memory - found.memory == 4 * (2 * 5 * 7 + 2 * 2 * 3 * 5 * 5)
     assert needs.needs(module, parts, room, checkpoints=1).disk == found.checkpoint + 4 * p

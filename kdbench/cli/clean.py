@@ -52,8 +52,12 @@ def _clean(outputs: Path, sure: bool) -> int:
     from kdbench.runs import spare  # loads OmegaConf: not for --help
 
     found = spare.find(outputs)
+    sizes: dict[tuple[Path, str], int] = {}  # of a cache one line for each kind of entry
     for one in found.spare:
-        print(f"{_size(one.bytes)}  {one.folder}  {one.what}")
+        place = one.folder if one.cache is None else one.folder.parent
+        sizes[place, one.what] = sizes.get((place, one.what), 0) + one.bytes
+    for (place, what), size in sizes.items():
+        print(f"{_size(size)}  {place}  {what}")
     for line in found.kept:
         print(f"kept: {line}")
     total = sum(one.bytes for one in found.spare)

@@ -6,12 +6,13 @@ not occur in the texts). All are float32:
 - disk: a checkpoint has the module (4 P bytes), the weights with the best dev score (4 P) and the optimiser's two
   moments (8 T). Two are kept, and a third one is complete before the older one goes. Then come the stage's weights
   (4 P), and the model, which is a part of them.
-- memory: what the process has now, the moments (8 T), the best weights (4 P); and either gradients (4 T) and
-  activations, or the copy of the moments that a checkpoint is written from (8 T).
+- memory: what the process has now, the moments (8 T), the best weights (4 P); either gradients (4 T) and activations,
+  or the copy of the moments that a checkpoint is written from (8 T); and the weights as they are read back in the end
+  (4 P), because the process keeps the memory that training has freed.
 - activations: a linear layer keeps its input and makes an output, for each token of a pass. Everything else between two
   linear layers (norms, GELU, dropout) is of their width, and is counted with them. Attention adds layers x heads x
-  length^2 weights for each text, before and after dropout. With bf16 they do not become smaller, because the norms and
-  their neighbours stay in float32, and there is a copy of the weights (2 P).
+  length^2 weights for each text, before and after dropout. An element has 4 bytes. With bf16 it has 3, because half of
+  them stay in float32 (our assumption: it fits the measured peaks), and there is a copy of the weights (2 P).
 
 docs/results.md compares the memory with measured peaks.
 """
@@ -65,14 +66,15 @@ def needs(
     kept = sum(activations(one, room) for one in (module, through) if one is not None)
     training = gradients + kept + (weights // 2 if room.autocast else 0)
     most = max(min(checkpoints, 3) * checkpoint, min(checkpoints, 2) * checkpoint + weights, 2 * weights)
-    return Needs(2 * gradients + weights + max(training, copy), checkpoint, most)
+    return Needs(2 * gradients + 2 * weights + max(training, copy), checkpoint, most)
 
 
 def activations(module: nn.Module, room: Room) -> int:
     """Return the bytes of the activations of one pass, at most."""
     linear = [one for one in module.modules() if isinstance(one, nn.Linear)]
     widths = sum(one.in_features + one.out_features for one in linear)
-    return room.texts * room.length * (widths + 2 * room.heads * room.length) * FLOAT
+    element = 3 if room.autocast else FLOAT
+    return room.texts * room.length * (widths + 2 * room.heads * room.length) * element
 
 
 def require(stage: str, need: Needs, room: Room, folder: Path, accelerator: Accelerator) -> None:
