@@ -36,10 +36,12 @@ SERVED = {  # method -> the architectures that it can bring together with themse
     "minilm": ["bert", "roberta", "xlm-roberta", "electra", "distilbert", "albert", "mpnet"],
     "tinybert": ["bert", "roberta", "xlm-roberta", "electra", "distilbert", "albert", "mpnet"],
     "distilbert": KINDS, "fastbert": KINDS,
+    "prune": ["bert", "roberta", "xlm-roberta", "electra", "distilbert", "mpnet"],
 }  # fmt: skip
 OWN = {  # what a method's own choice of student, made for a BERT, becomes
     "tinybert": ["student=full", "student.layers=2"],
     "distilbert": ["student=full", "student.layers=2"],
+    "prune": ["student=full", "student.layers=4", "method.rounds=2"],
 }
 PLAIN = {kind: ["method.augment=false"] for kind in ("roberta", "xlm-roberta", "albert")}  # no word pieces
 
@@ -196,6 +198,10 @@ REFUSED = {  # what is asked -> code, key, what is legal
         "student.architecture",
         "student.encoder",
     ),
+    "prune albert": (Code.UNSUPPORTED_ARCHITECTURE, "teacher.architecture", "one set of weights"),
+    "prune deberta-v2": (Code.UNSUPPORTED_ARCHITECTURE, "teacher.architecture", "further matrices"),
+    "prune modernbert": (Code.UNSUPPORTED_ARCHITECTURE, "teacher.architecture", "share one matrix"),
+    "finetune modernbert method.init.layers=contribution": (Code.UNUSABLE_START, "method.init.layers", "layer 0"),
     "theseus bert student.architecture=distilbert": (Code.UNSUPPORTED_ARCHITECTURE, "student.architecture", "bert"),
     "fastbert deberta-v2 export.onnx=true": (Code.UNSUPPORTED_EXPORT, "export.onnx", "branches"),
     "fastbert modernbert student=fastbert student.layers=2 method.init.layers=last": (

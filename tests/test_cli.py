@@ -138,6 +138,29 @@ REFUSALS: dict[str, tuple[Code, *tuple[str, ...]]] = {
     "method=logit_kd method.temperature=0": (Code.OUT_OF_RANGE, "method.temperature=0", "0.001 to 1000"),
     "method=logit_kd method.temperature=1e30": (Code.OUT_OF_RANGE, "method.temperature=1e30", "0.001 to 1000"),
     "method=tinybert method.temperature=1e-30": (Code.OUT_OF_RANGE, "method.temperature=1e-30", "0.001 to 1000"),
+    "method=prune method.target=1": (Code.OUT_OF_RANGE, "method.target=1", "above 0 and below 1"),
+    "method=prune method.target=0.01": (Code.CONFLICTING_VALUES, "method.target=0.01", "0.0295 or more"),
+    "method=prune method.target=0.02 method.measure=flops": (
+        Code.CONFLICTING_VALUES,
+        "method.target=0.02",
+        "0.0298 or more",
+    ),
+    "method=prune student.layers=3": (Code.CONFLICTING_VALUES, "student.layers=3", "must be 6", "student=full"),
+    "method=prune method.init.weights=pretrained": (
+        Code.CONFLICTING_VALUES,
+        "method.init.weights=pretrained",
+        "finetuned",
+    ),
+    "method=finetune student.layers=2 method.init.layers=odd_alternate": (
+        Code.MISMATCHED_SHAPE,
+        "student.layers=2",
+        "3 or more",
+    ),
+    "method=distilbert method.init.layers=contribution": (
+        Code.UNUSABLE_START,
+        "method.init.layers=contribution",
+        "must be another choice",
+    ),
     "method.variant=bernouli": (Code.OUT_OF_RANGE, "method.variant=bernouli", "mean bernoulli?"),
     # what is left out
     "dataset=files": (Code.MISSING_VALUE, "dataset.source", "dataset.source=path/to/folder"),

@@ -1,6 +1,7 @@
 """method=prune: the importance of heads and units, which of them go, and runs."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoTokenizer
 
 from kdbench.cli import main as cli
 from kdbench.errors import Code
 from kdbench.methods.prune import Importance, costs, importance, normalised, remaining
+from kdbench.models import students
 from kdbench.models.network import view
+from kdbench.runs.context import Run
 from kdbench.training import loop as train
+from kdbench.training.hardware import accelerator, settle
 from tests.models.test_encoders import batch
 from tests.models.test_pruned import PRUNABLE, whole
 from tests.test_methods import same, weights
@@ -194,3 +199,47 @@ def test_a_pruned_run_teaches_by_its_logits_and_is_refused_by_what_reads_its_lay
         (fault, *others) = cli.refuse(command_line(f"method={method}", *teacher))
         assert not others and fault.code == Code.UNSUPPORTED_ARCHITECTURE and "pruned_bert" in str(fault), str(fault)
         assert "reads its layers" in str(fault)
+
+
+# Layers by their contribution
+
+
+@pytest.fixture
+def bare_run(configure, execute, taught, tmp_path):
+    def make(*words: str) -> Run:
+        config = configure(*words)
+        hardware = settle(config.hardware)
+
+        def ensure(other: Any) -> tuple[dict[str, Any], Path]:
+            result = execute(other)
+            return result, Path(result["folder"])
+
+        return Run(config, hardware, accelerator(hardware), tmp_path / "run", ensure)
+
+    return make
+
+
+@pytest.mark.parametrize(("method", "weights"), [("two_stage", "finetuned"), ("finetune", "pretrained")])
+def test_the_layers_that_change_cls_least_are_dropped(bare_run, method, weights):
+    run = bare_run(f"method={method}", "method.init.layers=contribution", "student.layers=2")
+    source = students.base(run.teacher) if weights == "finetuned" else run.pretrained
+    tokenizer = AutoTokenizer.from_pretrained(run.encoder_folder)
+    inputs = tokenizer([*run.data.train.texts], padding=True, truncation=True, max_length=16, return_tensors="pt")
+    with torch.no_grad():
+        states = source(**inputs, output_hidden_states=True).hidden_states
+    cosines = [F.cosine_similarity(a[:, 0], b[:, 0], dim=-1).mean().item() for a, b in pairwise(states)]
+    student = run.student
+    assert run.reported["layer_similarities"] == pytest.approx(cosines, abs=1e-6)
+    least = sorted(sorted(range(4), key=lambda layer: cosines[layer])[:2])
+    assert run.chosen_layers(run.config.student) == least and len({*cosines}) == 4
+    for own, layer in zip(view(student).layers, least, strict=True):
+        theirs = view(source).layers[layer].state_dict()
+        assert all(torch.equal(value, theirs[name]) for name, value in own.state_dict().items())
+
+
+def test_a_run_reports_the_similarities_and_is_the_same_when_done_again(configure, execute, taught):
+    config = configure("method=two_stage", "method.init.layers=contribution")
+    first = execute(config)
+    again = execute(configure("method=two_stage", "method.init.layers=contribution", "rerun=true"))
+    assert len(first["reported"]["layer_similarities"]) == 4 and first["reported"] == again["reported"]
+    assert same(weights(first), weights(again))

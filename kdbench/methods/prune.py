@@ -18,6 +18,7 @@ So a head competes with as many units as cost the same. A head that costs more t
 passed over while there are units to remove, so that the size is met within one unit.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from operator import attrgetter
@@ -83,8 +84,8 @@ class Params:
         head, unit, rest = costs(self.measure, teacher.hidden, teacher.heads, teacher.ffn, config.dataset.max_length)
         least = (head + unit + rest) / (teacher.heads * head + teacher.ffn * unit + rest)
         if self.target < least:
-            least = -(-least // 1e-4) * 1e-4  # rounded up, so that it is legal itself
-            yield "method.target", f"must be {least:.4f} or more: each layer keeps one head and one unit"
+            legal = math.ceil(least * 1e4) / 1e4
+            yield "method.target", f"must be {legal:.4f} or more: each layer keeps one head and one unit"
 
 
 class Importance(NamedTuple):
@@ -142,7 +143,7 @@ def normalised(scores: list[Tensor]) -> list[Tensor]:
     return [one * factor for one, factor in zip(scores, factors, strict=True)]
 
 
-def remaining(found: Importance, head: int, unit: int, excess: float) -> tuple[list[list[int]], list[list[int]]]:
+def remaining(found: Importance, head: int, unit: int, excess: int) -> tuple[list[list[int]], list[list[int]]]:
     """Return the heads and units of each layer that are left, after at least `excess` was removed.
 
     `head` and `unit` are what the removal of one saves; the module's docstring has the order. Each layer keeps its most
@@ -189,7 +190,8 @@ def stages(run: "Run", p: Params) -> Iterator[Stage]:
         if p.normalise:
             found = Importance(normalised(found.heads), normalised(found.units))
         size = sum(len(own) * head for own in found.heads) + sum(len(own) * unit for own in found.units)
-        excess = size + teacher.layers * rest - full * (1 - (1 - p.target) * number / p.rounds)
+        goal = math.floor(full * (1 - (1 - p.target) * number / p.rounds) + 1e-6)  # of the layers, after this round
+        excess = size + teacher.layers * rest - goal
         student = pruned(student, *remaining(found, head, unit, excess))
         rounds.append(_figures(run, student) | {"dev_before_recovery": _dev(run, student)})
         yield Stage(

@@ -61,7 +61,7 @@ def test_a_batch_holds_its_examples_tokens_and_padding(data, size):
 # Layers
 
 
-@given(st.integers(1, 48), st.integers(1, 48), st.sampled_from(["first", "last", "every_other"]))
+@given(st.integers(1, 48), st.integers(1, 48), st.sampled_from(["first", "last", "every_other", "symmetric"]))
 def test_chosen_layers_are_distinct_rising_and_there(of, count, choice):
     layers = choose_layers(choice, of, min(of, count))
     assert len(layers) == min(of, count) and layers == sorted({*layers}) and {*layers} <= {*range(of)}
@@ -72,6 +72,26 @@ def test_every_other_layer_is_spread_over_the_teacher():
     assert choose_layers("every_other", 12, 6) == [0, 2, 4, 6, 8, 10]
     assert choose_layers("every_other", 12, 3) == [0, 4, 8]
     assert choose_layers("first", 12, 3) == [0, 1, 2] and choose_layers("last", 12, 3) == [9, 10, 11]
+
+
+@given(st.integers(1, 48), st.integers(0, 24), st.sampled_from(["odd_alternate", "even_alternate"]))
+def test_alternate_layers_are_dropped_from_the_top(of, dropped, choice):
+    dropped = min(dropped, of // 2)
+    layers = choose_layers(choice, of, of - dropped)
+    gone = [number for number in range(1, of + 1) if number - 1 not in layers]  # counted from 1, as in the paper
+    assert len(layers) == of - dropped and layers == sorted(layers)
+    assert all(number % 2 == (choice == "odd_alternate") for number in gone)
+    assert gone == [] or (gone[-1] >= of - 1 and gone == [*range(gone[0], gone[-1] + 1, 2)])
+
+
+def test_the_papers_example_of_dropped_layers():
+    """Sajjad et al. 2020, section 3, counted from 1: 4 of 12 layers, and for symmetric 6."""
+    kept = {choice: choose_layers(choice, 12, 8) for choice in ("odd_alternate", "even_alternate", "first", "last")}
+    gone = {choice: sorted({*range(1, 13)} - {layer + 1 for layer in layers}) for choice, layers in kept.items()}
+    assert gone["odd_alternate"] == [5, 7, 9, 11] and gone["even_alternate"] == [6, 8, 10, 12]
+    assert gone["first"] == [9, 10, 11, 12] and gone["last"] == [1, 2, 3, 4]
+    assert choose_layers("symmetric", 12, 6) == [0, 1, 2, 9, 10, 11]
+    assert choose_layers("symmetric", 12, 5) == [0, 1, 2, 10, 11]
 
 
 @given(st.integers(1, 12), st.integers(1, 6))
