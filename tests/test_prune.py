@@ -1,7 +1,7 @@
 """method=prune: the importance of heads and units, which of them go, and runs."""
 
 import json
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ from transformers import AutoTokenizer
 
 from kdbench.cli import main as cli
 from kdbench.errors import Code
+from kdbench.methods import prune
 from kdbench.methods.prune import Importance, costs, importance, normalised, remaining
 from kdbench.models import students
 from kdbench.models.network import view
+from kdbench.models.pruned import pruned
 from kdbench.runs.context import Run
 from kdbench.training import loop as train
 from kdbench.training.hardware import accelerator, settle
@@ -201,7 +203,7 @@ def test_a_pruned_run_teaches_by_its_logits_and_is_refused_by_what_reads_its_lay
         assert "reads its layers" in str(fault)
 
 
-# Layers by their contribution
+# The start, and layers by their contribution
 
 
 @pytest.fixture
@@ -235,6 +237,32 @@ def test_the_layers_that_change_cls_least_are_dropped(bare_run, method, weights)
     for own, layer in zip(view(student).layers, least, strict=True):
         theirs = view(source).layers[layer].state_dict()
         assert all(torch.equal(value, theirs[name]) for name, value in own.state_dict().items())
+
+
+def test_it_starts_as_the_fine_tuned_teacher_with_its_head(bare_run, monkeypatch):
+    run, seen = bare_run("method=prune"), []
+
+    def spied(model: Any, *kept: Any) -> Any:
+        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        return pruned(model, *kept)
+
+    monkeypatch.setattr(prune, "pruned", spied)
+    stage = next(prune.stages(run, run.config.method))
+    assert same(seen[0], run.teacher.state_dict()) and not same(seen[0], stage.student.state_dict())
+
+
+def test_each_round_has_its_own_order_of_the_texts(run, monkeypatch):
+    """A round may be shorter than an epoch: with one order, it would never see the epoch's last texts."""
+    step, seen = train._Trainer._step, {}
+
+    def spied(self, batch):
+        seen.setdefault(self.stage.name, []).append(batch["ids"].tolist())
+        step(self, batch)
+
+    monkeypatch.setattr(train._Trainer, "_step", spied)
+    run()
+    first, second = seen["recovery_1"], seen["recovery_2"]
+    assert first != second and sorted(chain(*first)) == sorted(chain(*second))
 
 
 def test_a_run_reports_the_similarities_and_is_the_same_when_done_again(configure, execute, taught):
