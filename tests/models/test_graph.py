@@ -44,7 +44,7 @@ def batch(size: int, length: int, pairs: bool = False) -> Any:
     ("architecture", "changes", "pairs"),
     [
         ("bert", {}, True),
-        ("distilbert", {}, False),
+        pytest.param("distilbert", {}, False, marks=pytest.mark.slow),
         pytest.param("mobilebert", NARROW, False, marks=pytest.mark.slow),
         pytest.param("mobilebert", NARROW | AS_IB_BERT, False, marks=pytest.mark.slow),
         pytest.param("ib_bert", NARROW, False, marks=pytest.mark.slow),
