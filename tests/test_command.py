@@ -92,7 +92,7 @@ def test_parallel_runs_share_one_teacher(start, tmp_path):
     teachers = list((tmp_path / "shared").glob("topics/finetune/bert_4l-*/seed0/results.json"))
     assert len(teachers) == 1
     log = (teachers[0].parent / "run.log").read_text()
-    assert log.count("done: ") == 1 and log.count("stage training") == 1
+    assert log.count("done: ") == 1 and log.count("stage training: needs") == 1
     assert trained
     assert len(list((tmp_path / "shared").rglob("results.json"))) == 3  # the second theseus found the first one's
 

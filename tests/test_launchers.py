@@ -47,7 +47,7 @@ def test_a_sweep_elsewhere_shares_one_teacher_and_one_cache_and_tells_every_fail
     outputs = tmp_path / "outputs"
     assert len(list(outputs.rglob("results.json"))) == 3
     (teacher,) = outputs.glob("topics/finetune/bert_4l-*/seed0/run.log")
-    assert teacher.read_text().count("stage training") == 1
+    assert teacher.read_text().count("stage training: needs") == 1
     assert len(list((tmp_path / "cache" / "teacher").glob("*/MANIFEST.json"))) == 1
     assert not list((outputs / ".sweeps").iterdir())
 

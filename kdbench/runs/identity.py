@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.runs.related import general_run, teacher_run, uses_general, uses_teacher
-from kdbench.schema import DEFAULT_TASK, CorpusConfig, DatasetConfig, RunConfig
+from kdbench.schema import CorpusConfig, DatasetConfig, RunConfig
 from kdbench.sources.sources import dataset_identity, model_identity, text_identity
 from kdbench.storage.results import read_result
 from kdbench.tasks import chosen_metric
@@ -16,26 +16,6 @@ from kdbench.validation.own_method import sources
 SCHEMA = 1  # raised when the same keys come to mean another computation
 # Of a data set: its identity, the schedule or the run has them.
 _NOT_CONTENT = ("name", "source", "sha256", "parts", "unpacked_bytes", "epochs", "metric")
-# Keys that came later and the value that means what was done before they came: left out, so that old ids stay.
-_LATER = {
-    "optimizer": "adamw",
-    "general": None,
-    "text_pair": None,
-    "task": DEFAULT_TASK,
-    "compile": False,
-    "draw": "batch",
-    "replacing_share": None,
-    "halved": False,
-    "relations": None,
-    "patient_tokens": "cls",
-    "last_layer": False,
-    "normalization": "no_norm",
-    "activation": "relu",
-    "intermediate": True,
-    "module": None,
-    "delimiter": None,
-    "header": True,
-}
 
 
 def data_identity(config: RunConfig) -> dict[str, Any]:
@@ -46,7 +26,7 @@ def data_identity(config: RunConfig) -> dict[str, Any]:
 def _dataset(dataset: DatasetConfig, cache: Path) -> dict[str, Any]:
     choices = {key: value for key, value in asdict(dataset).items() if key not in _NOT_CONTENT}
     del choices["max_length"]
-    return _without_later(choices) | {"content": dataset_identity(dataset, cache)}
+    return choices | {"content": dataset_identity(dataset, cache)}
 
 
 def corpus_identity(corpus: CorpusConfig, cache: Path) -> dict[str, Any]:
@@ -62,18 +42,14 @@ def corpus_identity(corpus: CorpusConfig, cache: Path) -> dict[str, Any]:
     return {"texts": {"datasets": content, "running": running}, "schedule": schedule} | choices
 
 
-def _without_later(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key not in _LATER or value != _LATER[key]}
-
-
 def _stage(given: dict[str, Any]) -> dict[str, Any]:
     """Return a stage's schedule; if it has steps, the epochs beside them are left out, because they have no effect."""
-    return _without_later({key: value for key, value in given.items() if key != "epochs" or given["steps"] is None})
+    return {key: value for key, value in given.items() if key != "epochs" or given["steps"] is None}
 
 
 def _method(config: RunConfig) -> dict[str, Any]:
     """Return the method's keys that this phase uses."""
-    method = _without_later(asdict(config.method))
+    method = asdict(config.method)
     own_source = {"source": sources(method.pop("module"))} if config.method.module else {}
     before = config.method.general_stages
     if config.phase == "general":
@@ -100,7 +76,7 @@ def identity(config: RunConfig, hardware: Hardware) -> dict[str, Any]:
         return what
     student = {
         key: value
-        for key, value in _without_later(asdict(config.student)).items()
+        for key, value in asdict(config.student).items()
         if value is not None and key not in ("name", "encoder")
     }
     what |= {
@@ -108,7 +84,7 @@ def identity(config: RunConfig, hardware: Hardware) -> dict[str, Any]:
         "student": student,
         "precision": hardware.precision,
         "attention": hardware.attention,
-        **_without_later({"compile": hardware.compile}),
+        "compile": hardware.compile,
     }
     if config.phase == "task":
         what["max_length"] = config.dataset.max_length
