@@ -358,8 +358,7 @@ def test_a_mobilebert_with_layer_norm_and_gelu_learns_from_the_same_ib_bert(conf
     ib = {path.parent.name for path in (tmp_path / "outputs").rglob("ib_bert_*/seed0") if path.is_dir()}
     assert len(ib) == 1
     named = configure("method=mobilebert", "student.normalization=no_norm", "student.activation=relu")
-    null = configure("method=mobilebert", "student.normalization=null", "student.activation=null")
-    assert {run_id(config, settle(config.hardware)) for config in (named, null)} == {first["id"]}
+    assert run_id(named, settle(named.hardware)) == first["id"]
 
 
 @pytest.mark.parametrize("strategy", ["akt", "jkt"])
