@@ -1,4 +1,4 @@
-"""Sentence pairs, from each kind of table into batches and logits; single sentences keep their keys and ids."""
+"""Sentence pairs, from each kind of table into batches and logits."""
 
 import csv
 import dataclasses
