@@ -81,8 +81,7 @@ class Architecture:
     student: ClassVar[bool] = True  # may be `student.architecture`
     encoder: ClassVar[bool] = True  # a checkpoint of it may be the teacher; methods may read its layers
     from_config: ClassVar[bool] = True  # built after a checkpoint's config.json, so that it starts from its own kind
-    keys: ClassVar[frozenset[str]] = frozenset({"heads"})  # of a student, besides layers, hidden and ffn
-    optional: ClassVar[frozenset[str]] = frozenset()  # keys of a student that may be null, and that no other may have
+    keys: ClassVar[frozenset[str]] = frozenset({"heads"})  # of a student, besides its sizes; others are null
     choice: ClassVar[str] = ""  # of `student`, for a refusal to suggest
     starts_from: ClassVar[tuple[str, ...]] = ()  # other architectures whose layers it can have
     wraps: ClassVar[bool] = False  # is any encoder under a head of its own; its direct fine-tune is of that encoder

@@ -295,6 +295,15 @@ class RunConfig:
         return self.student.encoder or self.teacher
 
 
+OWN_KEYS = sorted({name for one in architectures().values() for name in one.keys})  # of a student; null in others
+
+
+def as_architecture(student: StudentConfig, architecture: str, **changes: Any) -> StudentConfig:
+    """Return the student as one of another architecture, without the keys that this one does not have."""
+    absent: dict[str, Any] = dict.fromkeys(set(OWN_KEYS) - architecture_traits(architecture).keys)
+    return dataclasses.replace(student, architecture=architecture, **absent, **changes)
+
+
 def starts_from(student: str, source: str) -> bool:
     """Return whether a student of this architecture can have the layers of an encoder of that one."""
     own = architecture_traits(student)

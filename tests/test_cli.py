@@ -250,6 +250,14 @@ REFUSALS: dict[str, tuple[Code, *tuple[str, ...]]] = {
         "mean student=bilstm_300?",
     ),
     "method=finetune student=mobilebert_6l": (Code.UNUSABLE_START, "method.init.weights=pretrained", "random"),
+    "student.embedding_branch=true": (
+        Code.INAPPLICABLE_KEY,
+        "student.embedding_branch=true",
+        "must be null",
+        "fastbert",
+    ),
+    "student.bottleneck=8": (Code.INAPPLICABLE_KEY, "student.bottleneck=8", "ib_bert and mobilebert"),
+    "method=bilstm student.heads=2": (Code.INAPPLICABLE_KEY, "student.heads=2", "must be null"),
     "student.normalization=layer_norm": (
         Code.INAPPLICABLE_KEY,
         "student.normalization=layer_norm",

@@ -22,6 +22,7 @@ from kdbench.runs.identity import run_id
 from kdbench.runs.related import baseline
 from kdbench.training.hardware import settle
 from kdbench.validation.load import _fill_from_run
+from tests.conftest import NARROW
 
 pytestmark = pytest.mark.usefixtures("taught")
 
@@ -501,6 +502,16 @@ def test_the_baseline_is_the_same_student_fine_tuned_directly(configure, method,
     assert direct.method.name == "finetune" and direct.method.init.weights == weights_
     assert (direct.student.architecture, direct.student.layers) == (architecture, config.student.layers)
     assert direct.schedule == config.schedule and direct.corpus is None and direct.phase == "task"
+
+
+@pytest.mark.parametrize(("method", "student"), [("fastbert", "full"), ("mobilebert", "mobilebert"), ("pkd", "full")])
+def test_the_baseline_is_the_run_that_a_user_would_start(configure, method, student):
+    layers = {"fastbert": 3}.get(method, 2)
+    start = {"mobilebert": [*NARROW, "student.embedding=4", "student.bottleneck=4", "student.ffn_blocks=2"]}
+    more = [*start.get(method, []), "method.init.weights=random"] if method == "mobilebert" else []
+    direct = configure("method=finetune", f"student={student}", f"student.layers={layers}", *more)
+    own = baseline(configure(f"method={method}"))
+    assert run_id(own, settle(own.hardware)) == run_id(direct, settle(direct.hardware))
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own, in tracing

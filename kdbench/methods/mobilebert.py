@@ -12,7 +12,7 @@ and variances, but indexes their list wrongly; `feature_maps=normalised` has onl
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -31,6 +31,7 @@ from kdbench.models.network import view
 from kdbench.models.students import base, mlm_head, word_embeddings
 from kdbench.objectives import supervised
 from kdbench.options import at_least, between, one_of, option
+from kdbench.schema import as_architecture
 from kdbench.stage import Batch, Objective, ParamGroup, Stage, Terms
 
 if TYPE_CHECKING:
@@ -75,15 +76,13 @@ def ib_bert(student: "StudentConfig", p: Params) -> "StudentConfig":
 
     It has LayerNorm and GELU whatever the student has, so that all students share it.
     """
-    return replace(
+    return as_architecture(
         student,
+        "ib_bert",
         name=f"ib_bert_{student.layers}l",
-        architecture="ib_bert",
         bottleneck=p.ib_bottleneck,
         ffn=p.ib_ffn,
         ffn_blocks=1,
-        normalization=None,
-        activation=None,
     )
 
 

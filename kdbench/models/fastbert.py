@@ -127,6 +127,7 @@ class FastBert(nn.Module):
         A row leaves where its uncertainty is below `speed`, strictly, so that at 0 none does: then no head but
         the last is computed (Liu et al. 2020, section 3.3).
         """
+        parts = self.parts
         x, passes = self.start(input_ids, attention_mask, token_type_ids)
         mask, rows = attention_mask, torch.arange(len(input_ids), device=input_ids.device)  # those still inside
         left: list[tuple[Tensor, Tensor, Tensor]] = []  # rows, their logits, their layer
@@ -136,7 +137,7 @@ class FastBert(nn.Module):
                 x = passes[number - 1](x)
             if number < last and speed <= 0:
                 continue
-            z = branch(self.parts.finished(x), mask)
+            z = branch(parts.finished(x), mask)
             sure = uncertainty(z) < speed if number < last else torch.ones_like(rows, dtype=torch.bool)
             leave, stay = sure.nonzero().squeeze(1), (~sure).nonzero().squeeze(1)
             left.append((rows[leave], z[leave], torch.full_like(leave, number)))
@@ -145,7 +146,7 @@ class FastBert(nn.Module):
             if len(leave):
                 rows = rows[stay]
                 x, mask = _trim(x[stay], mask[stay])
-                passes = self.parts.whole_passes(x, mask)
+                passes = parts.whole_passes(x, mask)
         rows, logits, exit_layer = (torch.cat(parts) for parts in zip(*left, strict=True))
         order = rows.argsort()
         return logits[order], exit_layer[order]

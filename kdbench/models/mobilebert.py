@@ -19,8 +19,7 @@ class Traits(Architecture):
     encoder = False
     from_config = False
     choice = "mobilebert_6l"
-    keys = frozenset({"heads", "embedding", "bottleneck", "ffn_blocks"})
-    optional = frozenset({"normalization", "activation"})
+    keys = frozenset({"heads", "embedding", "bottleneck", "ffn_blocks", "normalization", "activation"})
 
 
 class Model(Encoder):
@@ -29,10 +28,10 @@ class Model(Encoder):
 
     @classmethod
     def block(cls, shape: dict[str, Any]) -> dict[str, Any]:
-        """Return what config.json says of a block: NoNorm and ReLU (section 3.3), unless the shape has others."""
+        """Return what config.json says of a block."""
         return {
-            "hidden_act": shape["activation"] or "relu",
-            "normalization_type": shape["normalization"] or "no_norm",
+            "hidden_act": shape["activation"],
+            "normalization_type": shape["normalization"],
             "key_query_shared_bottleneck": True,  # section 3.1
         }
 

@@ -10,6 +10,7 @@ from kdbench.schema import (
     RunConfig,
     ScheduleConfig,
     StudentConfig,
+    as_architecture,
     method_schema,
     starts_from,
 )
@@ -34,7 +35,7 @@ def finetune(config: RunConfig, student: StudentConfig, schedule: ScheduleConfig
     origin = student.encoder or config.teacher
     if architecture_traits(student.architecture).wraps:
         kind = origin.source_architecture
-        student = dataclasses.replace(student, name=f"{kind}_{student.layers}l", architecture=kind)
+        student = as_architecture(student, kind, name=f"{kind}_{student.layers}l")
     fits = starts_from(student.architecture, origin.source_architecture) and all(
         getattr(student, key) == getattr(origin, key) for key in ("hidden", "heads", "ffn")
     )

@@ -5,10 +5,7 @@ from functools import reduce
 
 from kdbench.declared import architecture_traits, architectures
 from kdbench.errors import Code, Fault, shown
-from kdbench.schema import ENCODERS, RunConfig, starts_from
-
-OWN_KEYS = sorted({name for one in architectures().values() for name in one.keys})  # some students have them
-OPTIONAL = sorted({name for one in architectures().values() for name in one.optional})  # some students may have them
+from kdbench.schema import ENCODERS, OWN_KEYS, RunConfig, starts_from
 
 
 def kind_faults(config: RunConfig) -> Iterator[Fault]:
@@ -28,18 +25,14 @@ def kind_faults(config: RunConfig) -> Iterator[Fault]:
         return
     own = architecture_traits(student.architecture)
     for name in OWN_KEYS:
-        if name in own.keys and getattr(student, name) is None:
-            yield Fault(
-                Code.MISSING_VALUE,
-                f"student.{name}",
-                "null",
-                f"must be set (student.architecture={student.architecture})",
-            )
-    for name in OPTIONAL:
-        if name not in own.optional and getattr(student, name) is not None:
-            able = " and ".join(kind for kind, one in architectures().items() if name in one.optional)
+        value = getattr(student, name)
+        if name in own.keys and value is None:
+            problem = f"must be set (student.architecture={student.architecture})"
+            yield Fault(Code.MISSING_VALUE, f"student.{name}", "null", problem)
+        elif name not in own.keys and value is not None:
+            able = " and ".join(kind for kind, one in architectures().items() if name in one.keys)
             problem = f"must be null: it is a choice of {able}, not of student.architecture={student.architecture}"
-            yield Fault(Code.INAPPLICABLE_KEY, f"student.{name}", _value(config, f"student.{name}"), problem)
+            yield Fault(Code.INAPPLICABLE_KEY, f"student.{name}", shown(value), problem)
     for code, name, problem in own.conflicts(config):
         yield Fault(code, name, _value(config, name), problem)
     reasons = [kind.no_pairs for kind in (own, architecture_traits(config.teacher.architecture)) if kind.no_pairs]

@@ -18,7 +18,7 @@ from tests.encoders import KINDS, write_encoder
 from tests.refusals import refused
 
 SHAPE = {"vocab_size": 40, "max_positions": 64, "pad_token_id": 0, "layers": 2, "hidden": 16, "heads": 2, "ffn": 24}
-NARROW = {"embedding": 8, "bottleneck": 8, "ffn_blocks": 2, "normalization": None, "activation": None}
+NARROW = {"embedding": 8, "bottleneck": 8, "ffn_blocks": 2, "normalization": "no_norm", "activation": "relu"}
 AS_IB_BERT = {"normalization": "layer_norm", "activation": "gelu"}
 
 
