@@ -17,6 +17,7 @@ from kdbench.validation import keys
 from kdbench.validation.fit import NEEDS
 from kdbench.validation.load import load
 from kdbench.validation.values import cross_faults, faults
+from tests import conftest
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -40,6 +41,12 @@ def cfg(theseus: DictConfig) -> Iterator[DictConfig]:
     cfg = theseus.copy()
     OmegaConf.set_struct(cfg, False)
     yield cfg
+
+
+@pytest.mark.parametrize("method", ["theseus", "mobilebert", "tinybert", "prune"])
+def test_the_shared_fixture_composes_as_hydra_does(command_line, method: str) -> None:
+    words = command_line(f"method={method}", "schedule@teacher.schedule=smoke", "+tag=null", "method.init.layers=[0,2]")
+    assert conftest.composed(tuple(words)) == composed(*words)
 
 
 def test_the_defaults_are_legal(cfg: DictConfig) -> None:

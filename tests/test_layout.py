@@ -88,3 +88,13 @@ def test_the_picture_of_imports_puts_each_package_above_what_it_imports():
     assert "training" in found["runs"] and not found["errors"] and "__main__" not in found
     with pytest.raises(ValueError, match=r"in a circle.*: a, b, c"):
         imports.floors({"a": {"b"}, "b": {"a"}, "c": {"b"}, "d": set()})
+
+
+def test_no_file_has_the_marks_of_a_merge():
+    marks = ("<" * 7 + " ", ">" * 7 + " ")
+    done = subprocess.run(["git", "ls-files", "-z"], capture_output=True, text=True, check=True, cwd=ROOT)
+    tracked = [ROOT / name for name in done.stdout.split("\0") if name]
+    text = [path for path in tracked if path.suffix in (".md", ".py", ".yaml", ".toml", ".yml", ".j2")]
+    lines = ((path, line) for path in text if path.is_file() for line in path.read_text("utf8").splitlines())
+    found = [path for path, line in lines if line.startswith(marks)]
+    assert len(text) > 300 and found == []
