@@ -69,7 +69,7 @@ def choose_layers(choice: str | list[int], of: int, count: int) -> list[int]:
     """Return `count` of `of` layers, counted from 0.
 
     `choice`: `first`, `last`, `every_other` (evenly spaced), or the layers themselves. Those of Sajjad et al. 2020,
-    section 3, by what they drop: `odd_alternate` and `even_alternate` every other layer from the top, of those with
+    by what they drop: `odd_alternate` and `even_alternate` every other layer from the top, of those with
     odd or even numbers from 1; `symmetric` the middle. (If `count` is odd, the bottom keeps one more than the top.)
     `contribution` is none of these, because it is measured (kdbench.runs.context.Run.chosen_layers).
     """

@@ -9,7 +9,7 @@ matrix, or on a unit's activation. Then
 
     I = E_x | dL(x) / dxi |
 
-with the expectation over training texts (Michel et al. 2019, section 4.1, equation 2, for heads). To first order, this
+with the expectation over training texts (Michel et al. 2019, for heads). To first order, this
 is the change of the loss if the part is removed. For a unit, dL/dxi is the sum of gradient times weight over its
 outgoing weights, so it is Molchanov et al. 2019's first-order Taylor score, without their square.
 
@@ -96,7 +96,7 @@ class Importance(NamedTuple):
 
 
 def importance(student: Any, task: str, batches: Iterator[Batch]) -> Importance:
-    """Return E_x | dL(x) / dxi | of each head and unit, summed in float64 (Michel et al. 2019, equation 2).
+    """Return E_x | dL(x) / dxi | of each head and unit, summed in float64 (Michel et al. 2019).
 
     The absolute value is taken text by text. (The authors' code takes it token by token.)
     """
@@ -135,7 +135,7 @@ def _gated(gate: Tensor, width: int) -> Callable[[nn.Module, tuple[Tensor]], Ten
 def normalised(scores: list[Tensor]) -> list[Tensor]:
     """Divide the scores of each layer by their l2 norm, and multiply all by the root mean square of these norms.
 
-    The first is what Michel et al. 2019 do with heads (section 4.1). The second does not change the order of the heads,
+    The first is what Michel et al. 2019 do with heads. The second does not change the order of the heads,
     nor that of the units. It keeps the size of both, so that heads and units can still be compared.
     """
     norms = torch.stack([one.norm() for one in scores])

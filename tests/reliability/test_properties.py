@@ -85,7 +85,7 @@ def test_alternate_layers_are_dropped_from_the_top(of, dropped, choice):
 
 
 def test_the_papers_example_of_dropped_layers():
-    """Sajjad et al. 2020, section 3, counted from 1: 4 of 12 layers, and for symmetric 6."""
+    """Sajjad et al. 2020, counted from 1: 4 of 12 layers, and for symmetric 6."""
     kept = {choice: choose_layers(choice, 12, 8) for choice in ("odd_alternate", "even_alternate", "first", "last")}
     gone = {choice: sorted({*range(1, 13)} - {layer + 1 for layer in layers}) for choice, layers in kept.items()}
     assert gone["odd_alternate"] == [5, 7, 9, 11] and gone["even_alternate"] == [6, 8, 10, 12]
