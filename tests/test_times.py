@@ -152,6 +152,18 @@ def test_when_a_machine_is_quiet(load, repeats, expected):
     assert quiet.is_quiet(load, [{"repeat": one} for one in repeats]) is expected
 
 
+@pytest.mark.parametrize(
+    ("load", "said"),
+    [
+        (CALM._replace(others=0.5), "other programs used 0.50 of 2 processors"),
+        (CALM._replace(own=0.4), "this process got 0.40 of one processor"),
+        (CALM, "timings of the same text differed by more than 10 %"),
+    ],
+)
+def test_the_reason_of_a_noisy_machine_is_the_one_that_holds(load, said):
+    assert quiet.noise(load.record()) == said
+
+
 def test_other_work_is_all_that_is_not_our_own(monkeypatch):
     """Ten seconds in which this process has 9, all work together 13, of two processors; a third is not ours."""
     moments = iter([(0.0, 0.0, 0.0), (10.0, 9.0, 6.5)])

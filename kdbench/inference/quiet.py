@@ -64,3 +64,12 @@ def is_quiet(load: Load, figures: Iterable[dict[str, Any]]) -> bool:
     """Return whether the load, and `repeat` of each of the `figures`, show a quiet machine."""
     calm = load.others <= OTHERS * load.processors and load.own >= OWN
     return calm and all(one["repeat"] <= REPEAT for one in figures)
+
+
+def noise(load: dict[str, float]) -> str:
+    """Return why a machine was not quiet, from its `Load.record`."""
+    if load["others"] > OTHERS * load["processors"]:
+        return f"other programs used {load['others']:.2f} of {load['processors']} processors"
+    if load["own"] < OWN:
+        return f"this process got {load['own']:.2f} of one processor"
+    return f"timings of the same text differed by more than {100 * REPEAT:.0f} %"

@@ -13,6 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from kdbench.errors import UserError
+from kdbench.inference.quiet import noise
 from kdbench.storage.provenance import machine
 from kdbench.storage.results import Runs, amend_result, read_result
 from kdbench.training.progress import show_log
@@ -59,8 +60,8 @@ def _announce(found: list[dict[str, Any]]) -> None:
     noisy = [one["load"] for one in found if not one["quiet"]]
     if noisy:
         log.info(
-            "the machine was not quiet (other programs used %.2f of %d processors), so these times are marked with a ?."
-            " To measure them again: compare-runs --latency", noisy[0]["others"], noisy[0]["processors"],
+            "the machine was not quiet (%s), so these times are marked with a ?. To measure them again: compare-runs"
+            " --latency", noise(noisy[0]),
         )  # fmt: skip
 
 
