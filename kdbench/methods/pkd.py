@@ -5,8 +5,8 @@ L = logit distillation + beta * sum over i, j of || h_s / |h_s| - h_t / |h_t| ||
 The sum is over examples i and over the student's layers j except the last. `patient_reduction` chooses the reduction:
 the paper sums, its code takes the mean, and the published betas were used with the mean.
 
-Two choices of the paper (section 3.2) can be undone. It compares [CLS] alone: with `patient_tokens=all`, i goes over the
-real tokens of all examples. It leaves out the last layer: `last_layer` adds it.
+Two choices of the paper (section 3.2) can be undone. It compares [CLS] alone: with `patient_tokens=all`, i goes over
+the real tokens of all examples. It leaves out the last layer: `last_layer` adds it.
 """
 
 from collections.abc import Iterator

@@ -18,6 +18,7 @@ So a head competes with as many units as cost the same. A head that costs more t
 passed over while there are units to remove, so that the size is met within one unit.
 """
 
+import logging
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -39,6 +40,8 @@ from kdbench.stage import Batch, Stage, Terms
 if TYPE_CHECKING:
     from kdbench.runs.context import Run
     from kdbench.schema import RunConfig
+
+log = logging.getLogger("kdbench")
 
 
 def costs(measure: str, hidden: int, heads: int, ffn: int, length: int) -> tuple[int, int, int]:
@@ -194,6 +197,7 @@ def stages(run: "Run", p: Params) -> Iterator[Stage]:
         excess = size + teacher.layers * rest - goal
         student = pruned(student, *remaining(found, head, unit, excess))
         rounds.append(_figures(run, student) | {"dev_before_recovery": _dev(run, student)})
+        log.info("%s", _left(number, rounds[0], rounds[-1]))
         yield Stage(
             f"recovery_{number}",
             student,
@@ -204,6 +208,12 @@ def stages(run: "Run", p: Params) -> Iterator[Stage]:
         )
         rounds[-1]["dev"] = _dev(run, student)
     run.report("rounds", rounds)
+
+
+def _left(number: int, before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Say what a round left of the teacher."""
+    heads, units = (f"{sum(now[key])} of {sum(before[key])} {key}" for key in ("heads", "units"))
+    return f"round {number}: {heads} and {units} are left, {now['parameters'] / 1e6:.1f} M parameters"
 
 
 def _objective(student: Any, task: str, p: Params) -> Callable[[Batch, int], Terms]:
