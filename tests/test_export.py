@@ -175,7 +175,7 @@ def test_predict(configure, run_of, capsys, tmp_path):
 
 TABLES = {  # four rows: a text, a blank one, one with a tab and a line break, none at all
     "plain.csv": 'label,text\na,gold\nb,\nc,"a\tbig\nlead"\nd\n',
-    "plain.tsv": 'text\tlabel\ngold\ta\n \tb\n"a\tbig\nlead"\tc\n\td\n',
+    "plain.tsv": 'text\tlabel\n"gold"\ta\n \tb\n"a\tbig\nlead"\tc\n\td\n',
     "marked.csv": '\ufefftext,label\r\ngold,a\r\n,b\r\n"a\tbig\nlead",c\r\n"  ",d\r\n',
     "excel.csv": 'sep=;\n\ntext;label\ngold;a\n;b\n"a\tbig\nlead";c\n ;d\n',
     "list.json": '[{"text": "gold"}, {"text": ""}, {"text": "a\\tbig\\nlead"}, {"x": 1}]',

@@ -82,7 +82,8 @@ def _answer(options: argparse.Namespace) -> int:
     quiet_libraries()
     classifier = load_classifier(options.model)
     if options.file:
-        rows = texts_file.read(options.file, classifier.dataset)
+        with texts_file.readable(options.file) as path:
+            rows = list(texts_file.texts(path, classifier.dataset))
     else:
         rows = list(zip(options.text, *([options.pair] if options.pair else []), strict=True))
     blank = [not "".join(row).strip() for row in rows]

@@ -7,7 +7,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -90,11 +90,16 @@ def read(path: Path, config: DatasetConfig) -> Table:
         return _json(path, text, config)
     if ending in files.TAGGED:
         return _tagged(path, text, config)
-    if files.codec_of(config.encoding) == "iso8859-1":
-        # In ISO 8859-1 the byte 0x85 ends a line (NEL), which gives tweet_sentiment's 37,231 tweets. In a Windows file
-        # it is an ellipsis; the encoding of such a file is cp1252.
-        text = text.replace("\x85", "\n")
-    return _delimited(path, ending, text, config)
+    return _delimited(path, ending, with_line_ends(text, config.encoding), config)
+
+
+def with_line_ends(text: str, encoding: str) -> str:
+    """Return the text of a table with a line feed for each sign that ends a line in this encoding alone.
+
+    In ISO 8859-1 the byte 0x85 ends a line (NEL), which gives tweet_sentiment's 37,231 tweets. In a Windows file it is
+    an ellipsis; the encoding of such a file is cp1252.
+    """
+    return text.replace("\x85", "\n") if files.codec_of(encoding) == "iso8859-1" else text
 
 
 def names_at_start(path: Path, config: DatasetConfig) -> list[str] | None:
@@ -115,7 +120,7 @@ def names_at_start(path: Path, config: DatasetConfig) -> list[str] | None:
         if ending in _LINES or ending == ".json":
             whole = ending == ".json"  # JSON lines in a .json are left to `read`
             rows = json.loads(text) if whole else [json.loads(line) for line in text.split("\n") if line.strip()]
-            return _names(iter(rows)) if complete and isinstance(rows, list) else None
+            return json_names(iter(rows)) if complete and isinstance(rows, list) else None
         return header_of(path, ending, text[:START], config).names or None
     except SettingError:
         raise
@@ -184,6 +189,27 @@ def header_of(path: Path, ending: str, text: str, config: DatasetConfig) -> Head
     return Header(names, chosen, begin, line, 1, padded, notes)
 
 
+def checked_header(path: Path, ending: str, text: str, config: DatasetConfig) -> Header:
+    """Return the header of a table that has each wanted column once. Raises SourceError."""
+    try:
+        header = header_of(path, ending, text, config)
+    except csv.Error as error:
+        raise SourceError(Code.UNREADABLE_TABLE, f"{path} cannot be read as a table: {error}.") from error
+    names = header.names
+    if not names:
+        raise SourceError(Code.UNREADABLE_TABLE, f"{path} is empty.")
+    require(path, names, config)
+    for key, name in wanted(config):
+        if names.count(name) > 1:
+            raise SettingError(
+                Code.MISSING_COLUMN,
+                f"dataset.{key}",
+                name,
+                f"{path} has {names.count(name)} columns of this name: rename one.",
+            )
+    return header
+
+
 def separator(delimiter: str | None) -> str | None:
     """Return the separator for `dataset.delimiter`, which is a sign or the name of one."""
     return None if delimiter is None else SEPARATORS.get(delimiter, delimiter)
@@ -229,8 +255,8 @@ class _Records(NamedTuple):
     closed: bool  # whether no quote is open at the end
     spread: bool  # whether some row has several lines
 
-    def fits(self, width: int) -> bool:
-        return self.closed and all(len(row) == width or _blank(row) for row in self.rows)
+    def fit(self, width: int) -> bool:
+        return self.closed and all(fits(row, width) for row in self.rows)
 
 
 def _empty(cells: list[str]) -> bool:
@@ -239,6 +265,11 @@ def _empty(cells: list[str]) -> bool:
 
 def _blank(row: list[str]) -> bool:
     return not row or (len(row) == 1 and not row[0].strip())
+
+
+def fits(row: list[str], width: int) -> bool:
+    """Return whether the row has as many cells as the header, or is a blank line."""
+    return len(row) == width or _blank(row)
 
 
 def _records(path: Path, text: str, sign: str, line: int, quotes: bool) -> _Records:
@@ -262,22 +293,8 @@ def _records(path: Path, text: str, sign: str, line: int, quotes: bool) -> _Reco
 
 def _delimited(path: Path, ending: str, text: str, config: DatasetConfig) -> Table:
     _require_columns(path, ending, config)
-    try:
-        header = header_of(path, ending, text[:START], config)
-    except csv.Error as error:
-        raise SourceError(Code.UNREADABLE_TABLE, f"{path} cannot be read as a table: {error}.") from error
+    header = checked_header(path, ending, text[:START], config)
     names, notes = header.names, list(header.notes)
-    if not names:
-        raise SourceError(Code.UNREADABLE_TABLE, f"{path} is empty.")
-    require(path, names, config)
-    for key, name in wanted(config):
-        if names.count(name) > 1:
-            raise SettingError(
-                Code.MISSING_COLUMN,
-                f"dataset.{key}",
-                name,
-                f"{path} has {names.count(name)} columns of this name: rename one.",
-            )
     records = _unquoted(path, text[header.begin :], header, notes)
     body = [at for at in range(header.rows, len(records.rows)) if not _blank(records.rows[at])]
     surplus = [at for at in body if len(records.rows[at]) > len(names) and _empty(records.rows[at][len(names) :])]
@@ -310,16 +327,20 @@ def _unquoted(path: Path, text: str, header: Header, notes: list[str]) -> _Recor
         plain = _records(path, text, header.separator, header.line, quotes=False)
         # Quotes are ordinary if no cell is in quotes, and if they would join lines that fit as they are.
         around = any(len(cell) > 1 and cell[0] == cell[-1] == '"' for row in plain.rows for cell in row)
-        if plain.fits(len(header.names)) and not around and len(plain.rows) > len(usual.rows):
+        if plain.fit(len(header.names)) and not around and len(plain.rows) > len(usual.rows):
             notes.append('the sign " is a letter like others: no cell is in quotes')
             return plain
     if not usual.closed:
-        raise SourceError(
-            Code.UNREADABLE_TABLE,
-            f"{path}: a quote that opens in line {usual.lines[-1]} is never closed; double it if it is text."
-            f"{_backslashes(text)}",
-        )
+        raise unclosed(path, usual.lines[-1], text)
     return usual
+
+
+def unclosed(path: Path, line: int, text: str) -> SourceError:
+    """Return the error for a quote that opens in `line`; `text` may show why."""
+    return SourceError(
+        Code.UNREADABLE_TABLE,
+        f"{path}: a quote that opens in line {line} is never closed; double it if it is text.{_backslashes(text)}",
+    )
 
 
 def _backslashes(text: str) -> str:
@@ -350,18 +371,23 @@ def _json_lines(path: Path, text: str, config: DatasetConfig, notes: tuple[str, 
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise SourceError(Code.UNREADABLE_TABLE, f"{path}, line {number}, is not JSON: {error}.") from error
-        if not isinstance(row, dict):
-            raise SourceError(
-                Code.UNREADABLE_TABLE,
-                f'{path}, line {number}: every line must be an object, {{"text": ..., "label": ...}}.',
-            )
-        rows.append(row)
+        rows.append(json_object(path, number, line))
         lines.append(number)
     return _objects(path, rows, lines, Reading(str(path), "jsonl", encoding=config.encoding, notes=notes), config)
+
+
+def json_object(path: Path, number: int, line: str) -> dict[str, Any]:
+    """Return the object in line `number`. Raises SourceError."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise SourceError(Code.UNREADABLE_TABLE, f"{path}, line {number}, is not JSON: {error}.") from error
+    if not isinstance(row, dict):
+        raise SourceError(
+            Code.UNREADABLE_TABLE,
+            f'{path}, line {number}: every line must be an object, {{"text": ..., "label": ...}}.',
+        )
+    return row
 
 
 def _json(path: Path, text: str, config: DatasetConfig) -> Table:
@@ -394,12 +420,12 @@ def _objects(
 ) -> Table:
     if not rows:
         raise SourceError(Code.UNREADABLE_TABLE, f"{path} is empty.")
-    names = _names(iter(rows))
+    names = json_names(iter(rows))
     require(path, names, config)
     return Table(names, lambda name: [reached(row, name) for row in rows], lines, reading)
 
 
-def _names(rows: Iterator[Any]) -> list[str]:
+def json_names(rows: Iterator[Any]) -> list[str]:
     """Return the keys of all rows, and keys of inner objects as outer.inner."""
     names: dict[str, None] = {}
 
@@ -474,19 +500,9 @@ def _parquet_names(source: Path | io.BytesIO) -> list[str]:
 
 
 def _parquet(path: Path, source: Path | io.BytesIO, config: DatasetConfig) -> Table:
-    import pyarrow.parquet
-    from pyarrow import ArrowException
-
-    try:
-        names = _parquet_names(source)
-        require(path, names, config)
-        top = set(pyarrow.parquet.read_schema(source).names)
-        outer = {name if name in top else name.partition(".")[0] for _, name in wanted(config)}
-        table = pyarrow.parquet.read_table(source, columns=sorted(outer))
-    except (ArrowException, OSError) as error:
-        raise SourceError(
-            Code.UNREADABLE_TABLE, f"{path} cannot be read as parquet: {str(error).splitlines()[0]}"
-        ) from error
+    with unreadable_parquet(path):
+        file, names, outer = opened_parquet(path, source, config)
+        table = file.read(columns=outer)
 
     def column(name: str) -> list[Any]:
         if name in table.column_names:
@@ -494,6 +510,31 @@ def _parquet(path: Path, source: Path | io.BytesIO, config: DatasetConfig) -> Ta
         return [reached(row, name) for row in table.select([name.partition(".")[0]]).to_pylist()]
 
     return Table(names, column, range(1, table.num_rows + 1), Reading(str(path), "parquet"))
+
+
+def opened_parquet(path: Path, source: Path | io.BytesIO, config: DatasetConfig) -> tuple[Any, list[str], list[str]]:
+    """Return a pyarrow ParquetFile, its columns, and those to read for the wanted ones. Raises SourceError."""
+    import pyarrow.parquet
+
+    names = _parquet_names(source)
+    require(path, names, config)
+    file = pyarrow.parquet.ParquetFile(source)
+    top = set(file.schema_arrow.names)
+    outer = {name if name in top else name.partition(".")[0] for _, name in wanted(config)}
+    return file, names, sorted(outer)
+
+
+@contextmanager
+def unreadable_parquet(path: Path) -> Iterator[None]:
+    """Turn an error of Arrow within the block into a SourceError."""
+    from pyarrow import ArrowException
+
+    try:
+        yield
+    except (ArrowException, OSError) as error:
+        raise SourceError(
+            Code.UNREADABLE_TABLE, f"{path} cannot be read as parquet: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def _xlsx(path: Path, file: Any, config: DatasetConfig) -> Table:

@@ -2,6 +2,7 @@
 
 import codecs
 import gzip
+import io
 import re
 import zipfile
 import zlib
@@ -31,6 +32,8 @@ _COMMON = [
     *("cp1254", "cp1255", "cp1256", "cp1257", "cp874"),
 ]
 _SAMPLE = 1 << 16  # bytes
+_PIECE = 50 * _SAMPLE  # bytes that are in memory at a time
+Bytes = IO[bytes] | gzip.GzipFile
 
 
 def ending(name: str) -> str:
@@ -47,7 +50,7 @@ def is_file_name(name: str) -> bool:
 
 class Opened(NamedTuple):
     ending: str
-    file: IO[bytes] | gzip.GzipFile
+    file: Bytes
 
 
 @contextmanager
@@ -89,21 +92,50 @@ def _one_table(path: Path, archive: zipfile.ZipFile) -> str:
 
 def text(path: Path, data: bytes, encoding: str) -> str:
     """Return the text without a byte-order mark. Raises SourceError with a suggestion if `encoding` does not fit."""
+    check(path, io.BytesIO(data), encoding)
+    return data.decode(codec_of(encoding)).removeprefix("\ufeff")
+
+
+def check(path: Path, file: Bytes, encoding: str) -> None:
+    """Read an open file to its end. Raises SourceError with a suggestion if it is no text in `encoding`."""
     codec = codec_of(encoding)
+    decoder = codecs.getincrementaldecoder(codec)()
+    data = _piece(file)
     if name := _other_mark(data, codec):
         raise _misfit(path, encoding, f"the file begins with the byte-order mark of {name}", name)
-    try:
-        whole = data.decode(codec).removeprefix("\ufeff")
-    except UnicodeError as error:
-        if wide := _wide(data):
-            raise _misfit(path, encoding, f"every other byte is 0, as in {wide}", wide) from error
-        line = data.count(b"\n", 0, getattr(error, "start", 0)) + 1
-        raise SourceError(
-            Code.WRONG_ENCODING, f"dataset.encoding={encoding} does not fit {path}, line {line}: {suggestion(data)}"
-        ) from error
-    if "\0" in whole[:100] and (wide := _wide(data)):
-        raise _misfit(path, encoding, f"every other byte is 0, as in {wide}", wide)
-    return whole
+    wide, line = _wide(data), 1
+    while True:
+        try:
+            found = decoder.decode(data, final=not data)
+        except UnicodeError as error:
+            if wide:
+                raise _misfit(path, encoding, f"every other byte is 0, as in {wide}", wide) from error
+            line += data.count(b"\n", 0, getattr(error, "start", 0))
+            raise SourceError(
+                Code.WRONG_ENCODING, f"dataset.encoding={encoding} does not fit {path}, line {line}: {suggestion(data)}"
+            ) from error
+        if wide and "\0" in found[:100]:
+            raise _misfit(path, encoding, f"every other byte is 0, as in {wide}", wide)
+        if not data:
+            return
+        line += data.count(b"\n")
+        data = _piece(file)
+
+
+def _piece(file: Bytes) -> bytes:
+    """Return the next bytes, to the end of a line, so that a suggestion can be read."""
+    return file.read(_PIECE) + file.readline()
+
+
+@contextmanager
+def stream(path: Path, encoding: str, newline: str) -> Iterator[io.TextIOWrapper]:
+    """Open the text of a file that `check` has passed, after its byte-order mark. `newline` is that of `open`."""
+    codec = codec_of(encoding)
+    with opened(path) as (_, file):
+        head = file.read(4)
+        marks = (mark for mark, _ in _MARKS if head.startswith(mark) and mark.decode(codec, "replace") == "\ufeff")
+        file.seek(len(next(marks, b"")))
+        yield io.TextIOWrapper(file, codec, newline=newline)
 
 
 def start(data: bytes, encoding: str) -> str:
@@ -151,7 +183,9 @@ def suggestion(data: bytes) -> str:
     """Return a sentence on likely encodings, each with a line as it then reads, so that a person can choose."""
     from charset_normalizer import from_bytes
 
-    lines = [line for line in data[: 50 * _SAMPLE].splitlines() if not line.isascii()]
+    lines = [line for line in data[:_PIECE].splitlines() if not line.isascii()]
+    if not lines:
+        return "the file ends within a character. Is it complete?"
     sample = b"\n".join(lines)[:_SAMPLE].rpartition(b"\n")[0] or lines[0][:_SAMPLE]
     likely = [match.encoding for match in from_bytes(sample, cp_isolation=_COMMON)]
     if likely[:1] == ["cp1250"]:  # cp1250 and cp1252 differ in eastern European letters only

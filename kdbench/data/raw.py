@@ -1,0 +1,181 @@
+"""Stream the texts of a file of any size, without labels: only a few rows are in memory at a time."""
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from kdbench.data import tables
+from kdbench.data.tables import Header
+from kdbench.errors import Code, SourceError
+from kdbench.schema import DatasetConfig
+from kdbench.sources import files
+from kdbench.tasks.cells import Place, text_of
+
+Row = tuple[str, ...]  # a text, or two
+_END = "\0end"
+_ROWS = 1000  # of a parquet file, read at a time
+
+
+def texts(path: Path, config: DatasetConfig) -> Iterator[Row]:
+    """Yield the text of each row, or two if `config.text_pair` is set, in the order of the file.
+
+    A table is read by the rules of `kdbench.data.tables`; only the columns with the texts must be there. Any other file
+    has one text per line, or two with a tab between them. A row without a text yields empty texts, so that rows and
+    results correspond. The encoding is UTF-8 or, if the file does not fit, `config.encoding`. A `.json` and an `.xlsx`
+    are read as a whole, because their formats have no rows. Raises SourceError.
+    """
+    config = replace(config, label=config.text)  # no label is read
+    columns = [config.text] if config.text_pair is None else [config.text, config.text_pair]
+    try:
+        with files.opened(path) as (ending, file):
+            match ending:
+                case ".parquet":
+                    packed = ending != path.suffix.lower()
+                    yield from _parquet(path, io.BytesIO(file.read()) if packed else path, config, columns)
+                    return
+                case ".json" | ".xlsx":
+                    table = tables.read(path, config)
+                    cells = zip(*(table.column(name) for name in columns), strict=True)
+                    for line, row in zip(table.lines, cells, strict=True):
+                        yield tuple(_text(cell, path, table.reading.unit, line) for cell in row)
+                    return
+        encoding = _encoding(path, config.encoding)
+        match ending:
+            case ".csv" | ".tsv" | ".tab":
+                yield from _table(path, ending, encoding, config, columns)
+            case ".jsonl" | ".ndjson":
+                yield from _objects(path, encoding, config, columns)
+            case _:
+                yield from _lines(path, encoding, len(columns))
+    except OSError as error:
+        raise SourceError(Code.MISSING_FILE, f"{path}: {error.strerror}") from error
+
+
+def _encoding(path: Path, other: str) -> str:
+    """Return UTF-8 or else the other encoding, whichever fits the file."""
+    try:
+        with files.opened(path) as (_, file):
+            files.check(path, file, "utf-8")
+    except SourceError as error:
+        if error.code != Code.WRONG_ENCODING or files.codec_of(other) == "utf-8":
+            raise
+    else:
+        return "utf-8"
+    with files.opened(path) as (_, file):
+        files.check(path, file, other)
+    return other
+
+
+# --- text with separators
+
+
+def _table(path: Path, ending: str, encoding: str, config: DatasetConfig, columns: Sequence[str]) -> Iterator[Row]:
+    with files.stream(path, encoding, newline="") as stream:
+        start = tables.with_line_ends(stream.read(tables.START), encoding)
+    header = tables.checked_header(path, ending, start, config)
+    at = [header.names.index(name) for name in columns]
+    rows = _rows(path, encoding, header, _quoting(path, encoding, header))
+    for row in islice(rows, header.rows, None):
+        yield tuple(row[index] if index < len(row) else "" for index in at)
+
+
+def _quoting(path: Path, encoding: str, header: Header) -> int:
+    """Return csv.QUOTE_NONE if quotes are ordinary characters, by the rule of `kdbench.data.tables`."""
+    plain, begun = 0, False
+    for row in _rows(path, encoding, header, csv.QUOTE_NONE):
+        around = any(len(cell) > 1 and cell[0] == cell[-1] == '"' for cell in row)
+        if around or not tables.fits(row, len(header.names)):
+            return csv.QUOTE_MINIMAL
+        plain += 1
+        begun |= any(cell[:1] == '"' for cell in row)
+    if not begun:  # csv reads a quote inside a cell as an ordinary character
+        return csv.QUOTE_MINIMAL
+    usual, suspect = 0, False
+    try:
+        for row in _rows(path, encoding, header, csv.QUOTE_MINIMAL):
+            usual += 1
+            suspect |= any("\n" in cell or "\r" in cell for cell in row)
+    except SourceError:  # a quote is not closed
+        usual += 1
+        suspect = header.separator == "\t"
+    return csv.QUOTE_NONE if suspect and plain > usual else csv.QUOTE_MINIMAL
+
+
+def _rows(path: Path, encoding: str, header: Header, quoting: int) -> Iterator[list[str]]:
+    """Yield the rows, the header included. Raises SourceError if a quote is not closed."""
+    csv.field_size_limit(1 << 30)  # as in kdbench.data.tables
+    with files.stream(path, encoding, newline="") as stream:
+        stream.read(header.begin)
+        lines = chain(_table_lines(stream, encoding), [_END])
+        reader = csv.reader(lines, delimiter=header.separator, quoting=quoting)  # type: ignore[arg-type]
+        line = header.line
+        try:
+            for row in reader:
+                if row == [_END]:
+                    return
+                if row and row[-1].endswith(_END):
+                    raise tables.unclosed(path, line, "".join(row))
+                yield row
+                line = header.line + reader.line_num
+        except csv.Error as error:
+            raise SourceError(Code.UNREADABLE_TABLE, f"{path}, line {line}, cannot be read: {error}.") from error
+
+
+def _table_lines(stream: io.TextIOWrapper, encoding: str) -> Iterable[str]:
+    """Return the lines with their ends, as csv wants them."""
+    if tables.with_line_ends("\x85", encoding) == "\x85":
+        return stream
+    return (part for line in stream for part in io.StringIO(tables.with_line_ends(line, encoding), newline=""))
+
+
+# --- other formats
+
+
+def _objects(path: Path, encoding: str, config: DatasetConfig, columns: Sequence[str]) -> Iterator[Row]:
+    """Yield the texts of JSON lines. A key may be absent in some objects, but not in all."""
+    absent, first = set(columns), None
+    with files.stream(path, encoding, newline="\n") as stream:
+        for number, line in enumerate(stream, start=1):
+            row = tables.json_object(path, number, line) if line.strip() else None
+            if absent and row is not None:
+                names = tables.json_names(iter([row]))
+                absent -= set(names)
+                first = first or names
+            yield tuple(_text(tables.reached(row, name), path, "line", number) for name in columns)
+    if absent and first is not None:
+        tables.require(path, first, config)
+
+
+def _parquet(path: Path, source: Path | io.BytesIO, config: DatasetConfig, columns: Sequence[str]) -> Iterator[Row]:
+    with tables.unreadable_parquet(path):
+        file, _, outer = tables.opened_parquet(path, source, config)
+        rows = (row for batch in file.iter_batches(_ROWS, columns=outer) for row in batch.to_pylist())
+        for number, row in enumerate(rows, start=1):
+            yield tuple(_text(tables.reached(row, name), path, "row", number) for name in columns)
+
+
+def _lines(path: Path, encoding: str, columns: int) -> Iterator[Row]:
+    with files.stream(path, encoding, newline="\n") as stream:
+        for number, line in enumerate(stream, start=1):
+            text = line.removesuffix("\n").rstrip("\r")
+            row = tuple(text.split("\t")) if columns > 1 else (text,)
+            if len(row) == columns:
+                yield row
+            elif not text.strip():
+                yield ("",) * columns
+            else:
+                raise SourceError(
+                    Code.MISMATCHED_INPUT, f"{path}, line {number}: must have two texts with a tab between them"
+                )
+
+
+def _text(value: Any, path: Path, unit: str, line: int) -> str:
+    """Return a cell's text. Numbers are written as Python writes them, words of a list are joined by spaces."""
+    if value is None or value != value:
+        return ""
+    where = Place(f"{path}, {unit}", line)
+    return text_of(value if isinstance(value, str | list) else str(value), "text", where, False)
