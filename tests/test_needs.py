@@ -39,15 +39,22 @@ def test_bytes_of_a_module():
     activations = 4 * (2 * 5 * (4 + 3 + 3 + 2) + 2 * 2 * 3 * 5 * 5)  # attention: before and after its dropout
     assert needs.activations(module, room) == activations
     parts = [*module[1].parameters(), *module[2].parameters()]
-    found = needs.needs(module, parts, room, checkpoints=9)
-    assert found.checkpoint == 8 * p + 8 * trained
-    assert found.disk == 3 * found.checkpoint
+    found = needs.needs(module, parts, room, checkpoints=9, scores=9)
+    assert found.checkpoint == 4 * p + 8 * trained
+    assert found.disk == 3 * found.checkpoint + 3 * 4 * p  # each with best weights of its own
+    assert needs.needs(module, parts, room, checkpoints=9, scores=2).disk == 3 * found.checkpoint + 2 * 4 * p
     assert found.memory == 8 * trained + 8 * p + 4 * trained + activations
-    half = needs.needs(module, parts, room._replace(autocast=True), checkpoints=9)
+    half = needs.needs(module, parts, room._replace(autocast=True), checkpoints=9, scores=9)
     assert half.memory == 8 * trained + 8 * p + 4 * trained + 3 * activations // 4 + 2 * p
-    frozen = needs.needs(module, parts, room, checkpoints=9, through=nn.Linear(6, 1))
+    frozen = needs.needs(module, parts, room, checkpoints=9, scores=9, through=nn.Linear(6, 1))
     assert frozen.memory - found.memory == 4 * (2 * 5 * 7 + 2 * 2 * 3 * 5 * 5)
-    assert needs.needs(module, parts, room, checkpoints=1).disk == found.checkpoint + 4 * p
+    one = needs.needs(module, parts, room, checkpoints=1, scores=9)
+    assert one.disk == found.checkpoint + 4 * p + 4 * p  # the best weights, and those of the finished stage
+
+
+def tensor_bytes(path: Path) -> int:
+    """The size of a safetensors file without its header."""
+    return path.stat().st_size - 8 - int.from_bytes(path.read_bytes()[:8], "little")
 
 
 @pytest.mark.usefixtures("taught")
@@ -68,10 +75,13 @@ def test_a_checkpoint_is_as_large_as_said_and_a_run_says_what_it_needs(
     with listening(), pytest.raises(Stopped):
         execute(configure("method=logit_kd", "preempt_at=14"))  # 8 steps an epoch: it has a best dev score
     (folder,) = (tmp_path / "outputs").rglob("checkpoint-14")
-    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    headers = sum(8 + int.from_bytes(path.read_bytes()[:8], "little") for path in folder.glob("*.safetensors"))
-    steps = 4 * sum(1 for name in (folder / "optimizer.safetensors").read_bytes().split(b".step")) - 4
-    assert size - headers - steps == said[0].checkpoint
+    weights, moments = tensor_bytes(folder / "module.safetensors"), tensor_bytes(folder / "optimizer.safetensors")
+    steps = 4 * (folder / "optimizer.safetensors").read_bytes().count(b".step")
+    assert weights + moments - steps == said[0].checkpoint
+    assert {path.name for path in folder.iterdir()} == {
+        "module.safetensors", "optimizer.safetensors", "state.json", "MANIFEST.json"
+    }  # fmt: skip
+    assert tensor_bytes(folder.with_name("best-8") / "module.safetensors") == weights
     (line,) = re.findall(r"stage training: needs about (\d+) of memory, and at most (\d+) of disk", caplog.text)
     assert int(line[1]) == said[0].disk and int(line[0]) > said[0].memory
 
@@ -88,8 +98,9 @@ def test_a_disk_that_is_too_small_is_refused_before_the_stage(configure, execute
 
 
 def test_the_checkpoints_of_an_interrupted_stage_are_not_counted_twice(tmp_path, free):
-    (tmp_path / "checkpoint-5").mkdir()
-    (tmp_path / "checkpoint-5" / "module.safetensors").write_bytes(b"x" * 600)
+    for name, size in (("checkpoint-5", 400), ("best-5", 200)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "module.safetensors").write_bytes(b"x" * size)
     need, room, cpu = needs.Needs(memory=0, checkpoint=600, disk=1000), Room("outputs", 1, 1), Accelerator(cpu=True)
     free(400)
     needs.require("training", need, room, tmp_path, cpu)

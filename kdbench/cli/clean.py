@@ -13,8 +13,8 @@ kdbench-clean lists, and deletes when you agree:
   teacher outputs, tokenised texts the cache's folders teacher/ and tokens/: a later run makes them again
 
 It keeps everything that a command reads: model/, results.json, predictions, logs, exports, the general stages that
-students start from, and all files that kdbench did not write. It keeps unfinished runs and their checkpoints, and runs
-that a command is using. As long as a run with the same cache is unfinished, it keeps that cache.
+students start from, and all files that kdbench did not write. It keeps unfinished runs, their checkpoints and best
+weights, and runs that a command is using. As long as a run with the same cache is unfinished, it keeps that cache.
 
 One thing changes: if a file of a cleaned run is damaged later, the same command trains that run again.
 

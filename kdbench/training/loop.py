@@ -25,7 +25,7 @@ from kdbench.storage import files as store
 from kdbench.storage.results import STAGE
 from kdbench.storage.seeds import derive
 from kdbench.training import checkpoint, interrupts
-from kdbench.training.checkpoint import Pass, state_of
+from kdbench.training.checkpoint import Best, Pass, state_of
 from kdbench.training.finite import bad_loss, require_finite_weights
 from kdbench.training.interrupts import Limits
 from kdbench.training.metrics_log import MetricsLog, Tell, read_lines
@@ -122,7 +122,8 @@ class _Trainer:
     def run(self) -> None:
         if self.room is not None and self.accelerator.is_main_process:
             left = self.stage.schedule.steps // self.limits.checkpoint_every + 1  # one more if it is interrupted
-            need = needs(self.module, self.updates.trained, self.room, left, self.stage.through)
+            scores = -(-self.stage.schedule.steps // len(self.stage.data))  # after each epoch and the last step
+            need = needs(self.module, self.updates.trained, self.room, left, scores, self.stage.through)
             require(self.stage.name, need, self.room, self.folder, self.accelerator)
         schedule, per_epoch = self.stage.schedule, len(self.stage.data)
         started = time.perf_counter() - self.progress.seconds
@@ -210,7 +211,7 @@ class _Trainer:
         if self.progress.best_score is None or score is None or score > self.progress.best_score:
             self.progress.best_score, self.progress.best_step = score, self.progress.step
             self.progress.stale_epochs = 0
-            self.state.best = state_of(self.module)
+            self.state.best = Best(state_of(self.module))
         else:
             self.progress.stale_epochs += 1
         self.log.epoch(self.progress.step, epoch, dev)
@@ -236,7 +237,7 @@ class _Trainer:
         if self.accelerator.is_main_process:
             files = [self.log.path]
             for name in self.module:
-                state = {k.removeprefix(f"{name}."): v for k, v in best.items() if k.startswith(f"{name}.")}
+                state = {k.removeprefix(f"{name}."): v for k, v in best.weights.items() if k.startswith(f"{name}.")}
                 files.append(self.folder / f"{name}.safetensors")
                 with store.explained(files[-1]):
                     save_file(state, files[-1])

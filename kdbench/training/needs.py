@@ -3,9 +3,10 @@
 P is the number of the module's parameters, T that of the trained ones (on a CPU without the word embeddings that do
 not occur in the texts). All are float32:
 
-- disk: a checkpoint has the module (4 P bytes), the weights with the best dev score (4 P) and the optimiser's two
-  moments (8 T). Two are kept, and a third one is complete before the older one goes. Then come the stage's weights
-  (4 P), and the model, which is a part of them.
+- disk: a checkpoint has the module (4 P bytes) and the optimiser's two moments (8 T). Two are kept, and a third one is
+  complete before the older one goes. The weights with the best dev score (4 P) are beside them, once for all
+  checkpoints that name them. At worst each checkpoint names others. Then come the stage's weights (4 P), and the model,
+  which is a part of them.
 - memory: what the process has now, the moments (8 T), the best weights (4 P); either gradients (4 T) and activations,
   or the copy of the moments that a checkpoint is written from (8 T); and the weights as they are read back in the end
   (4 P), because the process keeps the memory that training has freed.
@@ -52,20 +53,29 @@ class Needs(NamedTuple):
 
 
 def needs(
-    module: nn.Module, trained: Sequence[Tensor], room: Room, checkpoints: int, through: nn.Module | None = None
+    module: nn.Module,
+    trained: Sequence[Tensor],
+    room: Room,
+    checkpoints: int,
+    scores: int,
+    through: nn.Module | None = None,
 ) -> Needs:
     """Return what training needs.
 
-    At most `checkpoints` are written, of which three are there at the same time. Gradients also pass `through` a
-    frozen module.
+    At most `checkpoints` are written, of which three are there at the same time, and as many best weights. There are
+    at most as many of these as dev `scores`. Gradients also pass `through` a frozen module.
     """
-    weights = sum(value.numel() for value in module.state_dict().values()) * FLOAT
+    weights: int = sum(value.numel() for value in module.state_dict().values()) * FLOAT
     gradients = sum(one.numel() for one in trained) * FLOAT
-    checkpoint = 2 * weights + 2 * gradients
+    checkpoint = weights + 2 * gradients
     copy = max(weights, 2 * gradients)
     kept = sum(activations(one, room) for one in (module, through) if one is not None)
     training = gradients + kept + (weights // 2 if room.autocast else 0)
-    most = max(min(checkpoints, 3) * checkpoint, min(checkpoints, 2) * checkpoint + weights, 2 * weights)
+
+    def saved(count: int) -> int:
+        return min(checkpoints, count) * checkpoint + min(checkpoints, count, scores) * weights
+
+    most = max(saved(3), saved(2) + weights, 2 * weights)
     return Needs(2 * gradients + 2 * weights + max(training, copy), checkpoint, most)
 
 
@@ -84,16 +94,17 @@ def require(stage: str, need: Needs, room: Room, folder: Path, accelerator: Acce
         "stage %s: needs about %s of %smemory, and at most %s of disk",
         stage, _size(memory), "GPU " * (accelerator.device.type == "cuda"), _size(need.disk),
     )  # fmt: skip
-    there = sum(path.stat().st_size for path in folder.glob("checkpoint-*/*"))  # of an interrupted run: counted already
+    saved = [*folder.glob("checkpoint-*/*"), *folder.glob("best-*/*")]
+    there = sum(path.stat().st_size for path in saved)  # of an interrupted run: counted already
     free = shutil.disk_usage(next(one for one in (folder, *folder.absolute().parents) if one.is_dir())).free
     if free + there < need.disk:
         raise SettingError(
             Code.DISK_FULL,
             "outputs",
             room.outputs,
-            f"stage {stage} needs {_size(need.disk - there)} of disk for checkpoints of {_size(need.checkpoint)} and"
-            f" its model, but {_size(free)} are free. Make room (kdbench-clean {room.outputs} lists what finished runs"
-            " can do without), or set outputs=<a folder on a larger disk>.",
+            f"stage {stage} needs {_size(need.disk - there)} of disk for checkpoints of {_size(need.checkpoint)}, its"
+            f" best weights and its model, but {_size(free)} are free. Make room (kdbench-clean {room.outputs} lists"
+            " what finished runs can do without), or set outputs=<a folder on a larger disk>.",
         )
 
 

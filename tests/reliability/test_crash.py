@@ -3,6 +3,10 @@
 import contextlib
 import errno
 import hashlib
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,9 +17,11 @@ from torch import nn
 from kdbench.storage import files as store
 from kdbench.storage.results import verify_run, write_result
 from kdbench.training import checkpoint
-from kdbench.training.checkpoint import Pass, Progress, State
+from kdbench.training.checkpoint import Best, Pass, Progress, State
 from tests.reliability.faults import Death, Disk, failing
+from tests.reliability.forks import forked
 from tests.reliability.power import power_cuts, put
+from tests.test_train import equal, run, supervised, toy
 
 BEFORE, OLD, NEW = 3, 5, 10  # steps of checkpoints: the save under test keeps the last two
 
@@ -34,14 +40,14 @@ class Stage:
             parameter.grad = torch.randn_like(parameter)
         self.optimizer.step()
         lines = [{"step": step, "losses": {"ce": 0.1 + 0.2}}]
-        state = State(Progress(step, 1.5, 0.3, step), checkpoint.state_of(self.module), lines)
+        state = State(Progress(step, 1.5, 0.3, step), Best(checkpoint.state_of(self.module)), lines)
         state.passes = [Pass(["ce"], torch.tensor([1 / 3]), {"rate": 0.5})]
         self.at[step] = self.content(state)
         return state
 
     def content(self, state: State) -> str:
         """A digest of all of it."""
-        best = {} if state.best is None else {name: state.best[name].tolist() for name in sorted(state.best)}
+        best = {name: value.tolist() for name, value in sorted(state.best.weights.items())}
         passes = [(one.names, one.values.tolist(), one.logged) for one in state.passes]
         moments = [{k: s[k].tolist() for k in sorted(s)} for s in self.optimizer.state_dict()["state"].values()]
         weights = {name: value.tolist() for name, value in self.module.state_dict().items()}
@@ -53,11 +59,17 @@ READER = Stage()  # stands for a fresh process: all that it holds is read
 
 
 def saved(folder: Path) -> Stage:
-    """A stage with two checkpoints."""
+    """A stage with two checkpoints, each with best weights of its own."""
     stage = Stage()
     for step in (BEFORE, OLD):
         checkpoint.save(folder, stage.module, stage.optimizer, stage.train_to(step))
     return stage
+
+
+def again(folder: Path, stage: Stage, state: State) -> None:
+    """Save as the same command does when it comes to this step again: of the best weights, it has saved none."""
+    assert state.best is not None
+    checkpoint.save(folder, stage.module, stage.optimizer, replace(state, best=replace(state.best, sha256=None)))
 
 
 def read_back(folder: Path, stage: Stage) -> int:
@@ -82,12 +94,89 @@ def test_a_death_at_each_operation_of_a_save_leaves_a_whole_checkpoint(tmp_path,
             except Death:
                 pass
         counts[read_back(folder, stage)] += 1
-        checkpoint.save(folder, stage.module, stage.optimizer, state)  # the same command again
+        again(folder, stage, state)
         assert read_back(folder, stage) == NEW
-        assert {path.name for path in folder.iterdir()} == {"checkpoint-5", "checkpoint-10"}
-    assert disk.count == k - 1 > 30 and min(counts.values()) > 0
+        assert {path.name for path in folder.iterdir()} == {"checkpoint-5", "checkpoint-10", "best-5", "best-10"}
+    assert disk.count == k - 1 > 50 and min(counts.values()) > 0
     with capsys.disabled():
         print(f"\ndeath at each operation of a save: {k - 1} tried, {counts[OLD]} old, {counts[NEW]} new, 0 lost")
+
+
+RISING = {"lr": 0.03, "steps": 20}  # the toy has a new best dev score after each of its four epochs of five steps
+
+
+def went_on_from(folder: Path) -> int:
+    """The first step that an interrupted stage takes when it is started again; it must end as an unbroken one."""
+    whole, resumed = toy(dropout=0.3), toy(dropout=0.3)
+    steps: list[int] = []
+    inner = supervised(resumed)
+    run(whole, folder.parent / f"whole {folder.name}", schedule=RISING)
+    run(resumed, folder, lambda batch, step: (steps.append(step), inner(batch, step))[1], schedule=RISING)
+    assert equal(whole, resumed) and steps == list(range(steps[0], 20))
+    assert {path.name for path in folder.iterdir()} == {"metrics.jsonl", "student.safetensors", "stage.json"}
+    return steps[0]
+
+
+@pytest.mark.parametrize(
+    ("moment", "there", "first"),
+    [
+        ("best-15 is complete", {"checkpoint-5", "best-5", "checkpoint-10", "best-10", "best-15"}, 10),
+        (
+            "checkpoint-15 is complete",
+            {"checkpoint-5", "best-5", "checkpoint-10", "best-10", "checkpoint-15", "best-15"},
+            15,
+        ),
+        ("checkpoint-5 is gone", {"best-5", "checkpoint-10", "best-10", "checkpoint-15", "best-15"}, 15),
+    ],
+)
+def test_a_stage_that_is_killed_within_a_save_ends_equal(tmp_path, monkeypatch, moment, there, first):
+    filling, remove = store.filling, store.remove
+
+    def reached(path: Path, how: str) -> None:
+        if f"{path.name} is {how}" == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    @contextlib.contextmanager
+    def filling_until(path: Path) -> Iterator[Path]:
+        with filling(path) as staged:
+            yield staged
+        reached(path, "complete")
+
+    def remove_until(path: Path) -> None:
+        remove(path)
+        reached(path, "gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "filling", filling_until)
+        patch.setattr(store, "remove", remove_until)
+        child = forked(lambda: run(toy(dropout=0.3), tmp_path / "broken", schedule=RISING))
+        assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    assert {path.name for path in (tmp_path / "broken").iterdir()} == {*there, "metrics.jsonl"}
+    assert went_on_from(tmp_path / "broken") == first
+
+
+@pytest.mark.parametrize(("missing", "first"), [(["best-10"], 5), (["best-5", "best-10"], 0)])
+def test_a_checkpoint_without_its_best_weights_is_not_used(tmp_path, missing, first):
+    broken = toy(dropout=0.3)
+    with pytest.raises(KeyboardInterrupt):
+        run(broken, tmp_path / "broken", supervised(broken, fail_at=12), schedule=RISING)
+    for name in missing:
+        store.remove(tmp_path / "broken" / name)
+    assert went_on_from(tmp_path / "broken") == first
+
+
+def test_best_weights_are_written_once(tmp_path):
+    stage, written = Stage(), []
+    state = stage.train_to(5)
+    for step in (5, 10, 15):
+        state.progress.step = step  # the dev score of step 5 remains the best
+        checkpoint.save(tmp_path, stage.module, stage.optimizer, state)
+        written.append((tmp_path / "best-5" / "module.safetensors").stat().st_ino)
+        assert (tmp_path / "best-5").is_dir() and len(list(tmp_path.glob("best-*"))) == 1
+    assert len(set(written)) == 1
+    for step in (20, 25):
+        checkpoint.save(tmp_path, stage.module, stage.optimizer, stage.train_to(step))
+        assert (tmp_path / "best-5").exists() is (step == 20)  # checkpoint-15 names it
 
 
 def cut_save(tmp_path: Path, lost: int) -> dict[str, int]:
@@ -147,9 +236,9 @@ def test_a_save_that_the_system_refuses_leaves_the_old_one(tmp_path, capsys, num
         if disk.count < k:
             break
         old += read_back(folder, stage) == OLD
-        checkpoint.save(folder, stage.module, stage.optimizer, state)
+        again(folder, stage, state)
         assert read_back(folder, stage) == NEW
-    assert k > 30 and old > 20
+    assert k > 50 and old > 20
     with capsys.disabled():
         print(f"\n{number} at each operation of a save: {k - 1} tried, 0 unexplained, 0 lost")
 

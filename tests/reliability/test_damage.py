@@ -118,7 +118,8 @@ def test_a_damaged_checkpoint_is_skipped_for_the_one_before(tmp_path, caplog, ca
 
     stage = saved(tmp_path)
     checkpoint.save(tmp_path, stage.module, stage.optimizer, stage.train_to(10))
-    everything, draw = files(tmp_path / "checkpoint-10"), random.Random(0)
+    everything, draw = files(tmp_path / "checkpoint-10") + files(tmp_path / "best-10"), random.Random(0)
+    assert len(everything) == 6
     logging.getLogger("kdbench").propagate = True
     for number in range(tries):
         path = everything[number % len(everything)]
@@ -128,6 +129,12 @@ def test_a_damaged_checkpoint_is_skipped_for_the_one_before(tmp_path, caplog, ca
         assert str(path) in caplog.text and "checkpoint-10 is skipped" in caplog.text
         path.write_bytes(whole)
     assert read_back(tmp_path, stage) == 10
+    for missing in (tmp_path / "best-10" / "module.safetensors", tmp_path / "best-10"):
+        store.remove(missing)
+        caplog.clear()
+        assert read_back(tmp_path, stage) == 5
+        (record,) = caplog.records
+        assert str(missing) in record.getMessage() and record.getMessage().endswith("; checkpoint-10 is skipped")
     with capsys.disabled():
         print(f"\ndamage to a checkpoint: {tries} tried, {tries} named and skipped, 0 silent")
 

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from kdbench.storage import files as store
 from kdbench.storage.files import MANIFEST, Misfit, write_record
 from kdbench.storage.results import STAGE
 from tests.refusals import refused
+from tests.reliability.test_crash import RISING, went_on_from
 from tests.test_train import examples, run, supervised, toy
 
 
@@ -63,9 +65,9 @@ FORGED = {
         "optimizer.safetensors", tensors(lambda state: {"99.exp_avg": torch.ones(2)}),
     ),
     "moments without a number": ("optimizer.safetensors", tensors(lambda state: {"exp_avg": torch.ones(2)})),
-    "best is text": ("best.safetensors", lambda path: path.write_text("best")),
-    "best renamed": ("best.safetensors", tensors(renamed)),
-    "best narrowed": ("best.safetensors", tensors(narrowed)),
+    "best is a number": ("state.json", scalars(lambda rest: rest | {"best": 7})),
+    "best is left out": ("state.json", scalars(lambda rest: rest | {"best": None})),
+    "best of no score": ("state.json", progress(best_step=0)),
     "state is no JSON": ("state.json", lambda path: path.write_text("{")),
     "state is a list": ("state.json", scalars(lambda rest: [rest])),
     "state is a number": ("state.json", scalars(lambda rest: 7)),
@@ -81,6 +83,7 @@ FORGED = {
     "losses are words": ("state.json", scalars(lambda rest: rest | {"passes": [[["ce"], ["high"], {}]]})),
     "losses lack names": ("state.json", scalars(lambda rest: rest | {"passes": [[[], [0.5], {}]]})),
 }  # fmt: skip
+FORGED_BEST = {"text": lambda path: path.write_text("best"), "renamed": tensors(renamed), "narrowed": tensors(narrowed)}
 
 
 def seal(folder, record=MANIFEST):
@@ -105,6 +108,21 @@ def test_a_forged_checkpoint_is_refused(tmp_path, name):
     run(again, tmp_path)
     run(whole, tmp_path / "whole")
     assert all(torch.equal(value, whole.state_dict()[key]) for key, value in again.state_dict().items())
+
+
+@pytest.mark.parametrize("name", FORGED_BEST)
+def test_forged_best_weights_are_refused(tmp_path, name):
+    """If the checkpoint names them; if it names others, it is damaged."""
+    with pytest.raises(KeyboardInterrupt):
+        run(model := toy(dropout=0.3), tmp_path, supervised(model, fail_at=11), schedule=RISING)
+    checkpoint, best = tmp_path / "checkpoint-10", tmp_path / "best-10"
+    FORGED_BEST[name](best / "module.safetensors")
+    seal(best)
+    assert went_on_from(shutil.copytree(tmp_path, tmp_path / "copy")) == 5
+    scalars(lambda rest: rest | {"best": store.sha256_of(best / MANIFEST)})(checkpoint / "state.json")
+    seal(checkpoint)
+    with refused(Code.FOREIGN_FILE, checkpoint, "Remove it", kind=Misfit):
+        run(toy(), tmp_path, schedule=RISING)
 
 
 @pytest.mark.parametrize("change", [renamed, narrowed, without])
