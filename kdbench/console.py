@@ -3,12 +3,15 @@
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from kdbench.errors import UserError, to_stderr
 from kdbench.storage.files import Damaged, StoreError
+
+A_LINE_EVERY = 60  # seconds
 
 
 def guarded(name: str, do: Callable[[], int]) -> int:
@@ -63,6 +66,41 @@ def size_bar(title: str, total: int, folder: Path) -> Iterator[None]:
         finally:
             ended.set()
             follower.join()
+
+
+@contextmanager
+def text_bar(title: str, total: int | None, shown: bool = True) -> Iterator[Callable[[int, bool], None]]:
+    """Show on stderr how many texts are done, and how many a second: a bar on a terminal, else a line a minute.
+
+    Yields what must get the number of texts that are done, and whether they were done before. Texts of before do not
+    count in the rate. `total` may be unknown.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
+    rate = TextColumn("{task.fields[rate]}")
+    left = TimeRemainingColumn()
+    with Progress(
+        *columns, rate, left, console=console, transient=True, disable=not (shown and console.is_terminal),
+        speed_estimate_period=3600,  # seconds: a batch of a large model takes longer than the usual 30
+    ) as bar:  # fmt: skip
+        task = bar.add_task(title, total=total, rate="")
+        began = said = time.monotonic()
+        done = new = 0
+
+        def told(texts: int, before: bool) -> None:
+            nonlocal done, new, said
+            done, new, now = done + texts, new + (0 if before else texts), time.monotonic()
+            rate = f"{new / max(now - began, 1e-9):,.0f} texts/s" if new else ""
+            bar.update(task, completed=done, rate=rate)
+            if shown and not console.is_terminal and now - said > A_LINE_EVERY:
+                said = now
+                of = "" if total is None else f" of {total:,}"
+                print(f"{title}: {done:,}{of} texts, {rate}", file=sys.stderr)
+
+        yield told
 
 
 def _size(folder: Path) -> int:

@@ -133,6 +133,8 @@ class Code(Enum):
         "Raise the limit with `ulimit -n`, or check the disk. Then repeat the command.")
     UNSAFE_FOLDER = (78, "Other users can write to the cache folder, and kdbench trusts its files.",
         "Set `cache_dir` to a folder of your own, or run `chmod go-w` on it.")
+    WOULD_OVERWRITE = (79, "The file to write exists, and has what this command did not write.",
+        "Name another file with `--out`, or move the one that is there.")
     # KD08x: while it runs
     LOSS_NOT_FINITE = (81, "A loss, a gradient or a weight became infinite or not a number. It was not saved.",
         "Lower `schedule.lr`, or set `schedule.clip`. The same command resumes from the checkpoint in the message.")

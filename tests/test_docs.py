@@ -418,6 +418,7 @@ def test_export_and_predict_lines_run(configure, execute, tmp_path, monkeypatch,
     run = execute(configure("method=logit_kd", *SHORT))["folder"]
     monkeypatch.chdir(tmp_path)
     Path("texts.txt").write_text("an apple\n")
+    Path("million.csv").write_text("text\nan apple\n")
     mains = {"kdbench-export": export_command.main, "kdbench-predict": predict.main}
     for one in sorted(of(*mains), key=lambda one: (one.words[0], "--int8" in one.words)):  # first what is asked later
         assert mains[one.words[0]]([word.replace("RUN", run) for word in one.words[1:]]) == 0, one

@@ -18,6 +18,7 @@ from kdbench.cli import predict
 from kdbench.cli.compose import composing
 from kdbench.data import teacher_cache
 from kdbench.errors import Code, Fault, SourceError, UserError, print_faults
+from kdbench.inference.answers_file import AnswersFile
 from kdbench.inference.finished_run import FinishedRun
 from kdbench.schema import HardwareConfig
 from kdbench.sources.archive import extract
@@ -94,6 +95,11 @@ def open_to_all(folder: Path, _: pytest.MonkeyPatch) -> None:
     files.private(folder / "cache")
 
 
+def anothers_file(folder: Path, _: pytest.MonkeyPatch) -> None:
+    (folder / "answers.csv").write_text("mine")
+    AnswersFile(folder / "answers.csv", {}, print).found()
+
+
 def broken_archive(folder: Path, _: pytest.MonkeyPatch) -> None:
     (folder / "x.whl").write_bytes(b"no archive")
     extract(folder / "x.whl", ["a"], folder / "out")
@@ -134,6 +140,7 @@ OTHERS: dict[Code, Callable[[Path, pytest.MonkeyPatch], object]] = {
     Code.NOT_WRITABLE: refused_by_the_system(errno.EACCES),
     Code.SYSTEM_ERROR: refused_by_the_system(errno.EMFILE),
     Code.UNSAFE_FOLDER: open_to_all,
+    Code.WOULD_OVERWRITE: anothers_file,
     Code.LOSS_NOT_FINITE: nan_weight,
     Code.PROCESS_LOST: lost_process,
     Code.MISMATCHED_INPUT: lambda _, __: asked("--text", "a", "--pair", "b", "--pair", "c"),

@@ -5,14 +5,19 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kdbench.cli import texts_file
-from kdbench.console import guarded, quiet_libraries
+from kdbench.console import guarded, quiet_libraries, text_bar
+from kdbench.data.raw import is_blank
 from kdbench.errors import Code, UserError
 from kdbench.tasks import kind
 
+if TYPE_CHECKING:
+    from kdbench.inference.classifier import Classifier
+
 SCHEMA = 1  # version of the --json document
+OUT = (".parquet", ".csv", ".jsonl")  # endings of --out
 EPILOG = """\
 MODEL is a finished run (outputs/<...>/seed0), its export (.../seed0/export), or a form of the export
 (.../export/onnx, .../export/int8).
@@ -29,9 +34,15 @@ TF-IDF gives scores instead of probabilities. They rank the labels, and mean no 
 
 Each row of a file gets an answer, in the order of the file. The answer to a blank text is empty (--json: null).
 
+With --out, the answers go to a .parquet, .csv or .jsonl file instead, and a large --file needs no more memory than a
+small one. The columns are text (and pair), label and probability:<label> for each label; TF-IDF has score:<label>.
+Other tasks have the fields of --json. The file appears when it is complete. If the command is killed, repeat it: it
+resumes. If the file is there already, it is made again only if the model or the texts have changed.
+
 examples:
   kdbench-predict outputs/reuters_r8/theseus/bert_3l-1a2b3c4d/seed0 --text "Oil prices rose again."
   kdbench-predict outputs/.../seed0/export/int8 --file texts.txt > answers.tsv
+  kdbench-predict outputs/.../seed0 --file million.csv --out answers.parquet
   cat texts.txt | kdbench-predict outputs/.../seed0 --file - --json
 
 exit codes: 0 answered; 1 a stored file is damaged; 2 the command is wrong, or there is no such model or file;
@@ -57,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--json", action="store_true", help="print one JSON document, with the probabilities of all labels"
     )
+    made.add_argument("--out", type=Path, metavar="FILE", help="write the answers to a .parquet, .csv or .jsonl file")
     made.add_argument("--quiet", action="store_true", help="print only the answers, no messages")
     return made
 
@@ -75,18 +87,22 @@ def _answer(options: argparse.Namespace) -> int:
             Code.MISMATCHED_INPUT,
             f"--pair must be given {len(options.text)} times, as often as --text, not {len(options.pair)}",
         )
+    if options.out:
+        _check_out(options)
     if not options.model.is_dir():
         raise UserError(Code.MISSING_FILE, f"{options.model}: no such folder")
     from kdbench.inference.classifier import load_classifier  # loads torch: not for --help
 
     quiet_libraries()
     classifier = load_classifier(options.model)
+    if options.out:
+        return _answer_into_file(options, classifier)
     if options.file:
         with texts_file.readable(options.file) as path:
             rows = list(texts_file.texts(path, classifier.dataset))
     else:
         rows = list(zip(options.text, *([options.pair] if options.pair else []), strict=True))
-    blank = [not "".join(row).strip() for row in rows]
+    blank = [is_blank(row) for row in rows]
     if all(blank) and not options.quiet:
         print(f"kdbench-predict: there is no text in {options.file or '--text'}", file=sys.stderr)
     elif any(blank) and not options.quiet:
@@ -104,6 +120,38 @@ def _answer(options: argparse.Namespace) -> int:
             before, after = kind(classifier.task).cells(answer)
             print(*(" ".join(cell.splitlines()).replace("\t", " ") for cell in (*before, *row, *after)), sep="\t")
     sys.stdout.flush()
+    return 0
+
+
+def _check_out(options: argparse.Namespace) -> None:
+    if not options.file:
+        raise UserError(Code.CONFLICTING_OPTIONS, "--out needs --file: the answers to a --text are printed")
+    if options.json:
+        raise UserError(Code.CONFLICTING_OPTIONS, "--out excludes --json: use --out answers.jsonl for JSON")
+    if options.out.suffix not in OUT or options.out.is_dir():
+        raise UserError(Code.OUT_OF_RANGE, f"--out {options.out}: must be a file that ends in {', '.join(OUT)}")
+
+
+def _answer_into_file(options: argparse.Namespace, classifier: "Classifier") -> int:
+    from kdbench.inference.answers_file import AnswersFile
+    from kdbench.inference.classifier import model_digest
+
+    def say(line: str) -> None:
+        if not options.quiet:
+            print(f"kdbench-predict: {line}", file=sys.stderr)
+
+    with texts_file.readable(options.file) as path:
+        asked = {"the model": model_digest(options.model), "the texts": texts_file.digest(path, classifier.dataset)}
+        answers = AnswersFile(options.out, asked, say)
+        with answers.lock():
+            if answers.found():
+                say("found: neither the model nor the texts have changed since it was written")
+            else:
+                total = texts_file.count(path, classifier.dataset, options.quiet)
+                with text_bar("kdbench-predict", total.rows, not options.quiet) as told:
+                    answers.write(classifier, texts_file.texts(path, classifier.dataset), total.rows, told)
+                say(f"{total.rows:,} rows, {total.blank:,} of them blank, which have empty answers")
+    print(options.out)
     return 0
 
 

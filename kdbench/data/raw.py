@@ -55,6 +55,10 @@ def texts(path: Path, config: DatasetConfig) -> Iterator[Row]:
         raise SourceError(Code.MISSING_FILE, f"{path}: {error.strerror}") from error
 
 
+def is_blank(row: Row) -> bool:
+    return not "".join(row).strip()
+
+
 def _encoding(path: Path, other: str) -> str:
     """Return UTF-8 or else the other encoding, whichever fits the file."""
     try:

@@ -1,5 +1,6 @@
 """Answer texts with a finished model. The file of its task in `kdbench.tasks` defines an answer."""
 
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,12 +16,13 @@ from kdbench.console import quiet_libraries
 from kdbench.data.batches import Examples
 from kdbench.data.datasets import Split
 from kdbench.data.teacher_cache import compute_outputs
-from kdbench.data.tokenize import load_tokenizer, pad_id, tokenize_here
+from kdbench.data.tokenize import load_tokenizer, pad_id, tokenize_here, tokenizer_files
 from kdbench.errors import Code, UserError
 from kdbench.inference.finished_run import open_run, read_length
 from kdbench.inference.onnx import Graph
 from kdbench.models import students
 from kdbench.schema import DatasetConfig
+from kdbench.sources.foreign import WEIGHTS
 from kdbench.stage import Predict
 from kdbench.storage import files as store
 from kdbench.storage.results import RESULTS
@@ -109,6 +111,16 @@ def load_classifier(folder: Path) -> Classifier:
         )
     model = open_run(folder).model
     return classifier_of(folder, model, model_predict(model))
+
+
+def model_digest(folder: Path) -> str:
+    """Return the SHA-256 of what `load_classifier(folder)` reads: weights, labels, tokenizer."""
+    folder = Path(os.path.expanduser(folder))
+    graph = folder / GRAPH
+    model = folder.parent if graph.is_file() else folder / "model" if (folder / "model").is_dir() else folder
+    digest = hashlib.sha256(tokenizer_files(model) + (model / "config.json").read_bytes())
+    digest.update(bytes.fromhex(store.sha256_of(graph if graph.is_file() else model / WEIGHTS)))
+    return digest.hexdigest()
 
 
 def classifier_of(recipe: Path, model: Path, predict: Predict) -> Classifier:

@@ -276,6 +276,13 @@ def remove_leftovers(folder: Path) -> None:
             remove(path)
 
 
+def publish(staged: Path, final: Path) -> None:
+    """Give a complete file its name, synced: a reader sees what was there before or the new file."""
+    with explained(final):
+        _sync(staged)
+        _rename(staged, final)
+
+
 def _rename(staged: Path, final: Path) -> None:
     os.replace(staged, final)
     _sync(final.parent)

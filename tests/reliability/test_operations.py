@@ -22,6 +22,8 @@ from kdbench.data.stored import stored_dataset
 from kdbench.data.teacher_cache import cached_outputs
 from kdbench.data.tokenize import tokenize
 from kdbench.errors import Code, SettingError
+from kdbench.inference import answers_file
+from kdbench.inference.answers_file import AnswersFile
 from kdbench.models import students
 from kdbench.schema import Part, RunningText
 from kdbench.sources import fetch
@@ -32,6 +34,7 @@ from tests.data.test_wheels import wheel
 from tests.reliability.faults import Death, Disk, failing
 from tests.reliability.forks import forked
 from tests.reliability.power import power_cuts, put
+from tests.test_answers_file import echo
 
 ERRORS = ("ENOSPC", "EIO", "EACCES", "EMFILE")
 
@@ -59,6 +62,7 @@ def pieces(configure, teacher_folder, tmp_path, monkeypatch) -> dict[str, Piece]
         return Path(shutil.copy(of.get(source.name, archive), folder))
 
     monkeypatch.setattr(fetch, "_pip_download", download)
+    monkeypatch.setattr(answers_file, "SHARD", 3)
     digest = sha256_of(archive)
 
     def unpacked(root: Path) -> Any:
@@ -99,14 +103,21 @@ def pieces(configure, teacher_folder, tmp_path, monkeypatch) -> dict[str, Piece]
             students.save(network, staged, teacher_folder, pairs=False)
         return {path.name: path.read_bytes() for path in (root / "model").iterdir()}
 
+    def answers(root: Path) -> Any:
+        file = AnswersFile(root / "answers.csv", {"the model": "1", "the texts": "2"}, print)
+        with file.lock():
+            if not file.found():
+                file.write(echo(), iter([("one",), ("",), ("two",)] * 2), 6, lambda texts, before: None)
+        return (root / "answers.csv").read_bytes()
+
     return {
         "wheel": Piece(unpacked, 25), "joined": Piece(joined, 80), "data set": Piece(splits, 30),
         "tokens": Piece(tokens, 15), "teacher outputs": Piece(outputs, 15), "augmentation": Piece(augmentation, 10),
-        "stage": Piece(stage, 60), "model": Piece(model, 30),
+        "stage": Piece(stage, 60), "model": Piece(model, 30), "answers": Piece(answers, 30),
     }  # fmt: skip
 
 
-NAMES = ("wheel", "joined", "data set", "tokens", "teacher outputs", "augmentation", "stage", "model")
+NAMES = ("wheel", "joined", "data set", "tokens", "teacher outputs", "augmentation", "stage", "model", "answers")
 
 
 def sample(*fast: str) -> list[Any]:
@@ -117,7 +128,9 @@ def leftovers(root: Path) -> list[Path]:
     return [*root.rglob("*.part"), *root.rglob(".tmp*")]
 
 
-@pytest.mark.parametrize("name", sample("wheel", "joined", "tokens", "teacher outputs", "augmentation", "model"))
+@pytest.mark.parametrize(
+    "name", sample("wheel", "joined", "tokens", "teacher outputs", "augmentation", "model", "answers")
+)
 def test_a_death_at_each_operation_of(pieces, tmp_path, capsys, name):
     make, least = pieces[name]
     whole = make(tmp_path / "whole")
@@ -136,7 +149,7 @@ def test_a_death_at_each_operation_of(pieces, tmp_path, capsys, name):
 
 
 @pytest.mark.parametrize("number", [ERRORS[0], *(pytest.param(n, marks=pytest.mark.slow) for n in ERRORS[1:])])
-@pytest.mark.parametrize("name", sample("tokens", "model"))
+@pytest.mark.parametrize("name", sample("tokens", "model", "answers"))
 def test_a_refusal_at_each_operation_of(pieces, tmp_path, capsys, caplog, name, number):
     make, least = pieces[name]
     whole, told = make(tmp_path / "whole"), 0
@@ -191,7 +204,7 @@ def limited(make: Callable[[Path], Any], root: Path, size: int, action: signal.H
     return os.waitpid(forked(work), 0)[1]
 
 
-@pytest.mark.parametrize("name", sample("model"))
+@pytest.mark.parametrize("name", sample("model", "answers"))
 def test_a_write_that_the_kernel_cuts_in(pieces, tmp_path, capsys, name):
     """Whichever library writes, in whatever language: half a write is told in words, or the process ends there."""
     make, _ = pieces[name]
