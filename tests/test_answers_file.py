@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +33,7 @@ class Stub(Classifier):
     """Answers with what a function says of each text, without a model."""
 
     def __call__(self, texts: Any, pairs: Any = None) -> list[Any]:
-        self.predict({"ids": texts}, 0)  # type: ignore[typeddict-item, arg-type]
+        self.predict({"ids": texts}, 0)  # type: ignore[typeddict-item]
         return [self.tokenizer(text) for text in texts]
 
     @property
@@ -54,7 +55,7 @@ def table(out: Path) -> dict[str, list[Any]]:
     return found
 
 
-def write(out: Path, says: Any, texts: list[tuple[str, ...]]) -> dict[str, Any]:
+def write(out: Path, says: Any, texts: Sequence[tuple[str, ...]]) -> dict[str, Any]:
     file = AnswersFile(out, {"x": "y"}, print)
     with file.lock():
         assert not file.found()

@@ -20,7 +20,7 @@ import yaml
 from hydra._internal.utils import get_args_parser
 from safetensors.torch import load_file, save_file
 
-from kdbench.cli import clean, predict
+from kdbench.cli import clean, label, predict
 from kdbench.cli import export as export_command
 from kdbench.cli import help as answers
 from kdbench.cli import main as cli
@@ -122,7 +122,8 @@ PROGRAMS: dict[str, Callable[[list[str]], bool]] = {  # True: the words may stan
     "accelerate": lambda words: True,
     "compare-runs": lambda words: True,  # test_compare_runs_lines
     "kdbench-clean": lambda words: True,  # test_clean_lines
-    "kdbench-export": lambda words: True,  # test_export_and_predict_lines
+    "kdbench-export": lambda words: True,  # test_export_predict_and_label_lines
+    "kdbench-label": lambda words: True,
     "kdbench-predict": lambda words: True,
     "pip": pip,
     "python": module,
@@ -235,10 +236,10 @@ def test_compare_runs_lines(tmp_path, monkeypatch, capsys):
             assert compare_runs.main(words) == 0 and capsys.readouterr().out, one
 
 
-def test_export_and_predict_lines():
-    found = of("kdbench-export", "kdbench-predict")
+def test_export_predict_and_label_lines():
+    parsers = {f"kdbench-{one.__name__.rpartition('.')[2]}": one.parser() for one in (export_command, label, predict)}
+    found = of(*parsers)
     assert len(found) > 5
-    parsers = {"kdbench-export": export_command.parser(), "kdbench-predict": predict.parser()}
     assert all(str(vars(parsers[one.words[0]].parse_args(one.words[1:]))) for one in found)
 
 
@@ -414,12 +415,13 @@ def test_kdbench_lines_run(words, configure, execute, monkeypatch):
 
 
 @pytest.mark.slow
-def test_export_and_predict_lines_run(configure, execute, tmp_path, monkeypatch, capsys):
+def test_export_predict_and_label_lines_run(configure, execute, tmp_path, monkeypatch, capsys):
     run = execute(configure("method=logit_kd", *SHORT))["folder"]
     monkeypatch.chdir(tmp_path)
     Path("texts.txt").write_text("an apple\n")
-    Path("million.csv").write_text("text\nan apple\n")
-    mains = {"kdbench-export": export_command.main, "kdbench-predict": predict.main}
+    for name in ("million.csv", "pool.csv"):
+        Path(name).write_text("text\nan apple\n")
+    mains = {"kdbench-export": export_command.main, "kdbench-predict": predict.main, "kdbench-label": label.main}
     for one in sorted(of(*mains), key=lambda one: (one.words[0], "--int8" in one.words)):  # first what is asked later
         assert mains[one.words[0]]([word.replace("RUN", run) for word in one.words[1:]]) == 0, one
         assert capsys.readouterr().out

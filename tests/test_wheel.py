@@ -32,7 +32,7 @@ def test_the_wheel_holds_all_that_the_package_reads(wheel):
     assert len(configs) > 50 and names == package | configs
     assert "kdbench/conf/experiment/study/theseus.yaml" in names
     assert "kdbench/shipping/card.md.j2" in names and "kdbench/compare/page.html.j2" in names
-    for script in ("kdbench", "compare-runs", "kdbench-clean", "kdbench-export", "kdbench-predict"):
+    for script in ("kdbench", "compare-runs", "kdbench-clean", "kdbench-export", "kdbench-label", "kdbench-predict"):
         assert f"\n{script} = kdbench." in scripts
 
 

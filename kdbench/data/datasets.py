@@ -169,19 +169,24 @@ def _labelled(
 
 
 def _without_repeats(parts: dict[str, Split], notes: list[str]) -> dict[str, Split]:
-    """Keep the first row of each input in train, dev and test. Texts that differ only in line breaks are equal."""
+    """Keep the first row of each input in train, dev and test."""
     seen: set[tuple[str, ...]] = set()
     kept = {}
     for part, split in parts.items():
         rows = []
         for row, given in enumerate(split.inputs):
-            key = tuple("".join(text.splitlines()) for text in given)
+            key = without_line_breaks(given)
             if key not in seen:
                 seen.add(key)
                 rows.append(row)
         notes.append(f"{part}: {len(split) - len(rows)} repeated {split.unit} dropped")
         kept[part] = split.take(np.array(rows, dtype=np.int64))
     return kept
+
+
+def without_line_breaks(given: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what two inputs share if they are equal: line breaks make no difference."""
+    return tuple("".join(text.splitlines()) for text in given)
 
 
 def _contents(split: Split, share: float | None) -> SplitReport:
