@@ -26,6 +26,7 @@ from scripts.study import page, pictures, rows, run, tables, write
 from scripts.study.finished import Finished, composed
 from scripts.study.plan import Plan, Step, data_of, load_plan, name_of
 from scripts.study.tables import COLUMNS, Evidence
+from tests.compare.test_compare_runs import TAUGHT
 from tests.compare.test_compare_runs import student as add_student
 from tests.compare.test_compare_runs import write as add_run
 from tests.compare.test_tests import predict
@@ -87,7 +88,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     more = {
         "stages": stages,
         "reported": {"predecessor_encoder_successor_head": {"accuracy": 0.95}},
-        "teacher": {"id": TEACHER, "seed": 0, "metrics": scores},
+        "teacher": {"id": TEACHER, "seed": 0, "metrics": scores} | TAUGHT,
         "baseline_id": DIRECT,
         "total_baseline_id": LONGER,
     }

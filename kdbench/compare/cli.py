@@ -153,11 +153,11 @@ def _diff(options: argparse.Namespace, runs: list[Run]) -> int:
 
 
 def _pivot(options: argparse.Namespace, tables: list[Table]) -> None:
-    keys = options.group_by or ["method"]
+    keys = pivot.with_trained_on(tables, options.group_by or ["method"], options.pivot)
     tables = [replace(table, rows=ordered(table.rows, options.sort)) for table in tables]
     found = pivot.groups(tables, keys, options.pivot)
     if len(tables) > 1 and options.pivot != "dataset":
-        _tell(options, "each data set has its own table: runs of different data are not mixed")
+        _tell(options, "each test has its own table: runs on different tests are not mixed")
     _print(
         options,
         lambda: pivot.records(found, keys, options.pivot),

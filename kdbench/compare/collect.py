@@ -41,7 +41,10 @@ class Times:
 class Teacher:
     id: str
     seed: int
-    score: float
+    score: float  # on the examples of its own run
+    labelled: int | None  # train texts of its own run; None: an older run
+    same_examples: bool  # as the run's, in the shown split; only then the scores may be compared
+    other_test: bool  # its run had another test split, so it may have been trained on the run's test texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +55,12 @@ class Run:
     id: str
     seed: int
     dataset: str
-    data_id: str
-    data_split: str  # in words: which examples are train, dev and test
+    data_id: str  # of all splits and limits
+    test_id: str  # of the rows of test, and the next of dev: see `identity.test_id` in docs/results.md
+    dev_id: str
     examples: int  # in `split`
+    labelled: int  # train texts with a label
+    raw: int  # train texts without a label
     task: str
     metric: str  # --metric, else the one that chose on dev
     split: str  # test or dev
@@ -83,13 +89,17 @@ class Run:
     chosen: str | None  # what the method itself chose on dev
     values: Mapping[str, Any]  # of the keys in `Wanted`
 
+    @property
+    def examples_id(self) -> str:
+        return self.test_id if self.split == "test" else self.dev_id
+
 
 def read_runs(roots: list[Path], metric: str | None, split: str, wanted: Wanted) -> tuple[list[Run], list[str]]:
     """Return every usable run below `roots` once, and a warning for each file that is left out.
 
     `metric`: None means each run's own, by which it was chosen on dev.
     """
-    runs: dict[tuple[str, str, str, int], Run] = {}
+    runs: dict[tuple[str, str, int], Run] = {}
     warnings: list[str] = []
     for path in _find(roots, warnings):
         try:
@@ -104,7 +114,7 @@ def read_runs(roots: list[Path], metric: str | None, split: str, wanted: Wanted)
         except Damaged as error:
             warnings.append(f"{path}: left out, {str(error).removeprefix(f'{path} ')}")
         else:
-            known = runs.setdefault((run.data_id, run.data_split, run.id, run.seed), run)
+            known = runs.setdefault((run.examples_id, run.id, run.seed), run)
             if known is not run:
                 warnings.append(f"{path}: left out, it is the same run (id and seed) as {known.path}")
     return list(runs.values()), warnings
@@ -129,6 +139,10 @@ def _read(path: Path, raw: dict[str, Any], asked: str | None, split: str, wanted
     id_, metric = _get(raw, "id", str), asked or _get(raw, "identity.metric", str)
     if metric not in METRICS:
         raise UnusableError(f"its metric is {metric}, which this compare-runs does not know")
+    if any(_maybe(raw, f"identity.{name}_id", str) is None for name in ("test", "dev")):
+        raise UnusableError(
+            "an older kdbench wrote it, without identity.test_id: run its command again with rerun=true"
+        )
     parameters = _get(raw, "identity.parameters", dict)
     stages = {name: _texts(stage) for name, stage in (_maybe(parameters, "stages", dict) or {}).items()}
     settings = _texts({key: value for key, value in parameters.items() if key != "stages"})
@@ -139,8 +153,11 @@ def _read(path: Path, raw: dict[str, Any], asked: str | None, split: str, wanted
         seed=_get(raw, "seed", int),
         dataset=_get(raw, "identity.dataset", str),
         data_id=_get(raw, "identity.data_id", str),
-        data_split=_get(raw, "identity.split", str),
+        test_id=_get(raw, "identity.test_id", str),
+        dev_id=_get(raw, "identity.dev_id", str),
         examples=_get(raw, f"metrics.{split}.n", int),
+        labelled=_get(raw, "data.splits.train.rows", int),
+        raw=_maybe(raw, "data.splits.unlabelled.rows", int) or 0,
         task=_get(raw, "identity.task", str),
         metric=metric,
         split=split,
@@ -182,8 +199,15 @@ def _read(path: Path, raw: dict[str, Any], asked: str | None, split: str, wanted
 def _teacher(raw: dict[str, Any], metric: str, split: str) -> Teacher | None:
     if _maybe(raw, "teacher", dict) is None:
         return None
-    score = 100 * _get(raw, f"teacher.metrics.{split}.{metric}", float)
-    return Teacher(_get(raw, "teacher.id", str), _get(raw, "teacher.seed", int), score)
+    of_test, of_shown = (_maybe(raw, f"teacher.{name}_id", str) for name in ("test", split))
+    return Teacher(
+        id=_get(raw, "teacher.id", str),
+        seed=_get(raw, "teacher.seed", int),
+        score=100 * _get(raw, f"teacher.metrics.{split}.{metric}", float),
+        labelled=_maybe(raw, "teacher.labelled", int),
+        same_examples=of_shown == _get(raw, f"identity.{split}_id", str),
+        other_test=of_test not in (None, _get(raw, "identity.test_id", str)),
+    )
 
 
 def _baseline(raw: dict[str, Any], name: str) -> tuple[str, str] | None:

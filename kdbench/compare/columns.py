@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kdbench.compare.collect import ANY, Times
-from kdbench.compare.table import LEAST_GAP, Row, Summary, Table
+from kdbench.compare.table import LEAST_GAP, Row, Summary, Table, varying
 from kdbench.schema import METRICS as KNOWN
 
 NOTHING = "–"
@@ -12,13 +12,14 @@ UNITS = {"precision": "{}", "device": "{}", "threads": "{} threads", "length": "
 CONDITIONS = (*UNITS, "machine")  # too long a name for a column
 METRICS = {name: metric.shown for name, metric in KNOWN.items()}  # for people
 LEGEND = (
-    "±: sample s.d. over n seeds. vs direct: points gained over fine-tuning the same model directly, paired by seed; "
-    "(k): only k seeds have a pair. vs longer direct: the same, with as many updates in total. gap %: share of the way "
-    f"from direct fine-tuning to the teacher; – if the teacher is less than {LEAST_GAP:g} point better, or not "
-    "significantly better. ms: median ± half the interquartile range; ?: the machine was not quiet. times faster: than "
-    "the teacher, at batch 1, measured in turns with it. rank: simultaneous 95 % interval; the teacher and rows with "
-    "one seed have none. *: significant (p < 0.05), adjusted for all differences of the table. Bold: does not differ "
-    "significantly from the best row; if no row has a rank, the highest mean."
+    "±: sample s.d. over n seeds. labelled, raw: train texts with and without a label. vs direct: points gained over "
+    "fine-tuning the same model directly, paired by seed; (k): only k seeds have a pair. vs longer direct: the same, "
+    "with as many updates in total. gap %: share of the way from direct fine-tuning to the teacher; – if that is "
+    f"less than {LEAST_GAP:g} point better, or not significantly better. ms: median ± half the interquartile range; ?: "
+    "the machine was not quiet. times faster: than the teacher, at batch 1, measured in turns with it. rank: "
+    "simultaneous 95 % interval; the teacher and rows with one seed have none. *: significant (p < 0.05), adjusted for "
+    "all differences of the table. Bold: does not differ significantly from the best row; if no row has a rank, the "
+    "highest mean."
 )
 
 
@@ -78,6 +79,7 @@ def columns(table: Table) -> list[Column]:
         Column(
             "student", [run.student or NOTHING for run in runs], drop=6 if len(_students(rows)) < 2 else 1, left=True
         ),
+        *(Column(name, [str(getattr(run, name)) for run in runs]) for name in varying(rows)),
         Column("id", [row.id + "†" * row.selected_on_reported + "‡" * row.dirty for row in rows], left=True),
         Column("n", [str(row.score.n) for row in rows]),
         Column(
@@ -191,11 +193,17 @@ def values(rows: list[Row], name: str) -> set[str]:
 
 def heading(table: Table) -> str:
     """Return what all figures of the table are about, and what distinguishes it from others of its data set."""
-    facts = {
-        "data": f"data {table.data_id}", "split": f"split: {table.data_split}", "metric": f"by {METRICS[table.metric]}"
-    }  # fmt: skip
+    facts = {"examples": f"{table.split} {table.examples_id}", "metric": f"by {METRICS[table.metric]}"}
     apart = "; ".join(facts[name] for name in table.differs_in)
     title = f"{table.dataset}, {table.split} {METRICS[table.metric]}, {table.examples:,} examples"
     if len(students := _students(table.rows)) == 1:
         title += f", student {students.pop()}"
-    return f"{title} (a table of its own: {apart})" if apart else title
+    title += f" (a table of its own: {apart})" if apart else ""
+    trained = ", and ".join(_trained_on(table.rows, name) for name in varying(table.rows))
+    return f"{title}, trained on {trained}" if trained else title
+
+
+def _trained_on(rows: list[Row], name: str) -> str:
+    """Return `1,000 or 8,000 labelled texts`."""
+    *before, last = (f"{count:,}" for count in sorted({getattr(row.runs[0], name) for row in rows}))
+    return f"{', '.join(before)} or {last} {name} texts"

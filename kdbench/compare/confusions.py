@@ -17,6 +17,7 @@ SHADE = 0.55  # of a cell with all examples of its line; with a darker one, the 
 
 @dataclass(frozen=True)
 class Example:
+    at: int  # place in the split
     id: int
     label: str
     wrong: str  # answer of the row that is wrong, in most seeds
@@ -94,7 +95,7 @@ def _name(names: dict[int, str], label: int) -> str:
 def _parted(mine: dict[int, Predictions], theirs: dict[int, Predictions], names: dict[int, str]) -> list[Parted]:
     """Return the examples on which the rows differ, in both directions, the clearest first."""
     seeds = sorted(mine.keys() & theirs.keys())
-    if not seeds or any(not np.array_equal(mine[seed].ids, theirs[seed].ids) for seed in seeds):
+    if not seeds:
         return []
     lead = np.sum([_right(mine[seed]).astype(int) - _right(theirs[seed]) for seed in seeds], axis=0)
     first = mine[seeds[0]]
@@ -106,6 +107,7 @@ def _parted(mine: dict[int, Predictions], theirs: dict[int, Predictions], names:
         order = [int(at) for at in np.argsort(-ahead, kind="stable") if ahead[at] > 0]
         examples = [
             Example(
+                at,
                 int(first.ids[at]),
                 _name(names, int(first.labels[at])),
                 _name(names, _wrong_answer([behind[seed] for seed in seeds], at)),

@@ -16,8 +16,8 @@ from kdbench.storage.results import RESULTS
 
 GROUPED = ("teacher", "student", "method", "schedule", "dataset", "corpus", "hardware")
 RECORDED = (
-    "precision", "device", "threads", "machine", "commit", "dirty", "identity.data_id", "identity.parameters.source",
-    "versions",
+    "precision", "device", "threads", "machine", "commit", "dirty", "identity.data_id", "identity.test_id",
+    "identity.dev_id", "identity.parameters.source", "versions",
 )  # fmt: skip
 # Of results.json, what is compared after the settings, in this order; the rest are figures.
 

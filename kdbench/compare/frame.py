@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdbench.compare.collect import read_runs
 from kdbench.compare.keys import Wanted
-from kdbench.compare.notes import join_seeds, notes, tfidf_command
+from kdbench.compare.notes import join_seeds, notes
 from kdbench.compare.rows import build_tables, ordered
 from kdbench.compare.table import Row, Table
 from kdbench.compare.where import condition
@@ -18,7 +18,7 @@ from kdbench.compare.where import condition
 if TYPE_CHECKING:
     import pandas
 
-JSON_SCHEMA = 3  # of --format json; raised if a key changes its meaning or goes
+JSON_SCHEMA = 4  # of --format json; raised if a key changes its meaning or goes
 
 
 def load_frame(
@@ -55,12 +55,7 @@ def records(tables: Sequence[Table]) -> list[dict[str, Any]]:
 
 
 def about(table: Table) -> dict[str, str | int]:
-    return {
-        "dataset": table.dataset,
-        "data_id": table.data_id,
-        "data_split": table.data_split,
-        "examples": table.examples,
-    }
+    return {"dataset": table.dataset, "examples_id": table.examples_id, "examples": table.examples}
 
 
 def _figures(table: Table, row: Row) -> dict[str, Any]:
@@ -96,7 +91,7 @@ def document(tables: Sequence[Table]) -> dict[str, Any]:
             ],
             "notes": notes(table),
             "missing_baselines": join_seeds(table.missing),
-            "missing_tfidf": tfidf_command(table.runs),
+            "missing_tfidf": table.missing_tfidf,
         }
         for table in tables
     ]

@@ -17,6 +17,8 @@ SHORT = {
     "teacher": "identity.teacher",
     "schedule": "identity.choices.schedule",
     "experiment": "identity.choices.experiment",
+    "labelled": "data.splits.train.rows",
+    "raw": "data.splits.unlabelled.rows",
     "accuracy": "metrics.test.accuracy",
     "macro_f1": "metrics.test.macro_f1",
     "latency": "latency.batch_1.median_ms",
@@ -67,7 +69,7 @@ class Source:
                 value, found = inner(self.raw, place + key[len(start) :])
                 if found:
                     return value, True
-        return inner(self.config, key)
+        return (0, True) if key == "raw" else inner(self.config, key)
 
     def keys(self) -> set[str]:
         """Return all keys of the run."""

@@ -4,9 +4,8 @@ import re
 from collections.abc import Iterable
 
 from kdbench.compare import speed
-from kdbench.compare.collect import Run
 from kdbench.compare.columns import CONDITIONS, LEGEND, Sheet, columns, heading, values
-from kdbench.compare.table import LEAST_GAP, Row, Table
+from kdbench.compare.table import LEAST_GAP, Row, Table, varying
 
 SEED = re.compile(r"(?<=\s)seed=(\S+)(?!.*\sseed=)", re.DOTALL)  # the last one: a quoted word may hold another
 
@@ -52,7 +51,7 @@ def notes(table: Table) -> list[str]:
         ),
         ([row for row in rows if row.dirty], "‡ Ran from a checkout with uncommitted changes: {}."),
     ]
-    sentences = _tested(table) if table.tests else []
+    sentences = _teachers(table) + (_tested(table) if table.tests else [])
     sentences += [text.format("all rows" if len(which) == len(rows) > 2 else _names(which)) for which, text in found
                   if which]  # fmt: skip
     varying = [name for name in sorted(CONDITIONS) if len(values(rows, name)) > 1]
@@ -68,24 +67,53 @@ def notes(table: Table) -> list[str]:
     if grids := [row for row in rows if row.tried > 1]:
         tried = ", ".join(f"{row.name} of {row.tried}" for row in grids)
         sentences.append(f"Chosen on dev, reported on {table.split}: {tried}. A larger grid favours its best row.")
+    if len({run.dev_id for row in rows for run in row.runs}) > 1:
+        sentences.append("Rows differ in the dev split that chose their checkpoints.")
     if table.split == "dev":
         sentences.append("Checkpoints and hyperparameters were chosen on dev: report --split test.")
     return sentences
 
 
 def _below_tfidf(table: Table) -> list[tuple[list[Row], str]]:
-    """Return the rows below TF-IDF with a sentence: those significantly below, then the others."""
-    floor = max((row for row in table.every if row.role == "tfidf"), key=lambda row: row.score.mean, default=None)
-    if floor is None:
-        return []
-    below = [row for row in table.rows if row.score.mean < floor.score.mean]
-    beaten = [row for row in below if row.tests and floor.id in row.tests.behind]
-    name = f"TF-IDF + linear SVM ({floor.score.mean:.2f})"
-    others = [row for row in below if row not in beaten]
-    return [
-        (beaten, f"{name} is significantly better than {{}}."),
-        (others, f"{name} has a higher mean than {{}}."),
+    """Return the rows below TF-IDF with a sentence: those significantly below, then the others.
+
+    Each row is compared with TF-IDF on as many labelled texts.
+    """
+    found = []
+    for labelled in sorted({row.runs[0].labelled for row in table.rows}):
+        if (floor := table.tfidf(labelled)) is None:
+            continue
+        below = [row for row in table.rows if row.runs[0].labelled == labelled and row.score.mean < floor.score.mean]
+        beaten = [row for row in below if row.tests and floor.id in row.tests.behind]
+        name = f"TF-IDF + linear SVM ({floor.score.mean:.2f})"
+        if "labelled" in varying(table.rows):
+            name = f"{name} on {labelled:,} labels"
+        others = [row for row in below if row not in beaten]
+        found += [
+            (beaten, f"{name} is significantly better than {{}}."),
+            (others, f"{name} has a higher mean than {{}}."),
+        ]
+    return found
+
+
+def _teachers(table: Table) -> list[str]:
+    """Return what the teachers knew and the runs were not given: more labels, perhaps even test texts."""
+    more: dict[tuple[int, int], list[Row]] = {}
+    for row in table.rows:
+        run = row.runs[0]
+        if run.teacher and run.teacher.labelled is not None and run.teacher.labelled > run.labelled:
+            more.setdefault((run.teacher.labelled, run.labelled), []).append(row)
+    sentences = [
+        f"{_names(rows)}: {'its' if len(rows) == 1 else 'their'} teacher saw {theirs:,} labels, "
+        f"{'this run' if len(rows) == 1 else 'these runs'} {own:,}."
+        for (theirs, own), rows in more.items()
     ]
+    if elsewhere := [row for row in table.rows if any(run.teacher and run.teacher.other_test for run in row.runs)]:
+        sentences.append(
+            f"Warning: the teacher's run had another test split, so it may have been trained on these test texts, "
+            f"and no share of the gap is shown: {_names(elsewhere)}."
+        )
+    return sentences
 
 
 def _tested(table: Table) -> list[str]:
@@ -118,8 +146,9 @@ def missing(table: Table) -> list[tuple[str, list[str]]]:
     found = []
     if table.missing:
         found.append(("These baselines have no finished run. Commands that make them", join_seeds(table.missing)))
-    if command := tfidf_command(table.runs):
-        found.append(("TF-IDF, the baseline that every student should beat, is missing. It takes seconds", [command]))
+    if table.missing_tfidf:
+        sentence = "TF-IDF, the baseline that every student should beat, is missing. It takes seconds"
+        found.append((sentence, table.missing_tfidf))
     return found
 
 
@@ -136,13 +165,3 @@ def join_seeds(commands: Iterable[str]) -> list[str]:
         seed = f"seed={','.join(sorted(found, key=lambda seed: (len(seed), seed)))}"
         joined.append(f"{before}{seed if any(found) else ''}{after}")
     return joined
-
-
-def tfidf_command(runs: list[Run]) -> str | None:
-    """Return the command that makes the TF-IDF row, as the first run has it.
-
-    None if there is such a row, and for labels of words, which TF-IDF cannot predict.
-    """
-    if any(run.method == "tfidf" for run in runs):
-        return None
-    return next((run.tfidf_command for run in runs if run.tfidf_command), None)

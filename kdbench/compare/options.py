@@ -14,8 +14,8 @@ FORMATS = ("table", "csv", "json", "markdown", "latex", "parquet", "html")
 EPILOG = """\
 Differences to direct fine-tuning always use every run below ROOT, including hidden rows. A KEY is any key of
 config.yaml (method.alpha, student.layers, dataset.max_length) or results.json (cost.seconds, metrics.dev.accuracy),
-or a short name: dataset, task, method, student, teacher, schedule, experiment, tag, seed, id, accuracy, macro_f1,
-latency.
+or a short name: dataset, task, method, student, teacher, schedule, experiment, tag, seed, id, labelled, raw, accuracy,
+macro_f1, latency.
 
 examples:
   compare-runs                                        everything below outputs/

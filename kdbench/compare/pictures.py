@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import matplotlib
@@ -20,7 +21,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from kdbench.compare.collect import NULL
 from kdbench.compare.columns import METRICS, NOTHING, metric_in_words, unit
 from kdbench.compare.curves import Curve, Detail, detail
-from kdbench.compare.table import Row, Table
+from kdbench.compare.table import TRAINED_ON, Row, Table, varying
 
 matplotlib.rcParams.update(
     {
@@ -40,6 +41,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "v", "P", "X", "h", "<", ">")
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 NAME = 36  # characters of a legend
+LEAST_NUMBERS = 3  # of labelled texts; two make no curve
 REFERENCE: dict[str, tuple[str, str, Any]] = {"teacher": ("*", "#000000", ":"), "tfidf": ("D", "#555555", ":")}
 
 
@@ -48,8 +50,13 @@ def name_of(row: Row, rows: Sequence[Row]) -> str:
     alike = [other for other in rows if other.label == row.label]
     if len(alike) == 1:
         return row.label
-    named = row.labelled_settings
-    if row.settings and len(named) <= NAME and [other.settings for other in alike].count(row.settings) == 1:
+    trained = varying(alike)
+    settings = {
+        other.id: " ".join([other.settings, *(f"{name}={getattr(other.runs[0], name)}" for name in trained)]).strip()
+        for other in alike
+    }
+    named = f"{row.label} {settings[row.id]}"
+    if settings[row.id] and len(named) <= NAME and [*settings.values()].count(settings[row.id]) == 1:
         return named
     student = f" {row.runs[0].student}" * (len({other.runs[0].student for other in alike}) > 1)
     return f"{row.label}{student} ({row.id})"
@@ -224,6 +231,50 @@ def exits(table: Table, details: dict[str, Detail]) -> Figure | None:
     return figure
 
 
+def labels(table: Table, details: dict[str, Detail]) -> Figure | None:
+    """Draw the score against the number of labelled texts. The bands are 95 % intervals, for rows with tests."""
+    if len({row.runs[0].labelled for row in table.rows}) < LEAST_NUMBERS:
+        return None
+    figure, axes = canvas(f"{table.dataset}: {table.split} {METRICS[table.metric]} against labels")
+    lines = _lines(table.rows)
+    look = looks([members[0] for members in lines.values()])
+    for name, members in lines.items():
+        style, counts = look[members[0].id], [row.runs[0].labelled for row in members]
+        ends = [(row.tests.score.low, row.tests.score.high) if row.tests else (np.nan, np.nan) for row in members]
+        low, high = np.array(ends).T
+        axes.plot(counts, [row.score.mean for row in members], marker=style["marker"], color=style["color"],
+                  linestyle=style["dash"], markersize=5, lw=1.4, label="\n".join(wrap(name, NAME)))  # fmt: skip
+        axes.fill_between(counts, low, high, color=style["color"], alpha=0.12, linewidth=0)
+        if len(members) == 1:  # a band needs two points
+            axes.vlines(counts, low, high, color=style["color"], linewidth=1)
+    log_axis(axes)
+    axes.set_xlabel("labelled train texts (log scale)" + "\nbands: 95 % interval" * (table.tests is not None))
+    axes.set_ylabel(f"{metric_in_words(table)}; {table.examples:,} examples")
+    figure.legend(loc="outside right upper", fontsize=8)
+    return figure
+
+
+def _lines(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Return the rows of each line by its name, fewest labels first: a line for each method, with raw texts or without.
+
+    If two rows of a line had as many labels, lines are also apart by the number of raw texts.
+    """
+    found = _by_name(rows, exactly=False)
+    alone = all(len({row.runs[0].labelled for row in members}) == len(members) for members in found.values())
+    return found if alone else _by_name(rows, exactly=True)
+
+
+def _by_name(rows: Sequence[Row], exactly: bool) -> dict[str, list[Row]]:
+    students = {row.runs[0].student for row in rows if row.role in ("baseline", "method")}
+    found: dict[str, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: row.runs[0].labelled):
+        run = row.runs[0]
+        raw = (f"with {run.raw:,} raw texts" if exactly else "with raw texts") if run.raw else None
+        words = (row.label, run.student if len(students) > 1 else None, row.settings, raw)
+        found.setdefault(" ".join(filter(None, words)), []).append(row)
+    return found
+
+
 def grids(table: Table) -> Iterator[tuple[str, Figure]]:
     """Yield a heat map of the two most varied settings for each method and student with several configurations."""
     models: dict[str, dict[str, list[Row]]] = {}
@@ -232,7 +283,8 @@ def grids(table: Table) -> Iterator[tuple[str, Figure]]:
             models.setdefault(row.runs[0].method, {}).setdefault(str(row.runs[0].student), []).append(row)
     for method, students in models.items():
         for student, rows in students.items():
-            settings = {row.id: row.runs[0].settings | row.runs[0].training for row in rows}
+            trained = {row.id: {name: str(getattr(row.runs[0], name)) for name in TRAINED_ON} for row in rows}
+            settings = {row.id: row.runs[0].settings | row.runs[0].training | trained[row.id] for row in rows}
             if varied := _varied(list(settings.values())):
                 name = method if len(students) == 1 else f"{method}_{student}"
                 yield f"grid_{name}", _heat(table, rows, settings, varied)
@@ -290,7 +342,7 @@ def _heat(
 
 
 ROWS = 30  # of one picture, as a reader cannot distinguish more
-PICTURES = {"pareto": pareto, "seeds": seeds, "learning": learning, "speeds": speeds, "exits": exits}
+PICTURES = {"pareto": pareto, "seeds": seeds, "labels": labels, "learning": learning, "speeds": speeds, "exits": exits}
 
 
 def pictures(table: Table) -> Iterator[tuple[str, Figure]]:
@@ -311,7 +363,7 @@ def save(tables: Sequence[Table], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for table in tables:
-        start = table.dataset if len(tables) == 1 else f"{table.dataset}-{table.data_id}"
+        start = table.dataset if len(tables) == 1 else f"{table.dataset}-{table.examples_id}"
         for name, figure in pictures(table):
             stem = re.sub(r"[^\w.-]", "-", f"{start}_{name}")  # names come from records; none may leave the folder
             for kind in ("png", "svg"):

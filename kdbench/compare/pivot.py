@@ -1,6 +1,7 @@
 """`--group-by`, `--pivot` and `--best-on-dev`: groups of runs by any keys, and the best row of each grid.
 
-Runs of different data never share a group. A group of several configurations shows their number.
+Runs of different examples never share a group, nor do runs of different numbers of train texts. A group of several
+configurations shows their number.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,7 +12,7 @@ from kdbench.compare.collect import Run
 from kdbench.compare.columns import METRICS, NOTHING, Column, Sheet, heading, metric_in_words, unit
 from kdbench.compare.keys import SHORT
 from kdbench.compare.rows import summarize
-from kdbench.compare.table import Row, Summary, Table
+from kdbench.compare.table import TRAINED_ON, Row, Summary, Table, varying
 
 LEGEND = (
     "Mean ± sample s.d. over all n runs of a group; ×k: it has k configurations, and the s.d. includes their spread."
@@ -36,19 +37,25 @@ class Group:
 
 
 def best_on_dev(rows: list[Row], keys: Sequence[str]) -> list[Row]:
-    """Return the best row by its mean on dev of each group with the same values of `keys`, with the group's size.
+    """Return the best row by its mean on dev of each group with the same data and values of `keys`, with its size.
 
     A teacher always is a group of its own. Ties go to the row with the shorter settings, then to the lower id.
     """
     grids: dict[tuple[object, ...], list[Row]] = {}
     for row in rows:
         own = row.id if row.role == "teacher" else None
-        grids.setdefault((own, *(str(row.runs[0].values[key]) for key in keys)), []).append(row)
+        grids.setdefault((own, row.runs[0].data_id, *(str(row.runs[0].values[key]) for key in keys)), []).append(row)
     best = []
     for members in grids.values():
         first = min(members, key=lambda row: (-row.dev_score, len(row.settings), row.id))
         best.append(replace(first, tried=len(members)))
     return best
+
+
+def with_trained_on(tables: Sequence[Table], keys: Sequence[str], across: str | None) -> list[str]:
+    """Return `keys` and those of TRAINED_ON in which rows of a table differ."""
+    differing = [name for name in TRAINED_ON if any(name in varying(table.rows) for table in tables)]
+    return [*keys, *(name for name in differing if name not in (*keys, across))]
 
 
 def groups(tables: Sequence[Table], keys: Sequence[str], across: str | None) -> list[Group]:
@@ -68,14 +75,14 @@ def groups(tables: Sequence[Table], keys: Sequence[str], across: str | None) -> 
 def _value(row: Row, run: Run, key: str) -> Any:
     if SHORT.get(key, key) == SHORT["method"]:
         return row.label  # distinguishes the teacher from direct fine-tuning, which has the same method
-    value = run.values[key]
+    value = getattr(run, key) if key in TRAINED_ON else run.values[key]
     return str(value) if isinstance(value, (list, dict)) else value
 
 
 def records(found: Iterable[Group], keys: Sequence[str], across: str | None) -> list[dict[str, Any]]:
     """Return one flat record for each group, in full precision."""
     return [
-        {"dataset": group.table.dataset, "data_id": group.table.data_id, "data_split": group.table.data_split}
+        {"dataset": group.table.dataset, "examples_id": group.table.examples_id}
         | {"split": group.table.split, "metric": group.table.metric}
         | {f"by.{key}": value for key, value in zip(keys, group.values, strict=True)}
         | ({f"by.{across}": group.across} if across else {})
@@ -106,12 +113,13 @@ def _data_sets(found: list[Group], keys: Sequence[str]) -> Sheet:
     metrics = {table.metric for table in tables}
     heads = {
         id(table): table.dataset
-        + (f" {table.data_id}" if names.count(table.dataset) > 1 else "")
+        + (f" {table.examples_id}" if names.count(table.dataset) > 1 else "")
         + (f"\n{METRICS[table.metric]}" if len(metrics) > 1 else "")
         for table in tables
     }
-    apart = "; ".join(dict.fromkeys(f"{table.dataset}: data {table.data_id}" for table in tables))
-    what = f"{tables[0].split}, each data set by its own metric, points"
+    split = tables[0].split
+    apart = "; ".join(dict.fromkeys(f"{table.dataset}: {split} {table.examples_id}" for table in tables))
+    what = f"{split}, each data set by its own metric, points"
     title = f"{what if len(metrics) > 1 else metric_in_words(tables[0])} ({apart})"
     return _grid(title, [(group, heads[id(group.table)]) for group in found], keys)
 

@@ -14,20 +14,22 @@ from kdbench.compare.table import LEAST_GAP, ROLES, Row, Summary, Table
 
 def build_tables(runs: list[Run], shown: Callable[[Run], bool]) -> list[Table]:
     """Return the tables of the `shown` runs. The other runs make no rows but still are baselines."""
-    apart: dict[tuple[str, str, str, str], list[Run]] = {}
+    of_one: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        apart.setdefault((run.dataset, run.data_id, run.data_split, run.metric), []).append(run)
+        of_one.setdefault((run.examples_id, run.metric), []).append(run)
+    # The files of a test may be in several data sets, each with train texts of its own.
+    named = {key: " and ".join(sorted({run.dataset for run in members})) for key, members in of_one.items()}
     tables = []
-    for (dataset, data_id, split, metric), members in sorted(apart.items()):
-        others = [key for key in apart if key[0] == dataset]
-        names = ((1, "data"), (2, "split"), (3, "metric"))
-        differs_in = [name for at, name in names if len({key[at] for key in others}) > 1]
+    for (examples_id, metric), members in sorted(of_one.items(), key=lambda one: (named[one[0]], one[0])):
+        dataset = named[examples_id, metric]
+        others = [key for key in of_one if named[key] == dataset]
+        differs_in = [name for at, name in enumerate(("examples", "metric")) if len({key[at] for key in others}) > 1]
         every = _rows(members, members)
         chosen = [run for run in members if shown(run)]
         rows = every if len(chosen) == len(members) else _rows(members, chosen)
         if rows:
             first = members[0]
-            tables.append(Table(dataset, data_id, split, metric, first.split, first.examples, differs_in, rows, every))
+            tables.append(Table(dataset, examples_id, metric, first.split, first.examples, differs_in, rows, every))
     return tables
 
 
@@ -59,7 +61,9 @@ def _row(role: str, settings: str, runs: list[Run], scores: Mapping[str, Mapping
     """`scores`: id -> seed -> score of all runs."""
     own = {run.seed: run.score for run in runs}
     against = [scores.get(baseline[0], {}) if baseline else {} for baseline in runs[0].baselines]
-    taught = [(run, run.teacher) for run in runs if run.teacher and run.seed in against[0]]
+    taught = [
+        (run, run.teacher) for run in runs if run.teacher and run.teacher.same_examples and run.seed in against[0]
+    ]
     gap = None
     if taught:
         gap = gap_share(

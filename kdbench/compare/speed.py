@@ -1,6 +1,6 @@
 """`--latency`: times of a table's rows that were measured together, in turns.
 
-They are stored in the first ROOT as latency-<data id>.json, and shown again as long as they cover the shown rows.
+They are stored in the first ROOT as latency-<test id>.json, and shown again as long as they cover the shown rows.
 """
 
 import sys
@@ -26,7 +26,7 @@ def with_speed(table: Table, root: Path, again: bool, quiet: bool) -> Table:
 
     Raises StoreError, and what `kdbench.inference.latency.measure_folders` raises.
     """
-    path = root / f"latency-{table.data_id}.json"
+    path = root / f"latency-{table.runs[0].test_id}.json"
     timed = {row.id: row.runs[0].path.parent for row in [*table.rows, *_teachers(table)] if row.runs[0].has_model}
     if again:
         if not quiet:

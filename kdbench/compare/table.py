@@ -1,5 +1,6 @@
 """The tables of compare-runs as data: rows, their times, their tests. The other modules fill, judge and show them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -8,6 +9,7 @@ from kdbench.compare.collect import Run, Times, read_times
 
 ROLES = ("teacher", "tfidf", "baseline", "method")  # in the order of a table's rows
 AGAINST = ("difference", "total_difference")  # to direct fine-tuning: same schedule, same total of updates
+TRAINED_ON = ("labelled", "raw")  # numbers of train texts, with and without a label
 LEAST_GAP = 1.0  # points between teacher and baseline; a share of less is a ratio of noise, such as -3200 %
 FEW = 30  # rows that are tested without --tests; that takes about a second
 
@@ -166,6 +168,8 @@ class Row:
             "student": run.student,
             "id": run.id,
             "settings": self.settings,
+            "data_id": run.data_id,
+            **{name: getattr(run, name) for name in TRAINED_ON},
         }
         for name, summary in zip(("score", *AGAINST), (self.score, *self.differences), strict=True):
             figures[f"{name}_points"] = summary.mean if summary else None
@@ -218,11 +222,10 @@ class Session:
 
 @dataclass(frozen=True)
 class Table:
-    """The rows that can be compared: one data set, the same examples, split and metric."""
+    """The rows that can be compared: the same examples in the same split, by one metric."""
 
     dataset: str
-    data_id: str
-    data_split: str
+    examples_id: str
     metric: str
     split: str  # test or dev
     examples: int
@@ -236,9 +239,26 @@ class Table:
     def runs(self) -> list[Run]:
         return [run for row in self.every for run in row.runs]
 
+    def tfidf(self, labelled: int) -> Row | None:
+        """Return the best TF-IDF row with this number of labelled texts, shown or not."""
+        found = [row for row in self.every if row.role == "tfidf" and row.runs[0].labelled == labelled]
+        return max(found, key=lambda row: row.score.mean, default=None)
+
     @property
     def missing(self) -> list[str]:
         """The commands that make the missing baselines of the shown rows, one for each run."""
         done = {(run.id, run.seed) for run in self.runs}
         wanted = [(run.seed, base) for row in self.rows for run in row.runs for base in run.baselines if base]
         return [command for seed, (id_, command) in wanted if (id_, seed) not in done]
+
+    @property
+    def missing_tfidf(self) -> list[str]:
+        """The commands that make the missing TF-IDF rows, one for each number of labelled texts of the shown rows."""
+        runs = [row.runs[0] for row in self.rows if row.role != "teacher"]
+        commands = {run.labelled: run.tfidf_command for run in reversed(runs) if run.tfidf_command}
+        return [command for labelled, command in sorted(commands.items()) if self.tfidf(labelled) is None]
+
+
+def varying(rows: Sequence[Row]) -> list[str]:
+    """Return those of TRAINED_ON in which the rows differ."""
+    return [name for name in TRAINED_ON if len({getattr(row.runs[0], name) for row in rows}) > 1]

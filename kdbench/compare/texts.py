@@ -25,10 +25,9 @@ class Texts:
     split: "Split | None" = None
     why_not: str = ""  # a clause, if there are no texts
 
-    def of(self, id_: int) -> str:
-        """Return the text in one line, with both sentences of a pair, cut after LONGEST characters."""
+    def of(self, at: int) -> str:
+        """Return a text by its place, in one line, with both sentences of a pair, cut after LONGEST characters."""
         assert self.split is not None
-        at = int(np.searchsorted(self.split.ids, id_))
         parts = [self.split.texts[at]] + ([self.split.pairs[at]] if self.split.pairs is not None else [])
         text = " | ".join(" ".join(part.split()) for part in parts)
         return text if len(text) <= LONGEST else text[:LONGEST].rstrip() + "…"

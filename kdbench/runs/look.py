@@ -40,5 +40,5 @@ def label_of(label: NDArray[Any], split: Split, names: list[str]) -> object:
     if split.tagged:
         return [names[tag] for tag in label]
     if split.labels.ndim == 2:
-        return [names[at] for at in np.flatnonzero(label)]
+        return sorted(names[at] for at in np.flatnonzero(label))
     return float(label) if split.labels.dtype == np.float32 else names[int(label)]

@@ -1,5 +1,7 @@
 """Write the record of a run: its config, its environment, and results.json with all its figures."""
 
+import hashlib
+import json
 import logging
 import platform
 from collections.abc import Callable
@@ -10,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from omegaconf import OmegaConf
 
+from kdbench.data.datasets import Split
 from kdbench.data.teacher_cache import compute_outputs
 from kdbench.inference import measure
 from kdbench.models import students
 from kdbench.models.network import view
 from kdbench.runs.identity import data_id, run_id
+from kdbench.runs.look import label_of
 from kdbench.runs.related import baseline, row_to_beat, total_baseline
 from kdbench.schema import GROUPS, RunConfig
 from kdbench.storage.files import filling, write_bytes, write_json, write_text
@@ -209,9 +213,21 @@ def _identity(run: "Run", about: About) -> dict[str, Any]:
         "parameters": method,
         "layers": config.student.layers if network else None,
         "data_id": data_id(config),
+        **{f"{name}_id": examples_id(getattr(run.data, name), run.data.label_names) for name in ("test", "dev")},
         "split": f"test: {test}; dev: {config.dataset.splits.dev or 'cut from train'}",
         "selected_on": "dev",
     }
+
+
+def examples_id(split: Split, label_names: list[str]) -> str:
+    """Return 8 hex digits of the SHA-256 of a split's texts, pairs and labels, row by row.
+
+    Classes count by name. So it depends neither on the numbers of the classes, nor on the file, nor on other splits.
+    """
+    content = hashlib.sha256()
+    for given, label in zip(split.inputs, split.labels, strict=True):
+        content.update(json.dumps([*given, label_of(label, split, label_names)]).encode() + b"\n")
+    return content.hexdigest()[:8]
 
 
 def _baselines(run: "Run", about: About, updates: int) -> dict[str, Any]:
@@ -257,7 +273,9 @@ def _teacher(run: "Run") -> dict[str, Any] | None:
     result = run.teacher_result
     if result is None:
         return None
-    return {key: result[key] for key in ("id", "seed", "metrics", "parameters")}
+    ids = {key: result["identity"].get(key) for key in ("test_id", "dev_id")}  # older runs have none
+    labelled = result["data"]["splits"]["train"]["rows"]
+    return {key: result[key] for key in ("id", "seed", "metrics", "parameters")} | {"labelled": labelled} | ids
 
 
 def announce(run: "Run", result: dict[str, Any]) -> None:

@@ -61,7 +61,8 @@ def model_card(run: FinishedRun, forms: Forms | None) -> str:
         bytes=(run.model / "model.safetensors").stat().st_size,
         row=row,
         tests=row.tests,
-        tfidf=max((one.score.mean for one in table.every if one.role == "tfidf"), default=None),
+        tfidf=floor.score.mean if (floor := table.tfidf(row.runs[0].labelled)) else None,
+        taught=row.runs[0].teacher,
         forms=forms.results if forms else [],
         difference=forms.difference if forms else None,
         latency=forms.pytorch if forms else run.result["latency"],
@@ -75,7 +76,6 @@ def _compared(run: FinishedRun) -> tuple[Table, Row]:
     where = (run.result["identity"]["dataset"], run.result["identity"]["method"])
     root = run.folder.absolute().parents[2 if (dataset, method) == where else 0]
     runs, _ = read_runs([root], metric_of(run.result), "test", Wanted())
-    own = run.result["id"], run.result["identity"]["data_id"]
-    (table,) = build_tables(runs, lambda other: (other.id, other.data_id) == own)
+    (table,) = build_tables(runs, lambda other: other.id == run.result["id"])
     table = with_tests(table, True)
     return table, table.rows[0]

@@ -24,19 +24,16 @@ class NoPredictionsError(Exception):
 
 @dataclass(frozen=True)
 class Predictions:
-    """The labels and answers of one split of one run: n examples in the order of their ids."""
+    """The labels and answers of one split of one run: n examples in the order of their ids.
+
+    Runs of one test have its examples in the same order, though their ids may differ: ids count on from train.
+    """
 
     ids: NDArray[np.int64]
     labels: Labels
     predicted: Labels
     task: str = DEFAULT_TASK
     names: list[str] = field(default_factory=list)  # of the classes; files of older versions have none
-
-    def same_examples(self, other: "Predictions") -> bool:
-        """Return whether both have the same task, ids and labels."""
-        if self.task != other.task or not np.array_equal(self.ids, other.ids):
-            return False
-        return all(np.array_equal(mine, theirs) for mine, theirs in zip(self.labels, other.labels, strict=True))
 
 
 def read(results: Path, split: str) -> Predictions:

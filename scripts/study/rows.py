@@ -24,18 +24,18 @@ def document(plan: Plan, question: str, finished: Finished) -> Record:
 def tables(plan: Plan, question: str, finished: Finished) -> list[Table]:
     """Return a table for each data set: the question's rows with their tests, the teacher, TF-IDF and the baselines.
 
-    The last question, which puts all together, has one row for each preset.
+    Another limit makes another data set. The last question, which puts all together, has one row for each preset.
     """
     wanted = {id_ for step in plan.of(question) for words in step.configurations for id_ in finished.ids(words)}
     own = [run for run in finished.runs if trained_id(run) in wanted]
     beside = {base[0] for run in own for base in run.baselines if base} | {run.teacher.id for run in own if run.teacher}
     beside |= {id_ for words in plan.teachers for id_ in finished.ids(words)}  # not every method has it as its own
-    places = {(run.data_id, run.data_split) for run in own}
     shown = {id(run) for run in own} | {
-        id(run) for run in finished.runs
-        if (run.data_id, run.data_split) in places and (run.id in beside or run.method == "tfidf")
+        id(run) for run in finished.runs if run.id in beside or run.method == "tfidf"
     }  # fmt: skip
-    found = build_tables(finished.runs, lambda run: id(run) in shown)
+    found = []
+    for _, data_id in sorted({(run.dataset, run.data_id) for run in own}):
+        found += build_tables([run for run in finished.runs if run.data_id == data_id], lambda run: id(run) in shown)
     if question == "together":
         found = [replace(table, rows=best_of_presets(plan, table.rows, finished)) for table in found]
     found = [

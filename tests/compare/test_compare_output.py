@@ -83,11 +83,11 @@ def test_colour_only_where_wanted(
     assert "\x1b[32m" not in text(capsys, tree)
 
 
-def test_other_data_is_named_in_the_heading(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_test_is_named_in_the_heading(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "a table of its own" not in text(capsys, tree)
-    student(tree, "theseus", "eeee9991", 0, 50.0, identity__data_id="00000000")
+    student(tree, "theseus", "eeee9991", 0, 50.0, identity__test_id="00000000")
     shown = text(capsys, tree)
-    assert "(a table of its own: data 00000000)" in shown and "(a table of its own: data 9f8e7d6c)" in shown
+    assert "(a table of its own: test 00000000)" in shown and "(a table of its own: test 7e577e57)" in shown
 
 
 def test_markdown_has_as_many_cells_in_each_line(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:

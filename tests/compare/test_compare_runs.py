@@ -20,8 +20,11 @@ LATENCY = QUIET | {
     "batch_1": {"median_ms": 3.0, "iqr_ms": 0.2}, "batch_32": {"median_ms": 60.0}, "threads": 2, "length": 64,
     "teacher": TEACHER,
 }  # fmt: skip
-DATA = {"name": "r52", "files": [], "splits": {}, "class_count": 0, "classes": {}, "range": None, "notes": [],
-        "pieces": []}  # fmt: skip
+DATA = {
+    "name": "r52", "files": [], "splits": {"train": {"rows": 5000, "cut": None, "empty": 0, "repeated": 0}},
+    "class_count": 0, "classes": {}, "range": None, "notes": [], "pieces": [],
+}  # fmt: skip
+TAUGHT = {"labelled": 5000, "test_id": "7e577e57", "dev_id": "de7de7de"}  # on the run's own data
 NOISY = LATENCY | {"load": {"others": 1.2, "own": 1.0, "processors": 2}, "quiet": False}
 
 
@@ -42,6 +45,8 @@ def write(root: Path, method: str, id_: str, seed: int, points: float, **changes
             "choices": {"schedule": "default"},
             "parameters": {},
             "data_id": "9f8e7d6c",
+            "test_id": "7e577e57",
+            "dev_id": "de7de7de",
             "split": "official",
             "selected_on": "dev",
         },
@@ -56,7 +61,7 @@ def write(root: Path, method: str, id_: str, seed: int, points: float, **changes
         "latency": copy.deepcopy(LATENCY),
         "cost": {"seconds": 300.0 + seed},
         "teacher": None,
-        "data": DATA,
+        "data": copy.deepcopy(DATA),
         "stages": [],
         "reported": {},
         "dirty": False,
@@ -79,7 +84,7 @@ def stages(**values: Any) -> dict[str, Any]:
 def student(root: Path, method: str, id_: str, seed: int, points: float, **changes: Any) -> None:
     """A distilled run: teacher 97 points and 12 ms, baselines aaaa1111 and bbbb2222."""
     metrics = {split: {"n": 2568, "accuracy": 0.97, "macro_f1": 0.9} for split in ("dev", "test")}
-    teacher = {"id": "cccc3333", "seed": 0, "metrics": metrics}
+    teacher = {"id": "cccc3333", "seed": 0, "metrics": metrics} | TAUGHT
     command = f"kdbench method=finetune student.layers=3 teacher.seed=0 dataset=r52 dataset.max_length=64 seed={seed}"
     baselines = {
         "baseline_id": "aaaa1111",
@@ -187,7 +192,7 @@ def test_sort_puts_the_best_first(tree: Path, capsys: pytest.CaptureFixture[str]
 def test_hidden_rows_still_are_baselines(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (table,) = document(capsys, tree, "--method", "theseus")["tables"]
     assert [row["difference_n"] for row in table["rows"]] == [3]
-    assert table["missing_tfidf"] is None
+    assert table["missing_tfidf"] == []
 
 
 def test_seeds_are_joined_in_numeric_order() -> None:
@@ -199,14 +204,19 @@ def test_seeds_are_joined_in_numeric_order() -> None:
     ]
 
 
-def test_data_and_splits_are_never_mixed(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    student(tree, "theseus", "eeee9991", 0, 50.0, identity__data_id="00000000")
-    student(tree, "theseus", "eeee9992", 0, 50.0, identity__split="dev cut from train")
-    student(tree, "theseus", "eeee9993", 0, 50.0, identity__dataset="thucnews")
+def test_runs_on_different_tests_never_meet(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    student(tree, "theseus", "eeee9991", 0, 50.0, identity__test_id="00000000")
+    student(tree, "theseus", "eeee9992", 0, 50.0, identity__dev_id="00000000")
+    student(tree, "theseus", "eeee9993", 0, 50.0, identity__dataset="thucnews", identity__test_id="00000001")
     tables = document(capsys, tree)["tables"]
-    assert [table["dataset"] for table in tables] == ["r52", "r52", "r52", "thucnews"]
-    assert [len(table["rows"]) for table in tables] == [1, 1, 5, 1]
-    assert row({"tables": tables}, "eeee9991")["difference_n"] == 0  # the baseline has other data
+    assert [table["dataset"] for table in tables] == ["r52", "r52", "thucnews"]
+    assert [len(table["rows"]) for table in tables] == [1, 6, 1]
+    assert row({"tables": tables}, "eeee9991")["difference_n"] == 0  # the baseline has another test
+    assert row({"tables": tables}, "eeee9992")["difference_n"] == 1
+    assert "Rows differ in the dev split that chose their checkpoints." in tables[1]["notes"]
+    of_dev = document(capsys, tree, "--split", "dev")["tables"]
+    assert [(table["examples_id"], len(table["rows"])) for table in of_dev] == [("00000000", 1), ("de7de7de", 7)]
+    assert of_dev[1]["dataset"] == "r52 and thucnews"
     assert [table["dataset"] for table in document(capsys, tree, "--dataset", "thucnews")["tables"]] == ["thucnews"]
 
 
@@ -283,7 +293,7 @@ def test_times_measured_together_are_against_the_teacher_that_is_shown(
     }
     rows = {id_: {"real": one[id_], "fixed": one[id_], "memory_mb": 1} for id_ in times}
     about = {"when": "now", "machine": "m", "threads": 1, "fixed_length": 128, "versions": {}}
-    write_record(root / "latency-9f8e7d6c.json", {"schema": 2, "rows": rows} | about)
+    write_record(root / "latency-7e577e57.json", {"schema": 2, "rows": rows} | about)
     shown = document(capsys, root, "--where", "id in ['cccc3333', 'aaaa1111', 'eeee5555', 'eeee6666']")
     faster = {id_: row(shown, id_)["speedup"] for id_ in ("cccc3333", "aaaa1111", "eeee5555", "eeee6666")}
     assert faster == {"cccc3333": 1, "aaaa1111": 2, "eeee5555": 4, "eeee6666": 6}

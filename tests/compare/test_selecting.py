@@ -109,7 +109,7 @@ def test_best_on_dev_is_reported_on_test(tree: Path, capsys: pytest.CaptureFixtu
 
 
 def test_groups_and_pivot(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write(tree, "pkd", "ffff0003", 0, 70.0, identity__dataset="thucnews", identity__data_id="0a0a0a0a")
+    write(tree, "pkd", "ffff0003", 0, 70.0, identity__dataset="thucnews", identity__test_id="0a0a0a0a")
     assert main([str(tree), "--group-by", "method", "--pivot", "dataset", "--json"]) == 0
     groups = {(one["by.method"], one["by.dataset"]): one for one in json.loads(capsys.readouterr().out)["groups"]}
     pkd = groups["pkd", "r52"]
@@ -117,7 +117,7 @@ def test_groups_and_pivot(tree: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert pkd["sd_points"] == pytest.approx(3**0.5) and groups["pkd", "thucnews"]["n"] == 1
     assert main([str(tree), "--pivot", "dataset"]) == 0
     shown = capsys.readouterr().out
-    assert "93.50 ± 1.73 (4) ×2" in shown and "thucnews: data 0a0a0a0a" in shown
+    assert "93.50 ± 1.73 (4) ×2" in shown and "thucnews: test 0a0a0a0a" in shown
 
 
 def test_a_teacher_is_a_group_of_its_own(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,13 +130,13 @@ def test_a_teacher_is_a_group_of_its_own(tree: Path, capsys: pytest.CaptureFixtu
 
 
 def test_a_group_never_mixes_data(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write(tree, "pkd", "ffff0003", 0, 70.0, identity__data_id="0a0a0a0a")
+    write(tree, "pkd", "ffff0003", 0, 70.0, identity__test_id="0a0a0a0a")
     assert main([str(tree), "--group-by", "method", "--json"]) == 0
     found = [one for one in json.loads(capsys.readouterr().out)["groups"] if one["by.method"] == "pkd"]
-    assert [(one["data_id"], one["n"]) for one in found] == [("0a0a0a0a", 1), ("9f8e7d6c", 4)]
+    assert [(one["examples_id"], one["n"]) for one in found] == [("0a0a0a0a", 1), ("7e577e57", 4)]
     assert main([str(tree), "--pivot", "dataset"]) == 0
     shown = capsys.readouterr().out
-    assert "r52 0a0a0a0a" in shown and "r52 9f8e7d6c" in shown  # a column each
+    assert "r52 0a0a0a0a" in shown and "r52 7e577e57" in shown  # a column each
 
 
 def test_diff_shows_what_differs_and_where_it_came_from(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -152,7 +152,7 @@ def test_predictions_that_cannot_be_used_are_named(tree: Path, capsys: pytest.Ca
     elif kind == "torn":
         path.write_bytes(path.read_bytes()[:100])
     else:
-        predict(folder, 90, 0, np.arange(7, N + 7))
+        predict(folder, 90, 0, np.arange(7))
     assert main([str(tree), "--json"]) == 0
     shown = capsys.readouterr()
     assert f"{folder}" in shown.err and "left out of the tests" in shown.err
@@ -227,7 +227,7 @@ def test_a_row_of_one_seed_is_not_ranked_with_those_of_several(tree: Path, capsy
 def test_a_table_without_tests_has_the_same_columns(
     tree: Path, capfdbinary: pytest.CaptureFixture[bytes], dataset: str
 ) -> None:
-    student(tree, "pkd", "ffff0001", 0, 92.0, identity__dataset=dataset, identity__data_id="0a0a0a0a")
+    student(tree, "pkd", "ffff0001", 0, 92.0, identity__dataset=dataset, identity__test_id="0a0a0a0a")
     for form in ("csv", "parquet"):
         assert main([str(tree), "--format", form]) == 0
         out = capfdbinary.readouterr().out
