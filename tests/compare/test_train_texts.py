@@ -179,10 +179,10 @@ def test_score_against_labels(tree: Path, tmp_path: Path, capsys: pytest.Capture
     assert figure is not None
     lines = {str(line.get_label()): line for line in figure.axes[0].lines}
     assert set(lines) == {"logit_kd", "logit_kd with raw texts"}  # whose number falls as that of the labels grows
-    assert [*zip(*lines["logit_kd"].get_data(), strict=True)] == [(200, 70.5), (1000, 80.5), (5000, 92.5)]
-    assert [*zip(*lines["logit_kd with raw texts"].get_data(), strict=True)] == [(200, 85.5), (1000, 90.5)]
+    assert np.column_stack(lines["logit_kd"].get_data()).tolist() == [[200, 70.5], [1000, 80.5], [5000, 92.5]]
+    assert np.column_stack(lines["logit_kd with raw texts"].get_data()).tolist() == [[200, 85.5], [1000, 90.5]]
     assert figure.axes[0].get_xscale() == "log" and "95 % interval" in figure.axes[0].get_xlabel()
-    band = figure.axes[0].collections[0].get_paths()[0].vertices[:, 1]
+    band = np.array(figure.axes[0].collections[0].get_paths()[0].vertices)[:, 1]
     low, high = (getattr(row.tests.score, end) for row in found.rows if row.id == "ffff0003" for end in ("low", "high"))
     assert min(band) == pytest.approx(low) and high <= max(band)  # 5,000 labels have no predictions, so no band
     student(tree, "logit_kd", "ffff0005", 0, 86.0, **splits(200, 3000))
