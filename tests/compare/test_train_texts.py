@@ -25,7 +25,7 @@ def splits(labelled: int, raw: int = 0) -> dict[str, Any]:
     """The changes of a run's record for its numbers of train texts."""
     counts = {"train": labelled} | ({"unlabelled": raw} if raw else {})
     found = {name: {"rows": rows, "cut": None, "empty": 0, "repeated": 0} for name, rows in counts.items()}
-    return {"data__splits": found, "identity__data_id": f"{labelled:04d}{raw:04d}"}
+    return {"data__splits": found, "identity__data_id": f"{labelled:08d}"}
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_programs_get_the_numbers(tree: Path) -> None:
     frame = kdbench.load_runs(tree, where="method == 'logit_kd'").set_index("id")
     assert frame.labelled.to_dict() == {"ffff0000": 5000, "ffff0001": 1000, "ffff0002": 1000}
     assert frame.raw.to_dict() == {"ffff0000": 0, "ffff0001": 0, "ffff0002": 700}
-    assert set(frame.examples_id) == {"7e577e57"} and frame.data_id["ffff0002"] == "10000700"
+    assert set(frame.examples_id) == {"7e577e57"} and frame.data_id["ffff0002"] == "00001000"
 
 
 def test_a_direct_fine_tune_on_other_train_texts_is_no_baseline(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
