@@ -37,16 +37,16 @@ class Group:
 
 
 def best_on_dev(rows: list[Row], keys: Sequence[str]) -> list[Row]:
-    """Return the best row by its mean on dev of each group with the same train texts and values of `keys`, with its size.
+    """Return the best row by its mean on dev of each group with the same values of `keys`, with the group's size.
 
-    A teacher always is a group of its own. Ties go to the row with the shorter settings, then to the lower id.
+    Rows of other train texts are other groups. A teacher always is a group of its own. Ties go to the row with the
+    shorter settings, then to the lower id.
     """
     grids: dict[tuple[object, ...], list[Row]] = {}
     for row in rows:
         own = row.id if row.role == "teacher" else None
-        grids.setdefault(
-            (own, row.runs[0].data_id, row.runs[0].raw, *(str(row.runs[0].values[key]) for key in keys)), []
-        ).append(row)
+        trained_on = (row.runs[0].data_id, row.runs[0].raw)  # the id is of the labelled data
+        grids.setdefault((own, *trained_on, *(str(row.runs[0].values[key]) for key in keys)), []).append(row)
     best = []
     for members in grids.values():
         first = min(members, key=lambda row: (-row.dev_score, len(row.settings), row.id))
