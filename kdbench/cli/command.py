@@ -223,13 +223,14 @@ def judge_job(configs: Configs, overrides: list[Override]) -> list[Fault]:
     method = composed.cfg.method  # before the overrides that only set a value
     if "experiment" in composed.choices or any(text[0] in "+~" for text in structure):  # may misname a stage
         method = configs.compose((f"method={composed.choices['method']}",)).cfg.method
-    cfg = copy.deepcopy(composed.cfg)
-    for o in overrides:
-        if o.plain and not is_choice(configs, o):
-            try:
-                OmegaConf.update(cfg, o.key, o.value, force_add=True)
-            except OmegaConfBaseException:  # an incomplete reference
-                found.append(o.fault(Code.UNREADABLE_WORD, "cannot be read"))
+    cfg, settings = composed.cfg, [o for o in overrides if is_setting(configs, o)]
+    if settings:
+        cfg = copy.deepcopy(cfg)  # which is slow
+    for o in settings:
+        try:
+            OmegaConf.update(cfg, o.key, o.value, force_add=True)
+        except OmegaConfBaseException:  # an incomplete reference
+            found.append(o.fault(Code.UNREADABLE_WORD, "cannot be read"))
     typed = {
         o.key: str(o.value) if isinstance(o.value, str) else o.text.partition("=")[2] for o in overrides if o.plain
     }

@@ -49,7 +49,8 @@ class ReadOnce(CachingConfigRepository):
     """The YAMLs of one composition; those that an earlier one has read, in `kept`, are copied and not parsed again."""
 
     def __init__(self, delegate: IConfigRepository, kept: dict[tuple[str, ...], ConfigResult | None]) -> None:
-        super().__init__(delegate)
+        self.delegate = copy.copy(delegate)  # only its list of sources is ever replaced, so it needs no deep copy
+        self.cache: dict[str, ConfigResult | None] = {}
         self.kept = kept
 
     def load_config(self, config_path: str) -> ConfigResult | None:

@@ -15,6 +15,8 @@ from kdbench.stage import Batch
 from kdbench.storage import files as store
 from kdbench.tasks import traits
 
+_COUNTED: dict[tuple[Any, ...], int] = {}  # FLOPs by what they were asked of
+
 
 def build(shape: dict[str, Any], label_names: list[str], attention: str, seed: int, task: str = DEFAULT_TASK) -> Any:
     """Return a randomly initialised model of the task; its weights are a function of `seed` alone.
@@ -31,8 +33,15 @@ def build(shape: dict[str, Any], label_names: list[str], attention: str, seed: i
 
 
 def flops(shape: dict[str, Any], length: int, classes: int, task: str = DEFAULT_TASK) -> int:
-    """Return the FLOPs of one example of `length` tokens: 2 per multiply-add in matrix products, nothing else."""
-    return network(shape["architecture"]).flops(shape, length, classes, traits(task).words)
+    """Return the FLOPs of one example of `length` tokens: 2 per multiply-add in matrix products, nothing else.
+
+    They are counted once for a shape, because the runs of a sweep often have the same one.
+    """
+    kind, words = network(shape["architecture"]), traits(task).words
+    asked = (kind, repr(shape), length, classes, words)
+    if asked not in _COUNTED:
+        _COUNTED[asked] = kind.flops(shape, length, classes, words)
+    return _COUNTED[asked]
 
 
 def base(student: Any) -> Any:

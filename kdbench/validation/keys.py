@@ -23,13 +23,14 @@ class Leaf(NamedTuple):
     hint: Any
     default: Any
     rule: Rule | None
-    box: type  # a dataclass with this value as its only field
 
     def typed(self, value: Any) -> Any:
         """Return `value` converted by OmegaConf, such as 1 to 1.0 for a float. Raises OmegaConf's errors."""
         if type(value) in (self.hint, *get_args(self.hint)):
             return value  # the common case; the conversion below is 100 times slower
-        box = OmegaConf.merge(OmegaConf.structured(self.box), {"value": value})  # an assignment takes no list of Parts
+        box = OmegaConf.merge(
+            OmegaConf.structured(_box(self.hint)), {"value": value}
+        )  # an assignment takes no list of Parts
         return OmegaConf.to_container(box)["value"]  # type: ignore[index, call-overload]
 
     @property
@@ -49,6 +50,12 @@ class Leaf(NamedTuple):
         if get_origin(self.hint) is dict:
             return "keys with values, {..}"
         return " or ".join(NAMES[kind] for kind in get_args(self.hint) or [self.hint] if kind is not NoneType)
+
+
+@cache
+def _box(hint: Any) -> type:
+    """Return a dataclass whose only field has this type."""
+    return dataclasses.make_dataclass("Box", [("value", hint, dataclasses.field(default=MISSING))])
 
 
 def _kinds(hint: Any) -> Iterator[Any]:
@@ -86,8 +93,7 @@ class Keys:
                 self.nullable |= {full} if NoneType in get_args(hint) else set()
             else:
                 default = field.default if made is dataclasses.MISSING else made()
-                box = dataclasses.make_dataclass("Box", [("value", hint, dataclasses.field(default=MISSING))])
-                self.leaves[full] = Leaf(hint, default, field.metadata.get("rule"), box)
+                self.leaves[full] = Leaf(hint, default, field.metadata.get("rule"))
 
     def flat(self, values: dict[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
         """Yield (full key, value): to the depth of the schema, or to the end for a key that it does not know."""

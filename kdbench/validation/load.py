@@ -1,6 +1,5 @@
 """From a composed Hydra config to a typed run. No DictConfig is used after `load`."""
 
-import copy
 import hashlib
 import json
 import os
@@ -127,16 +126,11 @@ def complete(cfg: DictConfig) -> DictConfig:
 
 
 @cache
-def _of_any_method() -> DictConfig:
-    of_any: DictConfig = OmegaConf.structured(RunConfig)
-    return of_any
-
-
-def schema(method: str, module: str | None) -> DictConfig:
-    """Return the typed schema that a completed config must fit."""
-    of_this = copy.deepcopy(_of_any_method())
-    of_this.method = OmegaConf.structured(method_schema(method, module))
-    return of_this
+def _schema(method: str, module: str | None) -> DictConfig:
+    """Return the typed schema that a completed config must fit. It is shared, so it must not be changed."""
+    schema: DictConfig = OmegaConf.structured(RunConfig)
+    schema.method = OmegaConf.structured(method_schema(method, module))
+    return schema
 
 
 def load(cfg: DictConfig) -> RunConfig:
@@ -150,7 +144,7 @@ def load(cfg: DictConfig) -> RunConfig:
 def typed(completed: DictConfig) -> RunConfig:
     """Return the typed run of a config that is complete. Raises OmegaConf's own errors."""
     method = completed.method
-    return OmegaConf.to_object(OmegaConf.merge(schema(method.name, method.get("module")), completed))  # type: ignore[return-value]
+    return OmegaConf.to_object(OmegaConf.merge(_schema(method.name, method.get("module")), completed))  # type: ignore[return-value]
 
 
 def cache_folder(config: RunConfig) -> Path:

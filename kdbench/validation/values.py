@@ -205,7 +205,11 @@ def fault_of(key: str, leaf: Leaf, raw: Any, filled: DictConfig, keys: Keys) -> 
 
 
 def resolved(filled: DictConfig, key: str) -> Any:
-    return OmegaConf.to_container(OmegaConf.create([OmegaConf.select(filled, key)]), resolve=True)[0]  # type: ignore[index]
+    """Return the value of `key` with every reference in it resolved. Raises OmegaConf's errors."""
+    value = OmegaConf.select(filled, key)
+    if not OmegaConf.is_config(value) and "${" not in str(value):
+        return value  # the common case; what follows takes as long again
+    return OmegaConf.to_container(OmegaConf.create([value]), resolve=True)[0]  # type: ignore[index]
 
 
 def misfit(key: str, leaf: Leaf, given: Any) -> Fault | None:

@@ -12,7 +12,7 @@ from kdbench.errors import Code, UserError
 from kdbench.inference import onnx as graph
 from kdbench.methods import minilm
 from kdbench.models import fastbert, students
-from kdbench.models.network import view
+from kdbench.models.network import network, view
 from kdbench.models.stock import load_pretrained
 from kdbench.sources.model_folder import shape_of, verify
 from kdbench.storage.files import read_json
@@ -170,6 +170,15 @@ def test_flops_equal_torchs_counter(folders, kind):
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(input_ids=torch.full((1, 9), 5), attention_mask=torch.ones(1, 9, dtype=torch.long))
     assert students.flops(shape | {"pad_token_id": 0}, 9, 3) == counter.get_total_flops()
+
+
+def test_flops_are_counted_once_for_a_shape(monkeypatch):
+    counted: list[tuple[Any, ...]] = []
+    kind = network("bert")
+    monkeypatch.setattr(kind, "flops", lambda *asked: counted.append(asked) or len(counted))
+    shape = {"architecture": "bert", "layers": 3, "of": "this test"}
+    others = [(shape | {"layers": 2}, 9, 3), (shape, 8, 3), (shape, 9, 2)]
+    assert [students.flops(*asked) for asked in [(shape, 9, 3), (dict(shape), 9, 3), *others]] == [1, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("name", ["gpt2", "students", "..schema", None])
