@@ -8,16 +8,25 @@ from kdbench.losses import IGNORED, masked_cross_entropy, soft_kl
 from kdbench.models.students import logits
 from kdbench.stage import Batch, Objective, Terms
 from kdbench.tasks import SoftTargets, kind
+from kdbench.training.processes import parts
 
 
-def hard_loss(task: str, z: Tensor, labels: Tensor) -> Tensor:
-    """Return the task's loss of a batch's logits against its labels."""
-    return kind(task).hard_loss(z, labels)
+def hard_loss(task: str, z: Tensor, batch: Batch) -> Tensor:
+    """Return the task's loss of a batch's logits against its labels, the mean over the batch.
+
+    An example without a label adds 0 to this mean, so that each label weighs alike whatever batch it is in.
+    """
+    labels = batch["labels"]
+    if "labelled" not in batch:
+        return kind(task).hard_loss(z, labels)
+    known = batch["labelled"]
+    share = parts(labels[known]).sum() / parts(labels).sum().clamp_min(1)
+    return share * kind(task).hard_loss(z[known], labels[known])
 
 
 def hard_terms(task: str, z: Tensor, batch: Batch) -> dict[str, Tensor]:
     """Return `hard_loss` under its name."""
-    return {kind(task).loss: hard_loss(task, z, batch["labels"])}
+    return {kind(task).loss: hard_loss(task, z, batch)}
 
 
 def supervised(student: nn.Module, task: str) -> Objective:
@@ -50,7 +59,7 @@ def soft_and_hard(task: str, z: Tensor, batch: Batch, p: SoftAndHard) -> dict[st
     if p.alpha > 0:
         losses["soft"] = p.alpha * soft_loss(task, z, batch, p)
     if p.alpha < 1:  # at alpha 1 the labels are not used at all
-        losses["hard"] = (1 - p.alpha) * hard_loss(task, z, batch["labels"])
+        losses["hard"] = (1 - p.alpha) * hard_loss(task, z, batch)
     return losses
 
 

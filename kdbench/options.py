@@ -48,6 +48,9 @@ SHA256 = Rule("a SHA-256 of 64 hex digits", lambda value: re.fullmatch("[0-9a-f]
 # The temperature of a softmax. Beyond these limits T^2 or logits / T overflows float32, and the loss is NaN.
 TEMPERATURE = between(1e-3, 1e3)
 
+# The share of an epoch's texts that have no label (`unlabelled_share` of a method).
+SHARE = or_none(between(0.01, 0.99))
+
 
 _LAYERS = ("first", "last", "every_other", "odd_alternate", "even_alternate", "symmetric", "contribution")
 

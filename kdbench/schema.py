@@ -142,6 +142,7 @@ class MethodConfig:
     A method with stages before the task says which they are, and which of its own keys they use.
     """
 
+    needs: ClassVar[frozenset[str]]  # see kdbench.validation.fit; each method has its own
     students: ClassVar[frozenset[str]] = frozenset({"bert"})  # architectures
     tasks: ClassVar[frozenset[str]] = frozenset({DEFAULT_TASK})  # kinds of `dataset.task`
     not_others: ClassVar[str] = "it was written for one class a text"  # why it cannot do the other kinds
@@ -154,6 +155,16 @@ class MethodConfig:
     init: InitConfig | None = None  # null: the method builds no network (tfidf)
     general: bool | None = None  # whether the stages before the task are done; null: the method has none
     stages: dict[str, ScheduleConfig] = field(default_factory=dict)
+
+    @property
+    def reads_teacher(self) -> bool:
+        """Whether it learns from the fine-tuned teacher's answers or states."""
+        return "teacher" in self.needs
+
+    @property
+    def reads_unlabelled(self) -> bool:
+        """Whether it learns from `dataset.unlabelled`; it then has the key `unlabelled_share`."""
+        return False
 
     def conflicts(self, config: "RunConfig") -> Iterable[tuple[str, str]]:
         """(key, problem) for each key that does not fit what else the run has."""
@@ -194,8 +205,13 @@ class DatasetConfig:
     split_seed: int = option(at_least(0))
     max_length: int = option(at_least(3))
     max_train_samples: int | None = option(or_none(at_least(2)))
+    stratified: bool = False  # whether that limit keeps the classes' shares exactly
     max_dev_samples: int | None = option(or_none(at_least(1)))
     max_test_samples: int | None = option(or_none(at_least(1)))
+    # texts without labels, which methods with `reads_unlabelled` learn from:
+    # rest | a file or folder | hub:<org>/<name>[@revision]:<split>
+    unlabelled: str | None = None
+    max_unlabelled_samples: int | None = option(or_none(at_least(1)), default=None)
     epochs: int = option(at_least(1))
 
     def __post_init__(self) -> None:

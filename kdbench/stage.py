@@ -19,6 +19,7 @@ class Batch(TypedDict):
     attention_mask: Tensor  # (B, T) 1 = token, 0 = padding
     token_type_ids: NotRequired[Tensor]  # (B, T) for pairs: 0 = first sentence and padding, 1 = second
     labels: Tensor  # (B,); multi-label (B, C); token classification (B, T), else IGNORED
+    labelled: NotRequired[Tensor]  # (B,) bool; False: the label is a placeholder. Absent: all have labels
     teacher_logits: NotRequired[Tensor]  # (B, C); token classification (B, T, C), else zero
     teacher_cls: NotRequired[Tensor]  # (B, L, H) [CLS] after each of the teacher's L layers
     mlm_labels: NotRequired[Tensor]  # (B, T) ids of the tokens to predict, else IGNORED

@@ -26,6 +26,7 @@ class Examples:
     labels: NDArray[Any]  # of n examples, in the form that kdbench.tasks lists
     pad_id: int
     teacher: dict[str, Tensor] = field(default_factory=dict)  # teacher_logits, teacher_cls: (outputs, ...)
+    labelled: NDArray[np.bool_] | None = None  # (n,); None: all have labels
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -47,6 +48,8 @@ class Examples:
             attention_mask=torch.from_numpy(mask.astype(np.int64)),
             labels=padded(self._token_labels, IGNORED) if tagged else torch.from_numpy(self.labels[rows]),
         )
+        if self.labelled is not None:
+            batch["labelled"] = torch.from_numpy(self.labelled[rows])
         if self.tokens.types is not None:
             batch["token_type_ids"] = padded(self.tokens.types, 0)
         at = torch.from_numpy(self.rows(rows))
@@ -110,14 +113,40 @@ def at_words(outputs: Tensor, labels: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class TrainBatches:
-    """Batches of similar lengths in random order. Each example occurs once in an epoch (kdbench.stage.Data)."""
+    """Batches of similar lengths in random order (kdbench.stage.Data).
+
+    Each example occurs once in an epoch. With `share`, the share of an epoch's examples that have no label: each of
+    these occurs once, and of the others as many as that takes, each once before one of them occurs again.
+    """
 
     examples: Examples
     batch_size: int  # examples for one optimiser step
     seed: int
+    share: float | None = None
 
     def __len__(self) -> int:
-        return -(-len(self.examples) // self.batch_size)
+        return -(-self._size // self.batch_size)
+
+    @property
+    def _size(self) -> int:
+        """Return the number of examples of an epoch."""
+        if self.share is None:
+            return len(self.examples)
+        raw = int((~self._labelled).sum())
+        return raw + max(1, round(raw * (1 - self.share) / self.share))
+
+    @property
+    def _labelled(self) -> NDArray[np.bool_]:
+        assert self.examples.labelled is not None
+        return self.examples.labelled
+
+    def _order(self, generator: np.random.Generator) -> NDArray[np.int64]:
+        if self.share is None:
+            return generator.permutation(len(self.examples))
+        raw, labelled = np.flatnonzero(~self._labelled), np.flatnonzero(self._labelled)
+        wanted = self._size - len(raw)
+        rounds = [generator.permutation(labelled) for _ in range(-(-wanted // len(labelled)))]
+        return generator.permutation(np.concatenate([raw, np.concatenate(rounds)[:wanted]]))
 
     def used_ids(self) -> Tensor:
         """Return (U,): the token ids that occur in a batch, including padding, in ascending order."""
@@ -126,7 +155,7 @@ class TrainBatches:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         generator = np.random.default_rng([self.seed, epoch])
-        order = generator.permutation(len(self.examples))
+        order = self._order(generator)
         lengths = self.examples.tokens.lengths
         pool = self.batch_size * POOL
         rows: list[NDArray[np.int64]] = []

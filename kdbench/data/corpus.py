@@ -14,6 +14,7 @@ from kdbench.data.batches import Examples, TrainBatches
 from kdbench.data.datasets import load_dataset
 from kdbench.data.readers import read_texts
 from kdbench.data.tokenize import AT_A_TIME, Encoded, cached_tokens, load_tokenizer, tokenizer_files
+from kdbench.data.unlabelled import stored_unlabelled
 from kdbench.losses import IGNORED
 from kdbench.schema import CorpusConfig
 from kdbench.sources.sources import text_files
@@ -23,13 +24,17 @@ _MASKED, _RANDOM = 0.8, 0.1  # shares of the chosen tokens; the rest is kept (De
 
 
 def load_texts(config: CorpusConfig, cache: Path) -> list[str]:
-    """Return the train texts of the data sets without repeats, then the running texts.
+    """Return the texts of the data sets without repeats, labelled and unlabelled ones, then the running texts.
 
     Texts that are in a dev or test split are left out. A file of running text is one text. Raises SourceError.
     """
-    data = [load_dataset(dataset, cache) for dataset in config.datasets.values()]
-    held_out = {text for one in data for split in (one.dev, one.test) for text in split.texts}
-    texts = [*dict.fromkeys(text for one in data for text in one.train.texts if text not in held_out)]
+    data = {name: load_dataset(dataset, cache) for name, dataset in config.datasets.items()}
+    held_out = {text for one in data.values() for split in (one.dev, one.test) for text in split.texts}
+    given = [one.train for one in data.values()]
+    for name, dataset in config.datasets.items():
+        if dataset.unlabelled is not None:
+            given.append(stored_unlabelled(dataset, data[name], cache).split)
+    texts = [*dict.fromkeys(text for split in given for text in split.texts if text not in held_out)]
     if running := config.running:
         files = text_files(running, cache).items()
         texts += ["\n".join(read_texts(path, running.files[name], running.encoding)) for name, path in files]

@@ -22,6 +22,7 @@ from kdbench.tasks import kind, traits
 
 _TEST_CUT, _DEV_CUT = 0, 1
 _LIMIT = {"train": 2, "dev": 3, "test": 4}
+_FLOOR = 10  # rows of each class that a dev set keeps when it follows a limited train [ours]
 _FAR = 1.5  # factor: a cut that is larger or smaller than the fraction by more is reported
 
 
@@ -33,6 +34,7 @@ class Split:
     texts: Sequence[str]  # n
     labels: NDArray[Any]  # in the form that kdbench.tasks lists; classes are indices into TextData.label_names
     pairs: Sequence[str] | None = None  # n second sentences; None: single sentences
+    labelled: NDArray[np.bool_] | None = None  # (n,) False: its label is a placeholder; None: all have labels
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -40,7 +42,8 @@ class Split:
     def take(self, rows: NDArray[np.int64]) -> "Split":
         """Return the rows at these positions, in this order."""
         pairs = None if self.pairs is None else [self.pairs[row] for row in rows]
-        return Split(self.ids[rows], [self.texts[row] for row in rows], self.labels[rows], pairs)
+        labelled = None if self.labelled is None else self.labelled[rows]
+        return Split(self.ids[rows], [self.texts[row] for row in rows], self.labels[rows], pairs, labelled)
 
     @property
     def inputs(self) -> list[tuple[str, ...]]:
@@ -111,8 +114,16 @@ def load_dataset(config: DatasetConfig, cache: Path) -> TextData:
         test_is = "dev"
         notes.append(f"test labels hidden or absent: test is the official dev split ({config.splits.test})")
     limits = {"train": config.max_train_samples, "dev": config.max_dev_samples, "test": config.max_test_samples}
+    whole = len(parts["train"])
     for part, limit in limits.items():
-        parts[part] = _limited(parts[part], limit, [config.split_seed, _LIMIT[part]])
+        limited = _stratified if config.stratified and part == "train" else _limited
+        parts[part] = limited(parts[part], limit, [config.split_seed, _LIMIT[part]])
+    if dev_follows(config) and len(parts["train"]) < whole:
+        before, size = len(parts["dev"]), round(len(parts["dev"]) * len(parts["train"]) / whole)
+        drawn = _stratified(parts["dev"], size, [config.split_seed, _LIMIT["dev"]], _FLOOR)
+        parts["dev"] = _limited(drawn, len(parts["train"]), [config.split_seed, _LIMIT["dev"]])
+        told = f"dev: {len(parts['dev'])} of its {before} rows, as train is limited: in proportion, {_FLOOR} a class"
+        notes.append(f"{told} at least; dataset.max_dev_samples sets another number")
     splits = {part: _contents(parts[part], shares.get(part)) for part in limits}
     _note_labels(parts["train"], notes)
     for part in ("test", "dev"):
@@ -246,6 +257,26 @@ def _classes_apart(whole: Split, part: Split, names: list[str]) -> str:
     found = sorted({*_one_class_a_row(whole.labels)} - {*_one_class_a_row(part.labels)})
     more = f" and {len(found) - 5} others" if len(found) > 5 else ""
     return ", ".join(repr(names[label]) for label in found[:5]) + more
+
+
+def dev_follows(config: DatasetConfig) -> bool:
+    """Return whether dev shrinks with a limited train: who has few labels has no large dev set."""
+    return config.splits.dev is None and config.max_dev_samples is None and config.max_train_samples is not None
+
+
+def _stratified(split: Split, limit: int | None, seed: list[int], floor: int = 1) -> Split:
+    """Return about `limit` random rows, with the classes' shares of the split, and at least `floor` of each class.
+
+    Rows without a single class are of one class. A smaller limit gives a subset of a larger one.
+    """
+    if limit is None or limit >= len(split):
+        return split
+    draw, classes = np.random.default_rng(seed), _one_class_a_row(split.labels)
+    kept = []
+    for label in np.unique(classes):
+        rows = np.flatnonzero(classes == label)
+        kept.append(draw.permutation(rows)[: max(floor, round(limit * len(rows) / len(split)))])
+    return split.take(np.sort(np.concatenate(kept)))
 
 
 def _limited(split: Split, limit: int | None, seed: list[int]) -> Split:

@@ -112,6 +112,23 @@ def _load_once(source: Source, config: DatasetConfig, cache: Path) -> Any:
     return datasets.load_from_disk(cached(final, fill))
 
 
+def hub_split(config: DatasetConfig, source: Source, cache: Path) -> Any:
+    """Return a split of a hub repository without labels; `source.version` is <revision>:<split>. Raises SourceError."""
+    revision, _, split = source.version.rpartition(":")
+    place = Source("hub", source.name, revision)
+    own = parse(config.source)
+    subset = config.subset if (own.kind, own.name) == ("hub", source.name) else None
+    found = _load_once(place, replace(config, source=f"hub:{source.name}@{revision}", subset=subset), cache)
+    key = f"dataset.unlabelled={config.unlabelled}"
+    if split not in found:
+        raise SourceError(Code.MISSING_COLUMN, f"{key}: {source.name} has the splits {', '.join(found)}.")
+    for column in (config.text, config.text_pair):
+        if column is not None and column not in found[split].column_names:
+            there = ", ".join(found[split].column_names)
+            raise SourceError(Code.MISSING_COLUMN, f"{key}: has no column {column}; it has {there}.")
+    return found[split]
+
+
 def _hub_table(table: Any, where: str, config: DatasetConfig) -> tuple[Table, list[str] | None]:
     """Return a split of a hub repository, and the names of the classes if the repository declares them."""
     import datasets

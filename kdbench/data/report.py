@@ -38,6 +38,14 @@ class SplitReport(TypedDict):
     repeated: int  # texts that also occur earlier in the split
 
 
+class UnlabelledReport(TypedDict):
+    source: str  # dataset.unlabelled
+    rows: int  # that are learned from
+    read: int  # of the source
+    dropped: dict[str, int]  # reason -> rows: blank, repeated, in_train, in_dev_or_test, near_dev_or_test
+    sha256: str  # of the texts
+
+
 class DataReport(TypedDict):
     name: str
     files: list[FileReport]
@@ -69,6 +77,7 @@ class ReadReport(DataReport):
     """`data` in results.json."""
 
     pieces: list[PiecesReport]  # for each tokenizer of the run
+    unlabelled: UnlabelledReport | None  # None: the run does not learn from texts without labels
 
 
 def file_report(split: str, reading: Reading, dropped: Sequence[Dropped]) -> FileReport:
@@ -135,6 +144,20 @@ def _labels(data: DataReport) -> str:
     more = (data["class_count"] or 0) - len(known)
     known += [f"and {more} more"] if more else []
     return f"{data['class_count']} classes (train/dev/test): {', '.join(known)}"
+
+
+def unlabelled_line(found: UnlabelledReport) -> str:
+    """Return the report of the texts without labels as a line of text."""
+    why = {
+        "blank": "blank",
+        "repeated": "repeated",
+        "in_train": "in train",
+        "in_dev_or_test": "in dev or test",
+        "near_dev_or_test": "nearly as one in dev or test",
+    }
+    dropped = ", ".join(f"{count} {why[reason]}" for reason, count in found["dropped"].items() if count)
+    told = f"; dropped: {dropped}" if dropped else ""
+    return f"unlabelled: {found['rows']} of the {found['read']} texts of {found['source']} are learned from{told}"
 
 
 def pieces_lines(pieces: Sequence[PiecesReport]) -> list[str]:

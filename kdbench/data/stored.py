@@ -75,12 +75,17 @@ def kept_split(config: DatasetConfig, cache: Path, split: str) -> Split | None:
         return _split(folder / f"{split}.arrow", config.task)
 
 
-def _folder(config: DatasetConfig, cache: Path) -> Path:
-    others = ("epochs", "max_length", "parts", "unpacked_bytes")  # of runs, and of how the content is fetched
+def dataset_key(config: DatasetConfig, cache: Path) -> str:
+    """Return a digest of all that decides the splits."""
+    # of runs, of how the content is fetched, and of another folder
+    others = ("epochs", "max_length", "parts", "unpacked_bytes", "unlabelled", "max_unlabelled_samples")
     chosen = {key: value for key, value in asdict(config).items() if key not in others}
-    content = {"schema": 3, "config": chosen, "content": dataset_identity(config, cache)}
-    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-    return cache / "splits" / key
+    content = {"schema": 4, "config": chosen, "content": dataset_identity(config, cache)}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _folder(config: DatasetConfig, cache: Path) -> Path:
+    return cache / "splits" / dataset_key(config, cache)
 
 
 def _write(folder: Path, data: TextData) -> None:

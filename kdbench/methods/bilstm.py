@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from kdbench.losses import cross_entropy, logit_mse
+from kdbench.losses import logit_mse
 from kdbench.models.students import logits
-from kdbench.options import MISSING, at_least, between, one_of, option
+from kdbench.objectives import hard_loss
+from kdbench.options import MISSING, SHARE, at_least, between, one_of, option
 from kdbench.stage import Batch, Stage, Terms
 
 if TYPE_CHECKING:
@@ -35,6 +36,12 @@ class Params:
     max_ngram: int = option(at_least(1))
     rounds: int = option(at_least(1))  # tries a text
     tagger: str = option(one_of("english", "clusters"))  # clusters of the teacher's word embeddings: any language
+    unlabelled_share: float | None = option(SHARE)  # of an epoch's texts; null: train and the raw texts once
+
+    @property
+    def reads_unlabelled(self) -> bool:
+        """Return whether the logits have a term."""
+        return self.alpha > 0
 
 
 def stages(run: "Run", p: Params) -> Iterator[Stage]:
@@ -44,6 +51,7 @@ def stages(run: "Run", p: Params) -> Iterator[Stage]:
     split = run.data.train
     if p.augment:
         split = augmented_words(run, p.tagger, p.mask, p.same_tag, p.ngram, p.max_ngram, p.rounds)
+    split = run.with_unlabelled(split)
 
     def objective(batch: Batch, step: int) -> Terms:
         z = logits(student, batch)
@@ -51,7 +59,7 @@ def stages(run: "Run", p: Params) -> Iterator[Stage]:
         if p.alpha > 0:
             losses["logits"] = p.alpha * logit_mse(z, batch["teacher_logits"], p.reduction)
         if p.alpha < 1:
-            losses["hard"] = (1 - p.alpha) * cross_entropy(z, batch["labels"])
+            losses["hard"] = (1 - p.alpha) * hard_loss(run.task, z, batch)
         return Terms(losses)
 
     data = run.batches("training", "logits", split=split)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 from kdbench.losses import IGNORED, cosine_distance, soft_kl
 from kdbench.models.students import base, last_hidden, logits, mlm_head, word_embeddings
 from kdbench.objectives import masked_lm, soft_and_hard, supervised
-from kdbench.options import MISSING, TEMPERATURE, at_least, between, one_of, option
+from kdbench.options import MISSING, SHARE, TEMPERATURE, at_least, between, one_of, option
 from kdbench.schema import ENCODERS, TASKS
 from kdbench.stage import Batch, Stage, Terms, Unit
 
@@ -42,6 +42,17 @@ class Params:
     temperature: float = option(TEMPERATURE)
     reduction: str = option(one_of("batchmean", "elementmean"))
     scale_by_temperature_squared: bool = MISSING
+    unlabelled_share: float | None = option(SHARE)  # of an epoch's texts; null: train and the raw texts once
+
+    @property
+    def reads_teacher(self) -> bool:
+        """Return whether the task has a soft term; before the task, the teacher is not fine-tuned."""
+        return self.alpha > 0
+
+    @property
+    def reads_unlabelled(self) -> bool:
+        """Return whether the task has a soft term."""
+        return self.alpha > 0
 
 
 def general(run: "Run", p: Params) -> Iterator[Stage]:
@@ -73,12 +84,14 @@ def general(run: "Run", p: Params) -> Iterator[Stage]:
 
 
 def stages(run: "Run", p: Params) -> Iterator[Stage]:
-    student, schedule = run.student, run.schedule("training")
+    student = run.student
     if p.alpha == 0:
-        yield Stage("training", student, supervised(student, run.task), run.batches("training"), schedule)
+        objective, data = supervised(student, run.task), run.batches("training")
+        yield Stage("training", student, objective, data, run.schedule("training"))
         return
 
-    def objective(batch: Batch, step: int) -> Terms:
+    def distillation(batch: Batch, step: int) -> Terms:
         return Terms(soft_and_hard(run.task, logits(student, batch), batch, p))
 
-    yield Stage("training", student, objective, run.batches("training", "logits"), schedule)
+    data = run.batches("training", "logits", split=run.with_unlabelled(run.data.train))
+    yield Stage("training", student, distillation, data, run.schedule("training", data))

@@ -17,7 +17,7 @@ from kdbench.losses import soft_kl
 from kdbench.methods._early_exit import break_even_share, curve
 from kdbench.models.fastbert import flops, full_flops
 from kdbench.objectives import hard_loss, supervised
-from kdbench.options import Rule, at_least, between, option
+from kdbench.options import SHARE, Rule, at_least, between, option
 from kdbench.stage import Batch, ParamGroup, Stage, Terms
 
 if TYPE_CHECKING:
@@ -37,6 +37,12 @@ class Params:
     speed: float = option(between(0, 1))
     speeds: list[float] = option(SHARES)  # of the curve
     timed_speeds: list[float] = option(SHARES)  # of these the time is measured too, by kdbench.inference.latency
+    unlabelled_share: float | None = option(SHARE)  # of an epoch's texts; null: train and the raw texts once
+
+    @property
+    def reads_unlabelled(self) -> bool:
+        """Return True: self-distillation needs no label."""
+        return True
 
     def conflicts(self, config: "RunConfig") -> Iterator[tuple[str, str]]:
         """Yield (key, problem) if there is no layer at which to exit early."""
@@ -64,11 +70,12 @@ def stages(run: "Run", p: Params) -> Iterator[Stage]:
         *branches, last = branch_logits(student, batch)
         losses = {"kl": _sum(soft_kl(z, last.detach(), 1.0, "batchmean", False) for z in branches)}
         if p.branch_ce > 0:
-            losses["ce"] = p.branch_ce * _sum(hard_loss(run.task, z, batch["labels"]) for z in branches)
+            losses["ce"] = p.branch_ce * _sum(hard_loss(run.task, z, batch) for z in branches)
         return Terms(losses)
 
-    params, schedule = [ParamGroup(branch) for branch in student.branches[:-1]], run.schedule("self_distillation")
-    data = run.batches("self_distillation")
+    params = [ParamGroup(branch) for branch in student.branches[:-1]]
+    data = run.batches("self_distillation", split=run.with_unlabelled(run.data.train))
+    schedule = run.schedule("self_distillation", data)
     yield Stage("self_distillation", student, self_distillation, data, schedule, params, predict={})
     report_curves(run, student, p)
 

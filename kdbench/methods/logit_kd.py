@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from kdbench.models.students import logits
 from kdbench.objectives import soft_and_hard
-from kdbench.options import MISSING, TEMPERATURE, between, one_of, option
+from kdbench.options import MISSING, SHARE, TEMPERATURE, between, one_of, option
 from kdbench.schema import ARCHITECTURES, TASKS
 from kdbench.stage import Batch, Stage, Terms
 
@@ -28,6 +28,12 @@ class Params:
     temperature: float = option(TEMPERATURE)
     reduction: str = option(one_of("batchmean", "elementmean"))
     scale_by_temperature_squared: bool = MISSING
+    unlabelled_share: float | None = option(SHARE)  # of an epoch's texts; null: train and the raw texts once
+
+    @property
+    def reads_unlabelled(self) -> bool:
+        """Return whether there is a soft term."""
+        return self.alpha > 0
 
 
 def stages(run: "Run", p: Params) -> Iterator[Stage]:
@@ -36,4 +42,5 @@ def stages(run: "Run", p: Params) -> Iterator[Stage]:
     def objective(batch: Batch, step: int) -> Terms:
         return Terms(soft_and_hard(run.task, logits(student, batch), batch, p))
 
-    yield Stage("training", student, objective, run.batches("training", "logits"), run.schedule("training"))
+    data = run.batches("training", "logits", split=run.with_unlabelled(run.data.train))
+    yield Stage("training", student, objective, data, run.schedule("training", data))

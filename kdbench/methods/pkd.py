@@ -19,7 +19,7 @@ from torch import Tensor
 from kdbench.losses import patience
 from kdbench.models.network import view
 from kdbench.objectives import soft_and_hard
-from kdbench.options import MISSING, TEMPERATURE, Rule, at_least, between, one_of, option
+from kdbench.options import MISSING, SHARE, TEMPERATURE, Rule, at_least, between, one_of, option
 from kdbench.schema import ENCODERS
 from kdbench.stage import Batch, Stage, Terms, Unit
 
@@ -51,6 +51,12 @@ class Params:
     patient_reduction: str = option(one_of("batchmean", "elementmean"))
     patient_tokens: str = option(one_of("cls", "all"))
     last_layer: bool = MISSING  # whether the student's last layer has a term too
+    unlabelled_share: float | None = option(SHARE)  # of an epoch's texts; null: train and the raw texts once
+
+    @property
+    def reads_unlabelled(self) -> bool:
+        """Return whether there is a term that needs no label."""
+        return self.alpha > 0 or self.beta > 0
 
     def conflicts(self, config: "RunConfig") -> Iterator[tuple[str, str]]:
         """Yield (key, problem) if the choice of layers does not fit teacher and student."""
@@ -118,4 +124,5 @@ def stages(run: "Run", p: Params) -> Iterator[Stage]:
             losses["patience"] = p.beta * patience(own, target, p.normalise, p.patient_reduction)
         return Terms(losses, over=over)
 
-    yield Stage("training", run.student, objective, run.batches("training", *outputs), run.schedule("training"))
+    data = run.batches("training", *outputs, split=run.with_unlabelled(run.data.train))
+    yield Stage("training", run.student, objective, data, run.schedule("training", data))

@@ -32,10 +32,11 @@ from kdbench.declared import PRUNED, architectures
 from kdbench.models.network import view
 from kdbench.models.pruned import kept_of, pruned
 from kdbench.models.students import flops, logits
-from kdbench.objectives import hard_loss, soft_and_hard
-from kdbench.options import MISSING, TEMPERATURE, Rule, at_least, between, one_of, option, or_none
+from kdbench.objectives import soft_and_hard
+from kdbench.options import MISSING, SHARE, TEMPERATURE, Rule, at_least, between, one_of, option, or_none
 from kdbench.schema import ENCODERS, TASKS
 from kdbench.stage import Batch, Stage, Terms
+from kdbench.tasks import kind
 
 if TYPE_CHECKING:
     from kdbench.runs.context import Run
@@ -74,6 +75,12 @@ class Params:
     temperature: float = option(TEMPERATURE)
     reduction: str = option(one_of("batchmean", "elementmean"))
     scale_by_temperature_squared: bool = MISSING
+    unlabelled_share: float | None = option(SHARE)  # of an epoch's texts; null: train and the raw texts once
+
+    @property
+    def reads_unlabelled(self) -> bool:
+        """Return whether recovery has a soft term."""
+        return self.alpha > 0
 
     def conflicts(self, config: "RunConfig") -> Iterator[tuple[str, str]]:
         """Yield (key, problem) if the student is not the teacher, or the target cannot be reached."""
@@ -119,7 +126,7 @@ def importance(student: Any, task: str, batches: Iterator[Batch]) -> Importance:
         z = logits(student, batch)
         for hook in hooks:
             hook.remove()
-        losses = [hard_loss(task, z[at : at + 1], batch["labels"][at : at + 1]) for at in range(size)]
+        losses = [kind(task).hard_loss(z[at : at + 1], batch["labels"][at : at + 1]) for at in range(size)]
         for total, gradient in zip(sums, torch.autograd.grad(losses, gates), strict=True):
             total += gradient.abs().double().sum(0).cpu()
     found = [total / texts for total in sums]
@@ -154,20 +161,20 @@ def remaining(found: Importance, head: int, unit: int, excess: int) -> tuple[lis
     """
     kinds = ((found.heads, head), (found.units, unit))
     order = sorted(
-        (score / cost, kind, layer, at)
-        for kind, (scores, cost) in enumerate(kinds)
+        (score / cost, which, layer, at)
+        for which, (scores, cost) in enumerate(kinds)
         for layer, own in enumerate(scores)
         for at, score in enumerate(own.tolist())
     )
     left = [[set(range(len(own))) for own in scores] for scores, _ in kinds]
     too_large = []
-    for _, kind, layer, at in order:
-        cost = kinds[kind][1]
-        if excess > 0 and len(left[kind][layer]) > 1:
-            if kind == 0 and cost > excess:
+    for _, which, layer, at in order:
+        cost = kinds[which][1]
+        if excess > 0 and len(left[which][layer]) > 1:
+            if which == 0 and cost > excess:
                 too_large.append((layer, at))
                 continue
-            left[kind][layer].remove(at)
+            left[which][layer].remove(at)
             excess -= cost
     for layer, at in too_large:  # no unit is left to remove instead
         if excess > 0 and len(left[0][layer]) > 1:
@@ -185,8 +192,9 @@ def stages(run: "Run", p: Params) -> Iterator[Stage]:
     head, unit, rest = costs(p.measure, teacher.hidden, teacher.heads, teacher.ffn, length)
     full = teacher.layers * (teacher.heads * head + teacher.ffn * unit + rest)
     rounds = [_figures(run, student) | {"dev": _dev(run, student)}]
-    data = run.batches("recovery", *(["logits"] if p.alpha > 0 else []))
-    schedule = run.schedule("recovery", share=p.rounds)
+    outputs, split = (["logits"], run.with_unlabelled(run.data.train)) if p.alpha > 0 else ([], run.data.train)
+    data = run.batches("recovery", *outputs, split=split)
+    schedule = run.schedule("recovery", data, share=p.rounds)
     for number in range(1, p.rounds + 1):
         texts = run.sample(run.data.train, p.texts, run.stage("recovery").batch_size, "importance")
         found = importance(student.requires_grad_(False), run.task, texts)

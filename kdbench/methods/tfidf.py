@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from kdbench.data.datasets import Split
     from kdbench.runs.context import Run
+    from kdbench.schema import RunConfig
 
 NAMES = {"word": "words", "char": "characters"}
 
@@ -42,6 +43,22 @@ class Params:
     most_characters: int = option(at_least(1))
     sublinear_tf: bool = MISSING
     c: float = option(above(0))
+    pseudo_labels: bool = MISSING  # whether it learns the teacher's answers to dataset.unlabelled, too
+
+    @property
+    def reads_teacher(self) -> bool:
+        """Return whether it learns the teacher's answers."""
+        return self.pseudo_labels
+
+    @property
+    def reads_unlabelled(self) -> bool:
+        """Return whether it learns the teacher's answers."""
+        return self.pseudo_labels
+
+    def conflicts(self, config: "RunConfig") -> Iterator[tuple[str, str]]:
+        """Yield (key, problem) if the teacher has nothing to label."""
+        if self.pseudo_labels and config.dataset.unlabelled is None:
+            yield "dataset.unlabelled", "must name the texts that the teacher labels, such as rest, or a file"
 
 
 @dataclass(frozen=True)
@@ -66,16 +83,18 @@ UNSPACED = 0.1  # more of train's characters in scripts without spaces: a new te
 
 def stages(run: "Run", p: Params) -> Iterator[Stage]:
     from kdbench.runs.context import Predictions
+    from kdbench.runs.pseudo_labels import pseudo_labelled  # transformers: not for a method's keys
 
     data = run.data
+    whole = pseudo_labelled(run) if p.pseudo_labels else data.train
     started = time.perf_counter()
-    tokenizer = tfidf.tokenizer_of(data.train.inputs, "word")
-    tried = list(fitted(run, p, data.train, tokenizer, "word", p.max_ngrams))
+    tokenizer = tfidf.tokenizer_of(whole.inputs, "word")
+    tried = list(fitted(run, p, whole, tokenizer, "word", p.max_ngrams))
     unknown = tfidf.unknown_share(tfidf.encode(tokenizer, data.dev.inputs))
     run.report("unknown_words", unknown)
-    unspaced = tfidf.unspaced_share(data.train.inputs) > UNSPACED
+    unspaced = tfidf.unspaced_share(whole.inputs) > UNSPACED
     if p.max_char_ngrams and (unspaced or unknown > p.unknown_words):
-        train = drawn(data.train, p.most_characters, run.seed("characters"))
+        train = drawn(whole, p.most_characters, run.seed("characters"))
         characters = fitted(run, p, train, tfidf.tokenizer_of(train.inputs, "char"), "char", p.max_char_ngrams)
         tried = [*characters, *tried] if unspaced else [*tried, *characters]  # of equal scores on dev the first is kept
     best = max(tried, key=lambda one: one.dev)

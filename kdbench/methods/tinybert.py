@@ -21,7 +21,7 @@ from kdbench.models.network import view
 from kdbench.models.relu_bert import use_relu_head
 from kdbench.models.students import base, logits
 from kdbench.objectives import supervised
-from kdbench.options import MISSING, TEMPERATURE, at_least, between, one_of, option, or_none
+from kdbench.options import MISSING, SHARE, TEMPERATURE, at_least, between, one_of, option, or_none
 from kdbench.schema import ENCODERS, TASKS
 from kdbench.stage import Batch, Objective, Stage, Terms, Unit
 from kdbench.tasks import kind, traits
@@ -57,6 +57,12 @@ class Params:
     replace: float = option(between(0, 1))  # chance that a word is replaced
     candidates: int = option(at_least(1))
     max_words: int | None = option(or_none(at_least(1)))  # words of a text that may be replaced; null: all
+    unlabelled_share: float | None = option(SHARE)  # of an epoch's texts; null: train and the raw texts once
+
+    @property
+    def reads_unlabelled(self) -> bool:
+        """Return whether a stage of the task learns from the teacher."""
+        return self.prediction or self.intermediate
 
     def conflicts(self, config: "RunConfig") -> Iterator[tuple[str, str]]:
         """Yield (key, problem) if heads, head, augmentation or task do not fit, or if no stage is left."""
@@ -144,11 +150,12 @@ def stages(run: "Run", p: Params) -> Iterator[Stage]:
     if p.relu_head:
         use_relu_head(student)
     split = augmented_tokens(run, p.copies, p.replace, p.candidates, p.max_words) if p.augment else run.data.train
+    taught = run.with_unlabelled(split)
     if p.intermediate and (p.embedding or p.hidden or p.attention):
         projection = Projection(run.config.student.hidden, run.config.teacher.hidden, p.projection == "separate")
         if (state := run.general_extra("00_general")) is not None:
             projection.load_state_dict(state)
-        data = run.batches("intermediate", split=split)
+        data = run.batches("intermediate", split=taught)
         schedule, objective = (
             run.schedule("intermediate", data),
             transformer_layers(base(student), base(teacher), projection, p),
@@ -158,8 +165,10 @@ def stages(run: "Run", p: Params) -> Iterator[Stage]:
     def prediction(batch: Batch, step: int) -> Terms:
         return Terms({"prediction": prediction_loss(run.task, logits(student, batch), batch, p)})
 
-    objective, outputs = (prediction, ["logits"]) if p.prediction else (supervised(student, run.task), [])
-    data = run.batches("prediction", *outputs, split=split)
+    if p.prediction:
+        objective, data = prediction, run.batches("prediction", "logits", split=taught)
+    else:
+        objective, data = supervised(student, run.task), run.batches("prediction", split=split)
     yield Stage("prediction", student, objective, data, run.schedule("prediction", data))
 
 

@@ -23,7 +23,7 @@ from kdbench.runs.context import Run
 from kdbench.runs.identity import run_id
 from kdbench.runs.look import show_rows, tell
 from kdbench.runs.record import About, write_start
-from kdbench.runs.related import found_teacher_run, teacher_run
+from kdbench.runs.related import found_teacher_run, teacher_run, uses_unlabelled
 from kdbench.runs.texts import RunData
 from kdbench.runs.trackers import Tracking, tracked
 from kdbench.schema import RunConfig, TrackConfig, method_module
@@ -71,8 +71,12 @@ def _execute(config: RunConfig, about: About) -> dict[str, Any]:
     processes = accelerator(hardware)
     if processes.is_main_process:
         show_log()
-    if config.inspect or (config.dry_run and config.phase == "task"):
-        found = RunData(config, hardware, processes)  # all of it: a dry run trains on little
+    found = RunData(config, hardware, processes)
+    if uses_unlabelled(config):
+        _ = found.unlabelled  # its faults are found before anything is written
+    elif config.dataset.unlabelled is not None and config.phase == "task" and config.corpus is None:
+        log.info("dataset.unlabelled: method=%s learns from labels alone, and does not read it", config.method.name)
+    if config.inspect or (config.dry_run and config.phase == "task"):  # all of it: a dry run trains on little
         if processes.is_main_process:
             tell(found.read)
         if config.inspect:
@@ -96,7 +100,7 @@ def _small(config: RunConfig, outputs: str) -> RunConfig:
     stages = config.method.stages
     rows = max(stage.batch_size for stage in (config.schedule, config.teacher.schedule, *stages.values()))
     splits = ("train", "dev", "test") if stages else ("dev", "test")  # TF-IDF needs its classes, and is quick
-    given = {key: getattr(config.dataset, key) for key in (f"max_{split}_samples" for split in splits)}
+    given = {key: getattr(config.dataset, key) for key in (f"max_{split}_samples" for split in (*splits, "unlabelled"))}
     limits = {key: min(limit or rows, rows) for key, limit in given.items()}
     return replace(config, dataset=replace(config.dataset, **limits), outputs=outputs, track=TrackConfig())
 

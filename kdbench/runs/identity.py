@@ -4,9 +4,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from kdbench.runs.related import general_run, teacher_run, uses_general, uses_teacher
+from kdbench.data.datasets import dev_follows
+from kdbench.runs.related import general_run, teacher_run, uses_general, uses_teacher, uses_unlabelled
 from kdbench.schema import CorpusConfig, DatasetConfig, RunConfig
-from kdbench.sources.sources import dataset_identity, model_identity, text_identity
+from kdbench.sources.sources import dataset_identity, model_identity, text_identity, unlabelled_identity
 from kdbench.storage.results import read_result
 from kdbench.tasks import chosen_metric
 from kdbench.training.hardware import Hardware
@@ -15,7 +16,10 @@ from kdbench.validation.own_method import sources
 
 SCHEMA = 1  # raised when the same keys come to mean another computation
 # Of a data set: its identity, the schedule or the run has them.
-_NOT_CONTENT = ("name", "source", "sha256", "parts", "unpacked_bytes", "epochs", "metric")
+_NOT_CONTENT = (
+    *("name", "source", "sha256", "parts", "unpacked_bytes", "epochs", "metric"),
+    *("unlabelled", "max_unlabelled_samples"),  # of the methods that read them
+)
 
 
 def data_identity(config: RunConfig) -> dict[str, Any]:
@@ -26,12 +30,18 @@ def data_identity(config: RunConfig) -> dict[str, Any]:
 def _dataset(dataset: DatasetConfig, cache: Path) -> dict[str, Any]:
     choices = {key: value for key, value in asdict(dataset).items() if key not in _NOT_CONTENT}
     del choices["max_length"]
-    return choices | {"content": dataset_identity(dataset, cache)}
+    if not choices["stratified"]:
+        del choices["stratified"]
+    follows = {"dev": "follows train"} if dev_follows(dataset) else {}
+    return choices | follows | {"content": dataset_identity(dataset, cache)}
 
 
 def corpus_identity(corpus: CorpusConfig, cache: Path) -> dict[str, Any]:
     """Return what decides the texts of a corpus, their pieces, and the teacher's masked-LM head trained on them."""
-    content = [_dataset(dataset, cache) for dataset in corpus.datasets.values()]
+    content = [
+        _dataset(one, cache) | ({"unlabelled": unlabelled_identity(one, cache)} if one.unlabelled else {})
+        for one in corpus.datasets.values()
+    ]
     running = None
     if corpus.running is not None:
         running = {"files": corpus.running.files, "content": text_identity(corpus.running, cache)}
@@ -50,6 +60,8 @@ def _stage(given: dict[str, Any]) -> dict[str, Any]:
 def _method(config: RunConfig) -> dict[str, Any]:
     """Return the method's keys that this phase uses."""
     method = asdict(config.method)
+    if not uses_unlabelled(config):
+        method.pop("unlabelled_share", None)
     own_source = {"source": sources(method.pop("module"))} if config.method.module else {}
     before = config.method.general_stages
     if config.phase == "general":
@@ -70,8 +82,12 @@ def identity(config: RunConfig, hardware: Hardware) -> dict[str, Any]:
         metric = chosen_metric(config.dataset.task, config.dataset.metric)
         if metric != chosen_metric(config.dataset.task, None):
             what["metric"] = metric
+        if uses_unlabelled(config):
+            what["unlabelled"] = unlabelled_identity(config.dataset, cache)
     elif config.corpus is not None:
         what["corpus"] = corpus_identity(config.corpus, cache)
+    if uses_teacher(config):
+        what["teacher"] = _teacher(config, hardware)
     if "encoder" not in config.method.needs:
         return what
     student = {
@@ -88,8 +104,6 @@ def identity(config: RunConfig, hardware: Hardware) -> dict[str, Any]:
     }
     if config.phase == "task":
         what["max_length"] = config.dataset.max_length
-    if uses_teacher(config):
-        what["teacher"] = _teacher(config, hardware)
     if uses_general(config):
         what["general"] = run_id(general_run(config), hardware)
     return what

@@ -19,7 +19,7 @@ from kdbench.models import students
 from kdbench.models.network import view
 from kdbench.runs.identity import data_id, run_id
 from kdbench.runs.look import label_of
-from kdbench.runs.related import baseline, row_to_beat, total_baseline
+from kdbench.runs.related import baseline, row_to_beat, total_baseline, uses_teacher
 from kdbench.schema import GROUPS, RunConfig
 from kdbench.storage.files import filling, write_bytes, write_json, write_text
 from kdbench.storage.predictions import predictions_file
@@ -206,7 +206,7 @@ def _identity(run: "Run", about: About) -> dict[str, Any]:
         "dataset": config.dataset.name,
         "task": run.task,
         "metric": run.metric,
-        "teacher": config.teacher.name if network else None,
+        "teacher": config.teacher.name if network or uses_teacher(config) else None,
         "student": config.student.name if network else None,
         "method": name,
         "choices": {group: about.choices.get(group) for group in GROUPS},

@@ -5,6 +5,7 @@ from typing import Any
 
 from kdbench.declared import architecture_traits
 from kdbench.schema import (
+    DatasetConfig,
     ExportConfig,
     InitConfig,
     RunConfig,
@@ -19,12 +20,22 @@ from kdbench.schema import (
 def uses_teacher(config: RunConfig) -> bool:
     """Return whether the run needs the teacher fine-tuned on the task."""
     init = config.method.init
-    return "teacher" in config.method.needs or (init is not None and init.weights == "finetuned")
+    return config.method.reads_teacher or (init is not None and init.weights == "finetuned")
+
+
+def uses_unlabelled(config: RunConfig) -> bool:
+    """Return whether the task's stages learn from texts without labels."""
+    return config.phase == "task" and config.dataset.unlabelled is not None and config.method.reads_unlabelled
 
 
 def uses_general(config: RunConfig) -> bool:
     """Return whether the student comes from stages before the task."""
     return config.phase == "task" and bool(config.method.general)
+
+
+def labelled_alone(config: RunConfig) -> DatasetConfig:
+    """Return the data set without the texts that have no labels."""
+    return dataclasses.replace(config.dataset, unlabelled=None, max_unlabelled_samples=None)
 
 
 def finetune(config: RunConfig, student: StudentConfig, schedule: ScheduleConfig, seed: int) -> RunConfig:
@@ -46,6 +57,7 @@ def finetune(config: RunConfig, student: StudentConfig, schedule: ScheduleConfig
         method=method,
         student=student,
         schedule=schedule,
+        dataset=labelled_alone(config),
         seed=seed,
         corpus=None,
         phase="task",
@@ -113,7 +125,14 @@ def row_to_beat(config: RunConfig) -> RunConfig | None:
     if config.dataset.task not in made.tasks:
         return None
     return dataclasses.replace(
-        config, method=made(name="tfidf"), seed=0, corpus=None, phase="task", export=ExportConfig(), tag=None
+        config,
+        method=made(name="tfidf", pseudo_labels=False),
+        dataset=labelled_alone(config),
+        seed=0,
+        corpus=None,
+        phase="task",
+        export=ExportConfig(),
+        tag=None,
     )
 
 

@@ -14,12 +14,13 @@ from kdbench.data.datasets import Split, TextData
 from kdbench.data.report import PiecesReport, ReadReport
 from kdbench.data.stored import stored_dataset
 from kdbench.data.tokenize import load_tokenizer, pad_id, tokenize
+from kdbench.data.unlabelled import Unlabelled, stored_unlabelled, with_unlabelled
 from kdbench.data.vocabulary import word_tokenizer
 from kdbench.declared import architecture_traits
 from kdbench.errors import Code, UserError
 from kdbench.options import choose_layers
 from kdbench.runs.identity import corpus_identity
-from kdbench.runs.related import uses_teacher
+from kdbench.runs.related import uses_teacher, uses_unlabelled
 from kdbench.schema import RunConfig, ScheduleConfig, StudentConfig
 from kdbench.sources.sources import resolve_model
 from kdbench.storage.files import read_json
@@ -51,6 +52,17 @@ class RunData:
         return stored_dataset(self.config.dataset, self.cache)
 
     @cached_property
+    def unlabelled(self) -> Unlabelled | None:
+        """The texts without labels that the run learns from, or None."""
+        if not uses_unlabelled(self.config):
+            return None
+        return stored_unlabelled(self.config.dataset, self.data, self.cache)
+
+    def with_unlabelled(self, split: Split) -> Split:
+        """Return a split, followed by the texts without labels if the run learns from them."""
+        return split if self.unlabelled is None else with_unlabelled(split, self.unlabelled.split)
+
+    @cached_property
     def read(self) -> ReadReport:
         """How the data were read, and how each tokenizer of the run splits the texts."""
         pieces: list[PiecesReport] = []
@@ -60,7 +72,7 @@ class RunData:
             pieces.append(self._pieces(name, self.tokenizer_folder, not own_words))
             if uses_teacher(self.config) and self.encoder_folder != self.tokenizer_folder:
                 pieces.append(self._pieces(self.config.teacher.name, self.encoder_folder, True))
-        return {**self.data.report, "pieces": pieces}
+        return {**self.data.report, "pieces": pieces, "unlabelled": self.unlabelled and self.unlabelled.report}
 
     def _pieces(self, name: str, folder: Path, pretrained: bool) -> PiecesReport:
         length, counts = self.config.dataset.max_length, {}
@@ -86,7 +98,7 @@ class RunData:
         """Return a split as the student's tokenizer reads it, or as another one does."""
         folder = tokenizer_folder or self.tokenizer_folder
         tokens = tokenize(split, folder, self.config.dataset.max_length, self.cache)
-        return Examples(tokens, split.ids, split.labels, pad_id(folder))
+        return Examples(tokens, split.ids, split.labels, pad_id(folder), labelled=split.labelled)
 
     def corpus_batches(self, stage: str) -> TrainBatches:
         assert self.config.corpus is not None  # crosscheck
@@ -115,7 +127,8 @@ class RunData:
 
     def _in_batches(self, examples: Examples, stage: str) -> TrainBatches:
         schedule = self.stage(stage)
-        return TrainBatches(examples, schedule.batch_size * schedule.accumulation, self.seed("order", stage))
+        share = None if examples.labelled is None else self.config.method.unlabelled_share
+        return TrainBatches(examples, schedule.batch_size * schedule.accumulation, self.seed("order", stage), share)
 
     def seed(self, *names: object) -> int:
         """Derive a seed for a method's own draws from the run's seed and `names`; equal on all processes."""

@@ -19,6 +19,9 @@ from kdbench.sources.joined import fetch_joined
 from kdbench.sources.model_folder import MODEL_FILES, model_files, shape_names, shape_of, verify
 from kdbench.storage.files import sha256_of
 
+REST = "rest"  # dataset.unlabelled: what max_train_samples leaves of train
+UNLABELLED_FORMS = f"{REST}, a file, a folder of files, or hub:<org>/<name>[@revision]:<split>"
+
 
 def check_source(config: Sourced, group: str) -> Source:
     """Read the source of the config at `group`. Raises SettingError where it cannot be used. Needs no network."""
@@ -182,6 +185,60 @@ def dataset_identity(dataset: DatasetConfig, cache: Path) -> dict[str, str]:
     names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
     names = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]  # .git, .cache
     return {"sha256": _digest([root / name for name in names], names)}
+
+
+def check_unlabelled(dataset: DatasetConfig) -> Source | None:
+    """Read `dataset.unlabelled`; None: the rest of train. Raises SettingError where it cannot be used.
+
+    `version` of a hub's source is <revision>:<split>.
+    """
+    key, given = "dataset.unlabelled", str(dataset.unlabelled)
+    if given == REST:
+        if dataset.max_train_samples is None:
+            problem = "is what dataset.max_train_samples leaves of train: set it, or name a file"
+            raise SettingError(Code.CONFLICTING_VALUES, key, given, problem)
+        return None
+    place, _, split = given.rpartition(":")
+    try:
+        parsed = parse(place if given.startswith("hub:") and place != "hub" else given)
+    except SourceError:
+        parsed = Source("pypi", given)
+    if parsed.kind in ("pypi", "joined"):
+        raise SettingError(Code.INVALID_SOURCE, key, given, f"must be {UNLABELLED_FORMS}")
+    if parsed.kind == "hub":
+        if place == "hub":
+            raise SettingError(Code.INVALID_SOURCE, key, given, "must end in :<split>, such as :train")
+        return Source("hub", parsed.name, f"{parsed.version}:{split}")
+    if not Path(parsed.name).exists():
+        problem = f"no such file or folder (looked for {Path(parsed.name).absolute()}); legal: {UNLABELLED_FORMS}"
+        raise SettingError(Code.MISSING_FILE, key, given, problem)
+    unlabelled_files(dataset)
+    return parsed
+
+
+def unlabelled_files(dataset: DatasetConfig) -> list[Path]:
+    """The files that `dataset.unlabelled` names: itself, or all in the folder. Raises SettingError where none is."""
+    path = Path(str(dataset.unlabelled)).expanduser()
+    found = [path] if path.is_file() else sorted(path.rglob("*"))
+    files = [one for one in found if one.is_file() and is_file_name(one.name) and not one.name.startswith(".")]
+    if not files:
+        raise SettingError(
+            Code.INVALID_SOURCE, "dataset.unlabelled", str(dataset.unlabelled), f"has no file that is {FORMATS}"
+        )
+    return files
+
+
+def unlabelled_identity(dataset: DatasetConfig, cache: Path) -> dict[str, object]:
+    """What of the texts without labels enters a run's id, beside the data set. Raises SourceError."""
+    source, most = check_unlabelled(dataset), dataset.max_unlabelled_samples
+    if source is None:
+        return {"source": REST, "most": most}
+    if source.kind == "hub":
+        revision, _, split = source.version.rpartition(":")
+        commit = hub_commit(Source("hub", source.name, revision), "dataset", cache)
+        return {"source": f"hub:{source.name}@{commit}:{split}", "most": most}
+    files = unlabelled_files(dataset)
+    return {"sha256": _digest(files, [ending(path.name) for path in files]), "most": most}
 
 
 def text_identity(text: RunningText, cache: Path) -> dict[str, str]:

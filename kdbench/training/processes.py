@@ -55,14 +55,14 @@ def _counts(batch: Batch) -> dict[Unit, int]:
     lengths = batch["attention_mask"].sum(-1)
     masked = int((batch["mlm_labels"] != IGNORED).sum()) if "mlm_labels" in batch else 0
     return {
-        "examples": int(_parts(batch["labels"]).sum()),
+        "examples": int(parts(batch["labels"]).sum()),
         "tokens": int(lengths.sum()),
         "pairs": int((lengths**2).sum()),
         "masked": masked,
     }
 
 
-def _parts(labels: Tensor) -> Tensor:
+def parts(labels: Tensor) -> Tensor:
     """Return (B,) the number of values that each example adds to the mean of the loss: one, or its words."""
     tagged = labels.dim() == 2 and labels.dtype == torch.int64  # several labels are int8
     return (labels != IGNORED).sum(1) if tagged else torch.ones(len(labels), dtype=torch.int64)

@@ -49,13 +49,20 @@ def cross_faults(config: RunConfig) -> list[Fault]:
                 Code.MISSING_VALUE, "method.stages", "{}", "must name the schedule of each stage, such as {training:{}}"
             )
         )
-    elif "encoder" in config.method.needs:
+    elif "encoder" not in config.method.needs:
+        found += method_faults(config)
+    else:
         found += [*kind_faults(config), *corpus_faults(config)]
         found += [] if found else [*shape_faults(config), *width_faults(config), *layer_faults(config)]
-        for key, problem in () if found else config.method.conflicts(config):
-            value = reduce(getattr, key.split("."), config)
-            found.append(Fault(Code.CONFLICTING_VALUES, key, shown(value), problem))
+        found += [] if found else method_faults(config)
     return found
+
+
+def method_faults(config: RunConfig) -> Iterator[Fault]:
+    """Yield what the method itself finds."""
+    for key, problem in config.method.conflicts(config):
+        value = reduce(getattr, key.split("."), config)
+        yield Fault(Code.CONFLICTING_VALUES, key, shown(value), problem)
 
 
 def task_faults(config: RunConfig) -> Iterator[Fault]:
@@ -222,11 +229,15 @@ def layer_faults(config: RunConfig) -> Iterator[Fault]:
 
 def source_faults(config: RunConfig) -> Iterator[Fault]:
     """Yield sources that cannot be read, as far as that is known without a download."""
+    from kdbench.sources.sources import check_unlabelled  # here: --help must be quick
+
     encoders = {"teacher": config.teacher, "student.encoder": config.student.encoder}
-    for group, part in encoders.items() if "encoder" in config.method.needs else ():
+    for group, part in encoders.items() if "encoder" in config.method.needs or config.method.reads_teacher else ():
         if part is not None and (error := model_error(part, group)):
             yield Fault(error.code, error.key, shown(error.value), error.problem)
     try:
+        if config.dataset.unlabelled is not None:
+            check_unlabelled(config.dataset)
         yield from table_faults(config.dataset)
     except SettingError as error:
         yield Fault(error.code, error.key, shown(error.value), error.problem.replace("\n", " "))

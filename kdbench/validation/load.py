@@ -20,6 +20,7 @@ from kdbench.schema import DatasetConfig, RunConfig, method_schema
 from kdbench.storage.files import private
 from kdbench.storage.results import RESULTS, verify_file
 
+TASK = "${dataset}"  # among the data sets of a corpus: that of the run
 _PATHS = ("source", "path", "outputs", "cache_dir")  # keys, in any group, that name a file or folder
 
 
@@ -50,9 +51,26 @@ def filled(values: dict[str, Any]) -> dict[str, Any]:
     _fill_teacher(values["teacher"], "teacher")
     if isinstance(values["student"].get("encoder"), dict):
         _fill_teacher(values["student"]["encoder"], "student.encoder")
+    with_task(values)
     for stage in values["method"].get("stages", {}).values():
         stage.update({key: f"${{schedule.{key}}}" for key in values["schedule"] if key not in stage})
     return values
+
+
+def with_task(values: dict[str, Any]) -> None:
+    """Put the run's data set into a corpus in place of TASK, as references to its keys."""
+    corpus = values.get("corpus")
+    datasets = corpus.get("datasets") if isinstance(corpus, dict) else None
+    for name, one in datasets.items() if isinstance(datasets, dict) else ():
+        if one == TASK:
+            datasets[name] = _references(values["dataset"], "dataset")
+
+
+def _references(values: dict[str, Any], at: str) -> dict[str, Any]:
+    return {
+        key: _references(value, f"{at}.{key}") if isinstance(value, dict) else f"${{{at}.{key}}}"
+        for key, value in values.items()
+    }
 
 
 def _expand(values: dict[str, Any]) -> None:

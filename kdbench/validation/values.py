@@ -22,7 +22,7 @@ from kdbench.errors import Code, Fault, nearest, shown
 from kdbench.options import MISSING, Rule
 from kdbench.validation.fit import cross_faults
 from kdbench.validation.keys import Keys, Leaf, method_names, run_keys
-from kdbench.validation.load import NoTeacher, filled, typed
+from kdbench.validation.load import NoTeacher, filled, typed, with_task
 from kdbench.validation.own_method import own_method_fault
 
 __all__ = ["cross_faults", "faults"]
@@ -55,6 +55,7 @@ def faults(cfg: DictConfig, stages: Iterable[str] | None = None) -> list[Fault]:
     values: dict[str, Any] = OmegaConf.to_container(cfg, resolve=False)  # type: ignore[assignment]
     if fault := method_fault(values):
         return [fault]
+    with_task(values)
     keys = keys_of(values, stages)
     known, found = sort_out(keys, values)
     try:

@@ -1,0 +1,47 @@
+"""Pseudo-labels (Lee 2013): the student learns the teacher's answers to texts without labels as if they were labels.
+
+It is the control for distillation on such texts: the same teacher, the same texts, the hard answers alone.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from kdbench.objectives import supervised
+from kdbench.options import between, option
+from kdbench.schema import ARCHITECTURES, DEFAULT_TASK, TASKS
+from kdbench.stage import Stage
+
+if TYPE_CHECKING:
+    from kdbench.runs.context import Run
+    from kdbench.schema import RunConfig
+
+
+@dataclass
+class Params:
+    needs: ClassVar[frozenset[str]] = frozenset({"encoder", "teacher"})
+    students: ClassVar[frozenset[str]] = frozenset(ARCHITECTURES)
+    own_encoder: ClassVar[bool] = True
+    tasks: ClassVar[frozenset[str]] = frozenset(TASKS)
+    reads_unlabelled: ClassVar[bool] = True
+
+    threshold: float = option(between(0, 1))
+    kept_share: float = option(between(0.01, 1))
+
+    def conflicts(self, config: "RunConfig") -> Iterator[tuple[str, str]]:
+        """Yield (key, problem) if there is nothing to label, or no probability of one class to choose by."""
+        if config.dataset.unlabelled is None:
+            yield "dataset.unlabelled", "must name the texts that the teacher labels, such as rest, or a file"
+        if config.dataset.task != DEFAULT_TASK:
+            for key, all_of_it in (("threshold", 0), ("kept_share", 1)):
+                if getattr(self, key) != all_of_it:
+                    problem = f"must be {all_of_it} for dataset.task={config.dataset.task}: it has no one answer a text"
+                    yield f"method.{key}", problem
+
+
+def stages(run: "Run", p: Params) -> Iterator[Stage]:
+    from kdbench.runs.pseudo_labels import pseudo_labelled  # transformers: not for a method's keys
+
+    student = run.student
+    data = run.batches("training", split=pseudo_labelled(run, p.threshold, p.kept_share))
+    yield Stage("training", student, supervised(student, run.task), data, run.schedule("training", data))
