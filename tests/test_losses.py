@@ -131,17 +131,17 @@ def test_hard_and_soft_losses_of_each_task():
     z, t = torch.randn(2, 2, 3, 4, generator=generator)  # (B, T, C)
     labels = torch.tensor([[IGNORED, 2, IGNORED], [0, 1, 3]])
     seen, said = z[labels != IGNORED], labels[labels != IGNORED]
-    words = objectives.hard_loss("token_classification", z, labels)
+    words = objectives.hard_loss("token_classification", z, {"labels": labels})  # type: ignore[typeddict-item]
     assert torch.allclose(words, torch.nn.functional.cross_entropy(seen, said))
     batch: Any = {"labels": labels, "teacher_logits": t}
     p = SimpleNamespace(alpha=0.5, temperature=2.0, reduction="batchmean", scale_by_temperature_squared=True)
     soft = objectives.soft_loss("token_classification", z, batch, p)
     assert torch.allclose(soft, losses.soft_kl(seen, t[labels != IGNORED], 2.0, "batchmean", True))
     several = (torch.rand(3, 4, generator=generator) < 0.5).to(torch.int8)
-    bce = objectives.hard_loss("multi_label", z[0], several)
+    bce = objectives.hard_loss("multi_label", z[0], {"labels": several})  # type: ignore[typeddict-item]
     shares = torch.where(several == 1, z[0].sigmoid(), 1 - z[0].sigmoid())
     assert torch.allclose(bce, -shares.log().mean())
-    number = objectives.hard_loss("regression", z[0, :, :1], torch.tensor([1.0, 2.0, 3.0]))
+    number = objectives.hard_loss("regression", z[0, :, :1], {"labels": torch.tensor([1.0, 2.0, 3.0])})  # type: ignore[typeddict-item]
     assert torch.allclose(number, ((z[0, :, 0] - torch.tensor([1.0, 2.0, 3.0])) ** 2).mean())
     batch = {"labels": labels, "teacher_logits": t[0, :, :1]}
     assert torch.allclose(

@@ -119,10 +119,10 @@ def load_dataset(config: DatasetConfig, cache: Path) -> TextData:
         limited = _stratified if config.stratified and part == "train" else _limited
         parts[part] = limited(parts[part], limit, [config.split_seed, _LIMIT[part]])
     if dev_follows(config) and len(parts["train"]) < whole:
-        before, size = len(parts["dev"]), round(len(parts["dev"]) * len(parts["train"]) / whole)
+        of_dev, size = len(parts["dev"]), round(len(parts["dev"]) * len(parts["train"]) / whole)
         drawn = _stratified(parts["dev"], size, [config.split_seed, _LIMIT["dev"]], _FLOOR)
         parts["dev"] = _limited(drawn, len(parts["train"]), [config.split_seed, _LIMIT["dev"]])
-        told = f"dev: {len(parts['dev'])} of its {before} rows, as train is limited: in proportion, {_FLOOR} a class"
+        told = f"dev: {len(parts['dev'])} of its {of_dev} rows, as train is limited: in proportion, {_FLOOR} a class"
         notes.append(f"{told} at least; dataset.max_dev_samples sets another number")
     splits = {part: _contents(parts[part], shares.get(part)) for part in limits}
     _note_labels(parts["train"], notes)
@@ -137,6 +137,7 @@ def load_dataset(config: DatasetConfig, cache: Path) -> TextData:
         "class_count": None if numbers else len(names),
         "classes": {} if numbers else class_counts(names, labels),
         "range": {"min": float(every.min()), "max": float(every.max())} if numbers else None,
+        "unlabelled": None,
         "notes": notes,
     }
     return TextData(config.name, names, parts["train"], parts["dev"], parts["test"], test_is, report)

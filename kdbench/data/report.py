@@ -53,6 +53,7 @@ class DataReport(TypedDict):
     class_count: int | None  # None: numbers are predicted
     classes: dict[str, dict[str, int]]  # rows (or labelled words) in each split, for the first SHOWN_CLASSES classes
     range: dict[str, float] | None  # min and max of the numbers to predict; None: classes
+    unlabelled: UnlabelledReport | None  # None: the run does not learn from texts without labels
     notes: list[str]
 
 
@@ -77,7 +78,6 @@ class ReadReport(DataReport):
     """`data` in results.json."""
 
     pieces: list[PiecesReport]  # for each tokenizer of the run
-    unlabelled: UnlabelledReport | None  # None: the run does not learn from texts without labels
 
 
 def file_report(split: str, reading: Reading, dropped: Sequence[Dropped]) -> FileReport:
@@ -113,7 +113,8 @@ def _counted(labels: NDArray[Any], classes: int) -> NDArray[np.int64]:
 
 def data_lines(data: DataReport) -> list[str]:
     """Return the report as lines of text."""
-    return [*_files(data), _rows(data), _labels(data), *data["notes"]]
+    raw = data["unlabelled"]
+    return [*_files(data), _rows(data), _labels(data), *data["notes"], *([_unlabelled(raw)] if raw else [])]
 
 
 def _files(data: DataReport) -> Iterator[str]:
@@ -146,8 +147,7 @@ def _labels(data: DataReport) -> str:
     return f"{data['class_count']} classes (train/dev/test): {', '.join(known)}"
 
 
-def unlabelled_line(found: UnlabelledReport) -> str:
-    """Return the report of the texts without labels as a line of text."""
+def _unlabelled(found: UnlabelledReport) -> str:
     why = {
         "blank": "blank",
         "repeated": "repeated",

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdbench.data.datasets import Split, TextData
-from kdbench.data.report import ReadReport, data_lines, pieces_lines, unlabelled_line, warnings
+from kdbench.data.report import ReadReport, data_lines, pieces_lines, warnings
 from kdbench.training.progress import ONCE
 
 log = logging.getLogger("kdbench")
@@ -18,8 +18,7 @@ SHOWN_ROWS, LONGEST = 5, 300  # of inspect=true: rows, and characters of a text
 
 def tell(report: ReadReport) -> None:
     """Log how the data were read; a console shows each report once, however many runs read the same data."""
-    raw = report["unlabelled"]
-    for lines in (data_lines(report), [unlabelled_line(raw)] if raw else [], pieces_lines(report["pieces"])):
+    for lines in (data_lines(report), pieces_lines(report["pieces"])):
         if lines:
             log.info("%s", "\n".join(f"data: {line}" for line in lines), extra=ONCE)
     for warning in warnings(report["pieces"]):

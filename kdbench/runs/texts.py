@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from kdbench.data.batches import Examples, TrainBatches
 from kdbench.data.corpus import MaskedBatches, Masking, corpus_examples, smoothed_weights
 from kdbench.data.datasets import Split, TextData
-from kdbench.data.report import PiecesReport, ReadReport
+from kdbench.data.report import PiecesReport, ReadReport, SplitReport
 from kdbench.data.stored import stored_dataset
 from kdbench.data.tokenize import load_tokenizer, pad_id, tokenize
 from kdbench.data.unlabelled import Unlabelled, stored_unlabelled, with_unlabelled
@@ -72,7 +72,11 @@ class RunData:
             pieces.append(self._pieces(name, self.tokenizer_folder, not own_words))
             if uses_teacher(self.config) and self.encoder_folder != self.tokenizer_folder:
                 pieces.append(self._pieces(self.config.teacher.name, self.encoder_folder, True))
-        return {**self.data.report, "pieces": pieces, "unlabelled": self.unlabelled and self.unlabelled.report}
+        if (raw := self.unlabelled) is None:
+            return {**self.data.report, "pieces": pieces}
+        whole: SplitReport = {"rows": len(raw.split), "cut": None, "empty": 0, "repeated": 0}
+        splits = {**self.data.report["splits"], "unlabelled": whole}
+        return {**self.data.report, "splits": splits, "unlabelled": raw.report, "pieces": pieces}
 
     def _pieces(self, name: str, folder: Path, pretrained: bool) -> PiecesReport:
         length, counts = self.config.dataset.max_length, {}

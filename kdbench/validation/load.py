@@ -59,9 +59,9 @@ def filled(values: dict[str, Any]) -> dict[str, Any]:
 
 def with_task(values: dict[str, Any]) -> None:
     """Put the run's data set into a corpus in place of TASK, as references to its keys."""
-    corpus = values.get("corpus")
-    datasets = corpus.get("datasets") if isinstance(corpus, dict) else None
-    for name, one in datasets.items() if isinstance(datasets, dict) else ():
+    corpus: Any = values.get("corpus")
+    datasets: Any = corpus.get("datasets") if isinstance(corpus, dict) else None
+    for name, one in [*datasets.items()] if isinstance(datasets, dict) else ():
         if one == TASK:
             datasets[name] = _references(values["dataset"], "dataset")
 

@@ -258,7 +258,9 @@ def test_only_a_method_that_reads_them_has_them_in_its_id(configure, data_folder
         return run_id(made, settle(made.hardware))
 
     for method, reads in (("finetune", False), ("tfidf", False), ("theseus", False), ("logit_kd", True)):
-        given = [id_of(f"method={method}", *(f"+dataset.unlabelled={path}" for path in one)) for one in ([], *zip(texts))]
+        given = [
+            id_of(f"method={method}", *(f"+dataset.unlabelled={path}" for path in one)) for one in ([], *zip(texts))
+        ]
         assert len(set(given)) == (3 if reads else 1), method
     one = f"+dataset.unlabelled={texts[0]}"
     assert id_of("method=logit_kd", "method.alpha=0") == id_of("method=logit_kd", "method.alpha=0", one)
