@@ -4,6 +4,7 @@ import csv
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -176,7 +177,7 @@ def test_an_epoch_has_each_text_once_or_the_asked_share_without_labels():
         batches = TrainBatches(made, 8, 0, share)
         got = [batch["ids"].tolist() for batch in batches.epoch(number)]
         assert len(got) == len(batches)
-        return sum(got, [])
+        return [row for rows in got for row in rows]
 
     assert sorted(epoch(None, 0)) == list(range(36))
     for share in (0.1, 0.5, 0.9):
@@ -216,26 +217,21 @@ def test_shares_of_a_batch_add_up_to_its_loss(passes):
     class One:
         num_processes, process_index, device = 1, 0, torch.device("cpu")
 
-    def loss(part) -> torch.Tensor:
-        return hard_loss("classification", table[part["input_ids"]].sum(1), part)
-
-    # The mean of word vectors must not depend on padding, so only the first token is read.
-    def first(part) -> torch.Tensor:
+    def loss(part):
         return hard_loss("classification", table[part["input_ids"][:, 0]], part)
 
-    del loss
-    total = sum(first(part) * weights["examples"] for part, weights in shares(batch, One, passes))
-    torch.testing.assert_close(total, first(batch))
+    total = sum(loss(part) * weights["examples"] for part, weights in shares(batch, One, passes))
+    torch.testing.assert_close(total, loss(batch))
 
 
 def test_words_of_a_text_without_labels_have_a_soft_term_only():
     labels = torch.tensor([[IGNORED, 1, 0, IGNORED], [IGNORED, 0, 0, 0]])
     z = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(3))
-    batch = {"labels": labels, "labelled": torch.tensor([True, False]), "teacher_logits": torch.zeros(2, 4, 3)}
+    batch: Any = {"labels": labels, "labelled": torch.tensor([True, False]), "teacher_logits": torch.zeros(2, 4, 3)}
     found = soft_and_hard("token_classification", z, batch, Soft)
     by_hand = F.cross_entropy(z[0, 1:3], labels[0, 1:3], reduction="sum") / 5  # of five words with logits
     torch.testing.assert_close(found["hard"], 0.7 * by_hand)
-    other = batch | {"labels": torch.where(labels == IGNORED, IGNORED, 2)}
+    other: Any = batch | {"labels": torch.where(labels == IGNORED, IGNORED, 2)}
     torch.testing.assert_close(found["soft"], soft_and_hard("token_classification", z, other, Soft)["soft"])
 
 
@@ -258,9 +254,8 @@ def test_only_a_method_that_reads_them_has_them_in_its_id(configure, data_folder
         return run_id(made, settle(made.hardware))
 
     for method, reads in (("finetune", False), ("tfidf", False), ("theseus", False), ("logit_kd", True)):
-        given = [
-            id_of(f"method={method}", *(f"+dataset.unlabelled={path}" for path in one)) for one in ([], *zip(texts))
-        ]
+        choices = [[], *([f"+dataset.unlabelled={path}"] for path in texts)]
+        given = [id_of(f"method={method}", *choice) for choice in choices]
         assert len(set(given)) == (3 if reads else 1), method
     one = f"+dataset.unlabelled={texts[0]}"
     assert id_of("method=logit_kd", "method.alpha=0") == id_of("method=logit_kd", "method.alpha=0", one)
