@@ -185,7 +185,7 @@ def command_line(teacher_folder: Path, data_folder: Path, tmp_path: Path) -> Cal
         ]  # fmt: skip
         method = next((o.partition("=")[2] for o in reversed(overrides) if o.startswith("method=")), "theseus")
         own = [] if any(o.startswith("student=") for o in overrides) else TINY.get(method, [])
-        raw = [f"+dataset.unlabelled={data_folder / 'corpus.txt'}"] if method == "pseudo_label" else []
+        raw = [f"dataset.unlabelled={data_folder / 'corpus.txt'}"] if method == "pseudo_label" else []
         return [*tiny, *own, *raw, *overrides]
 
     return make

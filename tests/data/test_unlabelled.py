@@ -254,10 +254,10 @@ def test_only_a_method_that_reads_them_has_them_in_its_id(configure, data_folder
         return run_id(made, settle(made.hardware))
 
     for method, reads in (("finetune", False), ("tfidf", False), ("theseus", False), ("logit_kd", True)):
-        choices = [[], *([f"+dataset.unlabelled={path}"] for path in texts)]
+        choices = [[], *([f"dataset.unlabelled={path}"] for path in texts)]
         given = [id_of(f"method={method}", *choice) for choice in choices]
         assert len(set(given)) == (3 if reads else 1), method
-    one = f"+dataset.unlabelled={texts[0]}"
+    one = f"dataset.unlabelled={texts[0]}"
     assert id_of("method=logit_kd", "method.alpha=0") == id_of("method=logit_kd", "method.alpha=0", one)
     assert len({id_of("method=logit_kd", one, *more) for more in ([], ["method.unlabelled_share=0.5"])}) == 2
     assert len({id_of("method=logit_kd", *more) for more in ([], ["method.unlabelled_share=0.5"])}) == 1
