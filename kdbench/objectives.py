@@ -4,11 +4,10 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from kdbench.losses import IGNORED, masked_cross_entropy, soft_kl
+from kdbench.losses import IGNORED, masked_cross_entropy, parts, soft_kl
 from kdbench.models.students import logits
 from kdbench.stage import Batch, Objective, Terms
 from kdbench.tasks import SoftTargets, kind
-from kdbench.training.processes import parts
 
 
 def hard_loss(task: str, z: Tensor, batch: Batch) -> Tensor:

@@ -149,6 +149,7 @@ def place(tmp_path, monkeypatch, teacher_folder):
         "my/dataset/reviews.yaml": next(text for language, text in blocks(TUTORIAL) if language == "yaml"),
         "tickets.csv": "message,team\n",
         "reviews.csv": "body,stars\n",
+        "raw.csv": "body\n",
         "entities/train.conll": "A O\n",
         "texts/wiki.txt": "A text.\n",
         "data/wiki.txt": "A text.\n",
@@ -361,8 +362,9 @@ def compare_keys(kind, *folders):
 SHORT = ["schedule.steps=1", "teacher.schedule.steps=1"]
 
 
-def test_the_keys_of_results_json(configure, execute, tmp_path):
-    folder = Path(execute(configure("method=logit_kd", *SHORT))["folder"])
+def test_the_keys_of_results_json(configure, execute, data_folder, tmp_path):
+    raw = f"dataset.unlabelled={data_folder / 'corpus.txt'}"
+    folder = Path(execute(configure("method=logit_kd", raw, *SHORT))["folder"])
     (teacher,) = tmp_path.glob("outputs/topics/finetune/*/seed0")
     times.at_the_end({folder: teacher, teacher: teacher})
     compare_keys("task", folder, teacher)
