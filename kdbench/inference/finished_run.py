@@ -50,12 +50,13 @@ class FinishedRun:
 
     @property
     def teacher(self) -> "FinishedRun | None":
-        """Return the teacher's run. None: no teacher, or its folder is not in the same outputs folder."""
+        """Return the teacher's run. None: no teacher, no model, or its folder is not in the same outputs folder."""
         named = self.result["teacher"] or self.result["latency"]["teacher"]
         if named is None:
             return None
         place = f"*/*-{named['id']}/seed{named['seed']}/{RESULTS}"
-        return next((open_run(path.parent) for path in self.folder.absolute().parents[2].glob(place)), None)
+        found = (path.parent for path in self.folder.absolute().parents[2].glob(place))
+        return next((open_run(folder) for folder in found if (folder / "model").is_dir()), None)
 
     @cached_property
     def data(self) -> TextData:

@@ -19,6 +19,7 @@ from kdbench.stage import Batch, Stage, Terms
 
 if TYPE_CHECKING:
     from kdbench.runs.context import Run
+    from kdbench.schema import RunConfig
 
 
 @dataclass
@@ -42,6 +43,11 @@ class Params:
     def reads_unlabelled(self) -> bool:
         """Return whether the logits have a term."""
         return self.alpha > 0
+
+    def conflicts(self, config: "RunConfig") -> Iterator[tuple[str, str]]:
+        """Yield (key, problem) if the teacher cannot answer texts that are made here."""
+        if self.augment and config.teacher.is_file:
+            yield "method.augment", "must be false: teacher=file has no answers to texts that are made here"
 
 
 def stages(run: "Run", p: Params) -> Iterator[Stage]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Params:
-    needs: ClassVar[frozenset[str]] = frozenset({"encoder", "teacher"})
+    needs: ClassVar[frozenset[str]] = frozenset({"encoder", "teacher", "teacher_model"})
     students: ClassVar[frozenset[str]] = frozenset(ARCHITECTURES)
     own_encoder: ClassVar[bool] = True
     not_others: ClassVar[str] = "who answers is decided by the entropy of one distribution over classes"

@@ -1,5 +1,6 @@
 """Define what a method may use of its run: `Run` adds training data, schedules and reports to data and models."""
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,12 +16,12 @@ from torch import Tensor
 
 from kdbench.data.batches import Examples, TrainBatches
 from kdbench.data.datasets import Split
-from kdbench.data.teacher_cache import cached_outputs, compute_outputs
+from kdbench.data.teacher_cache import averaged, cached_outputs, compute_outputs
 from kdbench.errors import Code, UserError
 from kdbench.models import students
 from kdbench.models.network import view
 from kdbench.runs.models import Ensure, MaskedLm, RunModels
-from kdbench.runs.related import finetune
+from kdbench.runs.related import answers_run, finetune
 from kdbench.schema import RunConfig, StudentConfig
 from kdbench.stage import Batch, Data, Predict, Schedule
 from kdbench.storage.results import verify_run
@@ -28,6 +29,7 @@ from kdbench.tasks import kind
 from kdbench.tasks.arrays import Labels, Logits
 from kdbench.training.hardware import Hardware
 
+log = logging.getLogger("kdbench")
 SIMILARITY_TEXTS = 1000  # of train, enough for a mean of a cosine
 
 __all__ = ["Finished", "MaskedLm", "Predictions", "Run"]
@@ -38,10 +40,11 @@ class Predictions:
     """What a method that trains no network hands in."""
 
     logits: Callable[[Split], NDArray[np.float32]]  # (n, C) for n examples
-    parameters: int
+    parameters: int | None
     seconds: float
     precision: str
     save: Callable[[Path], None] | None = None  # fills the run's model folder; None: there is nothing to load
+    timed: bool = True  # False: the answers were there already, so the time to look them up means nothing
 
 
 class Finished(NamedTuple):
@@ -67,19 +70,62 @@ class Run(RunModels):
     def batches(self, stage: str, *teacher: str, split: Split | None = None) -> TrainBatches:
         """Return train (or another split) in batches for stage `stage`, with the teacher's cached `logits` or `cls`."""
         self.stage(stage)  # before the teacher is trained for it
-        split = split or self.data.train
+        split = self._taught(split or self.data.train) if teacher else split or self.data.train
         outputs = {f"teacher_{what}": self.teacher_outputs(what, split) for what in teacher}
         return self._in_batches(replace(self.examples(split), teacher=outputs), stage)
 
     def teacher_outputs(self, what: str, split: Split) -> Tensor:
-        """Return the teacher's `logits` (n, C), or `cls` (n, L, H): [CLS] after each layer, before the pooler."""
-        teacher = self.teacher
-        assert self.teacher_result is not None
-        weights = Path(self.teacher_result["folder"]) / "model" / "model.safetensors"
+        """Return the teacher's `logits` (n, C), or `cls` (n, L, H): [CLS] after each layer, before the pooler.
+
+        Every teacher has logits, but only a network has `cls`. Raises UserError if an example has no answer in a file.
+        """
+        if self.config.teacher.is_network:
+            return self._outputs_of(what, split, self.teacher, self.members[0][1], self.encoder_folder)
+        if self.teacher_result is None and self._can_be_judged():
+            self.teacher_result, _ = self.ensure(answers_run(self.config))
+        return self.teacher_logits(split)
+
+    def teacher_logits(self, split: Split) -> Tensor:
+        """Return the answers of any teacher, (n, C), without a row of its own in tables."""
+        teacher = self.config.teacher
+        if teacher.is_file:
+            return self.answers.of(split)
+        each = []
+        for _, folder in self.members:  # one model at a time is in memory
+            reader = self.encoder_folder if teacher.members is None else folder / "model"
+            each.append(self._outputs_of("logits", split, self.classifier(folder), folder, reader))
+        return averaged(each, teacher.average)
+
+    def _outputs_of(self, what: str, split: Split, teacher: Any, folder: Path, tokenizer_folder: Path) -> Tensor:
+        """Return the cached outputs of a finished run's model, which reads the texts with this tokenizer."""
+        weights = folder / "model" / "model.safetensors"
         function = {"logits": students.logits, "cls": _first_tokens}[what]
         predict = self._autocast(lambda batch, step: function(teacher, batch))
         compute = f"{self.hardware.precision} {self.hardware.attention}"
-        return cached_outputs(what, self.examples(split, self.encoder_folder), predict, weights, compute, self.cache)
+        return cached_outputs(what, self.examples(split, tokenizer_folder), predict, weights, compute, self.cache)
+
+    def _taught(self, split: Split) -> Split:
+        """Return the examples that the teacher answers. Raises UserError if a file lacks some that it must have."""
+        if not self.config.teacher.is_file:
+            return split
+        known = self.answers.answered(split)
+        if lost := len(split) - len(known):
+            log.info("teacher: %d of %d examples have no answer and are left out", lost, len(split))
+        return known
+
+    def _can_be_judged(self) -> bool:
+        """Return whether a teacher that is no network answers all of dev and test. Log how many, if it does not."""
+        if not self.config.teacher.is_file:
+            return True
+        splits = {"dev": self.data.dev, "test": self.data.test}
+        lost = {name: len(self.answers.missing(split)) for name, split in splits.items()}
+        if not any(lost.values()):
+            return True
+        found = " and ".join(
+            f"{len(split) - lost[name]} of {len(split)} {name} texts" for name, split in splits.items()
+        )
+        log.info("teacher: has no row in tables, because its file answers %s", found)
+        return False
 
     def finished(self, path: str | None, stage: str) -> Finished:
         """Return the finished run at `path`.

@@ -23,7 +23,7 @@ from kdbench.runs.context import Run
 from kdbench.runs.identity import run_id
 from kdbench.runs.look import show_rows, tell
 from kdbench.runs.record import About, write_start
-from kdbench.runs.related import found_teacher_run, teacher_run, uses_unlabelled
+from kdbench.runs.related import found_teacher_run, teacher_run, uses_teacher, uses_unlabelled
 from kdbench.runs.texts import RunData
 from kdbench.runs.trackers import Tracking, tracked
 from kdbench.schema import RunConfig, TrackConfig, method_module
@@ -76,6 +76,8 @@ def _execute(config: RunConfig, about: About) -> dict[str, Any]:
         _ = found.unlabelled  # its faults are found before anything is written
     elif config.dataset.unlabelled is not None and config.phase == "task" and config.corpus is None:
         log.info("dataset.unlabelled: method=%s learns from labels alone, and does not read it", config.method.name)
+    if config.teacher.is_file and uses_teacher(config):
+        found.require_answers()  # the same
     if config.inspect or (config.dry_run and config.phase == "task"):  # all of it: a dry run trains on little
         if processes.is_main_process:
             tell(found.read)
@@ -140,9 +142,9 @@ def ensure(
 def _teacher_folder(config: RunConfig, hardware: Hardware) -> Path | None:
     """Return the folder of the teacher that the run is compared with, which may not exist yet.
 
-    A direct fine-tune needs no teacher, but is compared with one. None for a method without a network.
+    A direct fine-tune needs no teacher, but is compared with one. None if the method, or the teacher, has no network.
     """
-    if "encoder" not in config.method.needs:
+    if "encoder" not in config.method.needs or not config.teacher.is_network:
         return None
     if config.teacher.path is not None:
         return Path(config.teacher.path).absolute()

@@ -4,8 +4,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from kdbench.data.answers import answers_identity
 from kdbench.data.datasets import dev_follows
-from kdbench.runs.related import general_run, teacher_run, uses_general, uses_teacher, uses_unlabelled
+from kdbench.runs.related import (
+    general_run,
+    member_runs,
+    teacher_run,
+    uses_general,
+    uses_teacher,
+    uses_unlabelled,
+)
 from kdbench.schema import CorpusConfig, DatasetConfig, RunConfig
 from kdbench.sources.sources import dataset_identity, model_identity, text_identity, unlabelled_identity
 from kdbench.storage.results import read_result
@@ -87,16 +95,16 @@ def identity(config: RunConfig, hardware: Hardware) -> dict[str, Any]:
     elif config.corpus is not None:
         what["corpus"] = corpus_identity(config.corpus, cache)
     if uses_teacher(config):
-        what["teacher"] = _teacher(config, hardware)
+        what["teacher"] = teacher_identity(config, hardware)
     if "encoder" not in config.method.needs:
-        return what
+        return what | (_reading(config, hardware) if uses_teacher(config) else {})
     student = {
         key: value
         for key, value in asdict(config.student).items()
         if value is not None and key not in ("name", "encoder")
     }
     what |= {
-        "encoder": model_identity(config.origin, cache),
+        "encoder": None if config.origin.is_file else model_identity(config.origin, cache),
         "student": student,
         "precision": hardware.precision,
         "attention": hardware.attention,
@@ -109,14 +117,38 @@ def identity(config: RunConfig, hardware: Hardware) -> dict[str, Any]:
     return what
 
 
-def _teacher(config: RunConfig, hardware: Hardware) -> dict[str, Any]:
-    if config.teacher.path is not None:
-        result = read_result(Path(config.teacher.path))
-        assert result is not None  # kdbench.validation.load looks for it
-        return {"id": result["id"], "seed": result["seed"]}
+def _reading(config: RunConfig, hardware: Hardware) -> dict[str, Any]:
+    """Return what decides, beside the teacher, the answers that a run without a student of its own reads from it."""
+    if config.teacher.is_file:
+        return {}
+    return {
+        "precision": hardware.precision,
+        "attention": hardware.attention,
+        "max_length": config.dataset.max_length,
+    }
+
+
+def teacher_identity(config: RunConfig, hardware: Hardware) -> dict[str, Any]:
+    """Return what decides the teacher's answers: the runs that gave them, or the files that hold them."""
+    teacher = config.teacher
+    if teacher.is_file:
+        return answers_identity(teacher)
+    if teacher.members is not None:
+        return {"members": [_finished(path) for path in teacher.members], "average": teacher.average}
+    if teacher.seeds is not None:
+        members = [{"id": run_id(run, hardware), "seed": run.seed} for run in member_runs(config)]
+        return {"members": members, "average": teacher.average}
+    if teacher.path is not None:
+        return _finished(teacher.path)
     # Whether a head is used follows from the source and the data, which are in the id.
     told = {} if config.teacher.finetune is None else {"finetune": config.teacher.finetune}
     return {"id": run_id(teacher_run(config), hardware), "seed": config.teacher.seed} | told
+
+
+def _finished(path: str) -> dict[str, Any]:
+    result = read_result(Path(path))
+    assert result is not None  # kdbench.validation.load looks for it
+    return {"id": result["id"], "seed": result["seed"]}
 
 
 def run_id(config: RunConfig, hardware: Hardware) -> str:

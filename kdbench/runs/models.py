@@ -15,7 +15,15 @@ from kdbench.data.tokenize import load_tokenizer
 from kdbench.errors import Code, UserError
 from kdbench.models import bilstm, stock, students
 from kdbench.models.network import network, view
-from kdbench.runs.related import found_teacher_run, full_depth, general_run, mlm_run, teacher_run, uses_general
+from kdbench.runs.related import (
+    found_teacher_run,
+    full_depth,
+    general_run,
+    member_runs,
+    mlm_run,
+    teacher_run,
+    uses_general,
+)
 from kdbench.runs.texts import RunData
 from kdbench.schema import DEFAULT_TASK, RunConfig, StudentConfig
 from kdbench.sources.model_folder import head_misfit
@@ -39,18 +47,33 @@ class RunModels(RunData):
     def __init__(self, config: RunConfig, hardware: Hardware, accelerator: Accelerator, ensure: Ensure) -> None:
         super().__init__(config, hardware, accelerator)
         self.ensure = ensure
-        self.teacher_result: dict[str, Any] | None = None
+        self.teacher_result: dict[str, Any] | None = None  # of its row in tables
         self.general_results: list[dict[str, Any]] = []
 
     @cached_property
     def teacher(self) -> Any:
         """The encoder fine-tuned on the task, frozen, in evaluation mode; trained first if it is missing."""
-        path = self.config.teacher.path
-        if path is None:
-            self.teacher_result, folder = self.ensure(self._teacher_run())
-        else:
-            folder = Path(path)
-            self.teacher_result = (verify_run(folder) or {}) | {"folder": str(folder)}
+        if not self.config.teacher.is_network:
+            raise UserError(
+                Code.UNSUITABLE_TEACHER,
+                f"teacher={self.config.teacher.name} gives answers only: it has no network for"
+                f" method={self.config.method.name}",
+            )
+        ((self.teacher_result, folder),) = self.members
+        return self.classifier(folder)
+
+    @cached_property
+    def members(self) -> list[tuple[dict[str, Any], Path]]:
+        """The finished runs whose answers are the teacher's: one, or those that an ensemble averages."""
+        teacher = self.config.teacher
+        if teacher.seeds is not None:
+            return [self.ensure(one) for one in member_runs(self.config)]
+        if (paths := [teacher.path] if teacher.path is not None else teacher.members) is not None:
+            return [((verify_run(Path(path)) or {}) | {"folder": path}, Path(path)) for path in paths]
+        return [self.ensure(self._teacher_run())]
+
+    def classifier(self, folder: Path) -> Any:
+        """Return the model of a finished run, frozen, in evaluation mode. Its labels must be those of the data."""
         teacher = students.load(folder / "model", self.hardware.attention)
         names = [teacher.config.id2label[index] for index in range(teacher.config.num_labels)]
         if names != self.data.label_names:

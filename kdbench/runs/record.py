@@ -17,7 +17,7 @@ from kdbench.data.teacher_cache import compute_outputs
 from kdbench.inference import measure
 from kdbench.models import students
 from kdbench.models.network import view
-from kdbench.runs.identity import data_id, run_id
+from kdbench.runs.identity import data_id, run_id, teacher_identity
 from kdbench.runs.look import label_of
 from kdbench.runs.related import baseline, row_to_beat, total_baseline, uses_teacher
 from kdbench.schema import GROUPS, RunConfig
@@ -104,6 +104,7 @@ def finish(run: "Run", about: About, stages: list[dict[str, Any]], student: Any)
         "cost": _cost(run, stages, updates),
         "stages": stages,
         "teacher": _teacher(run),
+        "teacher_identity": teacher_identity(run.config, run.hardware) if uses_teacher(run.config) else None,
         "reported": run.reported,
         "versions": versions(),
         **source_state(),
@@ -175,7 +176,7 @@ def _handed_in(run: "Run", given: "Predictions") -> tuple[dict[str, Any], dict[s
         return given.logits(test.take(np.arange(size) % len(test)))
 
     if given.save is None:
-        measured = {} if run.config.dry_run else measure.measured({"run": call})["run"]
+        measured = measure.measured({"run": call})["run"] if given.timed and not run.config.dry_run else {}
     else:
         if run.accelerator.is_main_process:
             _export(run, given.save)

@@ -103,6 +103,21 @@ def teacher_run(config: RunConfig) -> RunConfig:
     return finetune(config, full_depth(config), teacher.schedule, teacher.seed)
 
 
+def member_runs(config: RunConfig) -> list[RunConfig]:
+    """Return the runs that fine-tune the teacher once with each of `teacher.seeds`."""
+    each = (dataclasses.replace(config.teacher, seed=seed, seeds=None) for seed in config.teacher.seeds or ())
+    return [teacher_run(dataclasses.replace(config, teacher=teacher)) for teacher in each]
+
+
+def answers_run(config: RunConfig) -> RunConfig:
+    """Return the run that judges a teacher which is no network; it trains nothing itself."""
+    made: Any = method_schema("answers")
+    return dataclasses.replace(
+        config, method=made(name="answers"), seed=0, corpus=None, phase="task", export=ExportConfig(), tag=None,
+        rerun=False,
+    )  # fmt: skip
+
+
 def found_teacher_run(config: RunConfig) -> RunConfig:
     """Return the run that only evaluates the teacher, whose source already has a head for the data set's classes."""
     config = teacher_run(config)

@@ -8,6 +8,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from kdbench.data.answers import Answers, read_answers
 from kdbench.data.batches import Examples, TrainBatches
 from kdbench.data.corpus import MaskedBatches, Masking, corpus_examples, smoothed_weights
 from kdbench.data.datasets import Split, TextData
@@ -70,13 +71,30 @@ class RunData:
             own_words = self._own_words
             name = "the words of train" if own_words else self.config.origin.name
             pieces.append(self._pieces(name, self.tokenizer_folder, not own_words))
-            if uses_teacher(self.config) and self.encoder_folder != self.tokenizer_folder:
+            teacher_reads = uses_teacher(self.config) and not self.config.teacher.is_file
+            if teacher_reads and self.encoder_folder != self.tokenizer_folder:
                 pieces.append(self._pieces(self.config.teacher.name, self.encoder_folder, True))
         if (raw := self.unlabelled) is None:
             return {**self.data.report, "pieces": pieces}
         whole: SplitReport = {"rows": len(raw.split), "cut": None, "empty": 0, "repeated": 0}
         splits = {**self.data.report["splits"], "unlabelled": whole}
         return {**self.data.report, "splits": splits, "unlabelled": raw.report, "pieces": pieces}
+
+    @cached_property
+    def answers(self) -> Answers:
+        """The answers of a teacher that is a file."""
+        return read_answers(self.config.teacher, self.data.label_names, self.config.dataset.text_pair is not None)
+
+    def require_answers(self) -> None:
+        """Raise SourceError if the teacher's file cannot be used, or does not answer the texts that are to be learned.
+
+        If nothing is learned (method=answers), these are dev and test.
+        """
+        if "encoder" not in self.config.method.needs:
+            self.answers.of(self.data.dev)
+            self.answers.of(self.data.test)
+        else:
+            self.answers.answered(self.data.train)
 
     def _pieces(self, name: str, folder: Path, pretrained: bool) -> PiecesReport:
         length, counts = self.config.dataset.max_length, {}

@@ -47,6 +47,7 @@ def model_card(run: FinishedRun, forms: Forms | None) -> str:
         identity=run.result["identity"],
         student=run.config["student"],
         teacher=run.config["teacher"],
+        answers={"files": None, "members": None} | (run.result.get("teacher_identity") or {}),
         task=task,
         metric=metric,
         metrics=measured,

@@ -85,7 +85,7 @@ def resolve_model(teacher: TeacherConfig, cache: Path, group: str = "teacher") -
     folder = _model_folder(teacher, cache, group)
     verify(folder)
     _verify_digest(teacher, folder / WEIGHTS, group)
-    if teacher.path is None:  # else the shape is that of a run's student, whose own teacher was verified
+    if teacher.path is None and teacher.members is None:  # else it is that of a run's student; its teacher was verified
         _verify_shape(teacher, folder, group)
     return folder
 

@@ -12,15 +12,17 @@ from kdbench.declared import architecture_traits, architectures
 from kdbench.errors import Code, Fault, SettingError, SourceError, shown
 from kdbench.schema import TASKS, DatasetConfig, RunConfig, TeacherConfig
 from kdbench.validation.architectures import can_be_cut, kind_faults
+from kdbench.validation.teachers import teacher_faults
 
 # The legal words in a method's `needs`.
 NEEDS = {
-    *("encoder", "teacher", "encoder_teacher", "same_kind", "layers_divide", "same_width", "corpus"),
+    *("encoder", "teacher", "encoder_teacher", "teacher_model", "same_kind", "layers_divide", "same_width", "corpus"),
     *("distinct_layers", "attention", "heads"),
 }
 WIDTHS = ("hidden", "heads", "ffn")
 KEEPS_NONE = {  # methods whose runs have no model of their own, and what to do instead
     "cascade": "method=cascade saves no model: name the run of its small model or of its teacher",
+    "answers": "method=answers saves no model: it only judges answers. Name the run of a student",
 }
 
 
@@ -33,7 +35,8 @@ ALTERNATE: dict[str, Callable[[int], int]] = {  # value of method.init.layers ->
 def cross_faults(config: RunConfig) -> list[Fault]:
     """Return the faults of a typed run that depend on more than one key."""
     assert config.method.needs <= NEEDS, f"{config.method.name}: unknown need in {set(config.method.needs)}"
-    found = [*task_faults(config), *source_faults(config), *export_faults(config), *track_faults(config)]
+    found = [*task_faults(config), *teacher_faults(config)]
+    found += [*source_faults(config), *export_faults(config), *track_faults(config)]
     if "encoder" in config.method.needs and config.method.init is None:
         found.append(
             Fault(
@@ -51,7 +54,7 @@ def cross_faults(config: RunConfig) -> list[Fault]:
         )
     elif "encoder" not in config.method.needs:
         found += method_faults(config)
-    else:
+    elif not (found and config.teacher.is_file):  # a file has no shape to check
         found += [*kind_faults(config), *corpus_faults(config)]
         found += [] if found else [*shape_faults(config), *width_faults(config), *layer_faults(config)]
         found += [] if found else method_faults(config)
@@ -167,7 +170,7 @@ def shape_faults(config: RunConfig) -> Iterator[Fault]:
             problem = f"must divide {group}.{'hidden' if inside == shape.hidden else 'bottleneck'}={inside}"
             yield Fault(Code.MISMATCHED_SHAPE, f"{group}.heads", shown(shape.heads), problem, legal=divisors(inside))
     for group, encoder in (("teacher", teacher), ("student.encoder", student.encoder)):
-        if encoder is None:
+        if encoder is None or encoder.is_file:
             continue
         longest = encoder.max_positions - architecture_traits(encoder.source_architecture).first_position
         if config.dataset.max_length > longest:
@@ -233,7 +236,7 @@ def source_faults(config: RunConfig) -> Iterator[Fault]:
 
     encoders = {"teacher": config.teacher, "student.encoder": config.student.encoder}
     for group, part in encoders.items() if "encoder" in config.method.needs or config.method.reads_teacher else ():
-        if part is not None and (error := model_error(part, group)):
+        if part is not None and not part.is_file and (error := model_error(part, group)):
             yield Fault(error.code, error.key, shown(error.value), error.problem)
     try:
         if config.dataset.unlabelled is not None:

@@ -79,6 +79,8 @@ def _expand(values: dict[str, Any]) -> None:
             _expand(value)
         elif key in _PATHS and isinstance(value, str):
             values[key] = os.path.expanduser(value)
+        elif key == "members" and isinstance(value, list):
+            values[key] = [os.path.expanduser(one) if isinstance(one, str) else one for one in value]
 
 
 class NoTeacher(UserError):
@@ -94,24 +96,45 @@ def _fill_teacher(teacher: dict[str, Any], group: str) -> None:
     try:
         _fill_from_elsewhere(teacher)
     except UserError as error:
-        raise NoTeacher(f"{group}.{'source' if teacher.get('path') is None else 'path'}", error) from error
+        key = next((key for key in ("path", "members") if teacher.get(key) is not None), "source")
+        raise NoTeacher(f"{group}.{key}", error) from error
     teacher.setdefault("source_architecture", "${.architecture}")
 
 
 def _fill_from_elsewhere(teacher: dict[str, Any]) -> None:
-    path = teacher.get("path")
-    if path not in (None, MISSING):
-        if not (Path(path) / RESULTS).is_file() or not (Path(path) / "model").is_dir():
-            raise UserError(
-                Code.NOT_A_RUN, "is not a finished run: name the folder of a seed, such as outputs/<...>/seed0"
-            )
-        verify_file(Path(path), "config.yaml")
+    path, members = teacher.get("path"), teacher.get("members")
+    runs = members if isinstance(members, list) else [path]
+    if runs not in ([], [None], [MISSING]):
+        records = [_record_of_run(one, f"{one} " * (runs is members)) for one in runs]
         try:
-            _fill_from_run(teacher, OmegaConf.to_container(OmegaConf.load(Path(path) / "config.yaml")))
-        except (OmegaConfBaseException, YAMLError, OSError, ValueError, LookupError, TypeError) as error:
-            raise UserError(Code.NOT_A_RUN, f"has a config.yaml of no run: {type(error).__name__}: {error}") from error
-    elif isinstance(source := teacher.get("source"), str) and source != MISSING:
+            _fill_from_run(teacher, records[0])
+        except (LookupError, TypeError, AttributeError) as error:
+            raise _no_config(error) from error
+    elif teacher.get("join") is None and isinstance(source := teacher.get("source"), str) and source != MISSING:
         _fill_from_folder(teacher, source)
+
+
+def _record_of_run(folder: Any, named: str) -> Any:
+    """Return the config of a finished run that has a network; `named` begins the messages. Raises UserError."""
+    path = Path(str(folder))
+    if not (path / RESULTS).is_file() or not (path / "model").is_dir():
+        problem = f"{named}is not a finished run: name the folder of a seed, such as outputs/<...>/seed0"
+        raise UserError(Code.NOT_A_RUN, problem)
+    verify_file(path, "config.yaml")
+    try:
+        record: Any = OmegaConf.to_container(OmegaConf.load(path / "config.yaml"))
+        method = record["method"]["name"]
+    except (OmegaConfBaseException, YAMLError, OSError, ValueError, LookupError, TypeError) as error:
+        raise _no_config(error) from error
+    if method == "tfidf":
+        raise UserError(
+            Code.NOT_A_RUN, f"{named}is a run of method=tfidf, which has no layers: name a run of a network"
+        )
+    return record
+
+
+def _no_config(error: Exception) -> UserError:
+    return UserError(Code.NOT_A_RUN, f"has a config.yaml of no run: {type(error).__name__}: {error}")
 
 
 def _fill_from_folder(teacher: dict[str, Any], source: str) -> None:
@@ -126,10 +149,12 @@ def _fill_from_folder(teacher: dict[str, Any], source: str) -> None:
 
 
 def _fill_from_run(teacher: dict[str, Any], record: Any) -> None:
-    if record["method"]["name"] == "tfidf":
-        raise UserError(Code.NOT_A_RUN, "is a run of method=tfidf, which has no layers: name a run of a network")
     student, name = record["student"], f"{record['method']['name']}_{record['student']['name']}"
     made = (student.get("encoder") or record["teacher"]) | {"name": name}
+    if made.get("join") is not None:
+        raise UserError(
+            Code.NOT_A_RUN, "learned from a file and reads its own words, so it has no encoder for students"
+        )
     teacher.update({key: value for key, value in made.items() if teacher.get(key, MISSING) == MISSING})
     teacher.update({key: student[key] for key in ("architecture", "layers", "hidden", "heads", "ffn")})
     if record["method"]["name"] == "prune":  # its layers are no longer those of the student that the config names

@@ -42,6 +42,7 @@ EXAMPLES = {
     "dataset.label": "dataset.label=label, a column",
     "teacher.source": "teacher.source=path/to/model",
     "teacher.path": "teacher.path=outputs/<data set>/<method>/<student>/seed0, a finished run",
+    "teacher.members": "'teacher.members=[outputs/<...>/seed0,outputs/<...>/seed1]', finished runs",
     "corpus.running.source": "corpus.running.source=path/to/folder",
     "corpus.running.files": "'corpus.running.files={wiki.txt:\"\",news.csv:body}', files and text columns",
 }
@@ -154,7 +155,7 @@ def judged(keys: Keys, filled: DictConfig, skip: set[str]) -> list[Fault]:
 
 def follows(key: str, raw: dict[str, Any], wrong: set[str]) -> bool:
     """Return whether the value comes, or would come, from another key that is in `wrong`."""
-    origin = "teacher.path" if raw.get("teacher.path") == MISSING else "teacher.source"
+    origin = next((key for key in ("teacher.path", "teacher.members") if raw.get(key) == MISSING), "teacher.source")
     if raw.get(key, MISSING) == MISSING and key != origin:
         stage_key = key.startswith("method.stages.")
         giver = f"schedule.{key.rpartition('.')[2]}" if stage_key else origin

@@ -1,0 +1,325 @@
+"""Read a teacher's answers from files. Who wrote them does not matter: a network, a service or a person.
+
+A row of a file belongs to the example with the same text (and second text), or with the same number. It says how
+probable each class is, or which class it is. The result is log-probabilities, which serve as logits. They differ from
+a network's logits by a constant for each example, and no softmax depends on that constant.
+"""
+
+import ast
+import glob
+import json
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kdbench.data import tables
+from kdbench.data.datasets import Split
+from kdbench.data.tables import Table
+from kdbench.errors import Code, SettingError, SourceError, shown
+from kdbench.schema import OF_A_FILE, DatasetConfig, TeacherConfig
+from kdbench.sources import files
+from kdbench.storage.files import sha256_of
+from kdbench.tasks.cells import Place, class_of
+
+log = logging.getLogger("kdbench")
+FORMATS = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".json")
+TOLERANCE = 0.01  # by which probabilities may miss a sum of 1, as they are often written with two or three digits
+SAME = 1e-6  # difference of two probabilities that float32 may make
+NOT_GIVEN = math.nan
+Key = tuple[Any, ...]  # a text, a text and its second text, or a number
+Floats = NDArray[np.float64]
+
+
+def answer_files(teacher: TeacherConfig) -> list[Path]:
+    """Return the files that `teacher.source` names, sorted; it may have `*`, `?` and `[]`. Raises SettingError."""
+    source = teacher.source
+    found = [Path(source)] if Path(source).exists() else sorted(map(Path, glob.glob(source, recursive=True)))
+    if not found:
+        raise _wrong(Code.MISSING_FILE, "source", source, f"no such file (looked for {Path(source).absolute()})")
+    for path in found:
+        if not path.is_file() or files.ending(path.name) not in FORMATS:
+            problem = f"{path} must be a table ({', '.join(FORMATS)}), or one of these in a .gz or .zip"
+            raise _wrong(Code.INVALID_SOURCE, "source", source, problem)
+    return found
+
+
+def answers_identity(teacher: TeacherConfig) -> dict[str, Any]:
+    """Return what decides the answers: the contents of the files, wherever they lie, and how they are read."""
+    keys = {key: getattr(teacher, key) for key in OF_A_FILE if getattr(teacher, key) is not None}
+    return keys | {"files": sorted([files.ending(path.name), sha256_of(path)] for path in answer_files(teacher))}
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A teacher's answers to n examples."""
+
+    rows: dict[Key, int]
+    logits: NDArray[np.float32]  # (n, C)
+    teacher: TeacherConfig
+
+    def of(self, split: Split) -> Tensor:
+        """Return (len(split), C) logits. Raises SettingError if an example has no answer."""
+        self._require(split, self.missing(split))
+        return torch.from_numpy(self.logits[[self.rows[key] for key in self._keys(split)]])
+
+    def answered(self, split: Split) -> Split:
+        """Return the examples that have an answer. Raises SettingError if not all have, and `missing` is not drop."""
+        lost = self.missing(split)
+        if self.teacher.missing != "drop" or len(lost) == len(split):
+            self._require(split, lost)
+        return split.take(np.setdiff1d(np.arange(len(split)), lost)) if len(lost) else split
+
+    def missing(self, split: Split) -> NDArray[np.int64]:
+        """Return the positions of the examples that have no answer."""
+        return np.array([at for at, key in enumerate(self._keys(split)) if key not in self.rows], np.int64)
+
+    def _require(self, split: Split, lost: NDArray[np.int64]) -> None:
+        if not len(lost):
+            return
+        example = split.take(lost[:1])
+        first = f"number {example.ids[0]}" if self.teacher.join == "id" else repr(shown(example.texts[0]))
+        cure = "" if len(lost) == len(split) else ", or set teacher.missing=drop to train without them"
+        problem = f"has no answer to {len(lost)} of {len(split)} examples, first to {first}. Complete the file{cure}"
+        raise _wrong(Code.UNSUITABLE_TEACHER, "source", self.teacher.source, problem)
+
+    def _keys(self, split: Split) -> Sequence[Key]:
+        return [(number,) for number in split.ids.tolist()] if self.teacher.join == "id" else split.inputs
+
+
+def read_answers(teacher: TeacherConfig, names: list[str], pairs: bool) -> Answers:
+    """Return the answers in the files of `teacher`, whose classes are matched with `names` by name.
+
+    `pairs`: an example has two texts. If several files answer an example, its probabilities are the mean of theirs. So
+    files may be the parts of one table, or the answers of several teachers. Raises SourceError, which names the row.
+    """
+    rows: dict[Key, int] = {}
+    totals, counts = np.zeros((0, len(names))), np.zeros(0)
+    for path in answer_files(teacher):
+        keys, probabilities = _File(path, teacher, names, pairs).answers()
+        at = np.array([rows.setdefault(key, len(rows)) for key in keys], np.int64)
+        new = len(rows) - len(counts)
+        totals, counts = np.vstack([totals, np.zeros((new, len(names)))]), np.append(counts, np.zeros(new))
+        totals[at] += probabilities  # a file has each key once
+        counts[at] += 1
+    if not rows:
+        raise _wrong(Code.UNREADABLE_TABLE, "source", teacher.source, "has no row with an answer")
+    if (most := int(counts.max())) > 1:
+        log.info("teacher: the mean of %d files for %d of %d texts", most, (counts == most).sum(), len(rows))
+    logits = np.log(np.maximum(totals / counts[:, None], teacher.floor))  # type: ignore[arg-type]  # teacher_faults
+    return Answers(rows, logits.astype(np.float32), teacher)
+
+
+class _File:
+    """One file of answers."""
+
+    def __init__(self, path: Path, teacher: TeacherConfig, names: list[str], pairs: bool) -> None:
+        self.path, self.teacher, self.names = path, teacher, names
+        keys = ("id",) if teacher.join == "id" else ("text", "text_pair") if pairs else ("text",)
+        for key in keys:
+            if getattr(teacher, key) is None:
+                raise _wrong(Code.MISSING_VALUE, key, "null", f"must be a column of {path}")
+        self.keys: dict[str, str] = {key: getattr(teacher, key) for key in keys}  # key of the config -> column
+
+    def answers(self) -> tuple[list[Key], Floats]:
+        """Return the keys of the n different examples that have an answer, and (n, C) probabilities."""
+        probabilities = self._probabilities()
+        seen: dict[Key, int] = {}
+        for row in np.flatnonzero(~np.isnan(probabilities[:, 0])).tolist():
+            first = seen.setdefault(self._key(row), row)
+            if first != row and not np.allclose(probabilities[first], probabilities[row], atol=SAME):
+                same = f"for the same {self.teacher.join} as {self._place(first)} which has other numbers"
+                raise self._wrong(Code.CONFLICTING_VALUES, "source", f"{self._place(row)} is {same}")
+        return list(seen), probabilities[list(seen.values())]
+
+    def _key(self, row: int) -> Key:
+        cells = [self._cells[column][row] for column in self.keys.values()]
+        if self.teacher.join == "text":
+            return tuple("" if cell is None else str(cell) for cell in cells)
+        number = _number(cells[0])
+        if number % 1 != 0:  # also of NaN
+            problem = f"{self._place(row)} has {cells[0]!r} where the number of an example should be"
+            raise self._wrong(Code.INVALID_LABEL, "id", problem)
+        return (int(number),)
+
+    # --- columns
+
+    @cached_property
+    def _table(self) -> Table:
+        return self._read([])
+
+    @cached_property
+    def _columns(self) -> dict[str, str]:
+        """Class -> column; or "" -> the one column that has all classes."""
+        answer, there = str(self.teacher.answer), self._table.names
+        before, star, after = answer.partition("*")
+        if not star:
+            if answer not in there:
+                raise self._no_column(answer)
+            return {"": answer}
+        inner = slice(len(before), -len(after) or None)
+        found = {name[inner]: name for name in there if name.startswith(before) and name.endswith(after)}
+        if before or after:
+            self._require_known([*found], f"{self.path} has columns of")
+        lost = [name for name in self.names if name not in found]
+        if lost and (self.teacher.rest is None or len(lost) == len(self.names)):
+            raise self._no_column(f"{before}{lost[0]}{after}")
+        return {name: found[name] for name in self.names if name in found}
+
+    @cached_property
+    def _cells(self) -> dict[str, Sequence[Any]]:
+        """Column -> cells, of all columns that are used."""
+        wanted = [*self._columns.values()]
+        table = self._read(wanted) if self._table.reading.format == "parquet" else self._table
+        return {name: table.column(name) for name in {*wanted, *self.keys.values()}}
+
+    def _read(self, others: list[str]) -> Table:
+        """Return the table with the columns of the keys, and `others` if it is parquet."""
+        first, *second = self.keys.values()
+        config = DatasetConfig(text=first, text_pair=next(iter(second), None), label=others or first)
+        first_key = next(iter(self.keys))
+        mine = {"dataset.text": first_key, "dataset.text_pair": "text_pair", "dataset.label": first_key}
+        try:
+            return tables.read(self.path, config)
+        except SettingError as error:
+            raise self._wrong(error.code, mine.get(error.key, "source"), error.problem) from error
+        except SourceError as error:
+            raise self._wrong(error.code, "source", str(error)) from error
+
+    # --- numbers
+
+    def _probabilities(self) -> Floats:
+        """Return (rows, C) probabilities that sum to 1; NaN in rows that have none, such as those of blank texts."""
+        teacher = self.teacher
+        given = self._given()
+        if teacher.values == "log_probabilities":
+            given = np.exp(given)
+        absent, total = np.isnan(given), np.nansum(given, 1)
+        answered: NDArray[np.bool_] = ~absent.all(1)
+        partly: NDArray[np.bool_] = absent.any(1) & answered
+        if teacher.values == "labels":
+            partly = np.zeros_like(partly)
+        elif teacher.rest is None and partly.any():
+            row = int(partly.argmax())
+            lost = self.names[int(absent[row].argmax())]
+            raise self._wrong(
+                Code.MISSING_VALUE,
+                "rest",
+                f"must be spread or renormalise: {self._place(row)} has no number for {lost!r}",
+            )
+        wrong = answered & ((total > 1 + TOLERANCE) | (total == 0) | (~partly & (total < 1 - TOLERANCE)))
+        if teacher.values != "labels" and wrong.any():
+            row = int(wrong.argmax())
+            problem = f"{self._place(row)} has probabilities with the sum {total[row]:.4g}, which is not 1"
+            raise self._wrong(Code.OUT_OF_RANGE, "values", problem)
+        left = np.maximum(0, 1 - total) / np.maximum(1, absent.sum(1)) if teacher.rest == "spread" else 0 * total
+        found: Floats = np.where(absent, left[:, None], given)
+        found[~answered] = NOT_GIVEN
+        found /= found.sum(1, keepdims=True)
+        return found
+
+    def _given(self) -> Floats:
+        """Return (rows, C) numbers as they are in the file; NaN where there is none."""
+        columns, rows = self._columns, len(self._table.lines)
+        found = np.full((rows, len(self.names)), NOT_GIVEN)
+        if "" not in columns:
+            for name, column in columns.items():
+                cells = self._cells[column]
+                found[:, self.names.index(name)] = [self._checked(row, name, cell) for row, cell in enumerate(cells)]
+            return found
+        for row, cell in enumerate(self._cells[columns[""]]):
+            by_class = self._label(row, cell) if self.teacher.values == "labels" else self._by_class(row, cell)
+            self._require_known([*by_class], f"{self._place(row)} has")
+            for name, number in by_class.items():
+                found[row, self.names.index(name)] = self._checked(row, name, number)
+        return found
+
+    def _label(self, row: int, cell: Any) -> dict[str, Any]:
+        try:
+            name = class_of(cell, self._place(row))
+        except SourceError:  # its message speaks of a data set
+            name = str(cell)
+        return {} if name is None else {name: 1.0}
+
+    def _by_class(self, row: int, cell: Any) -> dict[str, Any]:
+        """Return class -> number of a cell that holds a map or a list, perhaps spelled as JSON or by Python."""
+        found = _spelled(cell) if isinstance(cell, str) else cell
+        if found is None or found == "":
+            return {}
+        if isinstance(found, list) and found and all(isinstance(one, tuple) for one in found):
+            found = dict(found)  # a map of Arrow
+        if isinstance(found, dict):
+            return {str(name): number for name, number in found.items() if number is not None}
+        if not isinstance(found, list):
+            problem = f"{self._place(row)} has {shown(cell)!r} where a map or a list of numbers should be"
+            raise self._wrong(Code.INVALID_LABEL, "answer", problem)
+        classes = self.teacher.classes
+        if classes is None:
+            problem = "must name the classes in the order of the numbers, because a list has no names"
+            raise self._wrong(Code.MISSING_VALUE, "classes", problem)
+        if len(classes) != len(found):
+            problem = (
+                f"{self._place(row)} has {len(found)} numbers, and not one for each of these {len(classes)} classes"
+            )
+            raise self._wrong(Code.MISMATCHED_CLASSES, "classes", problem)
+        return dict(zip(classes, found, strict=True))
+
+    def _checked(self, row: int, name: str, cell: Any) -> float:
+        """Return the number in a cell, NaN if it is empty. Raises SettingError if it cannot be what it should be."""
+        if cell is None or cell == "":
+            return NOT_GIVEN
+        number = _number(cell)
+        logarithm = self.teacher.values == "log_probabilities"
+        if not (number <= TOLERANCE if logarithm else 0 <= number <= 1 + TOLERANCE):
+            legal = "a logarithm, 0 or less" if logarithm else "from 0 to 1"
+            problem = f"{self._place(row)} has {cell!r} for {name!r}, which must be {legal}"
+            raise self._wrong(Code.OUT_OF_RANGE, "values", problem)
+        return number
+
+    # --- messages
+
+    def _place(self, row: int) -> Place:
+        return Place(f"{self.path}, {self._table.reading.unit}", self._table.lines[row])
+
+    def _require_known(self, found: list[str], what: str) -> None:
+        if unknown := [name for name in found if name not in self.names]:
+            some = ", ".join(map(repr, unknown[:3]))
+            problem = f"{what} {some}, which is no class of the data set: {shown(self.names)}"
+            raise self._wrong(Code.MISMATCHED_CLASSES, "answer", problem)
+
+    def _no_column(self, name: str) -> SettingError:
+        problem = f"{self.path} has no column {name}; it has {', '.join(self._table.names)}"
+        return self._wrong(Code.MISSING_COLUMN, "answer", problem)
+
+    def _wrong(self, code: Code, key: str, problem: str) -> SettingError:
+        return _wrong(code, key, shown(getattr(self.teacher, key)), problem)
+
+
+def _number(cell: Any) -> float:
+    """Return the number that a cell spells; NaN if it spells none."""
+    try:
+        return float(cell)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def _spelled(text: str) -> Any:
+    """Return the map or list that a text spells as JSON or Python do, or the text itself."""
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            continue
+    return text
+
+
+def _wrong(code: Code, key: str, value: str, problem: str) -> SettingError:
+    return SettingError(code, f"teacher.{key}", value, problem)
