@@ -310,6 +310,16 @@ REFUSALS: dict[str, tuple[Code, *tuple[str, ...]]] = {
     "method=finetune phase=general": (Code.INAPPLICABLE_KEY, "phase=general", "method=finetune"),
     "teacher.schedule=smoke": (Code.MISUSED_GROUP, "teacher.schedule=smoke", "mean schedule@teacher.schedule=smoke?"),
     "teacher=run": (Code.MISSING_VALUE, "teacher.path", "outputs/<data set>/<method>/<student>/seed0"),
+    "teacher=file": (Code.MISSING_VALUE, "teacher.source", "must be set"),
+    "teacher=file teacher.source=/none.csv student=own method=logit_kd": (
+        Code.MISSING_FILE,
+        "teacher.source=/none.csv",
+        "no such file",
+    ),
+    "teacher=ensemble": (Code.MISSING_VALUE, "teacher.members", "[outputs/<...>/seed0,"),
+    "teacher=ensemble teacher.members=[a,b]": (Code.NOT_A_RUN, "teacher.members=[a,b]", "a is not a finished run"),
+    "teacher.seeds=[1,1]": (Code.OUT_OF_RANGE, "teacher.seeds=[1,1]", "two or more different seeds"),
+    "method=pkd teacher.seeds=[0,1]": (Code.UNSUITABLE_TEACHER, "teacher=minilm_l6", "an ensemble", "method=logit_kd"),
     "teacher=local teacher.source=/none/such": (Code.MISSING_FILE, "teacher.source=/none/such", "config.json"),
     "teacher=run teacher.path=/none/such": (Code.NOT_A_RUN, "teacher.path=/none/such", "seed0"),
     "method=mlm corpus=files corpus.name=c corpus.running.files={a:b}": (
@@ -351,7 +361,12 @@ REFUSALS: dict[str, tuple[Code, *tuple[str, ...]]] = {
 
 
 # These need a source.
-SOURCELESS = ("dataset=files", "dataset=conll_files", "teacher=local", "teacher=run", "corpus=files")
+SOURCELESS = (
+    "dataset=files",
+    "dataset=conll_files",
+    "corpus=files",
+    *(f"teacher={name}" for name in ("local", "run", "file", "ensemble")),
+)
 
 
 def option(group: str, path: Path) -> str:

@@ -6,7 +6,6 @@ a network's logits by a constant for each example, and no softmax depends on tha
 """
 
 import ast
-import glob
 import json
 import logging
 import math
@@ -25,37 +24,16 @@ from kdbench.data import tables
 from kdbench.data.datasets import Split
 from kdbench.data.tables import Table
 from kdbench.errors import Code, SettingError, SourceError, shown
-from kdbench.schema import OF_A_FILE, DatasetConfig, TeacherConfig
-from kdbench.sources import files
-from kdbench.storage.files import sha256_of
+from kdbench.schema import DatasetConfig, TeacherConfig
+from kdbench.sources.answer_files import answer_files
 from kdbench.tasks.cells import Place, class_of
 
 log = logging.getLogger("kdbench")
-FORMATS = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".json")
 TOLERANCE = 0.01  # by which probabilities may miss a sum of 1, as they are often written with two or three digits
 SAME = 1e-6  # difference of two probabilities that float32 may make
 NOT_GIVEN = math.nan
 Key = tuple[Any, ...]  # a text, a text and its second text, or a number
 Floats = NDArray[np.float64]
-
-
-def answer_files(teacher: TeacherConfig) -> list[Path]:
-    """Return the files that `teacher.source` names, sorted; it may have `*`, `?` and `[]`. Raises SettingError."""
-    source = teacher.source
-    found = [Path(source)] if Path(source).exists() else sorted(map(Path, glob.glob(source, recursive=True)))
-    if not found:
-        raise _wrong(Code.MISSING_FILE, "source", source, f"no such file (looked for {Path(source).absolute()})")
-    for path in found:
-        if not path.is_file() or files.ending(path.name) not in FORMATS:
-            problem = f"{path} must be a table ({', '.join(FORMATS)}), or one of these in a .gz or .zip"
-            raise _wrong(Code.INVALID_SOURCE, "source", source, problem)
-    return found
-
-
-def answers_identity(teacher: TeacherConfig) -> dict[str, Any]:
-    """Return what decides the answers: the contents of the files, wherever they lie, and how they are read."""
-    keys = {key: getattr(teacher, key) for key in OF_A_FILE if getattr(teacher, key) is not None}
-    return keys | {"files": sorted([files.ending(path.name), sha256_of(path)] for path in answer_files(teacher))}
 
 
 @dataclass(frozen=True)

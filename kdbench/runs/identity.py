@@ -4,7 +4,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from kdbench.data.answers import answers_identity
 from kdbench.data.datasets import dev_follows
 from kdbench.runs.related import (
     general_run,
@@ -15,6 +14,7 @@ from kdbench.runs.related import (
     uses_unlabelled,
 )
 from kdbench.schema import CorpusConfig, DatasetConfig, RunConfig
+from kdbench.sources.answer_files import answers_identity
 from kdbench.sources.sources import dataset_identity, model_identity, text_identity, unlabelled_identity
 from kdbench.storage.results import read_result
 from kdbench.tasks import chosen_metric

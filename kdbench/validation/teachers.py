@@ -6,6 +6,7 @@ from kdbench import tasks
 from kdbench.declared import architecture_traits
 from kdbench.errors import Code, Fault, SettingError, shown
 from kdbench.schema import OF_A_FILE, RunConfig
+from kdbench.sources.answer_files import answer_files
 
 NEEDS_NETWORK = {  # a word in a method's `needs` -> what the method does with the teacher's network
     "encoder_teacher": "uses the teacher's layers",
@@ -82,8 +83,6 @@ def task_faults(config: RunConfig) -> Iterator[Fault]:
 
 def file_faults(config: RunConfig) -> Iterator[Fault]:
     """Yield what a file cannot give because it has no encoder, and a file that is not there."""
-    from kdbench.data.answers import answer_files  # NumPy and torch: --help must be quick
-
     teacher, student, method = config.teacher, config.student, config.method
     if "corpus" in method.needs:
         problem = f"is a file, which has no encoder, and method={method.name} learns from the teacher's encoder"
