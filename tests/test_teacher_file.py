@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow
@@ -28,8 +29,15 @@ from tests.refusals import refused
 NAMES = ["fruit", "metal", "water"]
 
 
-def teacher(source: Path | str, **keys) -> TeacherConfig:
-    given = {"join": "text", "text": "text", "text_pair": "pair", "id": "id", "answer": "*", "values": "probabilities"}
+def teacher(source: Path | str, **keys: Any) -> TeacherConfig:
+    given: dict[str, Any] = {
+        "join": "text",
+        "text": "text",
+        "text_pair": "pair",
+        "id": "id",
+        "answer": "*",
+        "values": "probabilities",
+    }
     return TeacherConfig(name="file", source=str(source), **given | {"floor": 1e-6, "missing": "refuse"} | keys)
 
 
@@ -37,7 +45,7 @@ def split(*texts: str, pairs: list[str] | None = None) -> Split:
     return Split(np.arange(len(texts)), texts, np.zeros(len(texts), np.int64), pairs)
 
 
-def answers(path: Path, *texts: str, pairs: list[str] | None = None, **keys) -> np.ndarray:
+def answers(path: Path, *texts: str, pairs: Any = None, **keys: Any) -> Any:
     """The probabilities that the file has for these texts."""
     found = read_answers(teacher(path, **keys), NAMES, pairs is not None).of(split(*texts, pairs=pairs))
     return found.double().softmax(-1).numpy()
@@ -58,7 +66,7 @@ ROWS = {"a": [0.7, 0.2, 0.1], "b": [0.1, 0.1, 0.8]}
 def test_every_form_is_read_by_name(tmp_path, order, form):
     by_name = {text: {name: row[NAMES.index(name)] for name in order} for text, row in ROWS.items()}
     kind, _, ending = form.rpartition(".")
-    path, keys = tmp_path / f"answers.{ending}", {}
+    path, keys = tmp_path / f"answers.{ending}", dict[str, Any]()
     if kind == "":
         rows = [{"text": text, **{f"p {name}": p for name, p in row.items()}} for text, row in by_name.items()]
         keys = {"answer": "p *"}

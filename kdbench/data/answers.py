@@ -181,24 +181,20 @@ class _File:
         if teacher.values == "log_probabilities":
             given = np.exp(given)
         absent, total = np.isnan(given), np.nansum(given, 1)
-        answered: NDArray[np.bool_] = ~absent.all(1)
-        partly: NDArray[np.bool_] = absent.any(1) & answered
-        if teacher.values == "labels":
-            partly = np.zeros_like(partly)
-        elif teacher.rest is None and partly.any():
+        lost = absent.sum(1)
+        answered = lost < len(self.names)
+        partly = answered & (lost > 0)
+        if teacher.rest is None and partly.any():
             row = int(partly.argmax())
-            lost = self.names[int(absent[row].argmax())]
-            raise self._wrong(
-                Code.MISSING_VALUE,
-                "rest",
-                f"must be spread or renormalise: {self._place(row)} has no number for {lost!r}",
-            )
+            name = self.names[int(absent[row].argmax())]
+            problem = f"must be spread or renormalise: {self._place(row)} has no number for {name!r}"
+            raise self._wrong(Code.MISSING_VALUE, "rest", problem)
         wrong = answered & ((total > 1 + TOLERANCE) | (total == 0) | (~partly & (total < 1 - TOLERANCE)))
-        if teacher.values != "labels" and wrong.any():
+        if wrong.any():
             row = int(wrong.argmax())
             problem = f"{self._place(row)} has probabilities with the sum {total[row]:.4g}, which is not 1"
             raise self._wrong(Code.OUT_OF_RANGE, "values", problem)
-        left = np.maximum(0, 1 - total) / np.maximum(1, absent.sum(1)) if teacher.rest == "spread" else 0 * total
+        left = np.maximum(0, 1 - total) / np.maximum(1, lost) if teacher.rest == "spread" else 0 * total
         found: Floats = np.where(absent, left[:, None], given)
         found[~answered] = NOT_GIVEN
         found /= found.sum(1, keepdims=True)
@@ -225,7 +221,7 @@ class _File:
             name = class_of(cell, self._place(row))
         except SourceError:  # its message speaks of a data set
             name = str(cell)
-        return {} if name is None else {name: 1.0}
+        return {} if name is None else dict.fromkeys(self.names, 0.0) | {name: 1.0}
 
     def _by_class(self, row: int, cell: Any) -> dict[str, Any]:
         """Return class -> number of a cell that holds a map or a list, perhaps spelled as JSON or by Python."""
