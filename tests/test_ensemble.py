@@ -1,5 +1,6 @@
 """An ensemble as the teacher: finished runs, or one teacher with several seeds; its answers are their mean."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,9 @@ def test_seeds_are_trained_once_and_judged_as_one(configure, execute, monkeypatc
     for split in ("dev", "test"):
         mean = np.mean([logits_of(one, split) for one in members], 0)
         np.testing.assert_allclose(logits_of(row, split), mean, atol=1e-6)
-    assert result["teacher"] == {key: found[key] for key in ("id", "seed", "metrics", "parameters")}
+    assert {key: result["teacher"][key] for key in ("id", "seed", "metrics", "parameters", "test_id")} == (
+        {key: found[key] for key in ("id", "seed", "metrics", "parameters")} | {"test_id": found["identity"]["test_id"]}
+    )
     costs = [read_result(one)["cost"]["seconds"] for one in members]
     assert result["cost"]["teacher_seconds"] == pytest.approx(sum(costs))
     assert found["parameters"]["total"] == sum(read_result(one)["parameters"]["total"] for one in members)
@@ -113,3 +116,13 @@ def test_members_must_be_finished_runs(configure, tmp_path):
     given = ["method=logit_kd", "teacher=ensemble", f"teacher.members=[{tmp_path},{tmp_path / 'b'}]"]
     with refused(Code.NOT_A_RUN, str(tmp_path), kind=NoTeacher) as _:
         configure(*given)
+
+
+def test_a_member_that_had_another_test_is_told(configure, execute, tmp_path):
+    """It may have been trained on these test texts, so its test is the one that the record has."""
+    own = configure("method=finetune", "student=full", "schedule.epochs=1")
+    cut = replace(own.dataset, splits=replace(own.dataset.splits, test=None))
+    members = [execute(own), execute(replace(own, dataset=cut))]
+    given = ["teacher=ensemble", f"teacher.members=[{','.join(one['folder'] for one in members)}]"]
+    result = execute(configure("method=logit_kd", "schedule.epochs=1", *given))
+    assert result["teacher"]["test_id"] == members[1]["identity"]["test_id"] != result["identity"]["test_id"]

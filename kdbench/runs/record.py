@@ -274,7 +274,10 @@ def _teacher(run: "Run") -> dict[str, Any] | None:
     result = run.teacher_result
     if result is None:
         return None
-    ids = {key: result["identity"].get(key) for key in ("test_id", "dev_id")}  # older runs have none
+    # A member of an ensemble may have been trained on the test texts of the others.
+    members = [] if run.config.teacher.members is None else [member for member, _ in run.members]
+    tested = next((one for one in members if one["identity"].get("test_id") != result["identity"]["test_id"]), result)
+    ids = {key: tested["identity"].get(key) for key in ("test_id", "dev_id")}  # older runs have none
     labelled = result["data"]["splits"]["train"]["rows"]
     return {key: result[key] for key in ("id", "seed", "metrics", "parameters")} | {"labelled": labelled} | ids
 
