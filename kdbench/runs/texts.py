@@ -90,11 +90,11 @@ class RunData:
 
         If nothing is learned (method=answers), these are dev and test.
         """
-        if "encoder" not in self.config.method.needs:
+        if self.config.method.name == "answers":
             self.answers.of(self.data.dev)
             self.answers.of(self.data.test)
         else:
-            self.answers.answered(self.data.train)
+            self.answers.answered(self.with_unlabelled(self.data.train))
 
     def _pieces(self, name: str, folder: Path, pretrained: bool) -> PiecesReport:
         length, counts = self.config.dataset.max_length, {}
