@@ -20,12 +20,6 @@ TokenMask = Int[Tensor, "B T"] | Bool[Tensor, "B T"]  # 1 = token, 0 = padding
 IGNORED = -100  # the label of a token that is not predicted (PyTorch's convention)
 
 
-def parts(labels: Tensor) -> Tensor:
-    """Return (B,) the number of values that each example adds to the mean of the loss: one, or its words."""
-    tagged = labels.dim() == 2 and labels.dtype == torch.int64  # several labels are int8
-    return (labels != IGNORED).sum(1) if tagged else torch.ones(len(labels), dtype=torch.int64)
-
-
 def cross_entropy(logits: Float[Tensor, "B C"], labels: Int[Tensor, " B"]) -> Float[Tensor, ""]:
     """Return the cross-entropy with hard labels, the mean over the batch."""
     return _mean(F.cross_entropy(_wide(logits), labels, reduction="sum"), len(labels))

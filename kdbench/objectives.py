@@ -2,9 +2,10 @@
 
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
-from kdbench.losses import IGNORED, masked_cross_entropy, parts, soft_kl
+from kdbench.losses import IGNORED, masked_cross_entropy, soft_kl
 from kdbench.models.students import logits
 from kdbench.stage import Batch, Objective, Terms
 from kdbench.tasks import SoftTargets, kind
@@ -19,7 +20,8 @@ def hard_loss(task: str, z: Tensor, batch: Batch) -> Tensor:
     if "labelled" not in batch:
         return kind(task).hard_loss(z, labels)
     known = batch["labelled"]
-    share = parts(labels[known]).sum() / parts(labels).sum().clamp_min(1)
+    counted = (labels != IGNORED).sum(1) if kind(task).words else torch.ones_like(known, dtype=torch.int64)
+    share = counted[known].sum() / counted.sum().clamp_min(1)
     return share * kind(task).hard_loss(z[known], labels[known])
 
 

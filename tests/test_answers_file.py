@@ -241,14 +241,14 @@ def test_sigkill_at_random_moments(run, asked, monkeypatch, tmp_path):
     for name, draw in (("whole", None), ("killed", random.Random(0))):
         command = [run, "--file", str(asked), "--out", str(tmp_path / name / "answers.parquet"), "--quiet"]
 
-        def work(command: list[str] = command, draw: random.Random | None = draw) -> None:
-            if draw is not None:
-                kill_after(draw.uniform(0.02, 0.2))
-            raise SystemExit(predict.main(command))
+        for attempt in range(1, 101):  # the first dies at once, the later ones ever later, on a machine of any speed
+            after = None if draw is None else draw.uniform(0, 0.02 * attempt)
 
-        for _ in range(100):
-            if draw is not None:
-                draw.random()
+            def work(command: list[str] = command, after: float | None = after) -> None:
+                if after is not None:
+                    kill_after(after)
+                raise SystemExit(predict.main(command))
+
             ends.append(os.waitpid(forked(work), 0)[1])
             if ends[-1] == 0:
                 break

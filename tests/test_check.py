@@ -14,6 +14,7 @@ from kdbench.errors import Code, Fault, nearest, print_faults, shown
 from kdbench.options import above, option, or_none
 from kdbench.schema import InitConfig, RunConfig, method_schema
 from kdbench.validation import keys
+from kdbench.validation import load as load_module
 from kdbench.validation.fit import NEEDS
 from kdbench.validation.load import load
 from kdbench.validation.values import cross_faults, faults
@@ -148,6 +149,7 @@ def test_a_methods_own_parameters(
 ) -> None:
     monkeypatch.setattr("kdbench.schema.declared", lambda module, name: Params)
     monkeypatch.setattr("kdbench.validation.values.run_keys", keys.run_keys.__wrapped__)  # without its cache
+    monkeypatch.setattr("kdbench.validation.load._schema", load_module._schema.__wrapped__)
     cfg.method = {"name": "tfidf", **values}
     found = [str(fault) for fault in faults(cfg)]
     assert len(found) == len(expected) and all(map(str.startswith, found, expected)), found

@@ -38,7 +38,8 @@ def test_they_are_of_the_rows_alone(tmp_path: Path) -> None:
     config = files(tmp_path / "a", ROWS)
     test, dev = ids(config)
     assert test != dev
-    assert ids(replace(config, max_train_samples=5)) == (test, dev)
+    assert ids(replace(config, max_train_samples=5, max_dev_samples=100)) == (test, dev)
+    assert ids(replace(config, max_train_samples=5))[0] == test  # its dev is smaller, too
     assert ids(files(tmp_path / "elsewhere" / "b", ROWS)) == (test, dev)
     assert ids(replace(config, max_dev_samples=2))[0] == test != ids(replace(config, max_test_samples=3))[0]
     assert ids(replace(config, max_dev_samples=2))[1] != dev == ids(replace(config, max_test_samples=3))[1]

@@ -43,7 +43,7 @@ class Params:
     most_characters: int = option(at_least(1))
     sublinear_tf: bool = MISSING
     c: float = option(above(0))
-    pseudo_labels: bool = MISSING  # whether it learns the teacher's answers to dataset.unlabelled, too
+    pseudo_labels: bool = False  # whether it learns the teacher's answers to dataset.unlabelled, too
 
     @property
     def reads_teacher(self) -> bool:

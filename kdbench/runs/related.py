@@ -141,7 +141,7 @@ def row_to_beat(config: RunConfig) -> RunConfig | None:
         return None
     return dataclasses.replace(
         config,
-        method=made(name="tfidf", pseudo_labels=False),
+        method=made(name="tfidf"),
         dataset=labelled_alone(config),
         seed=0,
         corpus=None,

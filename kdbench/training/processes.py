@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from kdbench.errors import Code, UserError
-from kdbench.losses import IGNORED, parts
+from kdbench.losses import IGNORED
 from kdbench.stage import Batch, Unit
 
 
@@ -55,11 +55,17 @@ def _counts(batch: Batch) -> dict[Unit, int]:
     lengths = batch["attention_mask"].sum(-1)
     masked = int((batch["mlm_labels"] != IGNORED).sum()) if "mlm_labels" in batch else 0
     return {
-        "examples": int(parts(batch["labels"]).sum()),
+        "examples": int(_parts(batch["labels"]).sum()),
         "tokens": int(lengths.sum()),
         "pairs": int((lengths**2).sum()),
         "masked": masked,
     }
+
+
+def _parts(labels: Tensor) -> Tensor:
+    """Return (B,) the number of values that each example adds to the mean of the loss: one, or its words."""
+    tagged = labels.dim() == 2 and labels.dtype == torch.int64  # several labels are int8
+    return (labels != IGNORED).sum(1) if tagged else torch.ones(len(labels), dtype=torch.int64)
 
 
 def _moved(value: Tensor, device: torch.device) -> Tensor:

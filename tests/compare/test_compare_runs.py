@@ -22,7 +22,7 @@ LATENCY = QUIET | {
 }  # fmt: skip
 DATA = {
     "name": "r52", "files": [], "splits": {"train": {"rows": 5000, "cut": None, "empty": 0, "repeated": 0}},
-    "class_count": 0, "classes": {}, "range": None, "notes": [], "pieces": [],
+    "class_count": 0, "classes": {}, "range": None, "unlabelled": None, "notes": [], "pieces": [],
 }  # fmt: skip
 TAUGHT = {"labelled": 5000, "test_id": "7e577e57", "dev_id": "de7de7de"}  # on the run's own data
 NOISY = LATENCY | {"load": {"others": 1.2, "own": 1.0, "processors": 2}, "quiet": False}

@@ -82,7 +82,8 @@ def test_what_was_read_is_shown_once_with_its_warnings_and_escaped(
         "files": [{"split": "train", "file": f"{evil}.csv", "format": "csv", "separator": ";", "encoding": "cp1252",
                    "unit": "line", "dropped": [], "notes": []}],
         "splits": {"train": {"rows": 4, "cut": None, "empty": 0, "repeated": 2}},
-        "class_count": 1, "classes": {evil: {"train": 4}}, "range": None, "notes": [f"train: {evil}"],
+        "class_count": 1, "classes": {evil: {"train": 4}}, "range": None, "unlabelled": None,
+        "notes": [f"train: {evil}"],
         "pieces": [{"tokenizer": "small", "pretrained": True, "max_length": 32, "splits": {"train": counts}}],
     }  # fmt: skip
     for seed in range(2):

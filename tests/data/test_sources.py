@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from safetensors.numpy import save
 
 from kdbench.errors import Code, SourceError
-from kdbench.schema import Part, ScheduleConfig, TeacherConfig
+from kdbench.schema import OF_A_FILE, Part, ScheduleConfig, TeacherConfig
 from kdbench.sources import sources
 from kdbench.sources.fetch import Source, parse
 from kdbench.sources.model_folder import shape_of
@@ -229,13 +229,17 @@ def test_every_teacher_yaml_fits_the_schema_and_has_a_legal_source(path: Path) -
     raw: Any = OmegaConf.load(path)
     raw.pop("defaults"), raw.pop("schedule", None)  # composed by Hydra
     optional = {"schedule", "path", "finetune", "embedding", "source_architecture", "weights_sha256", *IN_PARTS}
+    optional |= {"members", "seeds", "average", *OF_A_FILE} | ({"sha256", "folder"} if path.stem == "file" else set())
     merged = OmegaConf.merge(OmegaConf.structured(TeacherConfig), raw)
     assert {*map(str, raw)} | optional == set(merged)
-    if path.stem == "run":  # all but the path comes from the run
-        assert all(OmegaConf.is_missing(raw, key) for key in ("path", "source", *SHAPE))
+    if path.stem in ("run", "ensemble"):  # all but the place comes from the run, or from the first member
+        place = {"run": "path", "ensemble": "members"}[path.stem]
+        assert all(OmegaConf.is_missing(raw, key) for key in (place, "source", *SHAPE))
         return
     assert merged.name == path.stem
-    if path.stem == "local":
+    if path.stem == "file":
+        assert OmegaConf.is_missing(raw, "source")
+    elif path.stem == "local":
         assert {key for key in raw if OmegaConf.is_missing(raw, str(key))} == {"source", "architecture", *SHAPE}
     else:
         found: Any = OmegaConf.to_container(merged)
