@@ -60,12 +60,17 @@ def _keep_freed_memory() -> None:
         libc.mallopt(_M_TOP_PAD, 64 << 20)
 
 
+def give_back() -> None:
+    """Return freed memory to the kernel, before something beside the steps of training needs memory."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def used_memory(device: torch.device) -> int:
     """Return the bytes that this process uses, on its GPU if it has one. On Linux, it gives back freed memory first."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
-    if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)
+    give_back()
     return int(psutil.Process().memory_info().rss)
 
 

@@ -27,6 +27,7 @@ from kdbench.storage.seeds import derive
 from kdbench.training import checkpoint, interrupts
 from kdbench.training.checkpoint import Best, Pass, state_of
 from kdbench.training.finite import bad_loss, require_finite_weights
+from kdbench.training.hardware import give_back
 from kdbench.training.interrupts import Limits
 from kdbench.training.metrics_log import MetricsLog, Tell, read_lines
 from kdbench.training.needs import Room, needs, require
@@ -204,6 +205,7 @@ class _Trainer:
         """Score every predictor on dev; keep the weights if the first one's score is the best so far."""
         require_finite_weights(self.stage, self.folder, self.progress.step, self.module)
         self.updates.settle(self.progress.step)
+        give_back()  # of the steps: the scores and a copy of the weights come on top of what training holds
         self.module.eval()
         assert self.stage.predict is not None  # the dispatcher fills in the student's own logits
         dev = {name: self.score(predict, self.progress.step) for name, predict in self.stage.predict.items()}
@@ -211,6 +213,7 @@ class _Trainer:
         if self.progress.best_score is None or score is None or score > self.progress.best_score:
             self.progress.best_score, self.progress.best_step = score, self.progress.step
             self.progress.stale_epochs = 0
+            self.state.best = None  # not two of them at once
             self.state.best = Best(state_of(self.module))
         else:
             self.progress.stale_epochs += 1
@@ -227,6 +230,7 @@ class _Trainer:
         require_finite_weights(self.stage, self.folder, self.progress.step, self.module)
         self.updates.settle(self.progress.step)
         if self.accelerator.is_main_process:
+            give_back()  # as before the scores: it copies the weights and the moments
             checkpoint.save(self.folder, self.module, self.updates.optimizer, self.state)
 
     def _finish(self) -> None:
