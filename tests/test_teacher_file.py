@@ -287,6 +287,22 @@ def test_texts_without_an_answer(pair, file_run, execute, tmp_path, caplog):
         execute(file_run(kept(path, {*data.test.texts} - {*data.train.texts}, "none.csv"), "teacher.missing=drop"))
 
 
+def test_its_answers_are_pseudo_labels(pair, file_run, execute, data_folder):
+    """For a network and for TF-IDF; a raw text without an answer is left out."""
+    _, path, _ = pair
+    raw = data_folder / "corpus.txt"
+    texts = raw.read_text(encoding="utf8").splitlines()
+    rows = [f"{text},{math.log(0.9)},{math.log(0.06)},{math.log(0.04)}" for text in texts[:40]]
+    whole = write(path.with_name("with_raw.csv"), path.read_text(encoding="utf8") + "\n".join(rows) + "\n")
+    words = [f"dataset.unlabelled={raw}", "teacher.missing=drop"]
+    network = execute(file_run(whole, "method=pseudo_label", *words))
+    assert network["reported"]["pseudo_labels"] == {"texts": 40, "kept": 40}
+    surest = execute(file_run(whole, "method=pseudo_label", "method.threshold=0.99", *words))
+    assert surest["reported"]["pseudo_labels"]["kept"] == 0  # the answers have 0.9
+    tfidf = execute(file_run(whole, "method=tfidf", "method.pseudo_labels=true", *words))
+    assert tfidf["reported"]["tried"]["words up to 1"]["train_texts"] == 60 + 40
+
+
 def test_a_row_of_its_own(pair, file_run, execute):
     """method=answers needs dev and test, and no student."""
     network, path, _ = pair

@@ -113,22 +113,12 @@ def load_dataset(config: DatasetConfig, cache: Path) -> TextData:
     if config.splits.test is not None and Path(config.splits.test).name.startswith(("dev", "val")):
         test_is = "dev"
         notes.append(f"test labels hidden or absent: test is the official dev split ({config.splits.test})")
-    limits = {"train": config.max_train_samples, "dev": config.max_dev_samples, "test": config.max_test_samples}
-    whole = len(parts["train"])
-    for part, limit in limits.items():
-        limited = _stratified if config.stratified and part == "train" else _limited
-        parts[part] = limited(parts[part], limit, [config.split_seed, _LIMIT[part]])
-    if dev_follows(config) and len(parts["train"]) < whole:
-        of_dev, size = len(parts["dev"]), round(len(parts["dev"]) * len(parts["train"]) / whole)
-        drawn = _stratified(parts["dev"], size, [config.split_seed, _LIMIT["dev"]], _FLOOR)
-        parts["dev"] = _limited(drawn, len(parts["train"]), [config.split_seed, _LIMIT["dev"]])
-        told = f"dev: {len(parts['dev'])} of its {of_dev} rows, as train is limited: in proportion, {_FLOOR} a class"
-        notes.append(f"{told} at least; dataset.max_dev_samples sets another number")
-    splits = {part: _contents(parts[part], shares.get(part)) for part in limits}
+    _limit(parts, config, notes)
+    splits = {part: _contents(parts[part], shares.get(part)) for part in _LIMIT}
     _note_labels(parts["train"], notes)
     for part in ("test", "dev"):
         _note_shared(part, parts, notes)
-    labels = {part: parts[part].labels for part in limits}
+    labels = {part: parts[part].labels for part in _LIMIT}
     every, numbers = np.concatenate([*labels.values()]), traits(config.task).numbers
     report: DataReport = {
         "name": config.name,
@@ -258,6 +248,21 @@ def _classes_apart(whole: Split, part: Split, names: list[str]) -> str:
     found = sorted({*_one_class_a_row(whole.labels)} - {*_one_class_a_row(part.labels)})
     more = f" and {len(found) - 5} others" if len(found) > 5 else ""
     return ", ".join(repr(names[label]) for label in found[:5]) + more
+
+
+def _limit(parts: dict[str, Split], config: DatasetConfig, notes: list[str]) -> None:
+    """Limit the splits in place, each by its own key; dev also in proportion to train, where it follows it."""
+    limits = {"train": config.max_train_samples, "dev": config.max_dev_samples, "test": config.max_test_samples}
+    whole = len(parts["train"])
+    for part, limit in limits.items():
+        limited = _stratified if config.stratified and part == "train" else _limited
+        parts[part] = limited(parts[part], limit, [config.split_seed, _LIMIT[part]])
+    if dev_follows(config) and len(parts["train"]) < whole:
+        of_dev, size = len(parts["dev"]), round(len(parts["dev"]) * len(parts["train"]) / whole)
+        drawn = _stratified(parts["dev"], size, [config.split_seed, _LIMIT["dev"]], _FLOOR)
+        parts["dev"] = _limited(drawn, len(parts["train"]), [config.split_seed, _LIMIT["dev"]])
+        told = f"dev: {len(parts['dev'])} of its {of_dev} rows, as train is limited: in proportion, {_FLOOR} a class"
+        notes.append(f"{told} at least; dataset.max_dev_samples sets another number")
 
 
 def dev_follows(config: DatasetConfig) -> bool:

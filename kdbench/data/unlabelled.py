@@ -212,26 +212,24 @@ class _NearCopies:
     """Find texts that nearly are one of `held`."""
 
     def __init__(self, held: Sequence[Given]) -> None:
-        from datasketch import MinHashLSH  # scipy: not for a cached set
+        from datasketch import MinHash, MinHashLSH  # scipy: not for a cached set
 
         self.held = held
+        self.empty = MinHash(num_perm=_PERMUTATIONS, hashfunc=zlib.crc32)  # its permutations are drawn once
         self.index = MinHashLSH(threshold=_SOUGHT, num_perm=_PERMUTATIONS)
         with self.index.insertion_session() as session:
             for number, given in enumerate(held):
-                session.insert(number, _sketch(_grams(given)), check_duplication=False)
+                session.insert(number, self._sketch(_grams(given)), check_duplication=False)
 
     def holds(self, given: Given) -> bool:
         grams = _grams(given)
-        for number in self.index.query(_sketch(grams)):
+        for number in self.index.query(self._sketch(grams)):
             other = _grams(self.held[number])
             if len(grams & other) >= NEAR * len(grams | other):
                 return True
         return False
 
-
-def _sketch(grams: set[bytes]) -> Any:
-    from datasketch import MinHash
-
-    made = MinHash(num_perm=_PERMUTATIONS, hashfunc=zlib.crc32)
-    made.update_batch([*grams])
-    return made
+    def _sketch(self, grams: set[bytes]) -> Any:
+        made = self.empty.copy()
+        made.update_batch([*grams])
+        return made

@@ -70,7 +70,7 @@ class Run(RunModels):
     def batches(self, stage: str, *teacher: str, split: Split | None = None) -> TrainBatches:
         """Return train (or another split) in batches for stage `stage`, with the teacher's cached `logits` or `cls`."""
         self.stage(stage)  # before the teacher is trained for it
-        split = self._taught(split or self.data.train) if teacher else split or self.data.train
+        split = self.answered(split or self.data.train) if teacher else split or self.data.train
         outputs = {f"teacher_{what}": self.teacher_outputs(what, split) for what in teacher}
         return self._in_batches(replace(self.examples(split), teacher=outputs), stage)
 
@@ -104,7 +104,7 @@ class Run(RunModels):
         compute = f"{self.hardware.precision} {self.hardware.attention}"
         return cached_outputs(what, self.examples(split, tokenizer_folder), predict, weights, compute, self.cache)
 
-    def _taught(self, split: Split) -> Split:
+    def answered(self, split: Split) -> Split:
         """Return the examples that the teacher answers. Raises UserError if a file lacks some that it must have."""
         if not self.config.teacher.is_file:
             return split

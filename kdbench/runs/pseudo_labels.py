@@ -1,5 +1,7 @@
 """Let the teacher label the texts without labels: its answers become labels like others (Lee 2013)."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -17,17 +19,18 @@ def pseudo_labelled(run: Run, threshold: float = 0.0, share: float = 1.0) -> Spl
     `share` of the texts with the same answer (Zou et al. 2018, section 4.2). Both are for tasks of one class a text.
     """
     assert run.unlabelled is not None  # crosscheck
-    raw = run.unlabelled.split
+    raw = run.answered(run.unlabelled.split)
     logits = run.teacher_outputs("logits", raw)
-    examples = run.examples(raw, run.encoder_folder)
-    answers = kind(run.task).answers(examples.by_example(logits))
+    # Only a network, which has a tokenizer, answers words.
+    given = run.examples(raw, run.encoder_folder).by_example(logits) if raw.tagged else logits.numpy()
+    answers = kind(run.task).answers(given)
     kept = np.arange(len(raw))
     if threshold > 0 or share < 1:
         kept = surest(logits.softmax(-1).amax(-1), answers, threshold, share)
     run.report("pseudo_labels", {"texts": len(raw), "kept": len(kept)})
     chosen = raw.take(kept)
-    labelled = Split(chosen.ids, chosen.texts, answers[kept], chosen.pairs)
-    return Split(**{**vars(with_unlabelled(run.data.train, labelled)), "labelled": None})
+    both = with_unlabelled(run.data.train, replace(chosen, labels=answers[kept]))
+    return replace(both, labelled=None)  # all have one now
 
 
 def surest(
