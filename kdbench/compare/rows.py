@@ -54,6 +54,8 @@ def _rows(runs: list[Run], chosen: list[Run]) -> list[Row]:
 def _role(run: Run, teachers: set[str]) -> str:
     if run.id in teachers:
         return "teacher"
+    if run.method == "tfidf" and run.raw:  # it learned a teacher's answers
+        return "method"
     return {"answers": "teacher", "tfidf": "tfidf", "finetune": "baseline"}.get(run.method, "method")
 
 

@@ -75,6 +75,15 @@ def test_programs_get_the_numbers(tree: Path) -> None:
     assert set(frame.examples_id) == {"7e577e57"} and frame.data_id["ffff0002"] == "00001000"
 
 
+def test_tf_idf_that_learned_a_teachers_answers_is_not_the_row_to_beat(tree: Path) -> None:
+    student(tree, "tfidf", "ffff0003", 0, 99.0, **splits(5000, 700))
+    found = table(tree)
+    roles = {row.id: row.role for row in found.rows if row.runs[0].method == "tfidf"}
+    assert roles.pop("ffff0003") == "method" and set(roles.values()) == {"tfidf"}
+    floor = found.tfidf(5000)
+    assert floor is not None and floor.id in roles
+
+
 def test_a_direct_fine_tune_on_other_train_texts_is_no_baseline(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = document(capsys, tree)
     assert row(found, "ffff0000")["difference_n"] == 2
