@@ -18,8 +18,8 @@ from kdbench.cli import predict
 from kdbench.cli.compose import composing
 from kdbench.data import teacher_cache
 from kdbench.errors import Code, Fault, SourceError, UserError, print_faults
-from kdbench.inference.answers_file import AnswersFile
 from kdbench.inference.finished_run import FinishedRun
+from kdbench.inference.out_file import OutFile
 from kdbench.schema import HardwareConfig
 from kdbench.sources.archive import extract
 from kdbench.sources.fetch import Source, ask_hub, parse
@@ -97,7 +97,7 @@ def open_to_all(folder: Path, _: pytest.MonkeyPatch) -> None:
 
 def anothers_file(folder: Path, _: pytest.MonkeyPatch) -> None:
     (folder / "answers.csv").write_text("mine")
-    AnswersFile(folder / "answers.csv", {}, print).found()
+    OutFile(folder / "answers.csv", {}, print).found()
 
 
 def broken_archive(folder: Path, _: pytest.MonkeyPatch) -> None:

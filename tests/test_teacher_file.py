@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from kdbench.compare.cli import main as compare
-from kdbench.data.answers import read_answers
 from kdbench.data.datasets import Split
+from kdbench.data.teacher_answers import read_answers
 from kdbench.errors import Code
 from kdbench.inference.finished_run import open_run
 from kdbench.runs.texts import RunData

@@ -133,8 +133,8 @@ def _check_out(options: argparse.Namespace) -> None:
 
 
 def _answer_into_file(options: argparse.Namespace, classifier: "Classifier") -> int:
-    from kdbench.inference.answers_file import AnswersFile
     from kdbench.inference.classifier import model_digest
+    from kdbench.inference.out_file import OutFile
 
     def say(line: str) -> None:
         if not options.quiet:
@@ -142,7 +142,7 @@ def _answer_into_file(options: argparse.Namespace, classifier: "Classifier") -> 
 
     with texts_file.readable(options.file) as path:
         asked = {"the model": model_digest(options.model), "the texts": texts_file.digest(path, classifier.dataset)}
-        answers = AnswersFile(options.out, asked, say)
+        answers = OutFile(options.out, asked, say)
         with answers.lock():
             if answers.found():
                 say("found: neither the model nor the texts have changed since it was written")

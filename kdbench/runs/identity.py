@@ -14,8 +14,8 @@ from kdbench.runs.related import (
     uses_unlabelled,
 )
 from kdbench.schema import CorpusConfig, DatasetConfig, RunConfig
-from kdbench.sources.answer_files import answers_identity
 from kdbench.sources.sources import dataset_identity, model_identity, text_identity, unlabelled_identity
+from kdbench.sources.teacher_source import files_identity
 from kdbench.storage.results import read_result
 from kdbench.tasks import chosen_metric
 from kdbench.training.hardware import Hardware
@@ -132,7 +132,7 @@ def teacher_identity(config: RunConfig, hardware: Hardware) -> dict[str, Any]:
     """Return what decides the teacher's answers: the runs that gave them, or the files that hold them."""
     teacher = config.teacher
     if teacher.is_file:
-        return answers_identity(teacher)
+        return files_identity(teacher)
     if teacher.members is not None:
         return {"members": [_finished(path) for path in teacher.members], "average": teacher.average}
     if teacher.seeds is not None:

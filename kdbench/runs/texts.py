@@ -8,12 +8,12 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from kdbench.data.answers import Answers, read_answers
 from kdbench.data.batches import Examples, TrainBatches
 from kdbench.data.corpus import MaskedBatches, Masking, corpus_examples, smoothed_weights
 from kdbench.data.datasets import Split, TextData
 from kdbench.data.report import PiecesReport, ReadReport, SplitReport
 from kdbench.data.stored import stored_dataset
+from kdbench.data.teacher_answers import Answers, read_answers
 from kdbench.data.tokenize import load_tokenizer, pad_id, tokenize
 from kdbench.data.unlabelled import Unlabelled, stored_unlabelled, with_unlabelled
 from kdbench.data.vocabulary import word_tokenizer

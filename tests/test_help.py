@@ -8,7 +8,7 @@ import sys
 import pytest
 from omegaconf import OmegaConf
 
-from kdbench.cli import help as answers
+from kdbench.cli import help as helped
 from kdbench.cli import main as cli
 from kdbench.cli.compose import composing, conf_dir
 from kdbench.schema import GROUPS
@@ -45,7 +45,7 @@ def test_each_choice_has_a_line(group, width, monkeypatch):
         options = configs.options(group)
     files = [file for file in (conf_dir() / group).rglob("*.yaml") if not re.search(r"/_", file.as_posix())]
     assert len(options) == len(files) > 1
-    lines = list(answers.choices(group, options, [conf_dir()]))
+    lines = list(helped.choices(group, options, [conf_dir()]))
     for option, line in zip(options, lines, strict=True):
         name, _, words = line.partition(" ")
         assert name == f"{group}={option}" and len(words.strip()) > 10, line
@@ -54,13 +54,13 @@ def test_each_choice_has_a_line(group, width, monkeypatch):
 
 
 def test_the_first_sentence_of_a_comment():
-    assert answers.said("# Distilled BiLSTM (Tang et al. 2019). Needs a teacher.\nname: x\n# no") == (
+    assert helped.said("# Distilled BiLSTM (Tang et al. 2019). Needs a teacher.\nname: x\n# no") == (
         "Distilled BiLSTM (Tang et al. 2019)"
     )
-    assert answers.said("# @package _global_\n# kdbench -m experiment=x\n# A grid of 1.5 rows\n# and more.\nx: 1") == (
+    assert helped.said("# @package _global_\n# kdbench -m experiment=x\n# A grid of 1.5 rows\n# and more.\nx: 1") == (
         "A grid of 1.5 rows and more"
     )
-    assert answers.said("name: x") == ""
+    assert helped.said("name: x") == ""
 
 
 def test_choices_and_keys(ask, tmp_path):

@@ -1,4 +1,4 @@
-"""The files that hold a teacher's answers. Nothing heavy is imported here, so that a refusal comes quickly."""
+"""The files that `teacher.source` names. Nothing heavy is imported here, so that a refusal comes quickly."""
 
 import glob
 from pathlib import Path
@@ -12,7 +12,7 @@ from kdbench.storage.files import sha256_of
 FORMATS = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".json")
 
 
-def answer_files(teacher: TeacherConfig) -> list[Path]:
+def teacher_files(teacher: TeacherConfig) -> list[Path]:
     """Return the files that `teacher.source` names, sorted; it may have `*`, `?` and `[]`. Raises SettingError."""
     source = teacher.source
     found = [Path(source)] if Path(source).exists() else sorted(map(Path, glob.glob(source, recursive=True)))
@@ -27,7 +27,7 @@ def answer_files(teacher: TeacherConfig) -> list[Path]:
     return found
 
 
-def answers_identity(teacher: TeacherConfig) -> dict[str, Any]:
+def files_identity(teacher: TeacherConfig) -> dict[str, Any]:
     """Return what decides the answers: the contents of the files, wherever they lie, and how they are read."""
     keys = {key: getattr(teacher, key) for key in OF_A_FILE if getattr(teacher, key) is not None}
-    return keys | {"files": sorted([files.ending(path.name), sha256_of(path)] for path in answer_files(teacher))}
+    return keys | {"files": sorted([files.ending(path.name), sha256_of(path)] for path in teacher_files(teacher))}

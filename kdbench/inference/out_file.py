@@ -1,4 +1,4 @@
-"""Answer a file of any size into one file, which appears complete or not at all. A killed command resumes.
+"""Write the answers to a file of any size to one file, which appears whole or not at all. A killed command resumes.
 
 While `answers.parquet` is made, `.answers.parquet.shards/` has the answers to SHARD rows in each file, and
 `.answers.parquet.plan.json` the digests of the model and of the texts. Afterwards `.answers.parquet.json` has these and
@@ -32,7 +32,7 @@ _TYPES: dict[Any, Any] = {
 }  # fmt: skip
 
 
-class AnswersFile:
+class OutFile:
     """The file of answers to come, or that is there already.
 
     `asked` identifies the answers: a digest for each thing that they depend on, by its name in messages. `say` gets

@@ -25,7 +25,7 @@ from kdbench.data.datasets import Split
 from kdbench.data.tables import Table
 from kdbench.errors import Code, SettingError, SourceError, shown
 from kdbench.schema import DatasetConfig, TeacherConfig
-from kdbench.sources.answer_files import answer_files
+from kdbench.sources.teacher_source import teacher_files
 from kdbench.tasks.cells import Place, class_of
 
 log = logging.getLogger("kdbench")
@@ -81,7 +81,7 @@ def read_answers(teacher: TeacherConfig, names: list[str], pairs: bool) -> Answe
     """
     rows: dict[Key, int] = {}
     totals, counts = np.zeros((0, len(names))), np.zeros(0)
-    for path in answer_files(teacher):
+    for path in teacher_files(teacher):
         keys, probabilities = _File(path, teacher, names, pairs).answers()
         at = np.array([rows.setdefault(key, len(rows)) for key in keys], np.int64)
         new = len(rows) - len(counts)

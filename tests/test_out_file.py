@@ -15,9 +15,9 @@ import pytest
 
 from kdbench.cli import predict
 from kdbench.errors import Code, UserError
-from kdbench.inference import answers_file, classifier
-from kdbench.inference.answers_file import AnswersFile
+from kdbench.inference import classifier, out_file
 from kdbench.inference.classifier import Classifier
+from kdbench.inference.out_file import OutFile
 from kdbench.tasks.classification import Answer, Scored
 from kdbench.tasks.multi_label import Chosen
 from kdbench.tasks.regression import Value
@@ -56,7 +56,7 @@ def table(out: Path) -> dict[str, list[Any]]:
 
 
 def write(out: Path, says: Any, texts: Sequence[tuple[str, ...]]) -> dict[str, Any]:
-    file = AnswersFile(out, {"x": "y"}, print)
+    file = OutFile(out, {"x": "y"}, print)
     with file.lock():
         assert not file.found()
         file.write(stub(says), iter(texts), len(texts), lambda texts, before: None)
@@ -129,7 +129,7 @@ def asked(tmp_path) -> Path:
 
 
 def test_the_answers_of_a_file_are_those_on_stdout(run, asked, capsys, monkeypatch):
-    monkeypatch.setattr(answers_file, "SHARD", 8)
+    monkeypatch.setattr(out_file, "SHARD", 8)
     out = asked.with_name("answers.parquet")
     assert predict.main([run, "--file", str(asked), "--json", "--quiet"]) == 0
     answers = json.loads(capsys.readouterr().out)["answers"]
@@ -178,12 +178,12 @@ def test_a_finished_file_is_found_and_made_again_only_for_another_model_or_other
 
 @pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])
 def test_a_killed_command_resumes_and_the_file_is_the_same(tmp_path, monkeypatch, ending):
-    monkeypatch.setattr(answers_file, "SHARD", 5)
+    monkeypatch.setattr(out_file, "SHARD", 5)
     texts = [(text,) for text in texts_of(23)]
     write(tmp_path / f"whole.{ending}", lambda text: Value(len(text) / 3), texts)
     out = tmp_path / f"answers.{ending}"
     said: list[str] = []
-    file = AnswersFile(out, {"x": "y"}, said.append)
+    file = OutFile(out, {"x": "y"}, said.append)
 
     def dies(text: str) -> Value:
         if text == texts[17][0]:
@@ -208,14 +208,14 @@ def test_a_killed_command_resumes_and_the_file_is_the_same(tmp_path, monkeypatch
 
 
 def test_shards_of_another_model_are_not_used(tmp_path, monkeypatch):
-    monkeypatch.setattr(answers_file, "SHARD", 1)
+    monkeypatch.setattr(out_file, "SHARD", 1)
     said: list[str] = []
-    first = AnswersFile(tmp_path / "answers.csv", {"the model": "1", "the texts": "2"}, said.append)
+    first = OutFile(tmp_path / "answers.csv", {"the model": "1", "the texts": "2"}, said.append)
     assert not first.found()
     with pytest.raises(UserError):
         first.write(echo(), iter([("a",)]), 2, lambda texts, before: None)
-    (first.shards / "000000.parquet").write_bytes(answers_file._shard(stub(lambda text: Value(9)), [("a",)]))
-    file = AnswersFile(tmp_path / "answers.csv", {"the model": "3", "the texts": "2"}, said.append)
+    (first.shards / "000000.parquet").write_bytes(out_file._shard(stub(lambda text: Value(9)), [("a",)]))
+    file = OutFile(tmp_path / "answers.csv", {"the model": "3", "the texts": "2"}, said.append)
     assert not file.found()
     file.write(stub(lambda text: Value(1)), iter([("a",)]), 1, lambda texts, before: None)
     assert (tmp_path / "answers.csv").read_text().splitlines()[1] == '"a",1'
@@ -223,7 +223,7 @@ def test_shards_of_another_model_are_not_used(tmp_path, monkeypatch):
 
 
 def test_a_file_that_appears_meanwhile_is_not_overwritten(tmp_path):
-    file = AnswersFile(tmp_path / "answers.csv", {"x": "y"}, print)
+    file = OutFile(tmp_path / "answers.csv", {"x": "y"}, print)
     assert not file.found()
     file.out.write_text("mine")
     with refused(Code.WOULD_OVERWRITE, file.out, kind=UserError):
@@ -235,7 +235,7 @@ def test_a_file_that_appears_meanwhile_is_not_overwritten(tmp_path):
 
 def test_sigkill_at_random_moments(run, asked, monkeypatch, tmp_path):
     """A process is killed again and again until the file is there; it equals that of a process that was not."""
-    monkeypatch.setattr(answers_file, "SHARD", 4)
+    monkeypatch.setattr(out_file, "SHARD", 4)
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
     ends = []
     for name, draw in (("whole", None), ("killed", random.Random(0))):
