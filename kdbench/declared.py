@@ -20,7 +20,7 @@ from kdbench.errors import Code
 LIGHT = ("kdbench.declared", "kdbench.errors", "kdbench.options", "kdbench.schema", "kdbench.tasks")
 
 OWN = "kdbench_"  # before the name of an architecture that transformers does not have, in config.json
-PRUNED = "pruned_"  # before the name of the architecture that method=prune removes heads and units from
+PRUNED = "pruned_"  # before the name of an architecture whose layers have lost heads and units (method=prune)
 Size = tuple[str, str]  # rows and columns of a matrix, by their keys in a shape
 
 
@@ -136,13 +136,16 @@ class Architecture:
 
 
 def architecture_traits(architecture: str) -> type[Architecture]:
-    """Return what an architecture declares, by its key (`ib_bert`) or its model_type (`kdbench_ib_bert`)."""
+    """Return what an architecture declares, by its key (`ib_bert`) or its model_type (`kdbench_ib_bert`).
+
+    The pruned form of an architecture (`pruned_bert`) has the traits of the whole one.
+    """
     return declared(f"kdbench.models.{file_name(architecture)}", "Traits")
 
 
 def file_name(architecture: str) -> str:
     """Return the name of an architecture's file in kdbench.models."""
-    return architecture.removeprefix(OWN).replace("-", "_")
+    return architecture.removeprefix(OWN).removeprefix(PRUNED).replace("-", "_")
 
 
 @cache
@@ -150,3 +153,9 @@ def architectures() -> dict[str, type[Architecture]]:
     """Return the traits of each architecture by its key, a value of `student.architecture`."""
     found = map(architecture_traits, declaring("kdbench.models", "Traits"))
     return {one.model_type.removeprefix(OWN): one for one in found}
+
+
+@cache
+def pruned_forms() -> tuple[str, ...]:
+    """Return the keys of the pruned forms, one for each encoder whose heads are matrices of their own."""
+    return tuple(PRUNED + name for name, one in architectures().items() if one.encoder and "heads" not in one.lacks)

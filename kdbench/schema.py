@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, ClassVar
 
-from kdbench.declared import PRUNED, architecture_traits, architectures, declared, declaring
+from kdbench.declared import architecture_traits, architectures, declared, declaring, pruned_forms
 from kdbench.options import (
     MISSING,
     SHA256,
@@ -29,7 +29,7 @@ GROUPS = ("teacher", "student", "method", "schedule", "dataset", "corpus", "hard
 ENCODERS = tuple(name for name, one in architectures().items() if one.encoder)  # the others are students only
 SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "space": " "}
 ARCHITECTURES = tuple(name for name, one in architectures().items() if one.student)
-TEACHERS = (*ARCHITECTURES, *(name for name in architectures() if name.startswith(PRUNED)))  # by teacher.path
+TEACHERS = (*ARCHITECTURES, *pruned_forms())  # by teacher.path
 TASKS = declaring("kdbench.tasks", "Traits")  # the legal values of `dataset.task`: the file name is the key
 DEFAULT_TASK = "classification"  # where none is given
 _TRAITS: list[Any] = [declared(f"kdbench.tasks.{task}", "Traits") for task in TASKS]

@@ -28,9 +28,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from kdbench.declared import PRUNED, architectures
 from kdbench.models.network import view
-from kdbench.models.pruned import kept_of, pruned
+from kdbench.models.pruned import pruned
 from kdbench.models.students import flops, logits
 from kdbench.objectives import soft_and_hard
 from kdbench.options import MISSING, SHARE, TEMPERATURE, Rule, at_least, between, one_of, option, or_none
@@ -85,8 +84,6 @@ class Params:
     def conflicts(self, config: "RunConfig") -> Iterator[tuple[str, str]]:
         """Yield (key, problem) if the student is not the teacher, or the target cannot be reached."""
         teacher, student = config.teacher, config.student
-        if PRUNED + student.architecture not in architectures():
-            yield "student.architecture", f"has no pruned form: kdbench/models/ has no {PRUNED}{student.architecture}"
         if student.layers != teacher.layers:
             yield "student.layers", f"must be {teacher.layers}, as the teacher's: choose student=full"
         if config.method.init.weights != "finetuned":
@@ -234,12 +231,12 @@ def _dev(run: "Run", student: Any) -> float:
 
 def _figures(run: "Run", student: Any) -> dict[str, Any]:
     """Return what is left of the student: numbers of heads and units of each layer, parameters, FLOPs."""
-    kept = kept_of(student)
-    shape = run.shape(run.config.student) | view(student).found_shape
+    parts = view(student)
+    shape = run.shape(run.config.student) | parts.found_shape
     return {
-        "heads": [len(own) for own in kept["kept_heads"]],
-        "units": kept["kept_units"],
+        "heads": [len(own) for own in parts.kept_heads],
+        "units": parts.kept_units,
         "parameters": sum(one.numel() for one in student.parameters()),
-        "layer_parameters": sum(one.numel() for one in view(student).stacked.parameters()),
+        "layer_parameters": sum(one.numel() for one in parts.stacked.parameters()),
         "flops_per_example": flops(shape, run.config.dataset.max_length, len(run.data.label_names), run.task),
     }

@@ -4,7 +4,7 @@
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from operator import attrgetter
 from typing import Any, ClassVar
@@ -51,6 +51,19 @@ class Encoder(Network):
     def head_width(self) -> int:
         """The width of a head, which does not depend on how many a layer has."""
         return self.config.hidden_size // self.config.num_attention_heads
+
+    @property
+    def kept_heads(self) -> list[list[int]]:
+        """Of each layer, the numbers of the original's heads that it has: all, before method=prune."""
+        return [[*range(self.config.num_attention_heads)] for _ in self.layers]
+
+    @property
+    def kept_units(self) -> list[int]:
+        """Of each layer, the number of its feed-forward units."""
+        return [attrgetter(self.feed_forward[0])(layer).out_features for layer in self.layers]
+
+    def know_heads(self, layer: Any, heads: Sequence[int]) -> None:
+        """Tell a new layer which of the original's heads it will have. In most architectures it need not know."""
 
     @property
     def tops(self) -> list[nn.Module]:

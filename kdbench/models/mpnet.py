@@ -1,9 +1,11 @@
 """MPNet (Song et al. 2020): BERT's layers, whose attention scores have a learned bias for each distance of two tokens.
 
-One table holds the bias of all layers. It belongs to what makes the first layer's input.
+One table holds the bias of all layers. It belongs to what makes the first layer's input. It has a column for each head,
+so a layer that has lost heads must know which ones it kept.
 """
 
-from functools import partial
+from collections.abc import Sequence
+from functools import cache, partial
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -69,6 +71,28 @@ class Model(Stock, Encoder):
     def _first_token(self, x: Tensor, mask: Tensor, bias: Tensor) -> Tensor:
         layer: Any = self.layers[-1]
         attention, own = layer.attention, layer.attention.attn
-        context = self.first_context(x, mask, own.dropout, bias)
+        context = self.first_context(x, mask, own.dropout, bias[:, self.kept_heads[-1]])
         attended = attention.LayerNorm(attention.dropout(own.o(context)) + x[:, :1])
         return layer.output(layer.intermediate(attended), attended)
+
+    def know_heads(self, layer: Any, heads: Sequence[int]) -> None:
+        layer.attention.attn = _attention()(self.config, heads)
+
+
+@cache
+def _attention() -> Any:
+    """Return transformers' attention with the biases of some of the heads, defined on first use."""
+    from transformers.models.mpnet import modeling_mpnet
+
+    attention: Any = modeling_mpnet.MPNetSelfAttention
+
+    class PrunedSelfAttention(attention):  # type: ignore[misc]
+        def __init__(self, config: Any, heads: Sequence[int]) -> None:
+            super().__init__(config)
+            self.heads = [*heads]
+            self.all_head_size = len(heads) * self.attention_head_size
+
+        def forward(self, hidden_states: Tensor, attention_mask: Any, position_bias: Tensor, **given: Any) -> Any:
+            return super().forward(hidden_states, attention_mask, position_bias[:, self.heads], **given)
+
+    return PrunedSelfAttention

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.declared import Architecture, architecture_traits, file_name
+from kdbench.declared import OWN, Architecture, architecture_traits, file_name, pruned_forms
 from kdbench.errors import Code, UserError
 from kdbench.sources.foreign import read_config
 from kdbench.stage import Batch
@@ -22,6 +22,10 @@ from kdbench.stage import Batch
 def network(architecture: str) -> "type[Network]":
     """Return what models of an architecture have, by its key or its model_type: the file name is the key."""
     found: type[Network] = import_module(f"kdbench.models.{file_name(architecture)}").Model
+    if (key := architecture.removeprefix(OWN)) in pruned_forms():
+        from kdbench.models.pruned import form_of  # which imports this module
+
+        return form_of(found, key)
     return found
 
 

@@ -25,44 +25,37 @@ Kept = Sequence[Sequence[int]]  # of each layer: numbers from 0, rising
 class Pruned(Encoder):
     """What the pruned forms of all architectures have. It comes before the architecture's own `Model`."""
 
-    kind: ClassVar[str]  # model_type
+    key: ClassVar[str]  # `pruned_bert`
 
     @classmethod
     def model_class(cls, words: bool) -> Any:
-        _register(cls.kind)
+        _register(OWN + cls.key)
         return super().model_class(words)
 
     @classmethod
     def config_of(cls, shape: dict[str, Any]) -> dict[str, Any]:
         """`shape`: the original's, with `kept_heads` and `kept_units`."""
-        kept = {key: shape[key] for key in ("kept_heads", "kept_units")}
-        return super().config_of(shape) | kept | {"model_type": cls.kind}
+        kept = {name: shape[name] for name in ("kept_heads", "kept_units")}
+        return super().config_of(shape) | kept | {"model_type": OWN + cls.key}
 
     @property
     def found_shape(self) -> dict[str, Any]:
-        config = self.config
-        return {
-            "architecture": self.kind.removeprefix(OWN),
-            "kept_heads": config.kept_heads,
-            "kept_units": config.kept_units,
-        }
+        return {"architecture": self.key, "kept_heads": self.kept_heads, "kept_units": self.kept_units}
 
-    def narrow(self, layer: Any, heads: Sequence[int], units: int) -> None:
-        """Make room in a new layer for these of the original's heads, and for this number of units."""
-        cut(self, layer, range(len(heads)), range(units))
+    @property
+    def kept_heads(self) -> list[list[int]]:
+        return self.config.kept_heads
+
+    @property
+    def kept_units(self) -> list[int]:
+        return self.config.kept_units
 
 
-def cut(parts: Encoder, layer: Any, heads: Sequence[int], units: Sequence[int]) -> None:
-    """Keep of a layer these of its heads and units, counted from 0, and remove the others' weights."""
-    width = parts.head_width
-    inside = [head * width + at for head in heads for at in range(width)]
-    made, read = (attrgetter(name)(layer) for name in parts.feed_forward)
-    for names, kept in ((parts.projections, inside), (parts.feed_forward[:1], units)):
-        for name in names:
-            _keep_rows(attrgetter(name)(layer), kept)
-    _keep_columns(attrgetter(parts.mixing)(layer), inside)
-    _keep_columns(read, units)
-    assert made.out_features == read.in_features
+@cache
+def form_of(original: type[Encoder], key: str) -> type[Encoder]:
+    """Return the `Model` of an architecture's pruned form, made from its own."""
+    made: Any = type("Model", (Pruned, original), {"key": key})
+    return made
 
 
 def pruned(model: Any, heads: Kept, units: Kept) -> Any:
@@ -70,44 +63,35 @@ def pruned(model: Any, heads: Kept, units: Kept) -> Any:
 
     `model` is a stock classifier or a pruned one, and stays as it is. The new one is in evaluation mode, on its device.
     """
+    from transformers import AutoConfig
+
     parts = view(model)
-    shape = kept_of(model)
-    found = {
-        "kept_heads": [[own[at] for at in kept] for own, kept in zip(shape["kept_heads"], heads, strict=True)],
-        "kept_units": [len(kept) for kept in units],
-    }
+    kind = OWN + PRUNED + model.config.model_type.removeprefix(OWN + PRUNED)
+    model_class = network(kind).model_class(parts.labels_words)
+    own = [[numbers[at] for at in kept] for numbers, kept in zip(parts.kept_heads, heads, strict=True)]
+    given = model.config.to_dict() | {"kept_heads": own, "kept_units": [len(kept) for kept in units]}
+    config: Any = AutoConfig.for_model(kind, **{key: value for key, value in given.items() if key != "model_type"})
+    with torch.random.fork_rng(devices=[]):
+        made = model_class.from_config(
+            config, attn_implementation=model.config._attn_implementation, dtype=torch.float32
+        )
     smaller = deepcopy(model)
     for layer, of_heads, of_units in zip(view(smaller).layers, heads, units, strict=True):
-        cut(parts, layer, of_heads, of_units)
-    made = _build(model, found)
+        _cut(parts, layer, of_heads, of_units)
     made.load_state_dict(smaller.state_dict())
     return made.to(next(model.parameters()).device).eval()
 
 
-def kept_of(model: Any) -> dict[str, Any]:
-    """Return `kept_heads` (their numbers in the original) and `kept_units` of a classifier, stock or pruned."""
-    parts = view(model)
-    if isinstance(parts, Pruned):
-        return {key: getattr(model.config, key) for key in ("kept_heads", "kept_units")}
-    made = [attrgetter(parts.feed_forward[0])(layer) for layer in parts.layers]
-    heads = range(model.config.num_attention_heads)
-    return {"kept_heads": [[*heads] for _ in made], "kept_units": [one.out_features for one in made]}
-
-
-def _build(model: Any, found: dict[str, Any]) -> Any:
-    """Return a pruned classifier like `model`, whose layers have the shape `found`; its weights are still random."""
-    from transformers import AutoConfig
-
-    parts = view(model)
-    kind = model.config.model_type.removeprefix(OWN + PRUNED)
-    made = network(OWN + PRUNED + kind)
-    model_class = made.model_class(parts.labels_words)
-    given = {key: value for key, value in model.config.to_dict().items() if key != "model_type"} | found
-    config: Any = AutoConfig.for_model(OWN + PRUNED + kind, **given)
-    with torch.random.fork_rng(devices=[]):
-        return model_class.from_config(
-            config, attn_implementation=model.config._attn_implementation, dtype=torch.float32
-        )
+def _cut(parts: Encoder, layer: Any, heads: Sequence[int], units: Sequence[int]) -> None:
+    """Keep of a layer these of its heads and units, counted from 0, and remove the others' weights."""
+    width = parts.head_width
+    inside = [head * width + at for head in heads for at in range(width)]
+    made, read = (attrgetter(name)(layer) for name in parts.feed_forward)
+    for name in parts.projections:
+        _keep_rows(attrgetter(name)(layer), inside)
+    _keep_rows(made, units)
+    _keep_columns(attrgetter(parts.mixing)(layer), inside)
+    _keep_columns(read, units)
 
 
 def _keep_rows(linear: nn.Linear, rows: Sequence[int]) -> None:
@@ -149,16 +133,18 @@ def _register(kind: str) -> None:
         auto.register(PrunedConfig, _classifier(models[original], PrunedConfig))
 
 
-def _classifier(original: Any, config_class: Any) -> Any:
+def _classifier(original: Any, own_config: Any) -> Any:
     """Return the class of pruned classifiers, whose name ends like the original's."""
 
     class PrunedClassifier(original):  # type: ignore[misc]
+        config_class = own_config
+
         def __init__(self, config: Any) -> None:
             super().__init__(config)
             parts = view(self)
             for layer, heads, units in zip(parts.layers, config.kept_heads, config.kept_units, strict=True):
-                parts.narrow(layer, heads, units)
+                parts.know_heads(layer, heads)
+                _cut(parts, layer, range(len(heads)), range(units))
 
-    PrunedClassifier.config_class = config_class
     PrunedClassifier.__name__ = PrunedClassifier.__qualname__ = f"Pruned{original.__name__}"
     return PrunedClassifier

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdbench.declared import Architecture, architecture_traits, architectures
+from kdbench.declared import OWN, Architecture, architecture_traits, architectures, pruned_forms
 from kdbench.errors import Code, UserError
 from kdbench.models.network import network, view
 from kdbench.schema import DEFAULT_TASK
@@ -117,7 +117,7 @@ def model_type(folder: Path) -> str:
     Raises UserError where it is no architecture of kdbench.
     """
     kind = read_config(folder / "config.json").get("model_type")
-    known = [one.model_type for one in architectures().values()]
+    known = [*(one.model_type for one in architectures().values()), *(OWN + name for name in pruned_forms())]
     if kind not in known:
         raise UserError(
             Code.UNSUPPORTED_MODEL, f"{folder}: config.json has model_type={kind}; kdbench reads {', '.join(known)}"

@@ -8,16 +8,17 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import kdbench
+from kdbench.declared import PRUNED, pruned_forms
 from kdbench.inference import onnx as graph
 from kdbench.inference.measure import parameters
 from kdbench.models import students
 from kdbench.models.network import view
-from kdbench.models.pruned import kept_of, pruned
+from kdbench.models.pruned import pruned
 from kdbench.storage.files import read_json
 from tests.encoders import write_encoder
 from tests.models.test_encoders import LABELS, batch, loud
 
-PRUNABLE = ("bert", "roberta", "xlm-roberta", "electra", "distilbert", "mpnet")
+PRUNABLE = [form.removeprefix(PRUNED) for form in pruned_forms()]
 each = pytest.mark.parametrize("kind", PRUNABLE)
 HEADS = [[1], [0, 2, 3], [0], [1, 3]]  # of four
 UNITS = [[0, 5, 31], [*range(32)], [3], [*range(1, 32, 2)]]
@@ -84,11 +85,11 @@ def test_what_adds_nothing_can_be_removed(tmp_path, kind):
 def test_a_pruned_model_can_be_pruned_again_and_remembers_its_heads(tmp_path, kind):
     model = whole(tmp_path, kind)
     once = pruned(model, HEADS, UNITS)
-    assert kept_of(model) == {"kept_heads": [[0, 1, 2, 3]] * 4, "kept_units": [32] * 4}
-    assert kept_of(once) == {"kept_heads": HEADS, "kept_units": [3, 32, 1, 16]}
+    assert view(model).kept_heads == [[0, 1, 2, 3]] * 4 and view(model).kept_units == [32] * 4
+    assert view(once).kept_heads == HEADS and view(once).kept_units == [3, 32, 1, 16]
     twice = pruned(once, [[0], [0, 2], [0], [1]], [[1], [*range(32)], [0], [2, 4]])
     heads, units = [[1], [0, 3], [0], [3]], [[5], [*range(32)], [3], [5, 9]]
-    assert kept_of(twice) == {"kept_heads": heads, "kept_units": [1, 32, 1, 2]}
+    assert view(twice).kept_heads == heads and view(twice).kept_units == [1, 32, 1, 2]
     assert type(twice) is type(once) and twice.config.model_type == f"kdbench_pruned_{kind}"
     inputs = batch(model.config.pad_token_id)
     switched_off(model.double(), heads, units)
