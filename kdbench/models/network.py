@@ -21,7 +21,7 @@ from kdbench.stage import Batch
 
 def network(architecture: str) -> "type[Network]":
     """Return what models of an architecture have, by its key or its model_type: the file name is the key."""
-    found: type[Network] = import_module(f"kdbench.models.{file_name(architecture)}").Model
+    found: Any = import_module(f"kdbench.models.{file_name(architecture)}").Model
     if (key := architecture.removeprefix(OWN)) in pruned_forms():
         from kdbench.models.pruned import form_of  # which imports this module
 
