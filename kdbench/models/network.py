@@ -20,12 +20,13 @@ from kdbench.stage import Batch
 
 
 def network(architecture: str) -> "type[Network]":
-    """Return what models of an architecture have, by its key or its model_type: the file name is the key."""
+    """Return what models of an architecture have, by its key or its model_type: the file name is the key.
+
+    A pruned form (`pruned_bert`) is made of the original's.
+    """
     found: Any = import_module(f"kdbench.models.{file_name(architecture)}").Model
     if (key := architecture.removeprefix(OWN)) in pruned_forms():
-        from kdbench.models.pruned import form_of  # which imports this module
-
-        return form_of(found, key)
+        return import_module("kdbench.models.pruned").form_of(found, key)
     return found
 
 
