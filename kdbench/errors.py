@@ -3,7 +3,9 @@
 import difflib
 import sys
 from collections.abc import Iterable
+from dataclasses import is_dataclass
 from enum import Enum
+from functools import reduce
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -181,6 +183,18 @@ class Fault(NamedTuple):
     problem: str
     nearest: str = ""  # the legal spelling that was probably meant
     legal: str = ""  # all legal spellings, in words
+
+    @classmethod
+    def at(cls, config: Any, code: Code, key: str, problem: str, nearest: str = "", legal: str = "") -> "Fault":
+        """Return the fault of what a typed config has at `key`; a group is shown by its `name`."""
+        value = reduce(getattr, key.split("."), config)
+        given = vars(value)["name"] if is_dataclass(value) else value
+        return cls(code, key, shown(given), problem, nearest, legal)
+
+    @classmethod
+    def of(cls, error: SettingError) -> "Fault":
+        """Return the fault of a source that was looked for."""
+        return cls(error.code, error.key, shown(error.value), error.problem.replace("\n", " "))
 
     @property
     def subject(self) -> str:

@@ -1,10 +1,9 @@
 """Whether the architectures of teacher and student, and the method, go together; and if not, why."""
 
 from collections.abc import Iterator
-from functools import reduce
 
 from kdbench.declared import architecture_traits, architectures
-from kdbench.errors import Code, Fault, shown
+from kdbench.errors import Code, Fault
 from kdbench.schema import ENCODERS, OWN_KEYS, RunConfig, starts_from
 
 
@@ -18,7 +17,7 @@ def kind_faults(config: RunConfig) -> Iterator[Fault]:
         problem = f"is not supported by method={method.name} (supported: {legal})"
         lacks = architecture_traits(student.architecture).lacks
         problem += "".join(f": {lacks[need]}" for need in sorted(lacks.keys() & method.needs))
-        yield Fault(Code.UNSUPPORTED_ARCHITECTURE, "student.architecture", student.architecture, problem, close)
+        yield Fault.at(config, Code.UNSUPPORTED_ARCHITECTURE, "student.architecture", problem, close)
         return
     if unfit := list(pair_faults(config)):
         yield from unfit
@@ -28,16 +27,16 @@ def kind_faults(config: RunConfig) -> Iterator[Fault]:
         value = getattr(student, name)
         if name in own.keys and value is None:
             problem = f"must be set (student.architecture={student.architecture})"
-            yield Fault(Code.MISSING_VALUE, f"student.{name}", "null", problem)
+            yield Fault.at(config, Code.MISSING_VALUE, f"student.{name}", problem)
         elif name not in own.keys and value is not None:
             able = " and ".join(kind for kind, one in architectures().items() if name in one.keys)
             problem = f"must be null: it is a choice of {able}, not of student.architecture={student.architecture}"
-            yield Fault(Code.INAPPLICABLE_KEY, f"student.{name}", shown(value), problem)
+            yield Fault.at(config, Code.INAPPLICABLE_KEY, f"student.{name}", problem)
     for code, name, problem in own.conflicts(config):
-        yield Fault(code, name, _value(config, name), problem)
+        yield Fault.at(config, code, name, problem)
     reasons = [kind.no_pairs for kind in (own, architecture_traits(config.teacher.architecture)) if kind.no_pairs]
     if config.dataset.text_pair is not None and reasons:
-        yield Fault(Code.INAPPLICABLE_KEY, "dataset.text_pair", config.dataset.text_pair, f"must be null: {reasons[0]}")
+        yield Fault.at(config, Code.INAPPLICABLE_KEY, "dataset.text_pair", f"must be null: {reasons[0]}")
     if method.init.weights != "random" and not method.general:
         yield from start_faults(config)
 
@@ -48,45 +47,28 @@ def pair_faults(config: RunConfig) -> Iterator[Fault]:
     own = architecture_traits(student.architecture)
     reads_layers = "encoder_teacher" in method.needs
     if architecture_traits(teacher.architecture).own_words or (reads_layers and teacher.architecture not in ENCODERS):
-        problem = f"must be one of {', '.join(ENCODERS)}"
-        yield Fault(
-            Code.UNSUPPORTED_ARCHITECTURE,
-            "teacher.architecture",
-            teacher.architecture,
-            problem + f": method={method.name} reads its layers",
-        )
+        problem = f"must be one of {', '.join(ENCODERS)}: method={method.name} reads its layers"
+        yield Fault.at(config, Code.UNSUPPORTED_ARCHITECTURE, "teacher.architecture", problem)
     elif "same_kind" in method.needs and teacher.architecture != student.architecture:
         problem = f"must be {teacher.architecture}, the teacher's: method={method.name} puts the layers of one"
-        yield Fault(
-            Code.UNSUPPORTED_ARCHITECTURE,
-            "student.architecture",
-            student.architecture,
-            f"{problem} in the place of the other's",
-        )
+        problem += " in the place of the other's"
+        yield Fault.at(config, Code.UNSUPPORTED_ARCHITECTURE, "student.architecture", problem)
     kinds = {student.architecture: "student", teacher.source_architecture: "teacher"}  # one word where they are one
     for kind, group in kinds.items():
         for need in sorted(architecture_traits(kind).lacks.keys() & method.needs):
             problem = f"cannot be used by method={method.name}: {architecture_traits(kind).lacks[need]}"
             yield Fault(Code.UNSUPPORTED_ARCHITECTURE, f"{group}.architecture", kind, problem)
     if student.encoder is not None and own.own_words:
-        yield Fault(
-            Code.INAPPLICABLE_KEY,
-            "student.encoder",
-            "a group",
-            f"must be null: a {student.architecture} student reads words",
-        )
+        problem = f"must be null: a {student.architecture} student reads words"
+        yield Fault.at(config, Code.INAPPLICABLE_KEY, "student.encoder", problem)
     elif student.encoder is not None and not method.own_encoder:
         problem = f"must be null: method={method.name} compares the two token by token, so they share a tokenizer"
-        yield Fault(Code.INAPPLICABLE_KEY, "student.encoder", student.encoder.name, problem)
+        yield Fault.at(config, Code.INAPPLICABLE_KEY, "student.encoder", problem)
     if own.from_config and own.encoder and student.architecture != origin.source_architecture:
         problem = f"must start from an encoder of its own kind, not from a {origin.source_architecture}: choose the"
         close = "student=own teacher@student.encoder=<choice>"
-        yield Fault(
-            Code.UNSUPPORTED_ARCHITECTURE,
-            "student.architecture",
-            student.architecture,
-            f"{problem} teacher so, or its own with {close}",
-        )
+        problem += f" teacher so, or its own with {close}"
+        yield Fault.at(config, Code.UNSUPPORTED_ARCHITECTURE, "student.architecture", problem)
 
 
 def start_faults(config: RunConfig) -> Iterator[Fault]:
@@ -97,24 +79,16 @@ def start_faults(config: RunConfig) -> Iterator[Fault]:
         problem = f"must be random: no checkpoint has layers of student.architecture={student.architecture}"
         if can_be_cut(student.architecture):
             problem = f"must be random: student.architecture={student.architecture} has other layers than a {source}"
-        yield Fault(Code.UNUSABLE_START, "method.init.weights", init.weights, problem)
+        yield Fault.at(config, Code.UNUSABLE_START, "method.init.weights", problem)
     elif init.weights == "finetuned" and student.encoder is not None:
-        yield Fault(
-            Code.INAPPLICABLE_KEY,
-            "method.init.weights",
-            "finetuned",
-            "must be pretrained or random: student.encoder is its own",
-        )
+        problem = "must be pretrained or random: student.encoder is its own"
+        yield Fault.at(config, Code.INAPPLICABLE_KEY, "method.init.weights", problem)
     else:
         for name, problem in architecture_traits(student.architecture).start_conflicts(config):
-            yield Fault(Code.UNUSABLE_START, name, _value(config, name), problem)
+            yield Fault.at(config, Code.UNUSABLE_START, name, problem)
 
 
 def can_be_cut(student: str) -> bool:
     """Return whether a student of this architecture can start from an encoder's layers."""
     own = architecture_traits(student)
     return own.encoder or own.wraps or bool(own.starts_from)
-
-
-def _value(config: RunConfig, key: str) -> str:
-    return shown(reduce(getattr, key.split("."), config))

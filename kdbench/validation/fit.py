@@ -3,13 +3,12 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from functools import reduce
 from importlib.util import find_spec
 from pathlib import Path
 
 from kdbench import tasks
 from kdbench.declared import architecture_traits, architectures
-from kdbench.errors import Code, Fault, SettingError, SourceError, shown
+from kdbench.errors import Code, Fault, SettingError, SourceError
 from kdbench.schema import TASKS, DatasetConfig, RunConfig, TeacherConfig
 from kdbench.validation.architectures import can_be_cut, kind_faults
 from kdbench.validation.teachers import teacher_faults
@@ -38,20 +37,11 @@ def cross_faults(config: RunConfig) -> list[Fault]:
     found = [*task_faults(config), *teacher_faults(config)]
     found += [*source_faults(config), *export_faults(config), *track_faults(config)]
     if "encoder" in config.method.needs and config.method.init is None:
-        found.append(
-            Fault(
-                Code.MISSING_VALUE,
-                "method.init",
-                "null",
-                f"must set weights and layers for method={config.method.name}",
-            )
-        )
+        problem = f"must set weights and layers for method={config.method.name}"
+        found.append(Fault.at(config, Code.MISSING_VALUE, "method.init", problem))
     elif "encoder" in config.method.needs and not config.method.stages:
-        found.append(
-            Fault(
-                Code.MISSING_VALUE, "method.stages", "{}", "must name the schedule of each stage, such as {training:{}}"
-            )
-        )
+        problem = "must name the schedule of each stage, such as {training:{}}"
+        found.append(Fault.at(config, Code.MISSING_VALUE, "method.stages", problem))
     elif "encoder" not in config.method.needs:
         found += method_faults(config)
     elif not (found and config.teacher.is_file):  # a file has no shape to check
@@ -64,8 +54,7 @@ def cross_faults(config: RunConfig) -> list[Fault]:
 def method_faults(config: RunConfig) -> Iterator[Fault]:
     """Yield what the method itself finds."""
     for key, problem in config.method.conflicts(config):
-        value = reduce(getattr, key.split("."), config)
-        yield Fault(Code.CONFLICTING_VALUES, key, shown(value), problem)
+        yield Fault.at(config, Code.CONFLICTING_VALUES, key, problem)
 
 
 def task_faults(config: RunConfig) -> Iterator[Fault]:
@@ -74,41 +63,27 @@ def task_faults(config: RunConfig) -> Iterator[Fault]:
     task = dataset.task
     if task not in method.tasks:
         supported = f"(supported: {', '.join(sorted(method.tasks))})"
-        yield Fault(
-            Code.UNSUPPORTED_TASK,
-            "dataset.task",
-            task,
-            f"is not supported by method={method.name} {supported}: {method.not_others}",
-        )
+        problem = f"is not supported by method={method.name} {supported}: {method.not_others}"
+        yield Fault.at(config, Code.UNSUPPORTED_TASK, "dataset.task", problem)
     traits = tasks.traits(task)
     legal = [*traits.metrics]
     if dataset.metric is not None and dataset.metric not in legal:
-        yield Fault(
-            Code.UNSUPPORTED_TASK,
-            "dataset.metric",
-            dataset.metric,
-            f"is not a metric of {task}",
-            legal=f"Legal: {_or(legal)}",
-        )
+        problem = f"is not a metric of {task}"
+        yield Fault.at(config, Code.UNSUPPORTED_TASK, "dataset.metric", problem, legal=f"Legal: {_or(legal)}")
     if isinstance(dataset.label, list) and not traits.several:
         able = _or([name for name in TASKS if tasks.traits(name).several])
         problem = f"a column for each label is for dataset.task={able}; name one column"
-        yield Fault(Code.INAPPLICABLE_KEY, "dataset.label", shown(dataset.label), problem)
-    values = asdict(dataset)
+        yield Fault.at(config, Code.INAPPLICABLE_KEY, "dataset.label", problem)
     for code, key, problem in traits.conflicts(config):
-        yield Fault(code, key, shown(values[key.removeprefix("dataset.")]), problem)
+        yield Fault.at(config, code, key, problem)
     kinds = {"student": student.architecture}
     if "teacher" in method.needs:
         kinds["teacher"] = config.teacher.architecture
     for group, architecture in kinds.items() if traits.words and task in method.tasks else ():
         if not architecture_traits(architecture).words:
             able = " and ".join(name for name, one in architectures().items() if one.words)
-            yield Fault(
-                Code.UNSUPPORTED_ARCHITECTURE,
-                f"{group}.architecture",
-                architecture,
-                f"has no head for words; {able} have",
-            )
+            problem = f"has no head for words; {able} have"
+            yield Fault.at(config, Code.UNSUPPORTED_ARCHITECTURE, f"{group}.architecture", problem)
 
 
 def _or(names: Sequence[str]) -> str:
@@ -117,20 +92,19 @@ def _or(names: Sequence[str]) -> str:
 
 def export_faults(config: RunConfig) -> Iterator[Fault]:
     name = "onnx" if config.export.onnx else "int8"
+    problem, close = "", ""
     if not (config.export.onnx or config.export.int8):
         return
     if config.method.name in KEEPS_NONE:
-        yield Fault(Code.UNSUPPORTED_EXPORT, f"export.{name}", "true", KEEPS_NONE[config.method.name])
+        problem = KEEPS_NONE[config.method.name]
     elif config.method.name == "tfidf" and config.export.int8:
-        yield Fault(
-            Code.UNSUPPORTED_EXPORT, "export.int8", "true", architecture_traits("tfidf").no_int8, "export.onnx=true"
-        )
-    elif config.method.name != "tfidf" and (problem := architecture_traits(config.student.architecture).no_onnx):
-        yield Fault(Code.UNSUPPORTED_EXPORT, f"export.{name}", "true", problem)
-    elif config.phase == "general":
-        yield Fault(
-            Code.UNSUPPORTED_EXPORT, f"export.{name}", "true", "needs a classifier, which phase=general does not train"
-        )
+        name, problem, close = "int8", architecture_traits("tfidf").no_int8, "export.onnx=true"
+    elif config.method.name != "tfidf":
+        problem = architecture_traits(config.student.architecture).no_onnx
+    if not problem and config.phase == "general":
+        problem = "needs a classifier, which phase=general does not train"
+    if problem:
+        yield Fault.at(config, Code.UNSUPPORTED_EXPORT, f"export.{name}", problem, close)
 
 
 def track_faults(config: RunConfig) -> Iterator[Fault]:
@@ -138,7 +112,8 @@ def track_faults(config: RunConfig) -> Iterator[Fault]:
     for name, asked in asdict(config.track).items():
         spec = find_spec(name) if asked else None
         if asked and (spec is None or spec.origin is None):
-            yield Fault(Code.NOT_INSTALLED, f"track.{name}", "true", f"is not installed: pip install 'kdbench[{name}]'")
+            problem = f"is not installed: pip install 'kdbench[{name}]'"
+            yield Fault.at(config, Code.NOT_INSTALLED, f"track.{name}", problem)
 
 
 def corpus_faults(config: RunConfig) -> Iterator[Fault]:
@@ -146,18 +121,13 @@ def corpus_faults(config: RunConfig) -> Iterator[Fault]:
     needs_corpus = "corpus" in method.needs and (method.general or config.phase == "general")
     if needs_corpus and config.corpus is None:
         problem = f"must be chosen for the general stage of method={method.name}, or set method.general=false"
-        yield Fault(Code.MISSING_VALUE, "corpus", "null", problem, "corpus=bundled")
+        yield Fault.at(config, Code.MISSING_VALUE, "corpus", problem, "corpus=bundled")
     if config.phase == "general" and "corpus" not in method.needs:
-        yield Fault(
-            Code.INAPPLICABLE_KEY,
-            "phase",
-            "general",
-            f"is not supported by method={method.name}, which has no general stage",
-        )
+        problem = f"is not supported by method={method.name}, which has no general stage"
+        yield Fault.at(config, Code.INAPPLICABLE_KEY, "phase", problem)
     if config.phase == "general" and config.inspect:
-        yield Fault(
-            Code.INAPPLICABLE_KEY, "inspect", "true", "shows a data set: leave out phase=general, which reads a corpus"
-        )
+        problem = "shows a data set: leave out phase=general, which reads a corpus"
+        yield Fault.at(config, Code.INAPPLICABLE_KEY, "inspect", problem)
 
 
 def shape_faults(config: RunConfig) -> Iterator[Fault]:
@@ -168,18 +138,18 @@ def shape_faults(config: RunConfig) -> Iterator[Fault]:
         inside = getattr(shape, "bottleneck", None) or shape.hidden
         if shape.heads and inside % shape.heads:
             problem = f"must divide {group}.{'hidden' if inside == shape.hidden else 'bottleneck'}={inside}"
-            yield Fault(Code.MISMATCHED_SHAPE, f"{group}.heads", shown(shape.heads), problem, legal=divisors(inside))
+            yield Fault.at(config, Code.MISMATCHED_SHAPE, f"{group}.heads", problem, legal=divisors(inside))
     for group, encoder in (("teacher", teacher), ("student.encoder", student.encoder)):
         if encoder is None or encoder.is_file:
             continue
         longest = encoder.max_positions - architecture_traits(encoder.source_architecture).first_position
         if config.dataset.max_length > longest:
             problem = f"must be {longest} or less ({group}.max_positions)"
-            yield Fault(Code.MISMATCHED_SHAPE, "dataset.max_length", shown(config.dataset.max_length), problem)
+            yield Fault.at(config, Code.MISMATCHED_SHAPE, "dataset.max_length", problem)
     width = teacher.embedding or teacher.hidden
     if student.word_vectors == "teacher" and student.embedding and student.embedding > width:
         problem = f"must be {width} or less, the teacher's width, or set student.word_vectors=random"
-        yield Fault(Code.MISMATCHED_SHAPE, "student.embedding", shown(student.embedding), problem)
+        yield Fault.at(config, Code.MISMATCHED_SHAPE, "student.embedding", problem)
 
 
 def width_faults(config: RunConfig) -> Iterator[Fault]:
@@ -192,42 +162,38 @@ def width_faults(config: RunConfig) -> Iterator[Fault]:
         if student != origin:
             why = f"method={config.method.name} needs it" if needed else "or set method.init.weights=random"
             group = "teacher" if config.student.encoder is None else "student.encoder"
-            yield Fault(
-                Code.MISMATCHED_SHAPE,
-                f"student.{width}",
-                shown(student),
-                f"must equal {group}.{width}={origin} ({why})",
-            )
+            problem = f"must equal {group}.{width}={origin} ({why})"
+            yield Fault.at(config, Code.MISMATCHED_SHAPE, f"student.{width}", problem)
 
 
 def layer_faults(config: RunConfig) -> Iterator[Fault]:
     student, teacher, method, init = config.student.layers, config.origin.layers, config.method, config.method.init
     if "layers_divide" in config.method.needs and teacher % student:
         problem = f"must divide teacher.layers={teacher} (method={config.method.name} needs it)"
-        yield Fault(Code.MISMATCHED_SHAPE, "student.layers", shown(student), problem, legal=divisors(teacher))
+        yield Fault.at(config, Code.MISMATCHED_SHAPE, "student.layers", problem, legal=divisors(teacher))
         return
     if init.weights == "random" or not can_be_cut(config.student.architecture):
         return
     if init.layers == "contribution" and (method.general or config.phase == "general"):
         problem = "must be another choice: it is measured on texts of the task, and stages before the task have none"
-        yield Fault(Code.UNUSABLE_START, "method.init.layers", init.layers, problem)
+        yield Fault.at(config, Code.UNUSABLE_START, "method.init.layers", problem)
         return
     if not isinstance(init.layers, list):
         if student > teacher:
             problem = (
                 f"must be {teacher} or less, to start from the teacher's layers, or set method.init.weights=random"
             )
-            yield Fault(Code.MISMATCHED_SHAPE, "student.layers", shown(student), problem)
+            yield Fault.at(config, Code.MISMATCHED_SHAPE, "student.layers", problem)
         elif init.layers in ALTERNATE and (least := ALTERNATE[init.layers](teacher)) > student:
             problem = f"must be {least} or more: method.init.layers={init.layers} drops one of two layers at most"
-            yield Fault(Code.MISMATCHED_SHAPE, "student.layers", shown(student), problem)
+            yield Fault.at(config, Code.MISMATCHED_SHAPE, "student.layers", problem)
         return
     if len(init.layers) != student:
         problem = f"must name {student} layers (student.layers={student})"
-        yield Fault(Code.UNUSABLE_START, "method.init.layers", shown(init.layers), problem)
+        yield Fault.at(config, Code.UNUSABLE_START, "method.init.layers", problem)
     if max(init.layers) >= teacher:
         problem = f"must be from 0 to {teacher - 1} (teacher.layers={teacher})"
-        yield Fault(Code.UNUSABLE_START, "method.init.layers", shown(init.layers), problem)
+        yield Fault.at(config, Code.UNUSABLE_START, "method.init.layers", problem)
 
 
 def source_faults(config: RunConfig) -> Iterator[Fault]:
@@ -237,13 +203,13 @@ def source_faults(config: RunConfig) -> Iterator[Fault]:
     encoders = {"teacher": config.teacher, "student.encoder": config.student.encoder}
     for group, part in encoders.items() if "encoder" in config.method.needs or config.method.reads_teacher else ():
         if part is not None and not part.is_file and (error := model_error(part, group)):
-            yield Fault(error.code, error.key, shown(error.value), error.problem)
+            yield Fault.of(error)
     try:
         if config.dataset.unlabelled is not None:
             check_unlabelled(config.dataset)
         yield from table_faults(config.dataset)
     except SettingError as error:
-        yield Fault(error.code, error.key, shown(error.value), error.problem.replace("\n", " "))
+        yield Fault.of(error)
 
 
 def table_faults(dataset: DatasetConfig) -> Iterator[Fault]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from kdbench import tasks
 from kdbench.declared import architecture_traits
-from kdbench.errors import Code, Fault, SettingError, shown
+from kdbench.errors import Code, Fault, SettingError
 from kdbench.schema import OF_A_FILE, RunConfig
 from kdbench.sources.teacher_source import teacher_files
 
@@ -21,7 +21,7 @@ def teacher_faults(config: RunConfig) -> Iterator[Fault]:
     yield from key_faults(config)
     if encoder is not None and not encoder.is_network:
         problem = "must be an encoder: a student starts from layers, which a file or an ensemble does not have"
-        yield Fault(Code.UNUSABLE_START, "student.encoder", encoder.name, problem)
+        yield Fault.at(config, Code.UNUSABLE_START, "student.encoder", problem)
     if not teacher.is_network:
         yield from network_faults(config)
         yield from task_faults(config)
@@ -35,22 +35,22 @@ def key_faults(config: RunConfig) -> Iterator[Fault]:
     for key in OF_A_FILE:
         if not teacher.is_file and getattr(teacher, key) is not None:
             problem = "must be null: it is a key of teacher=file"
-            yield Fault(Code.INAPPLICABLE_KEY, f"teacher.{key}", shown(getattr(teacher, key)), problem)
+            yield Fault.at(config, Code.INAPPLICABLE_KEY, f"teacher.{key}", problem)
     for key in ("answer", "values", "floor", "missing") if teacher.is_file else ():
         if getattr(teacher, key) is None:
-            yield Fault(Code.MISSING_VALUE, f"teacher.{key}", "null", "must be set for teacher=file")
+            yield Fault.at(config, Code.MISSING_VALUE, f"teacher.{key}", "must be set for teacher=file")
     if teacher.is_file and teacher.answer and teacher.answer.count("*") > 1:
         problem = "must have one * at most, which stands for the name of a class"
-        yield Fault(Code.OUT_OF_RANGE, "teacher.answer", teacher.answer, problem)
+        yield Fault.at(config, Code.OUT_OF_RANGE, "teacher.answer", problem)
     elif teacher.is_file and teacher.answer and "*" in teacher.answer and teacher.values == "labels":
         problem = "must be one column, because teacher.values=labels: it has the name of a class in each row"
-        yield Fault(Code.CONFLICTING_VALUES, "teacher.answer", teacher.answer, problem)
+        yield Fault.at(config, Code.CONFLICTING_VALUES, "teacher.answer", problem)
     others = {"path": teacher.path, "members": teacher.members, "join": teacher.join}
     trained = next((key for key, value in others.items() if value is not None), None)
     if teacher.seeds is not None and (trained or teacher.finetune is False):
         known = f"teacher.{trained}" if trained else "teacher.finetune=false"
         problem = f"must be null, because {known} names a teacher that is not trained here"
-        yield Fault(Code.CONFLICTING_VALUES, "teacher.seeds", shown(teacher.seeds), problem)
+        yield Fault.at(config, Code.CONFLICTING_VALUES, "teacher.seeds", problem)
 
 
 def network_faults(config: RunConfig) -> Iterator[Fault]:
@@ -59,11 +59,11 @@ def network_faults(config: RunConfig) -> Iterator[Fault]:
     kind = "a file" if teacher.is_file else "an ensemble"
     for need in sorted(NEEDS_NETWORK.keys() & method.needs):
         problem = f"is {kind}, which gives answers only, and method={method.name} {NEEDS_NETWORK[need]}"
-        yield Fault(Code.UNSUITABLE_TEACHER, "teacher", teacher.name, problem, "method=logit_kd")
+        yield Fault.at(config, Code.UNSUITABLE_TEACHER, "teacher", problem, "method=logit_kd")
         return
     if method.init is not None and method.init.weights == "finetuned":
         problem = f"must be pretrained or random: the teacher is {kind}, which has no layers to start from"
-        yield Fault(Code.UNUSABLE_START, "method.init.weights", "finetuned", problem)
+        yield Fault.at(config, Code.UNUSABLE_START, "method.init.weights", problem)
 
 
 def task_faults(config: RunConfig) -> Iterator[Fault]:
@@ -72,13 +72,13 @@ def task_faults(config: RunConfig) -> Iterator[Fault]:
     traits = tasks.traits(task)
     if teacher.is_file and not traits.one_class:
         problem = "is not supported by teacher=file, which has one distribution over classes for each text"
-        yield Fault(Code.UNSUPPORTED_TASK, "dataset.task", task, problem, legal="Supported: classification")
+        yield Fault.at(config, Code.UNSUPPORTED_TASK, "dataset.task", problem, legal="Supported: classification")
     elif traits.words:
         problem = "is not supported by an ensemble, because its members may read different words"
-        yield Fault(Code.UNSUPPORTED_TASK, "dataset.task", task, problem)
+        yield Fault.at(config, Code.UNSUPPORTED_TASK, "dataset.task", problem)
     elif teacher.average == "probabilities" and not traits.one_class:
         problem = f"must be logits for dataset.task={task}, whose logits are no distribution over classes"
-        yield Fault(Code.UNSUPPORTED_TASK, "teacher.average", "probabilities", problem)
+        yield Fault.at(config, Code.UNSUPPORTED_TASK, "teacher.average", problem)
 
 
 def file_faults(config: RunConfig) -> Iterator[Fault]:
@@ -86,15 +86,15 @@ def file_faults(config: RunConfig) -> Iterator[Fault]:
     teacher, student, method = config.teacher, config.student, config.method
     if "corpus" in method.needs:
         problem = f"is a file, which has no encoder, and method={method.name} learns from the teacher's encoder"
-        yield Fault(Code.UNSUITABLE_TEACHER, "teacher", teacher.name, problem, "method=logit_kd")
+        yield Fault.at(config, Code.UNSUITABLE_TEACHER, "teacher", problem, "method=logit_kd")
     elif "encoder" in method.needs and student.encoder is None:
         if not architecture_traits(student.architecture).own_words:
             problem = "must be set: teacher=file has no encoder that the student could start from"
-            yield Fault(Code.MISSING_VALUE, "student.encoder", "null", problem, OWN_ENCODER)
+            yield Fault.at(config, Code.MISSING_VALUE, "student.encoder", problem, OWN_ENCODER)
         elif student.word_vectors == "teacher":
             problem = "must be random: teacher=file has no word vectors"
-            yield Fault(Code.UNUSABLE_START, "student.word_vectors", "teacher", problem)
+            yield Fault.at(config, Code.UNUSABLE_START, "student.word_vectors", problem)
     try:
         teacher_files(teacher)
     except SettingError as error:
-        yield Fault(error.code, error.key, shown(error.value), error.problem)
+        yield Fault.of(error)
