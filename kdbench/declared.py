@@ -6,7 +6,7 @@ A method's file declares its keys (`Params`), an architecture's what must be kno
 import ast
 import pkgutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib import import_module
 from importlib.abc import InspectLoader
@@ -72,6 +72,16 @@ def _source(module: str) -> str:
     return spec.loader.get_source(module) or ""
 
 
+def six_matrices(attention: Sequence[str], feed_forward: Sequence[str]) -> dict[str, Size]:
+    """Return the sizes of a layer's matrices by their names.
+
+    `attention`: what makes queries, keys and values, and what reads the heads. `feed_forward`: what makes and reads the
+    units.
+    """
+    made, read = feed_forward
+    return dict.fromkeys(attention, ("hidden", "hidden")) | {made: ("ffn", "hidden"), read: ("hidden", "ffn")}
+
+
 class Architecture:
     """Traits of an architecture; the defaults are those of an encoder of BERT's form, built from a checkpoint."""
 
@@ -111,14 +121,10 @@ class Architecture:
     layer: ClassVar[str] = "encoder.layer."  # before the number of a layer
     one_layer: ClassVar[bool] = False  # all layers are one
     biases: ClassVar[bool] = True  # beside the matrices of a layer
-    matrices: ClassVar[dict[str, Size]] = {
-        "attention.self.query": ("hidden", "hidden"),
-        "attention.self.key": ("hidden", "hidden"),
-        "attention.self.value": ("hidden", "hidden"),
-        "attention.output.dense": ("hidden", "hidden"),
-        "intermediate.dense": ("ffn", "hidden"),
-        "output.dense": ("hidden", "ffn"),
-    }
+    matrices: ClassVar[dict[str, Size]] = six_matrices(
+        ["attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"],
+        ["intermediate.dense", "output.dense"],
+    )  # of a layer
     tables: ClassVar[dict[str, Size]] = {
         "embeddings.word_embeddings": ("vocab_size", "hidden"),
         "embeddings.position_embeddings": ("max_positions", "hidden"),

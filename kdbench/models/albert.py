@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor, nn
 
-from kdbench.declared import Architecture
+from kdbench.declared import Architecture, six_matrices
 from kdbench.models.network import Network
 from kdbench.models.stock import Stock
 from kdbench.stage import Batch
@@ -30,14 +30,10 @@ class Traits(Architecture):
         "embeddings.position_embeddings": ("max_positions", "embedding"),
         "embeddings.token_type_embeddings": ("types", "embedding"),
     }
-    matrices: ClassVar[dict[str, tuple[str, str]]] = {
-        "albert_layers.0.attention.query": ("hidden", "hidden"),
-        "albert_layers.0.attention.key": ("hidden", "hidden"),
-        "albert_layers.0.attention.value": ("hidden", "hidden"),
-        "albert_layers.0.attention.dense": ("hidden", "hidden"),
-        "albert_layers.0.ffn": ("ffn", "hidden"),
-        "albert_layers.0.ffn_output": ("hidden", "ffn"),
-    }
+    matrices = six_matrices(
+        [f"albert_layers.0.attention.{name}" for name in ("query", "key", "value", "dense")],
+        ["albert_layers.0.ffn", "albert_layers.0.ffn_output"],
+    )
     tokenizers = frozenset({"AlbertTokenizer"})
     fixed: ClassVar[dict[str, object]] = {"type_vocab_size": 2, "num_hidden_groups": 1, "inner_group_num": 1}
 
@@ -51,7 +47,6 @@ class Model(Stock):
     below = ("embeddings", "encoder.embedding_hidden_mapping_in")
     stack = "encoder.albert_layer_groups"
     above = ("pooler",)
-    projections = tuple(f"albert_layers.0.attention.{name}" for name in ("query", "key", "value"))
     dropouts = (*Network.dropouts, "classifier_dropout_prob")
 
     @property

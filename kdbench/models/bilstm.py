@@ -6,22 +6,19 @@ into Linear + ReLU + Linear, without dropout. Words enter by the teacher's embed
 of the paper's word2vec, which is 3.6 GB and English.
 """
 
-import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from kdbench.declared import Architecture
-from kdbench.errors import Code, UserError
-from kdbench.models.network import Network, labels_of
+from kdbench.errors import Code
+from kdbench.models.network import labels_of
+from kdbench.models.own import Output, OwnModel
 
 if TYPE_CHECKING:
     from kdbench.schema import RunConfig
@@ -67,10 +64,6 @@ class BiLstmConfig:
     label2id: dict[str, int]
     dropout: float = 0.0
     model_type: str = Traits.model_type
-
-
-class Output(NamedTuple):
-    logits: Tensor  # (B, C)
 
 
 class BiLstm(nn.Module):
@@ -134,8 +127,13 @@ def pack_left(ids: Tensor, kept: Tensor, pad: int) -> tuple[Tensor, Tensor]:
     return moved[:, : int(lengths.max())], lengths
 
 
-class Model(Network):
-    dropouts: ClassVar[tuple[str, ...]] = ()  # `save` writes what the module has
+class Model(OwnModel):
+    config_class, module_class = BiLstmConfig, BiLstm
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The config, with the dropout that the model has now."""
+        return super().fields | {"dropout": 0.0 if self.config.pairs else self.model.dropout.p}
 
     @property
     def word_table(self) -> None:
@@ -161,26 +159,6 @@ class Model(Network):
             return BiLstm(config)
 
     @classmethod
-    def load(cls, folder: Path, attention: str = "sdpa") -> BiLstm:
-        """Return what `save` wrote, on the CPU. Raises UserError where the files are not that."""
-        try:
-            fields = json.loads((folder / "config.json").read_text(encoding="utf8"))
-            if fields["model_type"] != Traits.model_type:
-                raise UserError(
-                    Code.INCOMPLETE_MODEL,
-                    f"{folder}: config.json is of a {fields['model_type']}, not of a {Traits.model_type}",
-                )
-            fields["id2label"] = {int(index): name for index, name in fields["id2label"].items()}
-            with torch.random.fork_rng(devices=[]):  # the new weights are drawn, then replaced
-                model = BiLstm(BiLstmConfig(**fields))
-            model.load_state_dict(load_file(folder / "model.safetensors"))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
-            raise UserError(
-                Code.INCOMPLETE_MODEL, f"{folder}: not a complete {Traits.model_type}: {type(error).__name__}: {error}"
-            ) from error
-        return model.eval()
-
-    @classmethod
     def flops(cls, shape: dict[str, Any], length: int, classes: int, words: bool = False) -> int:
         """Return the FLOPs of one example of `length` tokens.
 
@@ -191,14 +169,6 @@ class Model(Network):
         width = shape["embedding"] * (2 if shape["multichannel"] else 1)
         features = (8 if shape["pairs"] else 2) * units
         return 2 * (length * 2 * 4 * units * (width + units) + features * fc + fc * classes)
-
-    def save(self, folder: Path) -> None:
-        """Write config.json, with the dropout that the model has now, and model.safetensors."""
-        dropout = self.model.dropout.p if isinstance(self.model.dropout, nn.Dropout) else 0.0
-        folder.mkdir(parents=True, exist_ok=True)
-        fields = asdict(self.config) | {"dropout": dropout}
-        (folder / "config.json").write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf8")
-        save_file(self.model.state_dict(), folder / "model.safetensors")
 
 
 def set_word_vectors(model: BiLstm, vectors: Tensor) -> None:

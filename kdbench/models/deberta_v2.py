@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from kdbench.declared import Architecture
+from kdbench.declared import Architecture, six_matrices
 from kdbench.models.encoder import Pass, states_of
 from kdbench.models.network import Network
 from kdbench.models.stock import Stock
@@ -22,14 +22,10 @@ class Traits(Architecture):
     token_types = False
     prefix = "deberta."
     tables: ClassVar[dict[str, tuple[str, str]]] = {"embeddings.word_embeddings": ("vocab_size", "hidden")}
-    matrices: ClassVar[dict[str, tuple[str, str]]] = {
-        "attention.self.query_proj": ("hidden", "hidden"),
-        "attention.self.key_proj": ("hidden", "hidden"),
-        "attention.self.value_proj": ("hidden", "hidden"),
-        "attention.output.dense": ("hidden", "hidden"),
-        "intermediate.dense": ("ffn", "hidden"),
-        "output.dense": ("hidden", "ffn"),
-    }
+    matrices = six_matrices(
+        [*(f"attention.self.{name}_proj" for name in ("query", "key", "value")), "attention.output.dense"],
+        ["intermediate.dense", "output.dense"],
+    )
     tokenizers = frozenset({"DebertaV2Tokenizer"})
     must_say = frozenset({"relative_attention", "norm_rel_ebd"})
     fixed: ClassVar[dict[str, object]] = {

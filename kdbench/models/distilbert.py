@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench.declared import Architecture
+from kdbench.declared import Architecture, six_matrices
 from kdbench.models.encoder import Encoder
 from kdbench.stage import Batch
 
@@ -27,14 +27,9 @@ class Traits(Architecture):
         "heads": "n_heads",
         "ffn": "hidden_dim",
     }
-    matrices: ClassVar[dict[str, tuple[str, str]]] = {
-        "attention.q_lin": ("hidden", "hidden"),
-        "attention.k_lin": ("hidden", "hidden"),
-        "attention.v_lin": ("hidden", "hidden"),
-        "attention.out_lin": ("hidden", "hidden"),
-        "ffn.lin1": ("ffn", "hidden"),
-        "ffn.lin2": ("hidden", "ffn"),
-    }
+    matrices = six_matrices(
+        ["attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin"], ["ffn.lin1", "ffn.lin2"]
+    )
     tokenizers = frozenset({"DistilBertTokenizer", "BertTokenizer"})
     fixed: ClassVar[dict[str, object]] = {"activation": "gelu", "sinusoidal_pos_embds": False}
 
@@ -54,9 +49,6 @@ LAYER_NAMES = {
 
 class Model(Encoder):
     stack = "transformer.layer"
-    projections = ("attention.q_lin", "attention.k_lin", "attention.v_lin")
-    mixing = "attention.out_lin"
-    feed_forward = ("ffn.lin1", "ffn.lin2")
     dropouts = ("dropout", "attention_dropout", "seq_classif_dropout")
 
     def __init__(self, model: Any) -> None:

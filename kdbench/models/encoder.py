@@ -25,9 +25,21 @@ class Encoder(Network):
     stack: ClassVar[str] = "encoder.layer"  # of the encoder: its layers
     above: ClassVar[tuple[str, ...]] = ()  # of the encoder: they stand between its last layer and the head
     head: tuple[str, ...] = ("classifier",)  # of the classifier
-    projections: ClassVar[tuple[str, ...]] = ()  # of a layer: those that make its queries, keys and values
-    mixing: ClassVar[str] = ""  # of a layer: what reads its heads, side by side
-    feed_forward: ClassVar[tuple[str, str]] = ("", "")  # of a layer: what makes its units, and what reads them
+
+    @property
+    def projections(self) -> list[str]:
+        """Of a layer: what makes its queries, keys and values."""
+        return [*self.traits.matrices][:3]
+
+    @property
+    def mixing(self) -> str:
+        """Of a layer: what reads its heads, side by side."""
+        return [*self.traits.matrices][3]
+
+    @property
+    def feed_forward(self) -> list[str]:
+        """Of a layer: what makes its units, and what reads them."""
+        return [*self.traits.matrices][4:]
 
     @property
     def labels_words(self) -> bool:
@@ -179,9 +191,6 @@ class BertForm(Encoder):
     """An encoder whose layers and classifiers are of BERT's form."""
 
     above: ClassVar[tuple[str, ...]] = ("pooler",)
-    projections = ("attention.self.query", "attention.self.key", "attention.self.value")
-    mixing = "attention.output.dense"
-    feed_forward = ("intermediate.dense", "output.dense")
 
     def passes(self, x: Tensor, mask: Tensor) -> list[Pass]:
         passes = self.whole_passes(x, mask)
@@ -200,7 +209,7 @@ class BertForm(Encoder):
         return self.model.classifier(self.model.dropout(read))
 
 
-def _parts(model: Any, names: tuple[str, ...]) -> list[Any]:
+def _parts(model: Any, names: Sequence[str]) -> list[Any]:
     return [part for name in names if (part := attrgetter(name)(model)) is not None]
 
 

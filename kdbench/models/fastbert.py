@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from safetensors import SafetensorError
@@ -21,6 +21,7 @@ from kdbench.declared import Architecture, architecture_traits
 from kdbench.errors import Code, UserError
 from kdbench.models.encoder import Pass
 from kdbench.models.network import Network, labels_of, network, refuse_missing, view
+from kdbench.models.own import Output
 from kdbench.sources.model_weights import layer_weights
 from kdbench.stage import Batch
 
@@ -51,12 +52,6 @@ class Traits(Architecture):
 WIDTH = 128  # of a branch head
 HEADS = 2  # of its attention
 INSIDE = -1  # in place of the layer that a row left after, while it has not left
-
-
-class Output(NamedTuple):
-    """What `forward` returns: the form of transformers' classifiers."""
-
-    logits: Tensor  # (B, C)
 
 
 class Branch(nn.Module):

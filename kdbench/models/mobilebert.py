@@ -23,7 +23,6 @@ class Traits(Architecture):
 
 
 class Model(Encoder):
-    projections = ("attention.self.query", "attention.self.key", "attention.self.value")
     model_type = Traits.model_type
 
     @classmethod

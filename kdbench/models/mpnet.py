@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from kdbench.declared import Architecture
+from kdbench.declared import Architecture, six_matrices
 from kdbench.models.encoder import Encoder, Pass, attention_bias, states_of
 from kdbench.models.stock import Stock
 from kdbench.stage import Batch
@@ -23,14 +23,10 @@ class Traits(Architecture):
     prefix = "mpnet."
     first_position = 2
     tables = Architecture.tables | {"encoder.relative_attention_bias": ("buckets", "heads")}
-    matrices: ClassVar[dict[str, tuple[str, str]]] = {
-        "attention.attn.q": ("hidden", "hidden"),
-        "attention.attn.k": ("hidden", "hidden"),
-        "attention.attn.v": ("hidden", "hidden"),
-        "attention.attn.o": ("hidden", "hidden"),
-        "intermediate.dense": ("ffn", "hidden"),
-        "output.dense": ("hidden", "ffn"),
-    }
+    matrices = six_matrices(
+        ["attention.attn.q", "attention.attn.k", "attention.attn.v", "attention.attn.o"],
+        ["intermediate.dense", "output.dense"],
+    )
     tokenizers = frozenset({"MPNetTokenizer"})
     # transformers' code has these two numbers in it, whatever config.json says.
     fixed: ClassVar[dict[str, object]] = {"pad_token_id": 1, "relative_attention_num_buckets": 32}
@@ -38,9 +34,6 @@ class Traits(Architecture):
 
 class Model(Stock, Encoder):
     below = ("embeddings", "encoder.relative_attention_bias")
-    projections = ("attention.attn.q", "attention.attn.k", "attention.attn.v")
-    mixing = "attention.attn.o"
-    feed_forward = ("intermediate.dense", "output.dense")
 
     @classmethod
     def attention(cls, implementation: str) -> str:

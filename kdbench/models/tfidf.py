@@ -4,24 +4,21 @@ The tokenizer is a Hugging Face one (tokenizer.json), so that all who read the m
 n-grams are looked up by number: no text is kept twice, and a graph of the same numbers gives the same answers.
 """
 
-import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import accumulate, chain
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from kdbench.declared import Architecture
 from kdbench.errors import Code, UserError
-from kdbench.models.network import Network
+from kdbench.models.network import labels_of
+from kdbench.models.own import Output, OwnModel
 
 
 class Traits(Architecture):
@@ -147,10 +144,6 @@ class TfIdfConfig:
     model_type: str = Traits.model_type
 
 
-class Output(NamedTuple):
-    logits: Tensor  # (B, C)
-
-
 class TfIdf(nn.Module):
     """Logits are distances from planes, no logarithms of odds; of a number, itself."""
 
@@ -195,14 +188,14 @@ def build(
     problem_type: str | None,
 ) -> TfIdf:
     """The model of idf (G,), planes (G, C) and offsets (C,), in float32."""
+    labels: Any = labels_of(label_names)
     config = TfIdfConfig(
         analyzer=analyzer,
         vocab_size=ngrams.vocabulary,
         grams=[len(keys) for keys in ngrams.keys],
         sublinear_tf=sublinear,
-        id2label=dict(enumerate(label_names)),
-        label2id={name: index for index, name in enumerate(label_names)},
         problem_type=problem_type,
+        **labels,
     )
     model = TfIdf(config)
     state = {"idf": idf, "weight": planes, "bias": offsets}
@@ -210,25 +203,8 @@ def build(
     return model.eval()
 
 
-class Model(Network):
-    @classmethod
-    def load(cls, folder: Path, attention: str = "sdpa") -> TfIdf:
-        """Return what `save` wrote, on the CPU. Raises UserError where the files are not that."""
-        try:
-            fields = json.loads((folder / "config.json").read_text(encoding="utf8"))
-            fields["id2label"] = {int(index): name for index, name in fields["id2label"].items()}
-            model = TfIdf(TfIdfConfig(**fields))
-            model.load_state_dict(load_file(folder / "model.safetensors"))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
-            raise UserError(
-                Code.INCOMPLETE_MODEL, f"{folder}: not a complete {Traits.model_type}: {type(error).__name__}: {error}"
-            ) from error
-        return model.eval()
-
-    def save(self, folder: Path) -> None:
-        text = json.dumps(asdict(self.config), indent=2, ensure_ascii=False)
-        (folder / "config.json").write_text(text + "\n", encoding="utf8")
-        save_file(self.model.state_dict(), folder / "model.safetensors")
+class Model(OwnModel):
+    config_class, module_class = TfIdfConfig, TfIdf
 
     def written(self) -> Any:
         """Return a graph of plain operators."""
