@@ -98,21 +98,34 @@ def scores(*layers: list[float]) -> list[torch.Tensor]:
 def test_what_matters_least_for_its_size_goes_first():
     found = Importance(scores([8.0, 1.0], [9.0, 7.0]), scores([0.5, 3.0, 2.0], [2.5, 0.1, 4.0]))
     # Per parameter: heads 0.8, 0.1, 0.9, 0.7; units 0.25, 1.5, 1.0, 1.25, 0.05, 2.0.
-    assert remaining(found, 10, 2, 0) == ([[0, 1], [0, 1]], [[0, 1, 2], [0, 1, 2]])
-    assert remaining(found, 10, 2, 2) == ([[0, 1], [0, 1]], [[0, 1, 2], [0, 2]])
-    assert remaining(found, 10, 2, 12) == ([[0], [0, 1]], [[0, 1, 2], [0, 2]])
-    assert remaining(found, 10, 2, 14) == ([[0], [0, 1]], [[1, 2], [0, 2]])
+    assert remaining(found, 10, 2, 0, together=True) == ([[0, 1], [0, 1]], [[0, 1, 2], [0, 1, 2]])
+    assert remaining(found, 10, 2, 2, together=True) == ([[0, 1], [0, 1]], [[0, 1, 2], [0, 2]])
+    assert remaining(found, 10, 2, 12, together=True) == ([[0], [0, 1]], [[0, 1, 2], [0, 2]])
+    assert remaining(found, 10, 2, 14, together=True) == ([[0], [0, 1]], [[1, 2], [0, 2]])
+
+
+def test_heads_and_units_that_are_ranked_apart_lose_the_same_share():
+    generator = torch.Generator().manual_seed(0)
+    drawn = [torch.rand(size, generator=generator, dtype=torch.float64) for size in (4, 4, 32, 32)]
+    found = Importance([1e-6 * one for one in drawn[:2]], drawn[2:])  # together, all heads but two would go first
+    heads, units = remaining(found, 10, 2, 4 * 10 + 32 * 2, together=False)  # half of 8 heads and of 64 units
+    assert (sum(map(len, heads)), sum(map(len, units))) == (4, 32)
+    for kept, scored in ((heads, found.heads), (units, found.units)):
+        least = min(scored[layer][at] for layer, own in enumerate(kept) for at in own)
+        gone = [one for layer, own in enumerate(scored) for at, one in enumerate(own) if at not in kept[layer]]
+        assert max(gone) < least  # over all layers
+    assert sum(map(len, remaining(found, 10, 2, 4 * 10 + 32 * 2, together=True)[0])) == 2
 
 
 def test_a_head_that_is_too_large_is_passed_over_while_there_are_units():
     found = Importance(scores([8.0, 1.0]), scores([9.0, 3.0, 4.0]))
-    assert remaining(found, 10, 2, 3) == ([[0, 1]], [[0]])  # two units, 4 in all
-    assert remaining(found, 10, 2, 5) == ([[0]], [[0]])  # no third unit may go, so the head must
+    assert remaining(found, 10, 2, 3, together=True) == ([[0, 1]], [[0]])  # two units, 4 in all
+    assert remaining(found, 10, 2, 5, together=True) == ([[0]], [[0]])  # no third unit may go, so the head must
 
 
 def test_each_layer_keeps_its_most_important_head_and_unit():
     found = Importance(scores([0.1, 0.2], [5.0, 6.0]), scores([0.3, 0.1], [7.0, 8.0]))
-    assert remaining(found, 10, 2, 10**9) == ([[1], [1]], [[0], [1]])
+    assert remaining(found, 10, 2, 10**9, together=True) == ([[1], [1]], [[0], [1]])
 
 
 def test_normalised_scores_have_equal_norms_and_keep_their_size():

@@ -13,9 +13,10 @@ with the expectation over training texts (Michel et al. 2019, for heads). To fir
 is the change of the loss if the part is removed. For a unit, dL/dxi is the sum of gradient times weight over its
 outgoing weights, so it is Molchanov et al. 2019's first-order Taylor score, without their square.
 
-Both are in nats a text. What is removed first is what has the least I per parameter, or FLOP, that its removal saves.
-So a head competes with as many units as cost the same. A head that costs more than is still to be removed in a round is
-passed over while there are units to remove, so that the size is met within one unit.
+Both are in nats a text. Heads and units are ranked apart, and both kinds lose the same share of their number. With
+`together`, there is one order, by I per parameter, or FLOP, that the removal saves. So a head competes with as many
+units as cost the same. A head that costs more than is still to be removed in a round is passed over while there are
+units to remove, so that the size is met within one unit.
 """
 
 import logging
@@ -70,6 +71,7 @@ class Params:
     rounds: int = option(at_least(1))
     texts: int | None = option(or_none(at_least(1)))  # whose gradients are measured; null: all of train
     normalise: bool = MISSING
+    together: bool = MISSING  # whether heads and units have one order
     alpha: float = option(between(0, 1))
     temperature: float = option(TEMPERATURE)
     reduction: str = option(one_of("batchmean", "elementmean"))
@@ -150,19 +152,21 @@ def normalised(scores: list[Tensor]) -> list[Tensor]:
     return [one * factor for one, factor in zip(scores, factors, strict=True)]
 
 
-def remaining(found: Importance, head: int, unit: int, excess: int) -> tuple[list[list[int]], list[list[int]]]:
+def remaining(
+    found: Importance, head: int, unit: int, excess: int, together: bool
+) -> tuple[list[list[int]], list[list[int]]]:
     """Return the heads and units of each layer that are left, after at least `excess` was removed.
 
-    `head` and `unit` are what the removal of one saves; the module's docstring has the order. Each layer keeps its most
-    important head and unit.
+    `head` and `unit` are what the removal of one saves; the module's docstring has the order, and `together`. Each
+    layer keeps its most important head and unit.
     """
     kinds = ((found.heads, head), (found.units, unit))
-    order = sorted(
-        (score / cost, which, layer, at)
-        for which, (scores, cost) in enumerate(kinds)
-        for layer, own in enumerate(scores)
-        for at, score in enumerate(own.tolist())
-    )
+    order = []
+    for which, (scores, cost) in enumerate(kinds):
+        ranked = sorted((score, layer, at) for layer, own in enumerate(scores) for at, score in enumerate(own.tolist()))
+        for rank, (score, layer, at) in enumerate(ranked, start=1):
+            order.append((score / cost if together else rank / len(ranked), which, layer, at))
+    order.sort()
     left = [[set(range(len(own))) for own in scores] for scores, _ in kinds]
     too_large = []
     for _, which, layer, at in order:
@@ -200,7 +204,7 @@ def stages(run: "Run", p: Params) -> Iterator[Stage]:
         size = sum(len(own) * head for own in found.heads) + sum(len(own) * unit for own in found.units)
         goal = math.floor(full * (1 - (1 - p.target) * number / p.rounds) + 1e-6)  # of the layers, after this round
         excess = size + teacher.layers * rest - goal
-        student = pruned(student, *remaining(found, head, unit, excess))
+        student = pruned(student, *remaining(found, head, unit, excess, p.together))
         rounds.append(_figures(run, student) | {"dev_before_recovery": _dev(run, student)})
         log.info("%s", _left(number, rounds[0], rounds[-1]))
         yield Stage(
