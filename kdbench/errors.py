@@ -40,6 +40,8 @@ class Code(Enum):
         "Leave it out. The message names the options that are open.")
     CONFLICTING_OPTIONS = (6, "Two options of the command exclude each other.",
         "Leave out one of the two that the message names.")
+    INCOMPARABLE_RUNS = (7, "`compare-runs --gate` cannot compare the runs: other tests, seeds or metrics.",
+        "Run both on the same data, with the same seeds.")
     # KD01x: keys and their values
     UNKNOWN_CHOICE = (11, "A group has no such choice, or there is no such group or folder of presets.",
         "Use one of the choices in the message. `kdbench 'method=?'` lists those of a group.")

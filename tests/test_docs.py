@@ -233,7 +233,9 @@ def test_compare_runs_lines(tmp_path, monkeypatch, capsys):
     assert len(found) > 10
     for one in found:
         words = one.words[1:]
-        if {"--watch", "--latency", "html", "--plots"} & {*words}:  # they take their time: each has tests of its own
+        if {"--watch", "--latency", "html", "--plots", "--gate"} & {
+            *words
+        }:  # they take their time: each has tests of its own
             compare_options.parser().read(words)
         else:
             assert compare_runs.main(words) == 0 and capsys.readouterr().out, one

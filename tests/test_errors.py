@@ -16,6 +16,7 @@ import torch
 from kdbench.cli import main as cli
 from kdbench.cli import predict
 from kdbench.cli.compose import composing
+from kdbench.compare.gate import gate
 from kdbench.data import teacher_cache
 from kdbench.errors import Code, Fault, SourceError, UserError, print_faults
 from kdbench.inference.finished_run import FinishedRun
@@ -30,6 +31,7 @@ from kdbench.training import hardware, processes
 from kdbench.training.finite import require_finite_weights
 from kdbench.validation.own_method import own_method_fault
 from tests import test_cli, test_tasks
+from tests.compare.test_compare_runs import write as write_run
 from tests.data.test_datasets import TEN, config, write
 from tests.reliability import test_bad_data, test_bad_models
 
@@ -84,6 +86,11 @@ def changed_data(folder: Path, _: pytest.MonkeyPatch) -> None:
     assert FinishedRun(folder, {}, {"dataset": dataset, "cache_dir": str(folder / "cache")}).data
 
 
+def same_runs(folder: Path, _: pytest.MonkeyPatch) -> None:
+    write_run(folder, "finetune", "aaaa1111", 0, 90.0)
+    gate([str(folder / "r52/finetune/bert_3l-aaaa1111")] * 2, 1.0, None, None, "test", [])
+
+
 def foreign_file(folder: Path, _: pytest.MonkeyPatch) -> None:
     with files.fitting(folder):
         raise ValueError("another program's")
@@ -134,6 +141,7 @@ OTHERS: dict[Code, Callable[[Path, pytest.MonkeyPatch], object]] = {
     Code.INVALID_TEXT: lambda _, __: text_of(3, "text", Place("x.jsonl, line", 1), False),
     Code.UNSUITABLE_TEACHER: nan_logits,
     Code.CHANGED_DATA: changed_data,
+    Code.INCOMPARABLE_RUNS: same_runs,
     Code.DAMAGED_FILE: lambda folder, _: files.verify(folder / "MANIFEST.json"),
     Code.FOREIGN_FILE: foreign_file,
     Code.DISK_FULL: refused_by_the_system(errno.ENOSPC),

@@ -27,17 +27,34 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")  # ± in a terminal that has only ASCII
     made = parser()
     options = made.read(argv)
-    grouped = options.diff or options.group_by or options.pivot
+    grouped = options.diff or options.group_by or options.pivot or options.gate
     if missing := [str(root) for root in options.roots if not root.is_dir()]:
         made.error(f"no such folder: {', '.join(missing)}; ROOT is outputs or a folder in it")
     if options.format == "parquet" and sys.stdout.isatty():
         made.error("--format parquet is not text: send it to a file with >")
     if options.format == "html" and grouped:
-        made.error("--format html shows the whole comparison: leave out --diff, --group-by and --pivot")
+        made.error("--format html shows the whole comparison: leave out --diff, --gate, --group-by and --pivot")
     if options.latency and (options.watch or grouped):
-        made.error("--latency measures the rows of the table: leave out --watch, --diff, --group-by and --pivot")
+        made.error(
+            "--latency measures the rows of the table: leave out --watch, --diff, --gate, --group-by and --pivot"
+        )
+    _check_gate(made, options)
     options.roots = options.roots or [Path("outputs")]
     return guarded("compare-runs", lambda: _watched_or_compared(made, options))
+
+
+def _check_gate(made: Parser, options: argparse.Namespace) -> None:
+    if options.gate is None:
+        for name in ("margin", "must_stay"):
+            if getattr(options, name) is not None:
+                made.error(f"--{name.replace('_', '-')} needs --gate BASE CANDIDATE")
+        return
+    if options.margin is None:
+        made.error("--gate needs --margin POINTS: what the candidate may lose, such as --margin 0.5")
+    others = ("watch", "diff", "group_by", "pivot", "best_on_dev", "plots", "sort", "where", "dataset", "method",
+              "student", "tag")  # fmt: skip
+    if given := [f"--{name.replace('_', '-')}" for name in others if getattr(options, name)]:
+        made.error(f"--gate compares the two that it names: leave out {', '.join(given)}")
 
 
 def _watched_or_compared(made: Parser, options: argparse.Namespace) -> int:
@@ -46,7 +63,7 @@ def _watched_or_compared(made: Parser, options: argparse.Namespace) -> int:
             from kdbench.compare.watch import watch
 
             return watch(options.roots, options.format == "json")
-        return _compare(options)
+        return _gate(options) if options.gate else _compare(options)
     except UserError as error:
         made.error(error.line)
 
@@ -150,6 +167,20 @@ def _diff(options: argparse.Namespace, runs: list[Run]) -> int:
         lambda: [diff.sheet(a, b, found)],
     )
     return 0
+
+
+def _gate(options: argparse.Namespace) -> int:
+    """Print the verdict. Return its exit code."""
+    from kdbench.compare import gate  # numpy
+
+    made, warnings = gate.gate(
+        options.gate, options.margin, options.must_stay, options.metric, options.split, options.roots
+    )
+    _tell(options, *warnings)
+    _print(
+        options, lambda: gate.records(made), lambda: {"gate": gate.document(made)}, lambda: gate.sheets(made)
+    )  # fmt: skip
+    return gate.EXIT_CODES[made.verdict]
 
 
 def _pivot(options: argparse.Namespace, tables: list[Table]) -> None:

@@ -2,10 +2,12 @@
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from kdbench.compare.collect import Run
 from kdbench.compare.table import Row
 from kdbench.storage.predictions import NoPredictionsError, Predictions, read
 from kdbench.tasks import traits
@@ -49,7 +51,7 @@ def confusions(row: Row, against: Row | None, split: str) -> Confusions | None:
     mine = _all(row, split)
     if not mine:
         return None
-    names = _names(row)
+    names = label_names(row.runs[0])
     labels = np.concatenate([one.labels for one in mine.values()])
     said = np.concatenate([one.predicted for one in mine.values()])
     wrong = Counter(labels[labels != said].tolist()) + Counter(said[labels != said].tolist())
@@ -65,7 +67,7 @@ def confusions(row: Row, against: Row | None, split: str) -> Confusions | None:
         for a, line, total in zip(shown, counts, rows, strict=True)
     ]
     theirs = _all(against, split) if against else {}
-    return Confusions([_name(names, a) for a in shown], len(present) - len(shown), matrix, _parted(mine, theirs, names))
+    return Confusions([_name(names, a) for a in shown], len(present) - len(shown), matrix, parted(mine, theirs, names))
 
 
 def _all(row: Row, split: str) -> dict[int, Predictions]:
@@ -78,9 +80,9 @@ def _all(row: Row, split: str) -> dict[int, Predictions]:
     return found
 
 
-def _names(row: Row) -> dict[int, str]:
+def label_names(run: Run) -> dict[int, str]:
     """Return the names of the labels from the model of the run, or for an export from the folder above it."""
-    folder = row.runs[0].path.parent
+    folder = run.path.parent
     path = next((one for one in (folder / "model/config.json", folder.parent / "config.json") if one.is_file()), None)
     if path is None:
         return {}
@@ -88,12 +90,14 @@ def _names(row: Row) -> dict[int, str]:
     return {int(number): str(name) for number, name in named.items()}
 
 
-def _name(names: dict[int, str], label: int) -> str:
+def _name(names: Mapping[int, str], label: int) -> str:
     return names.get(label, str(label))
 
 
-def _parted(mine: dict[int, Predictions], theirs: dict[int, Predictions], names: dict[int, str]) -> list[Parted]:
-    """Return the examples on which the rows differ, in both directions, the clearest first."""
+def parted(
+    mine: Mapping[int, Predictions], theirs: Mapping[int, Predictions], names: Mapping[int, str], most: int = EXAMPLES
+) -> list[Parted]:
+    """Return the examples on which the rows differ, in both directions, the clearest first, at most so many."""
     seeds = sorted(mine.keys() & theirs.keys())
     if not seeds:
         return []
@@ -113,7 +117,7 @@ def _parted(mine: dict[int, Predictions], theirs: dict[int, Predictions], names:
                 _name(names, _wrong_answer([behind[seed] for seed in seeds], at)),
                 int(ahead[at]),
             )
-            for at in order[:EXAMPLES]
+            for at in order[:most]
         ]
         found.append(Parted(words, len(order), len(seeds), examples))
     return found

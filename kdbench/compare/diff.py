@@ -31,8 +31,12 @@ class Difference:
 
 def find(name: str, runs: Iterable[Run]) -> Path:
     """Return the results.json of a run's folder, or of an id (or its beginning) with /seed<k>, else its first seed."""
-    if (path := Path(name, RESULTS)).is_file():
-        return path
+    path = Path(name, RESULTS)
+    return path if path.is_file() else named(name, runs)[0].path
+
+
+def named(name: str, runs: Iterable[Run]) -> list[Run]:
+    """Return the runs of an id (or its beginning), or the one of an id with /seed<k>, ordered by seed."""
     id_, _, seed = name.partition("/seed")
     fitting = sorted(
         (run for run in runs if run.id.startswith(id_) and id_ and (not seed or str(run.seed) == seed)),
@@ -42,7 +46,7 @@ def find(name: str, runs: Iterable[Run]) -> Path:
     if len(ids) != 1:
         why = f"it fits {', '.join(ids)}" if ids else "no finished run has this id"
         raise UserError(Code.NOT_A_RUN, f"{name}: {why}; give a run's folder, its id as in the table, or id/seed1")
-    return fitting[0].path
+    return fitting
 
 
 def differences(a: Path, b: Path) -> list[Difference]:

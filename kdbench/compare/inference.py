@@ -107,7 +107,7 @@ def differences(
     """
     pooled, degrees, apart = spread(rows)
     spreads = {name: 0.0 if row.seedless else max(pooled, _between_seeds(row)) for name, row in rows.items()}
-    found = [_difference(rows[a], rows[b]) for a, b in pairs]
+    found = [difference(rows[a], rows[b]) for a, b in pairs]
     every = {
         at: Tested(*pair, len(values), (spreads[pair[0]] + spreads[pair[1]]) / len(values), *_by_examples(values))
         for at, (pair, values) in enumerate(zip(pairs, found, strict=True))
@@ -158,7 +158,7 @@ def _between_seeds(row: Scores) -> float:
     return float(np.var(means, ddof=1)) if len(means) > 1 else 0.0
 
 
-def _difference(a: Scores, b: Scores) -> Points | None:
+def difference(a: Scores, b: Scores) -> Points | None:
     """Return (S, N) a - b for the seeds that both have; a row without seeds is paired with each seed."""
     if a.seedless and b.seedless:
         shared = [next(iter(a.by_seed))]
@@ -284,6 +284,43 @@ def share_excess(gain: Points, gap: Points, share: float) -> float:
     values = gain - share * gap
     variance, degrees = variance_of_mean(values)
     return abs(float(values.mean())) - float(special.stdtrit(degrees, 1 - LEVEL / 2)) * variance**0.5
+
+
+class Paired(NamedTuple):
+    """The mean of (S seeds, N examples) paired differences, and how far other seeds and other examples would move it.
+
+    Two examples are added, one for each side (Bonett and Price 2012), so that two models which agree on all examples
+    are not equal for certain. `of_seeds` and `of_examples` are the variances of one seed and of one example.
+    """
+
+    mean: float
+    centre: float  # of the interval: the mean with the two added examples
+    of_seeds: float  # 0 for S = 1
+    of_examples: float
+    seeds: int
+    examples: int
+
+    def interval(self, level: float, seeds: int | None = None, examples: int | None = None) -> tuple[float, float]:
+        """Return the two-sided interval that misses in the share `level`, with S and N, or with these numbers.
+
+        S = 1: for other examples only. Each end misses at most in half of `level`: see DEGREES.
+        """
+        from scipy import stats
+
+        seeds, examples = seeds or self.seeds, examples or self.examples
+        by_seeds = self.of_seeds / seeds
+        variance = by_seeds + self.of_examples / examples
+        degrees = degrees_of_freedom(by_seeds / variance if variance else 1.0, seeds) if seeds > 1 else MANY
+        half = float(stats.t.ppf(1 - level / 2, degrees)) * variance**0.5
+        return max(self.centre - half, -100.0), min(self.centre + half, 100.0)
+
+
+def paired(values: Points) -> Paired:
+    """Return the mean of (S, N) paired differences, with what its interval needs."""
+    seeds, examples = values.shape
+    centre, by_examples = _by_examples(values)
+    of_seeds = float(values.mean(1).var(ddof=1)) if seeds > 1 else 0.0
+    return Paired(float(values.mean()), centre, of_seeds, by_examples * examples, seeds, examples)
 
 
 def variance_of_mean(values: Points) -> tuple[float, float]:

@@ -25,10 +25,12 @@ examples:
   compare-runs --best-on-dev                          the best row of each grid on dev, and its test score
   compare-runs --group-by method --pivot dataset      a paper's table: rows are methods, columns data sets
   compare-runs --diff 7e30e6eb 4266fe72               the keys that differ, and the source of each value
+  compare-runs --gate 7e30e6eb 4266fe72 --margin 0.5  may the second replace the first? for CI
   OMP_NUM_THREADS=1 compare-runs --latency            times measured together, with one thread
   compare-runs --format csv > runs.csv                scores in points (0-100), full precision
 
-exit codes: 0 printed; 1 nothing to compare; 2 wrong command line; 130 interrupted
+exit codes: 0 printed, or --gate passed; 1 nothing to compare, or --gate failed; 2 wrong command line, or runs that
+--gate cannot compare; 3 --gate cannot tell; 130 interrupted
 """
 
 
@@ -89,6 +91,7 @@ def parser() -> Parser:
     made.add_argument("roots", nargs="*", type=Path, metavar="ROOT", help="folders with runs (default: outputs)")
     _selecting(made.add_argument_group("which runs").add_argument)
     _arranging(made.add_argument_group("how they are put together").add_argument)
+    _gating(made.add_argument_group("a gate").add_argument)
     _showing(made.add_argument_group("how they are shown").add_argument)
     return made
 
@@ -125,6 +128,32 @@ def _arranging(add: Callable[..., object]) -> None:
         help="measure the models of the shown rows again, in turns, and store the times in ROOT: minutes",
     )
     add("--diff", nargs=2, metavar=("A", "B"), help="the keys in which two runs (folder or id) differ")
+
+
+def _points(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number of points from 0 to 100, such as 0.5")
+    return value
+
+
+def _gating(add: Callable[..., object]) -> None:
+    add(
+        "--gate",
+        nargs=2,
+        metavar=("BASE", "CANDIDATE"),
+        help="is CANDIDATE less than --margin worse? each is a setting (the folder with its seeds, or an id) or a run",
+    )
+    add("--margin", type=_points, metavar="POINTS", help="of the metric: what the candidate may lose, such as 0.5")
+    add(
+        "--must-stay",
+        type=Path,
+        metavar="FILE",
+        help="a CSV with the columns text and label: the gate fails if the candidate is wrong about a row",
+    )
 
 
 def _showing(add: Callable[..., object]) -> None:

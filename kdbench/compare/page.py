@@ -54,7 +54,7 @@ def _table(table: Table) -> dict[str, Any]:
         "summary": summary(table),
         "pictures": drawn,
         "runs": [_run(table, row) for row in table.rows] if table.tests else [],
-        "texts": texts(table) if table.tests else Texts(),
+        "texts": texts(run for row in table.rows for run in row.runs) if table.tests else Texts(),
         "data": _data(table),
     }
 

@@ -1,8 +1,9 @@
-"""The texts of a table's examples for the page, if the data set is in the cache of this machine.
+"""The texts of a split's examples, if the data set is in the cache of this machine.
 
-Nothing is fetched, and nothing is stored outside the page.
+Nothing is fetched or stored.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,6 @@ import numpy as np
 
 from kdbench.compare.collect import Run
 from kdbench.compare.keys import Source
-from kdbench.compare.table import Table
 from kdbench.storage.files import Damaged
 from kdbench.storage.predictions import NoPredictionsError, read
 
@@ -33,13 +33,12 @@ class Texts:
         return text if len(text) <= LONGEST else text[:LONGEST].rstrip() + "…"
 
 
-def texts(table: Table) -> Texts:
-    """Find the texts by the config.yaml of any run, because all rows of a table have the same examples."""
-    runs = [run for row in table.rows for run in row.runs]
+def texts(runs: Iterable[Run]) -> Texts:
+    """Find the texts by the config.yaml of any of the runs, which have the same examples."""
     run = next((run for run in runs if run.path.with_name("config.yaml").is_file()), None)
     if run is None:
         return Texts(why_not="no run here has the config.yaml that names their source")
-    from omegaconf.errors import OmegaConfBaseException  # these imports are slow, and only a page needs them
+    from omegaconf.errors import OmegaConfBaseException  # these imports are slow, and a table does without them
     from yaml import YAMLError
 
     from kdbench.errors import UserError

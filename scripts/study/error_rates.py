@@ -1,6 +1,6 @@
 """How often are compare-runs' tests and intervals wrong, and what do they find? Simulated runs whose truth is known.
 
-    python scripts/study/error_rates.py [families tables one_seed scores shares] [--repeats 2000]
+    python scripts/study/error_rates.py [families tables one_seed scores shares gate] [--repeats 2000]
     python scripts/study/error_rates.py degrees
 
 families  Tables of K rows and their baseline, in a normal model. Error: how often any of the K differences has a star
@@ -12,6 +12,8 @@ one_seed  Coverage of the interval of a difference and of an accuracy of one see
 scores    Coverage of the interval of a score of several seeds, of the plain interval of a difference, and of a
           percentile bootstrap over seeds and examples, which is not used for that reason.
 shares    Coverage of the interval of the share of a gap, of those that are shown, and how often one is shown.
+gate      How often `compare-runs --gate` passes a candidate that is worse by exactly the margin, how often it fails
+          it, and how often it passes one that is as good. The margin is 0.7 points, of 1,000 texts.
 degrees   The table DEGREES of kdbench/compare/inference.py, solved for (see `degrees`).
 
 A run is right about an example where ability + difficulty + what this model makes of this example + what this seed
@@ -25,6 +27,7 @@ import numpy as np
 from scipy import optimize, stats
 from scipy.stats import norm, t
 
+from kdbench.compare.gate import CANNOT_TELL, FAILED, PASSED, judged
 from kdbench.compare.inference import (
     LEVEL,
     Points,
@@ -34,6 +37,7 @@ from kdbench.compare.inference import (
     crossed,
     differences,
     largest,
+    paired,
     score,
     share_excess,
     share_interval,
@@ -218,6 +222,25 @@ def one_seed_rates(examples: int, abilities: tuple[float, float], repeats: int) 
     return 100 * held / repeats, 100 * held_score / repeats, 100 * apart / repeats
 
 
+def gate_rates(
+    regime: tuple[float, float, float], seeds: int, repeats: int, one_model: bool = False
+) -> tuple[float, float, float]:
+    """Return how often, %, a candidate that is worse by exactly the margin passes, how often it fails, and the power.
+
+    The power is how often a candidate passes that is as good as the baseline. `one_model`: both sides are one model
+    each (`seeds` is 1), whose scores on other texts are the truth. The seed's part is then the model's own, and is 0.
+    """
+    rng = np.random.default_rng(0)
+    counts = dict.fromkeys((PASSED, FAILED, CANNOT_TELL, "power"), 0)
+    margin = true_accuracy(1.6, regime) - true_accuracy(1.55, regime)
+    for _ in range(repeats):
+        difficulty = rng.standard_normal(2 * EXAMPLES)
+        base, worse, equal = (simulate(rng, ability, difficulty, regime, seeds) for ability in (1.6, 1.55, 1.6))
+        counts[judged(paired(worse - base), margin, one_model)] += 1
+        counts["power"] += judged(paired(equal - base), margin, one_model) == PASSED
+    return tuple(100 * counts[key] / repeats for key in (PASSED, FAILED, "power"))  # type: ignore[return-value]
+
+
 def share_rates(
     regime: tuple[float, float, float], seeds: int, repeats: int, better: float = 2.2, seed: int = 0
 ) -> tuple[float, float, float]:
@@ -252,7 +275,7 @@ def numbers(text: str) -> list[int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tables", nargs="*", default=["families", "tables", "one_seed", "scores", "shares"])
+    parser.add_argument("tables", nargs="*", default=["families", "tables", "one_seed", "scores", "shares", "gate"])
     parser.add_argument("--repeats", type=int, default=2_000)
     parser.add_argument("--tables-of", type=int, default=20_000, help="repeats of families, whose tables cost little")
     parser.add_argument("--bootstraps", type=int, default=500)
@@ -260,7 +283,7 @@ def main() -> None:
     parser.add_argument("--rows", type=numbers, default=[4, 10, 27])
     options = parser.parse_args()
     made = {"families": families, "tables": tables, "one_seed": one_seed, "scores": scores, "shares": shares,
-            "degrees": degrees}  # fmt: skip
+            "gate": gate, "degrees": degrees}  # fmt: skip
     noise = 100 * (0.05 * 0.95 / options.repeats) ** 0.5
     print(f"{EXAMPLES} examples, {options.repeats} repeats (s.d. of a rate of 5: {noise:.2f}), in per cent")
     for table in options.tables:
@@ -327,6 +350,15 @@ def errors(inverse: Points, of_seeds: int) -> Points:
         critical_t = stats.t.ppf(1 - LEVEL / 2, of_seeds / np.maximum(curve, 1e-6))
         found.append((weight * 2 * stats.norm.sf(critical_t * np.sqrt(variance))).sum())
     return np.array(found)
+
+
+def gate(options: argparse.Namespace) -> None:
+    print(f"\n{'runs':20}{'n':>3}{'passed':>10}{'failed':>10}{'power':>10}")
+    kinds = [(name, regime, seeds, False) for name, regime in REGIMES.items() for seeds in options.seeds]
+    kinds.append(("one model each", (0.3, 0.0, 0.0), 1, True))
+    for name, regime, seeds, one_model in kinds:
+        figures = "".join(f"{rate:10.1f}" for rate in gate_rates(regime, seeds, options.repeats, one_model=one_model))
+        print(f"{name:20}{seeds:3}{figures}", flush=True)
 
 
 def degrees(options: argparse.Namespace) -> None:

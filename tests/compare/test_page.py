@@ -109,4 +109,4 @@ def test_an_exported_form_has_its_labels_names(tree: Path, capsys: pytest.Captur
 def test_a_page_of_other_arrangements_is_refused(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main([str(tree), "--format", "html", "--group-by", "method"])
-    assert "leave out --diff, --group-by and --pivot" in capsys.readouterr().err
+    assert "leave out --diff, --gate, --group-by and --pivot" in capsys.readouterr().err

@@ -83,7 +83,7 @@ def test_why_there_are_no_texts(runs: Path, tmp_path: Path, dataset: DatasetConf
     table = table_of(runs)
 
     def why_not() -> str:
-        return texts(table).why_not
+        return texts(run for row in table.rows for run in row.runs).why_not
 
     assert f"own is not in this machine's cache, {tmp_path / 'cache'}; any run on it" in why_not()
     assert not (tmp_path / "cache").exists()
