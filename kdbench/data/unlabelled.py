@@ -14,6 +14,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ from kdbench.data.raw import texts
 from kdbench.data.readers import hub_split
 from kdbench.data.report import UnlabelledReport
 from kdbench.data.stored import Column, dataset_key, stored_dataset
-from kdbench.errors import Code, SourceError
+from kdbench.errors import Code, SettingError, SourceError
 from kdbench.schema import DatasetConfig
 from kdbench.sources.sources import check_unlabelled, unlabelled_files, unlabelled_identity
 from kdbench.storage.cache import cached
@@ -146,9 +147,11 @@ def _source(
     files, words = unlabelled_files(config), traits(config.task).words
 
     def read() -> Iterator[Given]:
-        for path in files:
-            for given in texts(path, config):
+        try:
+            for given in chain.from_iterable(texts(path, config) for path in files):
                 yield (" ".join(given[0].split()),) if words else given
+        except SettingError as error:  # of dataset.text, which another file than the data set's lacks
+            raise SettingError(error.code, "dataset.unlabelled", str(config.unlabelled), str(error)) from error
 
     return None, read
 

@@ -38,6 +38,16 @@ def labelled_alone(config: RunConfig) -> DatasetConfig:
     return dataclasses.replace(config.dataset, unlabelled=None, max_unlabelled_samples=None)
 
 
+def _another(config: RunConfig, **changes: Any) -> RunConfig:
+    """Return a run beside that of `config`: what its command asks of this one run alone does not hold for it."""
+    return dataclasses.replace(config, rerun=False, export=ExportConfig(), tag=None, **changes)
+
+
+def _of_the_task(config: RunConfig, **changes: Any) -> RunConfig:
+    """Return another run on the data set, without stages before the task."""
+    return _another(config, corpus=None, phase="task", **changes)
+
+
 def finetune(config: RunConfig, student: StudentConfig, schedule: ScheduleConfig, seed: int) -> RunConfig:
     """Return the direct fine-tune of `student` on the data set of `config`.
 
@@ -52,27 +62,14 @@ def finetune(config: RunConfig, student: StudentConfig, schedule: ScheduleConfig
     )
     init = InitConfig("pretrained" if fits and student.layers <= origin.layers else "random", "first")
     method = method_schema("finetune")(name="finetune", init=init, stages={"training": schedule})
-    return dataclasses.replace(
-        config,
-        method=method,
-        student=student,
-        schedule=schedule,
-        dataset=labelled_alone(config),
-        seed=seed,
-        corpus=None,
-        phase="task",
-        rerun=False,
-        export=ExportConfig(),
-        tag=None,
-    )
+    given = {"method": method, "student": student, "schedule": schedule, "seed": seed}
+    return _of_the_task(config, dataset=labelled_alone(config), **given)
 
 
 def general_run(config: RunConfig) -> RunConfig:
     """Return the run of the stages before the task, which all data sets and seeds share."""
     assert config.corpus is not None  # crosscheck
-    return dataclasses.replace(
-        config, phase="general", seed=config.corpus.seed, rerun=False, export=ExportConfig(), tag=None
-    )
+    return _another(config, phase="general", seed=config.corpus.seed)
 
 
 def mlm_run(config: RunConfig, student: StudentConfig, weights: str) -> RunConfig:
@@ -111,11 +108,7 @@ def member_runs(config: RunConfig) -> list[RunConfig]:
 
 def answers_run(config: RunConfig) -> RunConfig:
     """Return the run that judges a teacher which is no network; it trains nothing itself."""
-    made: Any = method_schema("answers")
-    return dataclasses.replace(
-        config, method=made(name="answers"), seed=0, corpus=None, phase="task", export=ExportConfig(), tag=None,
-        rerun=False,
-    )  # fmt: skip
+    return _of_the_task(config, method=method_schema("answers")(name="answers"), seed=0)
 
 
 def found_teacher_run(config: RunConfig) -> RunConfig:
@@ -139,16 +132,7 @@ def row_to_beat(config: RunConfig) -> RunConfig | None:
     made: Any = method_schema("tfidf")
     if config.dataset.task not in made.tasks:
         return None
-    return dataclasses.replace(
-        config,
-        method=made(name="tfidf"),
-        dataset=labelled_alone(config),
-        seed=0,
-        corpus=None,
-        phase="task",
-        export=ExportConfig(),
-        tag=None,
-    )
+    return _of_the_task(config, method=made(name="tfidf"), dataset=labelled_alone(config), seed=0)
 
 
 def total_baseline(config: RunConfig, updates: int, per_epoch: int) -> RunConfig:

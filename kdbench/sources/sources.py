@@ -132,15 +132,19 @@ def _digest(files: Sequence[Path], names: Sequence[str]) -> str:
     return whole.hexdigest()
 
 
+def _remote_identity(config: Sourced, source: Source, repo_type: str, cache: Path) -> dict[str, str]:
+    """What of a source that is not local enters a run's id: wheel and digest, archive's digest, hub commit."""
+    if source.kind == "hub":
+        return {"source": f"hub:{source.name}@{hub_commit(source, repo_type, cache)}"}
+    # a joined archive is the same in whichever wheels its parts are
+    return ({"source": config.source} if source.kind == "pypi" else {}) | {"sha256": str(config.sha256)}
+
+
 def model_identity(teacher: TeacherConfig, cache: Path) -> dict[str, str]:
     """What of the teacher's source enters a run's id: wheel and digest, hub commit, archive's or files' digest."""
     source = check_source(teacher, "teacher")
-    if source.kind == "pypi":
-        return {"source": teacher.source, "sha256": str(teacher.sha256), "folder": teacher.folder}
-    if source.kind == "joined":  # in whichever wheels its parts are
-        return {"sha256": str(teacher.sha256), "folder": teacher.folder}
-    if source.kind == "hub":
-        return {"source": f"hub:{source.name}@{hub_commit(source, 'model', cache)}", "folder": teacher.folder}
+    if source.kind != "path":
+        return _remote_identity(teacher, source, "model", cache) | {"folder": teacher.folder}
     folder = Path(source.name) / teacher.folder
     names = model_files(folder)
     return {"sha256": _digest([folder / name for name in names], names)}
@@ -170,12 +174,8 @@ def dataset_identity(dataset: DatasetConfig, cache: Path) -> dict[str, str]:
     A local file counts by its content, wherever it lies. Raises SourceError where a file is missing.
     """
     source = check_source(dataset, "dataset")
-    if source.kind == "pypi":
-        return {"source": dataset.source, "sha256": str(dataset.sha256)}
-    if source.kind == "joined":
-        return {"sha256": str(dataset.sha256)}
-    if source.kind == "hub":
-        return {"source": f"hub:{source.name}@{hub_commit(source, 'dataset', cache)}"}
+    if source.kind != "path":
+        return _remote_identity(dataset, source, "dataset", cache)
     root, files = Path(source.name), table_files(dataset)
     if files is not None:
         paths = [existing(root, split, name) for split, name in files.items()]
@@ -244,10 +244,8 @@ def unlabelled_identity(dataset: DatasetConfig, cache: Path) -> dict[str, object
 def text_identity(text: RunningText, cache: Path) -> dict[str, str]:
     """What of a running text's source enters a run's id. Raises SourceError where a file is missing."""
     source = check_source(text, "corpus.running")
-    if source.kind == "pypi":
-        return {"source": text.source, "sha256": str(text.sha256)}
-    if source.kind == "joined":
-        return {"sha256": str(text.sha256)}
+    if source.kind in ("pypi", "joined"):
+        return _remote_identity(text, source, "dataset", cache)
     files = text_files(text, cache)
     return {"sha256": _digest(list(files.values()), list(files))}
 

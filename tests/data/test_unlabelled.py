@@ -157,7 +157,7 @@ class TestRefusals:
     def test_a_file_without_the_column(self, tmp_path):
         made = config(write(tmp_path / "x.csv", rows(range(30))), unlabelled=str(tmp_path / "raw.csv"))
         (tmp_path / "raw.csv").write_text("body\nsome text\n", encoding="utf8")
-        with refused(Code.MISSING_COLUMN, "raw.csv", "body"):
+        with refused(Code.MISSING_COLUMN, "dataset.unlabelled", "raw.csv", "body", kind=SettingError):
             stored_unlabelled(made, stored_dataset(made, tmp_path), tmp_path)
 
 
