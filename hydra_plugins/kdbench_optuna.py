@@ -49,7 +49,7 @@ class OptunaSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        from kdbench.cli.search import ENVIRONMENT, Search, announce
+        from kdbench.cli.search import Search, announce
         from kdbench.validation.load import digest
 
         assert self.config is not None and self.launcher is not None  # Hydra has called setup
@@ -63,7 +63,7 @@ class OptunaSweeper(Sweeper):
         number = 0
         with search.working():
             while trials := self._asked(search, self.config):
-                jobs = [(*fixed, *_values(trial), _set(ENVIRONMENT, search.environment(trial))) for trial in trials]
+                jobs = [(*fixed, *_values(trial), _set(sweep.TRIAL, search.environment(trial))) for trial in trials]
                 self.launcher.launch(jobs, initial_job_idx=number)
                 search.close(trials)
                 number += len(trials)

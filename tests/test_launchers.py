@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from kdbench.cli import main as cli
-from kdbench.cli import search, sweep
-from kdbench.cli.search import OfThisJob, Rules, Search
+from kdbench.cli import sweep
+from kdbench.cli.search import OfThisJob, Rules, Search, of_this_job
 from kdbench.errors import Code
 from kdbench.training.interrupts import Pruned
 
@@ -170,8 +170,8 @@ def test_a_trial_below_the_median_is_pruned_by_its_dev_scores(tmp_path, monkeypa
         for scores in ([0.5, 0.7, 0.8], [0.6, 0.8, 0.9], [0.1, 0.2, 0.9]):
             trial = one.ask(3)
             assert trial is not None
-            monkeypatch.setenv(search.ENVIRONMENT, one.environment(trial))
-            this = search.of_this_job()
+            monkeypatch.setenv(sweep.TRIAL, one.environment(trial))
+            this = of_this_job()
             assert isinstance(this, OfThisJob)
             if scores[0] > 0.1:
                 for epoch, value in enumerate(scores):

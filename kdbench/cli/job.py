@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from kdbench.cli import search, sweep
+from kdbench.cli import sweep
 from kdbench.errors import Code, SourceError, UserError
 from kdbench.schema import RunConfig
 from kdbench.sources.fetch import parse
@@ -62,7 +62,11 @@ def _run(
 
     if job.sweep.elsewhere:
         interrupts.refuse_late(cfg.get("stop_after"))
-    trial = search.of_this_job()
+    trial = None
+    if sweep.TRIAL in os.environ:
+        from kdbench.cli.search import of_this_job  # optuna
+
+        trial = of_this_job()
     if trial is not None and (found := faults(cfg)):  # combinations of values are not checked before a search
         first, *others = found
         raise UserError(first.code, "\n".join([first.text, *map(str, others)]))

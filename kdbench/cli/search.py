@@ -2,26 +2,27 @@
 
 A study is one journal file, which commands on several machines may share. A trial is an ordinary run with a content
 id, so settings that are asked for twice are found done, and a killed trial resumes. optuna sees only dev scores. The
-test score is read once, for the best trial, after all trials.
+test score is read once, for the best trial, after all trials. It is imported where a search runs only: optuna is an
+extra.
 """
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+import optuna
 from filelock import FileLock, Timeout
+from optuna.distributions import BaseDistribution
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
 
+from kdbench.cli.sweep import TRIAL
 from kdbench.storage.results import metric_of, read_result
 from kdbench.storage.seeds import derive
 from kdbench.training.interrupts import Pruned
 
-if TYPE_CHECKING:
-    import optuna
-    from optuna.distributions import BaseDistribution
-
-ENVIRONMENT = "KDBENCH_TRIAL"  # for a job: the trial's number, the rules and the study's file
 _NAME = "kdbench"  # name of the only study in a file
 _LOST = "lost"  # user attribute of a trial whose command died; it is repeated
 _WORKER = "worker"  # user attribute: the command that asked for the trial
@@ -36,11 +37,8 @@ class Rules(NamedTuple):
     warmup_epochs: int
 
 
-def open_study(file: Path, rules: Rules | None = None) -> "optuna.Study":
-    """Return the study in `file`, created if needed. `rules` are needed by a process that asks or prunes."""
-    import optuna
-    from optuna.storages.journal import JournalFileBackend
-
+def open_study(file: Path, rules: Rules) -> optuna.Study:
+    """Return the study in `file`, created if needed."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     file.parent.mkdir(parents=True, exist_ok=True)
     return optuna.create_study(
@@ -48,22 +46,16 @@ def open_study(file: Path, rules: Rules | None = None) -> "optuna.Study":
         study_name=_NAME,
         direction="maximize",
         load_if_exists=True,
-        pruner=pruner(rules) if rules else None,
+        pruner=optuna.pruners.MedianPruner(rules.startup_trials, rules.warmup_epochs)
+        if rules.prune
+        else optuna.pruners.NopPruner(),
     )
-
-
-def pruner(rules: Rules) -> "optuna.pruners.BasePruner":
-    import optuna
-
-    if not rules.prune:
-        return optuna.pruners.NopPruner()
-    return optuna.pruners.MedianPruner(rules.startup_trials, rules.warmup_epochs)
 
 
 class Search:
     """The part of one command in a study."""
 
-    def __init__(self, file: Path, space: "dict[str, BaseDistribution]", rules: Rules) -> None:
+    def __init__(self, file: Path, space: dict[str, BaseDistribution], rules: Rules) -> None:
         self.file, self.space, self.rules = file, space, rules
         self.study = open_study(file, rules)
         self.worker = os.urandom(4).hex()
@@ -78,14 +70,12 @@ class Search:
             yield
         Path(self._lock(self.worker)).unlink(missing_ok=True)
 
-    def ask(self, limit: int) -> "optuna.Trial | None":
+    def ask(self, limit: int) -> optuna.Trial | None:
         """Return the next trial with its values, or None if all commands together have asked for `limit`.
 
         The values depend only on the seed and on the number and scores of the trials before. So a search that resumes
         after a kill asks for the same values.
         """
-        import optuna
-
         with FileLock(self._lock("asking")):
             before = len(self.asked())
             if before >= limit:
@@ -96,31 +86,30 @@ class Search:
             trial.set_user_attr(_WORKER, self.worker)
             return trial
 
-    def asked(self) -> "list[optuna.trial.FrozenTrial]":
+    def asked(self) -> list[FrozenTrial]:
         """Return all trials of the study so far, without those that are repeated."""
-        waiting = _states().WAITING
-        return [t for t in self.study.get_trials(deepcopy=False) if t.state != waiting and not lost(t)]
+        trials = self.study.get_trials(deepcopy=False)
+        return [t for t in trials if t.state != TrialState.WAITING and not t.user_attrs.get(_LOST)]
 
-    def close(self, trials: "list[optuna.Trial]") -> None:
+    def close(self, trials: list[optuna.Trial]) -> None:
         """Mark the trials without a result as failed."""
-        running = {t.number for t in self.study.get_trials(deepcopy=False, states=(_states().RUNNING,))}
+        running = {t.number for t in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))}
         for trial in trials:
             if trial.number in running:
-                self.study.tell(trial.number, state=_states().FAIL)
+                self.study.tell(trial.number, state=TrialState.FAIL)
 
-    def environment(self, trial: "optuna.Trial") -> str:
+    def environment(self, trial: optuna.Trial) -> str:
         """Return the text that `of_this_job` reads."""
         return ":".join([str(trial.number), *(str(int(value)) for value in self.rules), str(self.file)])
 
-    def _ask_again_if_dead(self, trial: "optuna.trial.FrozenTrial") -> None:
+    def _ask_again_if_dead(self, trial: FrozenTrial) -> None:
         lock = FileLock(self._lock(trial.user_attrs[_WORKER]))
         try:
             lock.acquire(timeout=0)
         except Timeout:
             return
-        live = _trial(self.study, trial.number)
-        live.set_user_attr(_LOST, True)
-        self.study.tell(trial.number, state=_states().FAIL)
+        _live(self.study, trial.number).set_user_attr(_LOST, True)
+        self.study.tell(trial.number, state=TrialState.FAIL)
         if trial.params.keys() == self.space.keys():
             self.study.enqueue_trial(trial.params)
         lock.release()
@@ -130,19 +119,7 @@ class Search:
         return f"{self.file}.{worker}.lock"
 
 
-def lost(trial: "optuna.trial.FrozenTrial") -> bool:
-    return bool(trial.user_attrs.get(_LOST))
-
-
-def _states() -> "type[optuna.trial.TrialState]":
-    import optuna
-
-    return optuna.trial.TrialState
-
-
-def _trial(study: "optuna.Study", number: int) -> "optuna.Trial":
-    import optuna
-
+def _live(study: optuna.Study, number: int) -> optuna.Trial:
     return optuna.Trial(study, number)  # a file has one study, so optuna's id is the number
 
 
@@ -151,13 +128,13 @@ class OfThisJob:
 
     def __init__(self, number: int, file: Path, rules: Rules) -> None:
         self.study = open_study(file, rules)
-        self.trial = _trial(self.study, number)
+        self.trial = _live(self.study, number)
 
     def watch(self, epoch: int, score: float) -> None:
         """Report a dev score. Raises Pruned if it is below the median of the other trials at that epoch."""
         self.trial.report(score, epoch)
         if self.trial.should_prune():
-            self.study.tell(self.trial.number, state=_states().PRUNED)
+            self.study.tell(self.trial.number, state=TrialState.PRUNED)
             raise Pruned(
                 f"stopped by the search after epoch {epoch + 1}: dev score {100 * score:.2f}; its best is below the"
                 " median of the trials before it"
@@ -169,24 +146,20 @@ class OfThisJob:
         self.study.tell(self.trial.number, result["metrics"]["dev"][metric_of(result)])
 
 
-def of_this_job() -> OfThisJob | None:
-    """Return the trial of this job, or None if it is not part of a search."""
-    given = os.environ.get(ENVIRONMENT)
-    if given is None:
-        return None
-    number, seed, prune, startup, warmup, file = given.split(":", 5)
+def of_this_job() -> OfThisJob:
+    """Return the trial of this job, which is part of a search."""
+    number, seed, prune, startup, warmup, file = os.environ[TRIAL].split(":", 5)
     return OfThisJob(int(number), Path(file), Rules(int(seed), bool(int(prune)), int(startup), int(warmup)))
 
 
-def announce(trials: "list[optuna.trial.FrozenTrial]", file: Path) -> None:
+def announce(trials: list[FrozenTrial], file: Path) -> None:
     """Print the result: the number of trials, the best on dev, and its test score, which chose nothing."""
-    states = _states()
-    counts = {state: sum(trial.state == state for trial in trials) for state in states}
+    counts = {state: sum(trial.state == state for trial in trials) for state in TrialState}
     print(
-        f"search: {len(trials)} trials ({counts[states.COMPLETE]} finished, {counts[states.PRUNED]} pruned,"
-        f" {counts[states.FAIL]} failed), kept in {file}"
+        f"search: {len(trials)} trials ({counts[TrialState.COMPLETE]} finished, {counts[TrialState.PRUNED]} pruned,"
+        f" {counts[TrialState.FAIL]} failed), kept in {file}"
     )
-    finished = [trial for trial in trials if trial.state == states.COMPLETE]
+    finished = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if not finished:
         return
     best = max(finished, key=lambda trial: (trial.value, -trial.number))

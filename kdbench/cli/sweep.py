@@ -18,6 +18,7 @@ from typing import NamedTuple
 from kdbench.storage.files import explained, read_json, write_json
 
 ENVIRONMENT = "KDBENCH_SWEEP"
+TRIAL = "KDBENCH_TRIAL"  # for a job of a search: the trial's number, the rules and the study's file
 LOST = (
     "its process ended without a message: it was killed (out of memory?), or its machine is gone. The same command"
     " resumes it"
