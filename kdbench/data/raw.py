@@ -1,22 +1,19 @@
 """Stream the texts of a file of any size, without labels: only a few rows are in memory at a time."""
 
-import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from kdbench.data import tables
-from kdbench.data.tables import Header
 from kdbench.errors import Code, SourceError
 from kdbench.schema import DatasetConfig
 from kdbench.sources import files
 from kdbench.tasks.cells import Place, text_of
 
 Row = tuple[str, ...]  # a text, or two
-_END = "\0end"
 _ROWS = 1000  # of a parquet file, read at a time
 
 
@@ -82,51 +79,15 @@ def _table(path: Path, ending: str, encoding: str, config: DatasetConfig, column
         start = tables.with_line_ends(stream.read(tables.START), encoding)
     header = tables.checked_header(path, ending, start, config)
     at = [header.names.index(name) for name in columns]
-    rows = _rows(path, encoding, header, _quoting(path, encoding, header))
-    for row in islice(rows, header.rows, None):
+
+    def lines() -> Iterator[str]:
+        with files.stream(path, encoding, newline="") as stream:
+            stream.read(header.begin)
+            yield from _table_lines(stream, encoding)
+
+    quoting = tables.quoting_of(path, lines, header)
+    for _, row in islice(tables.rows(path, lines(), header, quoting), header.rows, None):
         yield tuple(row[index] if index < len(row) else "" for index in at)
-
-
-def _quoting(path: Path, encoding: str, header: Header) -> int:
-    """Return csv.QUOTE_NONE if quotes are ordinary characters, by the rule of `kdbench.data.tables`."""
-    plain, begun = 0, False
-    for row in _rows(path, encoding, header, csv.QUOTE_NONE):
-        around = any(len(cell) > 1 and cell[0] == cell[-1] == '"' for cell in row)
-        if around or not tables.fits(row, len(header.names)):
-            return csv.QUOTE_MINIMAL
-        plain += 1
-        begun |= any(cell[:1] == '"' for cell in row)
-    if not begun:  # csv reads a quote inside a cell as an ordinary character
-        return csv.QUOTE_MINIMAL
-    usual, suspect = 0, False
-    try:
-        for row in _rows(path, encoding, header, csv.QUOTE_MINIMAL):
-            usual += 1
-            suspect |= any("\n" in cell or "\r" in cell for cell in row)
-    except SourceError:  # a quote is not closed
-        usual += 1
-        suspect = header.separator == "\t"
-    return csv.QUOTE_NONE if suspect and plain > usual else csv.QUOTE_MINIMAL
-
-
-def _rows(path: Path, encoding: str, header: Header, quoting: int) -> Iterator[list[str]]:
-    """Yield the rows, the header included. Raises SourceError if a quote is not closed."""
-    csv.field_size_limit(1 << 30)  # as in kdbench.data.tables
-    with files.stream(path, encoding, newline="") as stream:
-        stream.read(header.begin)
-        lines = chain(_table_lines(stream, encoding), [_END])
-        reader = csv.reader(lines, delimiter=header.separator, quoting=quoting)  # type: ignore[arg-type]
-        line = header.line
-        try:
-            for row in reader:
-                if row == [_END]:
-                    return
-                if row and row[-1].endswith(_END):
-                    raise tables.unclosed(path, line, "".join(row))
-                yield row
-                line = header.line + reader.line_num
-        except csv.Error as error:
-            raise SourceError(Code.UNREADABLE_TABLE, f"{path}, line {line}, cannot be read: {error}.") from error
 
 
 def _table_lines(stream: io.TextIOWrapper, encoding: str) -> Iterable[str]:

@@ -6,10 +6,10 @@ import json
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -249,16 +249,6 @@ def _is_orange(rows: list[list[str]]) -> bool:
     return flags and (types == len(rows[1]) or (types > 0 and any(cell.strip() for cell in rows[2])))
 
 
-class _Records(NamedTuple):
-    rows: list[list[str]]
-    lines: list[int]
-    closed: bool  # whether no quote is open at the end
-    spread: bool  # whether some row has several lines
-
-    def fit(self, width: int) -> bool:
-        return self.closed and all(fits(row, width) for row in self.rows)
-
-
 def _empty(cells: list[str]) -> bool:
     return not "".join(cells).strip()
 
@@ -267,75 +257,87 @@ def _blank(row: list[str]) -> bool:
     return not row or (len(row) == 1 and not row[0].strip())
 
 
-def fits(row: list[str], width: int) -> bool:
-    """Return whether the row has as many cells as the header, or is a blank line."""
-    return len(row) == width or _blank(row)
+def rows(path: Path, lines: Iterable[str], header: Header, quoting: int) -> Iterator[tuple[int, list[str]]]:
+    """Yield the line at which each row begins, and its cells, the header included. `lines`: from the header on.
 
-
-def _records(path: Path, text: str, sign: str, line: int, quotes: bool) -> _Records:
-    """Return all rows. Raises SourceError."""
+    Raises SourceError if a quote is not closed.
+    """
     csv.field_size_limit(1 << 30)  # characters; the module's limit of 131,072 is less than a long document has
-    ended = io.StringIO(f"{text}\n{_END}", newline="")
-    reader = csv.reader(ended, delimiter=sign, quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE)
-    rows, lines, last, spread = [], [], 0, False
+    reader = csv.reader(chain(lines, [_END]), delimiter=header.separator, quoting=quoting)  # type: ignore[arg-type]
+    line = header.line
     try:
         for row in reader:
-            rows.append(row)
-            lines.append(line + last)
-            spread |= reader.line_num > last + 1
-            last = reader.line_num
+            if row == [_END]:
+                return
+            if row and row[-1].endswith(_END):
+                raise _unclosed(path, line, "".join(row))
+            yield line, row
+            line = header.line + reader.line_num
     except csv.Error as error:
-        raise SourceError(Code.UNREADABLE_TABLE, f"{path}, line {line + last}, cannot be read: {error}.") from error
-    if rows[-1] != [_END]:
-        return _Records(rows, lines, False, spread)
-    return _Records(rows[:-1], lines[:-1], True, spread)
+        raise SourceError(Code.UNREADABLE_TABLE, f"{path}, line {line}, cannot be read: {error}.") from error
+
+
+def quoting_of(path: Path, lines: Callable[[], Iterable[str]], header: Header) -> int:
+    """Return csv.QUOTE_NONE if quotes are ordinary characters: no cell is in quotes, and quotes join lines that fit.
+
+    `lines` begins anew at the header each time. In a file with tabs, quotes are often ordinary characters. In a file
+    with commas, an open quote is a fault.
+    """
+    plain, begun = 0, False
+    for _, row in rows(path, lines(), header, csv.QUOTE_NONE):
+        around = any(len(cell) > 1 and cell[0] == cell[-1] == '"' for cell in row)
+        if around or not (len(row) == len(header.names) or _blank(row)):
+            return csv.QUOTE_MINIMAL
+        plain += 1
+        begun |= any(cell[:1] == '"' for cell in row)
+    if not begun:  # csv reads a quote inside a cell as an ordinary character
+        return csv.QUOTE_MINIMAL
+    usual, suspect = 0, False
+    try:
+        for _, row in rows(path, lines(), header, csv.QUOTE_MINIMAL):
+            usual += 1
+            suspect |= any("\n" in cell or "\r" in cell for cell in row)
+    except SourceError:  # a quote is not closed
+        usual += 1
+        suspect = header.separator == "\t"
+    return csv.QUOTE_NONE if suspect and plain > usual else csv.QUOTE_MINIMAL
 
 
 def _delimited(path: Path, ending: str, text: str, config: DatasetConfig) -> Table:
     _require_columns(path, ending, config)
     header = checked_header(path, ending, text[:START], config)
     names, notes = header.names, list(header.notes)
-    records = _unquoted(path, text[header.begin :], header, notes)
-    body = [at for at in range(header.rows, len(records.rows)) if not _blank(records.rows[at])]
-    surplus = [at for at in body if len(records.rows[at]) > len(names) and _empty(records.rows[at][len(names) :])]
+
+    def lines() -> Iterable[str]:
+        return io.StringIO(text[header.begin :], newline="")
+
+    quoting = quoting_of(path, lines, header) if '"' in text else csv.QUOTE_MINIMAL
+    if quoting == csv.QUOTE_NONE:
+        notes.append('the sign " is a letter like others: no cell is in quotes')
+    body = [one for one in islice(rows(path, lines(), header, quoting), header.rows, None) if not _blank(one[1])]
+    surplus = [row for _, row in body if len(row) > len(names) and _empty(row[len(names) :])]
     if surplus and (header.padded or len(surplus) <= _MOST_LEFT_OUT * len(body)):
         notes.append(f"{len(surplus)} rows end in empty cells beyond the last column, which are cut off")
-        for at in surplus:
-            del records.rows[at][len(names) :]
-    kept = [at for at in body if len(records.rows[at]) == len(names)]
-    other = [at for at in body if len(records.rows[at]) != len(names)]
+        for row in surplus:
+            del row[len(names) :]
+    kept = [one for one in body if len(one[1]) == len(names)]
+    other = [one for one in body if len(one[1]) != len(names)]
     if len(other) > _MOST_LEFT_OUT * len(body):
-        said = _other_width(path, records, other, body, header)
+        said = _other_width(path, *other[0], f"{len(other)} of {len(body)}", header)
         raise SourceError(Code.UNREADABLE_TABLE, f"{said}{_backslashes(text)}")
     reason = "another number of columns than the header" if config.header else "another number of columns than most"
-    dropped = (Dropped(reason, len(other), records.lines[other[0]]),) if other else ()
+    dropped = (Dropped(reason, len(other), other[0][0]),) if other else ()
     kind = "orange tab" if header.rows == 3 else ending.removeprefix(".")
     reading = Reading(str(path), kind, header.separator, config.encoding, dropped, tuple(notes))
 
     def column(name: str) -> list[str]:
         index = names.index(name)
-        return [records.rows[at][index] for at in kept]
+        return [row[index] for _, row in kept]
 
-    return Table(names, column, [records.lines[at] for at in kept], reading)
-
-
-def _unquoted(path: Path, text: str, header: Header, notes: list[str]) -> _Records:
-    """Return the rows, with quotes around cells or, if only that fits the file, with quotes as ordinary characters."""
-    usual = _records(path, text, header.separator, header.line, quotes=True)
-    # In a file with tabs, quotes are often ordinary characters. In a file with commas, an open quote is a fault.
-    if '"' in text and (usual.spread if usual.closed else header.separator == "\t"):
-        plain = _records(path, text, header.separator, header.line, quotes=False)
-        # Quotes are ordinary if no cell is in quotes, and if they would join lines that fit as they are.
-        around = any(len(cell) > 1 and cell[0] == cell[-1] == '"' for row in plain.rows for cell in row)
-        if plain.fit(len(header.names)) and not around and len(plain.rows) > len(usual.rows):
-            notes.append('the sign " is a letter like others: no cell is in quotes')
-            return plain
-    if not usual.closed:
-        raise unclosed(path, usual.lines[-1], text)
-    return usual
+    return Table(names, column, [line for line, _ in kept], reading)
 
 
-def unclosed(path: Path, line: int, text: str) -> SourceError:
+def _unclosed(path: Path, line: int, text: str) -> SourceError:
     """Return the error for a quote that opens in `line`; `text` may show why."""
     return SourceError(
         Code.UNREADABLE_TABLE,
@@ -347,8 +349,8 @@ def _backslashes(text: str) -> str:
     return ' In a CSV a quote inside quotes is doubled, "", where this file has \\".' if '\\"' in text else ""
 
 
-def _other_width(path: Path, records: _Records, other: list[int], body: list[int], header: Header) -> str:
-    row, width = records.rows[other[0]], len(header.names)
+def _other_width(path: Path, line: int, row: list[str], how_many: str, header: Header) -> str:
+    width = len(header.names)
     if _empty(row[width:]) and len(row) > width:
         cure = "Its cells beyond those are empty: give the header a name for each, or take them off the rows."
     else:
@@ -357,8 +359,8 @@ def _other_width(path: Path, records: _Records, other: list[int], body: list[int
             " separator."
         )
     return (
-        f"{path}: {len(other)} of {len(body)} rows have another number of columns than"
-        f" {'the header' if header.rows else 'the others'}, {width}. The first is line {records.lines[other[0]]} with"
+        f"{path}: {how_many} rows have another number of columns than"
+        f" {'the header' if header.rows else 'the others'}, {width}. The first is line {line} with"
         f" {len(row)}: {header.separator.join(row)[:60]!r}. {cure}"
     )
 
