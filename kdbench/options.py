@@ -56,6 +56,12 @@ def or_none(rule: Rule) -> Rule:
     return Rule(f"null, or {rule.legal}", lambda value: value is None or rule.holds(value))
 
 
+# A name of kdbench's own, which becomes that of a folder.
+FOLDER = Rule(
+    "a folder's name: letters, digits, _ - and . (not first)",
+    lambda value: re.fullmatch(r"[\w-][\w.-]*", value, re.ASCII) is not None,
+)
+
 # A file's digest.
 SHA256 = Rule("a SHA-256 of 64 hex digits", lambda value: re.fullmatch("[0-9a-f]{64}", value) is not None)
 

@@ -30,14 +30,12 @@ class MaskedLm:
     max_length: int  # tokens that it can read
 
 
-def pos_tags(sentences: list[list[str]], language: str) -> list[list[str]]:
-    """Return the Penn Treebank tag of each word, from the lexicon and suffix rules of textblob's PatternTagger.
+def pos_tags(sentences: list[list[str]]) -> list[list[str]]:
+    """Return the Penn Treebank tag of each English word, by the lexicon and suffix rules of textblob's PatternTagger.
 
     The tagger ignores the context, except that it looks up an unknown first word of a sentence in lower case too. It
-    needs no downloads of nltk. Raises ValueError if `language` is not "en"; use `word_classes` for other languages.
+    needs no downloads of nltk.
     """
-    if language != "en":
-        raise ValueError(f"no part-of-speech tagger for {language!r}, only for 'en'")
     from textblob.en import parser  # PatternTagger itself would join the words and split them again
 
     with warnings.catch_warnings():

@@ -86,12 +86,11 @@ def _sum(losses: Iterable[Tensor]) -> Tensor:
 
 def report_curves(run: "Run", student: Any, p: Params) -> None:
     """Report accuracy, FLOPs and exit layers at every speed, on dev and test."""
-    shape, length, classes = run.shape(run.config.student), run.config.dataset.max_length, len(run.data.label_names)
-
+    shape, length = run.shape(run.config.student), run.config.dataset.max_length
     full, first = full_flops(shape, length), student.first
 
     def cost(layer: int) -> int:
-        return flops(shape, length, classes, layer)
+        return flops(shape, length, layer)
 
     for name, split in {"dev": run.data.dev, "test": run.data.test}.items():
         logits = run.outputs(split, lambda batch, step: branch_logits(student, batch).transpose(0, 1))

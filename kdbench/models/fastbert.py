@@ -339,13 +339,12 @@ def _config_class() -> Any:
     return FastBertConfig
 
 
-def flops(shape: dict[str, Any], length: int, classes: int, exit_layer: int) -> int:
+def flops(shape: dict[str, Any], length: int, exit_layer: int) -> int:
     """FLOPs of one example of `length` tokens that leaves after `exit_layer`, all heads up to there asked.
 
     Counted as the authors do: 2 per multiply-add in linear layers only, with the head's attention for all tokens,
-    without attention scores and last classifier. So `classes` counts for nothing (it is taken because all
-    architectures are asked alike), and the figures are not comparable with those of other architectures here,
-    which count scores and classifier: `Model.flops` is.
+    without attention scores and last classifier. So the figures are not comparable with those of other architectures
+    here, which count these: `Model.flops` is.
     """
     heads = exit_layer + int(shape["embedding_branch"])
     return exit_layer * _layer_flops(shape, length) + heads * _head_flops(shape, length)

@@ -35,7 +35,7 @@ def augmented_words(
 
     def make() -> tuple[list[list[str]], list[int]]:
         split = [text.split() for text in texts]
-        tags = pos_tags(split, "en") if tagger == "english" else _classes(run, split)
+        tags = pos_tags(split) if tagger == "english" else _classes(run, split)
         rng = np.random.default_rng(run.seed("augment"))
         if train.pairs is None:
             new, sources = augment_words(split, tags, options, rng)

@@ -147,21 +147,19 @@ def write_record(path: Path, value: dict[str, Any], files: Iterable[Path] = ()) 
 def amend_record(path: Path, changes: dict[str, Any]) -> None:
     """Write the record again with `changes`, keeping its list of files. Raises Damaged, StoreError."""
     value, files = _opened(path)
-    listed = {name: {"bytes": size, "sha256": digest} for name, (size, digest) in files.items()}
-    _write_sealed(path, value | changes, listed)
+    _write_sealed(path, value | changes, files)
 
 
 def listed(path: Path) -> dict[str, int]:
     """Return name -> bytes of each file that the record at `path` lists. Raises Damaged."""
-    return {name: size for name, (size, _) in _opened(path)[1].items()}
+    return {name: entry["bytes"] for name, entry in _opened(path)[1].items()}
 
 
 def unlist(path: Path, names: Iterable[str]) -> None:
     """Write the record again without the files `names`, so that it is true without them. Raises Damaged, StoreError."""
     value, files = _opened(path)
     gone = set(names)
-    kept = {name: {"bytes": size, "sha256": digest} for name, (size, digest) in files.items() if name not in gone}
-    _write_sealed(path, value, kept)
+    _write_sealed(path, value, {name: entry for name, entry in files.items() if name not in gone})
 
 
 def _write_sealed(path: Path, value: dict[str, Any], listed: dict[str, dict[str, Any]]) -> None:
@@ -184,12 +182,12 @@ def verify(path: Path, only: Iterable[str] | None = None) -> dict[str, Any]:
     for name in files if only is None else only:
         if name not in files or Path(name).is_absolute() or ".." in Path(name).parts:
             raise Damaged(path, f"a list of files, all below it, with {name}", "another list")
-        _check(path.parent / name, *files[name])
+        _check(path.parent / name, files[name]["bytes"], files[name]["sha256"])
     return value
 
 
-def _opened(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, str]]]:
-    """Return the value of the record at `path`, and name -> (size, SHA-256) of each file that it lists."""
+def _opened(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Return the value of the record at `path`, and name -> {bytes, sha256} of each file that it lists."""
     with explained(path):
         try:
             content = path.read_bytes()
@@ -204,7 +202,7 @@ def _opened(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, str]]]:
     try:
         value = json.loads(content)
         del value["sha256"]
-        files = {name: (entry["bytes"], entry["sha256"]) for name, entry in value.pop("files").items()}
+        files = {name: {key: one[key] for key in ("bytes", "sha256")} for name, one in value.pop("files").items()}
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:  # sealed, but not by us
         raise Damaged(path, "a record of files with sizes and digests", f"{type(error).__name__}: {error}") from error
     return value, files

@@ -4,7 +4,6 @@ import ast
 import hashlib
 import importlib
 import importlib.util
-import re
 from collections.abc import Iterator
 from dataclasses import is_dataclass
 from functools import cache
@@ -15,7 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kdbench.errors import Code, Fault, shown
-from kdbench.options import MISSING
+from kdbench.options import FOLDER, MISSING
 from kdbench.schema import method_schema
 from kdbench.validation.fit import NEEDS
 from kdbench.validation.keys import method_names, run_keys
@@ -25,27 +24,14 @@ def own_method_fault(name: Any, module: Any) -> Fault | None:
     """Return why `module` cannot be the method `name`, or None. Imports the module unless a name is wrong."""
     if name in (None, MISSING):
         return Fault(Code.MISSING_VALUE, "method.name", None, "must be set: it names the folder of the runs")
-    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
-        return Fault(
-            Code.OUT_OF_RANGE,
-            "method.name",
-            shown(name),
-            "must be a folder's name: letters, digits, _ - and . (not first)",
-        )
+    if not isinstance(name, str) or not FOLDER.holds(name):
+        return Fault(Code.OUT_OF_RANGE, "method.name", shown(name), f"must be {FOLDER.legal}")
     if name in method_names():
-        return Fault(
-            Code.UNUSABLE_METHOD,
-            "method.name",
-            name,
-            "is a method of kdbench: give your method another name",
-        )
+        problem = "is a method of kdbench: give your method another name"
+        return Fault(Code.UNUSABLE_METHOD, "method.name", name, problem)
     if not isinstance(module, str) or not all(part.isidentifier() for part in module.split(".")):
-        return Fault(
-            Code.UNUSABLE_METHOD,
-            "method.module",
-            shown(module),
-            "must be an importable module, such as my_package.mine",
-        )
+        problem = "must be an importable module, such as my_package.mine"
+        return Fault(Code.UNUSABLE_METHOD, "method.module", shown(module), problem)
     problem = _import_problem(module) or _protocol_problem(name, module)
     return Fault(Code.UNUSABLE_METHOD, "method.module", module, problem) if problem else None
 

@@ -19,7 +19,7 @@ from omegaconf.errors import (
 )
 
 from kdbench.errors import Code, Fault, nearest, shown
-from kdbench.options import MISSING, Rule
+from kdbench.options import FOLDER, MISSING, Rule
 from kdbench.validation.fit import cross_faults
 from kdbench.validation.keys import Keys, Leaf, method_names, run_keys
 from kdbench.validation.load import NoTeacher, filled, typed, with_task
@@ -30,10 +30,6 @@ __all__ = ["cross_faults", "faults"]
 # Resolvers run code or read the environment. kdbench's own `half`, `half_again` and `or` (load.py) are allowed.
 REFUSED = re.compile(r"\$\{(?!half:|half_again:|or:)[^{}]*:|'_target_':")
 REFERENCE = re.compile(r"\$\{(\.*)([\w.]+)\}")
-FOLDER = Rule(
-    "a folder's name: letters, digits, _ - and . (not first)",
-    lambda value: re.fullmatch(r"[\w-][\w.-]*", value, re.ASCII) is not None,
-)
 RULES = {f"{group}.name": FOLDER for group in ("teacher", "student", "dataset", "corpus")}
 EXAMPLES = {
     "dataset.source": "dataset.source=path/to/folder",

@@ -61,7 +61,7 @@ def speed_up(run: Run, model: fastbert.FastBert, batches: list[Batch]) -> float:
     if not model.speed:
         return 1.0
     left = torch.cat([model.early_exit(b["input_ids"], b["attention_mask"], model.speed)[1] for b in batches]).tolist()
-    spent = [fastbert.flops(shape, length, 0, layer) for layer in left]
+    spent = [fastbert.flops(shape, length, layer) for layer in left]
     return fastbert.full_flops(shape, length) * len(left) / sum(spent)
 
 

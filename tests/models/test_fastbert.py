@@ -90,8 +90,8 @@ def test_flops_at_speed_0_equal_torchs_counter(length):
 def test_flops(oracles):
     expected = oracles["O10_fastbert"]
     layer, head = expected["flops_layer_2mac"], expected["flops_branch_2mac"]
-    assert fastbert.flops(BASE, 128, 2, 1) == expected["flops_exit_layer1"] == layer + head
-    assert fastbert.flops(BASE, 128, 2, 12) == expected["flops_run_all12_branches"] == 12 * (layer + head)
+    assert fastbert.flops(BASE, 128, 1) == expected["flops_exit_layer1"] == layer + head
+    assert fastbert.flops(BASE, 128, 12) == expected["flops_run_all12_branches"] == 12 * (layer + head)
     assert fastbert.full_flops(BASE, 128) == expected["flops_bertbase_fullpath_one_head"] == 12 * layer + head
 
 
@@ -365,6 +365,6 @@ def test_a_classifier_on_the_embeddings_is_layer_0(posts, tmp_path):
     view(posts).save(tmp_path)
     assert torch.equal(fastbert.Model.load(tmp_path, "eager").all_logits(**batch()), everything)
     shape = SHAPE | {"embedding_branch": True}
-    head = fastbert.flops(SHAPE, 9, 3, 1) - fastbert.flops(SHAPE, 9, 3, 0)
-    assert fastbert.flops(shape, 9, 3, 0) > 0 == fastbert.flops(SHAPE, 9, 3, 0)
-    assert fastbert.flops(shape, 9, 3, 1) == head + fastbert.flops(shape, 9, 3, 0)
+    head = fastbert.flops(SHAPE, 9, 1) - fastbert.flops(SHAPE, 9, 0)
+    assert fastbert.flops(shape, 9, 0) > 0 == fastbert.flops(SHAPE, 9, 0)
+    assert fastbert.flops(shape, 9, 1) == head + fastbert.flops(shape, 9, 0)
