@@ -110,6 +110,7 @@ class Architecture:
     no_onnx: ClassVar[str] = ""  # why it has no such form
     no_exits_in_onnx: ClassVar[str] = ""  # why no FastBERT on it has
     no_int8: ClassVar[str] = ""
+    no_openvino: ClassVar[str] = ""
 
     # Its checkpoints
     shape_keys: ClassVar[dict[str, str]] = {}  # our key -> config.json's, where it has another name than BERT's

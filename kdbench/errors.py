@@ -148,6 +148,8 @@ class Code(Enum):
         "Give one text each, or two for a model of pairs, as the message says.")
     MISSING_DEVICE = (84, "This machine does not have the `hardware.device` in the command.",
         "Set `hardware.device=auto`, or a device that the message names.")
+    REFUSED_UPLOAD = (85, "The model hub did not take an upload: no token, no right to write there, or no network.",
+        "Log in with `hf auth login`, or set `HF_TOKEN`, for an account that may write there. The export is complete.")
     # fmt: on
 
 

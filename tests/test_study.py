@@ -187,8 +187,8 @@ def test_an_export_is_a_row_of_its_runs_configuration(outputs: Path) -> None:
     (folder,) = outputs.glob(f"*/theseus/*{THESEUS}/seed0")
     made = json.loads((folder / "results.json").read_text(encoding="utf8"))
     made |= {"id": "12345678", "form": "int8", "exported_from": THESEUS}
-    (folder / "export/int8").mkdir(parents=True)
-    (folder / "export/int8/results.json").write_text(json.dumps(made), encoding="utf8")
+    (folder / "forms/int8").mkdir(parents=True)
+    (folder / "forms/int8/results.json").write_text(json.dumps(made), encoding="utf8")
     found = {row["row"]: row for row in rows.document(STUDY, "theseus", Finished(outputs))["rows"]}
     assert found["theseus int8"]["form"] == "int8" and found["theseus int8"]["commits"] == "abc"
     assert found["theseus"]["score_n"] == 3

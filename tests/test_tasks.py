@@ -17,7 +17,7 @@ from kdbench.data.stored import stored_dataset
 from kdbench.errors import Code
 from kdbench.inference.classifier import load_classifier
 from kdbench.runs.identity import data_id, run_id
-from kdbench.schema import method_schema
+from kdbench.schema import ExportConfig, method_schema
 from kdbench.shipping.export import export_run
 from kdbench.storage.results import read_result
 from kdbench.tasks import kind
@@ -175,8 +175,8 @@ def test_from_a_file_to_answers(of_task, execute, tmp_path, capsys, task):
 @pytest.mark.parametrize("task", METRIC)
 def test_its_export_answers_alike(of_task, execute, task):
     result = execute(of_task(task, "method=finetune"))
-    target = export_run(Path(result["folder"]), onnx=True, int8=False)
-    form = read_result(target / "onnx")
+    target = export_run(Path(result["folder"]), ExportConfig(onnx=True))
+    form = read_result(target.parent / "forms/onnx")
     assert form["metrics"]["test"] == pytest.approx(result["metrics"]["test"], abs=1e-3)
     assert (
         f"type: {'token' if task == 'token_classification' else 'text'}-classification"

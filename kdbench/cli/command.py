@@ -19,14 +19,15 @@ from omegaconf.errors import OmegaConfBaseException
 from kdbench.cli.hydra_keys import OPEN
 from kdbench.errors import Code, Fault, UserError, nearest
 from kdbench.options import MISSING
-from kdbench.schema import GROUPS, RunConfig, TrackConfig
+from kdbench.schema import GROUPS, ExportConfig, RunConfig, TrackConfig
 from kdbench.validation.keys import run_keys
 from kdbench.validation.load import fill, load
 from kdbench.validation.values import faults, known_keys, references
 
 # Keys that only concern this command. The command for another run, such as its baseline, leaves them out.
-OF_THE_COMMAND = {"rerun", "dry_run", "inspect", "stop_after", "preempt_at", "export.onnx", "export.int8"}
+OF_THE_COMMAND = {"rerun", "dry_run", "inspect", "stop_after", "preempt_at"}
 OF_AN_ENCODER = ("teacher.", "student.", "schedule.")
+OF_THE_COMMAND |= {f"export.{field.name}" for field in fields(ExportConfig)}
 OF_THE_COMMAND |= {f"track.{field.name}" for field in fields(TrackConfig)}
 
 

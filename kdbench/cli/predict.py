@@ -11,6 +11,7 @@ from kdbench.cli import texts_file
 from kdbench.console import guarded, quiet_libraries, text_bar
 from kdbench.data.raw import is_blank
 from kdbench.errors import Code, UserError
+from kdbench.inference.forms import graph_file
 from kdbench.tasks import kind
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 SCHEMA = 1  # version of the --json document
 OUT = (".parquet", ".csv", ".jsonl")  # endings of --out
 EPILOG = """\
-MODEL is a finished run (outputs/<...>/seed0), its export (.../seed0/export), or a form of the export
-(.../export/onnx, .../export/int8).
+MODEL is a finished run (outputs/<...>/seed0), its export (.../seed0/export), or a graph of the export
+(.../export/onnx/model_quantized.onnx, .../export/openvino).
 
 A --file has one text per line, or two with a tab between them for a model of pairs. In a table (.csv, .tsv, .jsonl),
 kdbench reads the columns that had the texts in training (dataset.text, dataset.text_pair).
@@ -41,7 +42,7 @@ resumes. If the file is there already, it is made again only if the model or the
 
 examples:
   kdbench-predict outputs/reuters_r8/theseus/bert_3l-1a2b3c4d/seed0 --text "Oil prices rose again."
-  kdbench-predict outputs/.../seed0/export/int8 --file texts.txt > answers.tsv
+  kdbench-predict outputs/.../export/onnx/model_quantized.onnx --file texts.txt > answers.tsv
   kdbench-predict outputs/.../seed0 --file million.csv --out answers.parquet
   cat texts.txt | kdbench-predict outputs/.../seed0 --file - --json
 
@@ -89,7 +90,7 @@ def _answer(options: argparse.Namespace) -> int:
         )
     if options.out:
         _check_out(options)
-    if not options.model.is_dir():
+    if graph_file(options.model) is None and not options.model.is_dir():
         raise UserError(Code.MISSING_FILE, f"{options.model}: no such folder")
     from kdbench.inference.classifier import load_classifier  # loads torch: not for --help
 

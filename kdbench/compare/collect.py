@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from kdbench.compare.keys import Source, Wanted, flat, inner
 from kdbench.schema import METRICS
 from kdbench.storage.files import Damaged
-from kdbench.storage.results import EXPORT, RESULTS, SCHEMA, read_result
+from kdbench.storage.results import MEASURED, RESULTS, SCHEMA, read_result
 
 T = TypeVar("T")
 NULL = "null"  # a setting that is not set
@@ -127,7 +127,7 @@ def _find(roots: list[Path], warnings: list[str]) -> Iterator[Path]:
         for folder, below, files in os.walk(root, onerror=lambda error: warnings.append(str(error))):
             below.sort()
             if RESULTS in files:
-                below[:] = {EXPORT} & set(below)  # stages, checkpoints and the model hold no runs
+                below[:] = {MEASURED} & set(below)  # stages, checkpoints and the model hold no runs
                 if (place := real + folder[len(str(root)) :]) not in seen:
                     seen.add(place)
                     yield Path(folder, RESULTS)

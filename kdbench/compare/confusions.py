@@ -81,9 +81,10 @@ def _all(row: Row, split: str) -> dict[int, Predictions]:
 
 
 def label_names(run: Run) -> dict[int, str]:
-    """Return the names of the labels from the model of the run, or for an export from the folder above it."""
+    """Return the names of the labels from the model of the run, which is also that of its exported forms."""
     folder = run.path.parent
-    path = next((one for one in (folder / "model/config.json", folder.parent / "config.json") if one.is_file()), None)
+    models = (folder / "model/config.json", folder.parents[1] / "model/config.json")
+    path = next((one for one in models if one.is_file()), None)
     if path is None:
         return {}
     named = json.loads(path.read_text(encoding="utf8")).get("id2label", {})

@@ -78,7 +78,7 @@ def kept_split(config: DatasetConfig, cache: Path, split: str) -> Split | None:
 def dataset_key(config: DatasetConfig, cache: Path) -> str:
     """Return a digest of all that decides the splits."""
     # of runs, of how the content is fetched, and of another folder
-    others = ("epochs", "max_length", "parts", "unpacked_bytes", "unlabelled", "max_unlabelled_samples")
+    others = ("epochs", "max_length", "parts", "unpacked_bytes", "unlabelled", "max_unlabelled_samples", "language")
     chosen = {key: value for key, value in asdict(config).items() if key not in others}
     content = {"schema": 4, "config": chosen, "content": dataset_identity(config, cache)}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

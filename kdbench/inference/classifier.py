@@ -19,7 +19,9 @@ from kdbench.data.teacher_cache import compute_outputs
 from kdbench.data.tokenize import load_tokenizer, pad_id, tokenize_here, tokenizer_files
 from kdbench.errors import Code, UserError
 from kdbench.inference.finished_run import open_run, read_length
+from kdbench.inference.forms import graph_file, is_export, weights_file
 from kdbench.inference.onnx import Graph
+from kdbench.inference.openvino import OpenVinoGraph
 from kdbench.models import students
 from kdbench.schema import DatasetConfig
 from kdbench.sources.foreign import WEIGHTS
@@ -29,8 +31,6 @@ from kdbench.storage.results import RESULTS
 from kdbench.tasks import kind
 from kdbench.tasks.arrays import Logits
 from kdbench.validation.load import recorded_dataset
-
-GRAPH = "model.onnx"  # in the folder of an exported form, below the folder of the export
 
 
 @dataclass(frozen=True)
@@ -93,16 +93,19 @@ class Classifier:
 
 
 def load_classifier(folder: Path) -> Classifier:
-    """Load the model of a finished run (the folder of a seed), of an export, or of a form of it (onnx, int8).
+    """Load the model of a finished run (the folder of a seed), of an export, or of one of its graphs.
 
-    Raises UserError if the folder is none of these, Damaged if a file has changed since it was written.
+    A graph is named by its file (export/onnx/model_quantized.onnx). Its folder alone means the fp32 graph.
+
+    Raises UserError if `folder` is none of these, Damaged if a file has changed since it was written.
     """
     quiet_libraries()
     folder = Path(os.path.expanduser(folder))
-    if (folder / GRAPH).is_file():
-        store.verify(folder.parent / store.MANIFEST)
-        return classifier_of(folder.parent, folder.parent, graph_predict(folder / GRAPH, speed_of(folder.parent)))
-    if (folder / "config.json").is_file() and (folder / "config.yaml").is_file():
+    if (graph := graph_file(folder)) is not None:
+        export = graph.parents[1]
+        store.verify(export / store.MANIFEST)
+        return classifier_of(export, export, graph_predict(graph, speed_of(export)))
+    if is_export(folder):
         return classifier_of(folder, folder, model_predict(folder))
     if not (folder / RESULTS).is_file():
         raise UserError(
@@ -116,10 +119,10 @@ def load_classifier(folder: Path) -> Classifier:
 def model_digest(folder: Path) -> str:
     """Return the SHA-256 of what `load_classifier(folder)` reads: weights, labels, tokenizer."""
     folder = Path(os.path.expanduser(folder))
-    graph = folder / GRAPH
-    model = folder.parent if graph.is_file() else folder / "model" if (folder / "model").is_dir() else folder
+    graph = graph_file(folder)
+    model = graph.parents[1] if graph else folder / "model" if (folder / "model").is_dir() else folder
     digest = hashlib.sha256(tokenizer_files(model) + (model / "config.json").read_bytes())
-    digest.update(bytes.fromhex(store.sha256_of(graph if graph.is_file() else model / WEIGHTS)))
+    digest.update(bytes.fromhex(store.sha256_of(model / WEIGHTS if graph is None else weights_file(graph))))
     return digest.hexdigest()
 
 
@@ -144,7 +147,10 @@ def model_predict(folder: Path) -> Predict:
 
 
 def graph_predict(path: Path, speed: float) -> Predict:
-    """Return a function that computes the logits with an ONNX graph. Only FastBERT uses `speed`."""
+    """Return a function that computes the logits with a graph of ONNX or OpenVINO. Only FastBERT uses `speed`."""
+    if path.suffix == ".xml":
+        compiled = OpenVinoGraph(path)
+        return lambda batch, step: compiled.logits(batch)
     graph = Graph(path)
     graph.speed = speed
     return lambda batch, step: graph.logits(batch)

@@ -16,13 +16,14 @@ from torch import Tensor
 
 from kdbench.console import quiet_libraries
 from kdbench.inference import measure
-from kdbench.inference.classifier import GRAPH, graph_predict, model_predict, speed_of
+from kdbench.inference.classifier import graph_predict, model_predict, speed_of
 from kdbench.inference.finished_run import FinishedRun, open_run
+from kdbench.inference.forms import FORMS, graph_file
 from kdbench.models import students
 from kdbench.stage import Batch, Predict
 from kdbench.storage.files import MANIFEST, read_json
 from kdbench.storage.provenance import machine, versions
-from kdbench.storage.results import Runs, read_result
+from kdbench.storage.results import EXPORT, MEASURED, Runs, read_result
 
 log = logging.getLogger("kdbench")
 Shape = tuple[object, ...]
@@ -155,15 +156,20 @@ def _shape_of(folder: Path) -> Shape:
     return _shape(run.model, run.dataset.max_length, folder.name if graph else None)
 
 
-def _run(folder: Path) -> tuple[FinishedRun, bool]:
-    """Return the run that `folder` belongs to, and whether `folder` is an exported form (RUN/export/<form>)."""
-    graph = (folder / GRAPH).is_file()
-    return open_run(folder.parents[1] if graph else folder), graph
+def _run(folder: Path) -> tuple[FinishedRun, Path | None]:
+    """Return the run that `folder` belongs to, and its exported graph if `folder` is RUN/forms/<form>.
+
+    Raises UserError if the graph is missing.
+    """
+    if folder.parent.name != MEASURED:
+        return open_run(folder), None
+    run = folder.parents[1]
+    return open_run(run), graph_file(run / EXPORT / FORMS[folder.name].file)
 
 
 def _model(folder: Path) -> tuple[FinishedRun, Predict]:
     run, graph = _run(folder)
-    return run, graph_predict(folder / GRAPH, speed_of(run.model)) if graph else model_predict(run.model)
+    return run, model_predict(run.model) if graph is None else graph_predict(graph, speed_of(run.model))
 
 
 def _real(run: FinishedRun, predict: Predict) -> measure.Call:

@@ -1,4 +1,4 @@
-"""Export models as ONNX graphs, check them against PyTorch, quantise them, and run them with onnxruntime.
+"""Export models as ONNX graphs, check them against PyTorch, and run them with onnxruntime.
 
 onnx, onnxscript and onnxruntime are imported inside the functions, because a PyTorch model does not need them.
 """
@@ -42,7 +42,7 @@ def to_onnx(model: Any, path: Path, pairs: bool) -> float:
     axes: dict[str, Any] = {name: {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for name in inputs}
     module, further, outputs = network.traced()
     inputs, axes = inputs | further, axes | dict.fromkeys(further)
-    with warnings.catch_warnings(), _quiet("torch.onnx"):
+    with warnings.catch_warnings(), quiet_log("torch.onnx"):
         warnings.simplefilter("ignore")  # torch's, about its own code
         program: Any = torch.onnx.export(
             module.eval(), kwargs=inputs, dynamic_shapes=axes, input_names=list(inputs), output_names=outputs,
@@ -51,12 +51,28 @@ def to_onnx(model: Any, path: Path, pairs: bool) -> float:
     for value in program.model.graph.inputs:
         if len(value.shape) == 2:
             value.shape[0], value.shape[1] = "batch", "length"
+    _forget_origin(program.model)
     program.save(path)
     return _checked(network, Graph(path), pairs)
 
 
+def _forget_origin(model: Any) -> None:
+    """Remove the notes of torch.onnx, among them the paths of the files on this machine that made each node."""
+    for part in (model, model.graph, *model.functions.values()):
+        part.metadata_props.clear()
+    for graph in (model.graph, *model.functions.values()):
+        for node in graph.all_nodes():
+            node.metadata_props.clear()
+            for value in node.outputs:
+                value.metadata_props.clear()
+        for value in graph.inputs:
+            value.metadata_props.clear()
+    for value in model.graph.initializers.values():
+        value.metadata_props.clear()
+
+
 @contextmanager
-def _quiet(name: str) -> Iterator[None]:
+def quiet_log(name: str) -> Iterator[None]:
     """Silence a library's log."""
     log = logging.getLogger(name)
     level = log.level
@@ -89,28 +105,23 @@ def _checked(network: Network, graph: "Graph", pairs: bool) -> float:
     return worst
 
 
-def to_int8(source: Path, target: Path) -> None:
-    """Write a graph with dynamic quantisation: 8-bit weights of matrix products, activations quantised at run time."""
+def to_fp16(source: Path, target: Path) -> None:
+    """Write a graph that computes in fp16, for a GPU; its logits are fp32."""
     import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    graph = onnx.load(source)
-    for part in _graphs(graph.graph):
-        del part.value_info[:]  # shapes from torch, with which onnxruntime's shape inference fails
-    emptied = target.with_name("emptied.onnx")
-    onnx.save(graph, emptied)
-    with _quiet(""):  # it advises a preprocessing step in which its shape inference fails
-        quantize_dynamic(emptied, target, weight_type=QuantType.QInt8, extra_options={"EnableSubgraph": True})
-    emptied.unlink()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about numbers that fp16 rounds to 0 or to its largest
+        onnx.save(convert_float_to_float16(onnx.load(source), keep_io_types=True), target)
 
 
-def _graphs(graph: Any) -> Iterator[Any]:
+def subgraphs(graph: Any) -> Iterator[Any]:
     """Yield the graph and the graphs inside its branches."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.HasField("g"):
-                yield from _graphs(attribute.g)
+                yield from subgraphs(attribute.g)
 
 
 class Graph:

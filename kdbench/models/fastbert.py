@@ -37,11 +37,12 @@ class Traits(Architecture):
     keys = Architecture.keys | {"embedding_branch"}
     masked_lm = False
     early_exit = True
+    no_openvino = "is not supported for FastBERT: its graph branches after each layer"
 
     @classmethod
     def conflicts(cls, config: "RunConfig") -> Iterable[tuple[Code, str, str]]:
         problem = architecture_traits(config.origin.source_architecture).no_exits_in_onnx
-        if config.export.onnx and problem:
+        if config.export.forms and problem:
             yield Code.UNSUPPORTED_EXPORT, "export.onnx", problem
 
     @classmethod

@@ -29,6 +29,7 @@ class Traits(Architecture):
     whole_texts = True
     probabilities = False
     no_int8 = "is not supported for TF-IDF: rounding would lose rare words. Its ONNX graph is small and exact"
+    no_openvino = "is not supported for TF-IDF, which is fast already"
 
 
 PAD, UNK, START = SPECIAL = ("[PAD]", "[UNK]", "[START]")  # ids 0, 1, 2; part of no n-gram

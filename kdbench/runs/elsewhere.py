@@ -19,7 +19,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from kdbench.storage.files import Damaged, explained, read_record, remove, write_record
-from kdbench.storage.results import EXPORT, RESULTS, read_result, verify_run
+from kdbench.storage.results import DEMO, EXPORT, MEASURED, RESULTS, read_result, verify_run
 
 log = logging.getLogger("kdbench")
 NOTES = "runs"  # below the cache
@@ -71,7 +71,7 @@ def bring(cache: Path, id_: str, seed: int, folder: Path) -> Path | None:
     staged = folder.with_name(f".{folder.name}.part")
     with explained(folder):
         remove(staged)  # of a killed process
-        shutil.copytree(source, staged, ignore=shutil.ignore_patterns(EXPORT))
+        shutil.copytree(source, staged, ignore=shutil.ignore_patterns(EXPORT, MEASURED, DEMO))
         remove(folder)  # what an earlier attempt left
         os.replace(staged, folder)
     return source

@@ -30,7 +30,7 @@ from kdbench.schema import RunConfig, TrackConfig, method_module
 from kdbench.shipping.export import export_run, has_export
 from kdbench.stage import Predict, Stage, Words
 from kdbench.storage.files import Damaged, explained, remove, remove_leftovers
-from kdbench.storage.results import EXPORT, RESULTS, Runs, verify_run, write_result
+from kdbench.storage.results import DEMO, EXPORT, MEASURED, RESULTS, Runs, verify_run, write_result
 from kdbench.storage.seeds import derive
 from kdbench.storage.status import StatusFile
 from kdbench.training.dropout import cheap
@@ -92,8 +92,8 @@ def _execute(config: RunConfig, about: About) -> dict[str, Any]:
             return result
     result, folder = ensure(config, hardware, processes, about)
     wanted = config.export
-    if (wanted.onnx or wanted.int8) and processes.is_main_process and not has_export(folder, wanted.int8):
-        log.info("exported: %s", export_run(folder, wanted.onnx, wanted.int8))
+    if wanted.forms and processes.is_main_process and not has_export(folder, wanted):
+        log.info("exported: %s", export_run(folder, wanted))
     return result
 
 
@@ -184,7 +184,8 @@ def _make_ready(folder: Path, rerun: bool) -> None:
     if rerun:
         remove(folder)
     (folder / RESULTS).unlink(missing_ok=True)  # of a damaged run: from here on it is not done
-    remove(folder / EXPORT)  # of the damaged model
+    for name in (EXPORT, MEASURED, DEMO):  # of the damaged model
+        remove(folder / name)
     remove_leftovers(folder)
 
 

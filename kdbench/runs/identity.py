@@ -25,7 +25,7 @@ from kdbench.validation.own_method import sources
 SCHEMA = 1  # raised when the same keys come to mean another computation
 # Of a data set: its identity, the schedule or the run has them.
 _NOT_CONTENT = (
-    *("name", "source", "sha256", "parts", "unpacked_bytes", "epochs", "metric"),
+    *("name", "source", "sha256", "parts", "unpacked_bytes", "epochs", "metric", "language"),
     *("unlabelled", "max_unlabelled_samples"),  # of the methods that read them
 )
 

@@ -15,9 +15,12 @@ from kdbench.declared import OWN
 from kdbench.errors import shown
 from kdbench.inference.classifier import label_names
 from kdbench.inference.finished_run import FinishedRun
+from kdbench.inference.forms import FORMS
+from kdbench.inference.int8 import CALIBRATION, WAYS
 from kdbench.models import students
+from kdbench.shipping.portable import portable_command, portable_source, portable_text
 from kdbench.storage.files import read_json
-from kdbench.storage.provenance import machine
+from kdbench.storage.provenance import instructions, machine
 from kdbench.storage.results import metric_of
 from kdbench.tasks import traits
 
@@ -40,13 +43,23 @@ def model_card(run: FinishedRun, forms: Forms | None) -> str:
     kind, own = students.model_type(run.model), students.folder_traits(run.model)
     task, metric = traits(run.dataset.task), table.metric
     measured = [name for name in task.metrics if name in run.result["metrics"]["test"]]
+    teacher, encoder = run.config["teacher"], run.config["student"]["encoder"] or run.config["teacher"]
+    pretrained = not (own.own_words or own.whole_texts)  # and so is a work derived from the weights of others
     parameters = {key: value for key, value in run.result["identity"]["parameters"].items() if key != "stages"}
     return environment.get_template("card.md.j2").render(
         run=run,
         result=run.result,
         identity=run.result["identity"],
         student=run.config["student"],
-        teacher=run.config["teacher"],
+        teacher=teacher | {"source": portable_source(teacher["source"])},
+        encoder=encoder | {"source": portable_source(encoder["source"])} if pretrained else None,
+        license=(encoder.get("license") if pretrained else None) or "unknown",
+        base_model=hub_name(encoder["source"], encoder.get("base_model")) if pretrained else None,
+        language=run.config["dataset"].get("language"),
+        data_name=hub_name(run.dataset.source, None),
+        data_source=portable_source(run.dataset.source),
+        unlabelled=(raw := run.result["data"].get("unlabelled")) and raw | {"source": portable_source(raw["source"])},
+        notes=[portable_text(note) for note in run.data.notes],
         answers={"files": None, "members": None} | (run.result.get("teacher_identity") or {}),
         task=task,
         metric=metric,
@@ -57,18 +70,28 @@ def model_card(run: FinishedRun, forms: Forms | None) -> str:
         fastbert=own.early_exit,
         counted=run.result["reported"].get("chosen"),
         labels=label_names(run.model),
-        environment=read_json(run.folder / "env.json"),
-        settings=[(key, shown(value)) for key, value in flat(parameters) if value is not None],
+        environment=(environ := read_json(run.folder / "env.json")),
+        command=portable_command(environ["command"]),
+        settings=[(key, portable_text(shown(value))) for key, value in flat(parameters) if value is not None],
         bytes=(run.model / "model.safetensors").stat().st_size,
         row=row,
         tests=row.tests,
         tfidf=floor.score.mean if (floor := table.tfidf(row.runs[0].labelled)) else None,
         taught=row.runs[0].teacher,
-        forms=forms.results if forms else [],
+        forms=[FORMS[form["form"]]._asdict() | form for form in forms.results] if forms else [],
         difference=forms.difference if forms else None,
         latency=forms.pytorch if forms else run.result["latency"],
+        int8=next((form["quantisation"] for form in forms.results if form["form"] == "int8"), None) if forms else None,
+        ways=WAYS,
+        calibration=CALIBRATION,
+        instructions=instructions() if forms else None,
         machine=machine() if forms else read_json(run.folder / "env.json")["machine"],
     )
+
+
+def hub_name(source: str, named: str | None) -> str | None:
+    """Return what the model hub calls a source, `org/name`: as the config has `named` it, or from hub:<org>/<name>."""
+    return named or (source.removeprefix("hub:").partition("@")[0] if source.startswith("hub:") else None)
 
 
 def _compared(run: FinishedRun) -> tuple[Table, Row]:

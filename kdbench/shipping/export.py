@@ -1,9 +1,12 @@
 """Export a finished run into `export/` in its folder, completely or not at all.
 
-export/          a plain Hugging Face folder: config.json, model.safetensors, the tokenizer, README.md (the model card);
-                 and config.yaml, all settings of the run
-export/onnx/     model.onnx, with results.json and predictions.parquet like a run: a row of compare-runs
-export/int8/     the same, quantised
+export/             a plain Hugging Face folder: config.json, model.safetensors, the tokenizer, README.md (the model
+                    card); and config.yaml, the settings of the run
+export/onnx/        model.onnx and model_quantized.onnx
+export/openvino/    openvino_model.xml and .bin
+forms/<form>/       what was measured of each graph, as a run has it: a row of compare-runs
+
+export/ can be uploaded: it has no texts, no predictions, and no paths or names of this machine. Those are in forms/.
 """
 
 import logging
@@ -13,95 +16,142 @@ from typing import Any
 
 import torch
 from filelock import FileLock
+from omegaconf import OmegaConf
 
 from kdbench.console import quiet_libraries
 from kdbench.data.teacher_cache import compute_outputs
 from kdbench.data.tokenize import load_tokenizer
 from kdbench.errors import Code, UserError
 from kdbench.inference import measure
-from kdbench.inference.classifier import GRAPH, graph_predict, model_predict, speed_of
+from kdbench.inference.classifier import graph_predict, model_predict, speed_of
 from kdbench.inference.finished_run import FinishedRun, open_run
+from kdbench.inference.forms import FORMS, graph_bytes
+from kdbench.inference.int8 import AWARE, DEFAULT, WAYS, calibration_texts
 from kdbench.inference.latency import beside, own_call
-from kdbench.inference.onnx import to_int8, to_onnx
+from kdbench.inference.onnx import to_fp16
+from kdbench.inference.openvino import require_openvino, to_openvino
 from kdbench.models import students
+from kdbench.schema import ExportConfig
+from kdbench.shipping.best_int8 import Choice, write_int8, write_onnx
 from kdbench.shipping.card import Forms, model_card
+from kdbench.shipping.portable import portable_settings
 from kdbench.stage import Predict
 from kdbench.storage import files as store
-from kdbench.storage.files import explained, filling, remove_leftovers, write_bytes, write_text
+from kdbench.storage.files import (
+    explained,
+    filling,
+    read_json,
+    remove,
+    remove_leftovers,
+    write_bytes,
+    write_json,
+    write_text,
+)
 from kdbench.storage.predictions import predictions_file
-from kdbench.storage.provenance import machine, source_state, versions
-from kdbench.storage.results import EXPORT, PREDICTIONS, metric_of, write_result
+from kdbench.storage.provenance import instructions, machine, source_state, versions
+from kdbench.storage.results import EXPORT, MEASURED, PREDICTIONS, RESULTS, metric_of, write_result
 from kdbench.tasks import kind
 from kdbench.validation.load import digest
 
 log = logging.getLogger("kdbench")
 
 
-def export_run(folder: Path, onnx: bool, int8: bool) -> Path:
+def export_run(folder: Path, wanted: ExportConfig, choice: Choice | None = None) -> Path:
     """Export the finished run in `folder` and return the new folder, which replaces an earlier export.
 
-    `int8` includes `onnx`, from which it is made. Each graph is measured on dev and test, and the first is compared
-    with the PyTorch model. Raises UserError if the run cannot be exported, Damaged, StoreError. Then an earlier export
-    stays as it was.
+    `choice`: how the int8 graph is quantised, if several ways were tried.
+
+    Each graph that is `wanted` is measured on dev and test, and the first is compared with the PyTorch model. Raises
+    UserError if the run cannot be exported, Damaged, StoreError. Then an earlier export stays as it was.
     """
     quiet_libraries()
     run = open_run(folder)
-    target = run.folder / EXPORT
+    _require_forms(run, wanted)
+    target, measured = run.folder / EXPORT, run.folder / MEASURED
     torch.set_num_threads(run.result["threads"])  # so that its times are comparable with the run's
     with explained(target), FileLock(run.folder.parent / f".{run.folder.name}.lock"):
         remove_leftovers(run.folder)
-        with filling(target) as staged:
+        with filling(measured) as records, filling(target) as staged:
             _copy(run, staged)
-            forms = _write_forms(run, staged, int8) if onnx or int8 else None
+            forms = _write_forms(run, staged, records, wanted, choice) if wanted.forms else None
             write_text(staged / "README.md", model_card(run, forms))
+        if not wanted.forms:
+            remove(measured)
     return target
 
 
-def has_export(folder: Path, int8: bool) -> bool:
-    """Return whether the run has an undamaged export with an ONNX graph, or with a quantised one if `int8`."""
+def has_export(folder: Path, wanted: ExportConfig) -> bool:
+    """Return whether the run has an undamaged export with all graphs that are `wanted`."""
     try:
-        store.verify(folder / EXPORT / store.MANIFEST)
+        for name in (EXPORT, MEASURED):
+            store.verify(folder / name / store.MANIFEST)
     except store.Damaged:
         return False
-    return (folder / EXPORT / ("int8" if int8 else "onnx")).is_dir()
+    places = ((folder / EXPORT / FORMS[name].file, folder / MEASURED / name / RESULTS) for name in wanted.forms)
+    if not all(path.is_file() for pair in places for path in pair):
+        return False
+    return not wanted.qat or read_json(folder / MEASURED / "int8" / RESULTS)["quantisation"]["way"] == AWARE
+
+
+def _require_forms(run: FinishedRun, wanted: ExportConfig) -> None:
+    """Raise UserError if the architecture does not have a form, or a package is missing."""
+    own = students.folder_traits(run.model)
+    branches = "needs a graph without branches" if own.early_exit else ""
+    problems = {
+        "--int8": "int8" in wanted.forms and own.no_int8,
+        "--fp16": wanted.fp16 and (own.no_int8 or branches),
+        "--openvino": wanted.openvino and own.no_openvino,
+    }
+    for option, problem in problems.items():
+        if problem:
+            raise UserError(Code.UNSUPPORTED_EXPORT, f"{option} {problem}: use --onnx")
+    if wanted.openvino:
+        require_openvino()
 
 
 def _copy(run: FinishedRun, staged: Path) -> None:
     """Copy the model's folder and the settings. The tokenizer gets the maximum length of training."""
-    for path in (*run.model.iterdir(), run.folder / "config.yaml"):  # copytree hides why the system refuses a file
+    for path in run.model.iterdir():  # copytree hides why the system refuses a file
         if path.name != store.MANIFEST:
             shutil.copy(path, staged)
+    write_text(staged / "config.yaml", OmegaConf.to_yaml(portable_settings(run.config)))
     tokenizer = load_tokenizer(staged)
     tokenizer.model_max_length = run.max_length
     tokenizer.save_pretrained(staged)
+    write_json(staged / "special_tokens_map.json", tokenizer.special_tokens_map)  # which older programs ask for
 
 
-def _write_forms(run: FinishedRun, staged: Path, int8: bool) -> Forms:
-    """Write the graphs, each into its folder with its results."""
-    if int8 and (problem := students.folder_traits(run.model).no_int8):
-        raise UserError(Code.UNSUPPORTED_EXPORT, f"--int8 {problem}: use --onnx")
-    names = ("onnx", "int8") if int8 else ("onnx",)
-    for name in names:
-        (staged / name).mkdir()
-    model = students.load(run.model)
-    difference = to_onnx(model, staged / "onnx" / GRAPH, "token_type_ids" in students.input_names(model, run.pairs))
+def _write_forms(run: FinishedRun, staged: Path, records: Path, wanted: ExportConfig, choice: Choice | None) -> Forms:
+    """Write the graphs into `staged`, and what was measured of each into a folder of `records`."""
+    way = choice.way if choice else AWARE if wanted.qat else DEFAULT
+    paths = {name: staged / FORMS[name].file for name in wanted.forms}
+    for path in paths.values():
+        path.parent.mkdir(exist_ok=True)
+    difference = write_onnx(run, students.load(run.model), paths["onnx"])
     log.info("onnx: differs from PyTorch by %.1e at most", difference)
-    if int8:
-        to_int8(staged / "onnx" / GRAPH, staged / "int8" / GRAPH)
-    graphs = {name: graph_predict(staged / name / GRAPH, speed_of(run.model)) for name in names}
-    log.info("measuring the time of %s and of PyTorch, in turns", " and ".join(names))
+    if "int8" in paths:
+        write_int8(run, paths["onnx"], paths["int8"], way, calibration_texts(run) if WAYS[way].static else ())
+    if "fp16" in paths:
+        to_fp16(paths["onnx"], paths["fp16"])
+    if "openvino" in paths:
+        to_openvino(paths["onnx"], paths["openvino"])
+    told = {"int8": {"quantisation": {"way": way} if choice is None else choice.record()}}
+    graphs = {name: graph_predict(path, speed_of(run.model)) for name, path in paths.items()}
+    log.info("measuring the time of %s and of PyTorch, in turns", ", ".join(paths))
     latency = _latency(run, {"pytorch": model_predict(run.model)} | graphs)
     log.info("pytorch: %s", _words(run.result, latency["pytorch"]))
     results = []
     for name, predict in graphs.items():
-        result = _write_form(run, staged / name, predict, latency[name])
+        (records / name).mkdir()
+        more = {"latency": latency[name], "bytes": graph_bytes(paths[name])} | told.get(name, {})
+        result = _write_record(run, records / name, predict, more)
         log.info("%s: %s, %.1f MB", name, _words(result, latency[name]), result["bytes"] / 1e6)
         results.append(result)
     return Forms(results, difference, latency["pytorch"])
 
 
-def _write_form(run: FinishedRun, folder: Path, predict: Predict, latency: dict[str, Any]) -> dict[str, Any]:
-    """Measure the graph in `folder` and write its record: the run's, with the figures of this form."""
+def _write_record(run: FinishedRun, folder: Path, predict: Predict, more: dict[str, Any]) -> dict[str, Any]:
+    """Evaluate a graph and write its record into `folder`: the run's, with the figures of this form, and `more`."""
     splits = {"dev": run.data.dev, "test": run.data.test}
     examples = {name: run.examples(split) for name, split in splits.items()}
     logits = {name: one.by_example(compute_outputs(one, predict)) for name, one in examples.items()}
@@ -114,9 +164,10 @@ def _write_form(run: FinishedRun, folder: Path, predict: Predict, latency: dict[
         "form": folder.name,
         "exported_from": run.result["id"],
         "metrics": {name: kind(task).judge(split.labels, logits[name], names) for name, split in splits.items()},
-        "latency": run.result["latency"] | {"device": "cpu"} | latency,
-        "bytes": (folder / GRAPH).stat().st_size,
+        **more,
+        "latency": run.result["latency"] | {"device": "cpu"} | more["latency"],
         "machine": machine(),
+        "instructions": instructions(),
         "stages": [],  # those of the run
         "reported": {},
         "versions": versions(),

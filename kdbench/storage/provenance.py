@@ -21,6 +21,18 @@ def machine() -> str:
 
 
 @functools.cache
+def instructions() -> str:
+    """Return the widest instruction set for products of 8-bit integers, on which their speed depends."""
+    info = Path("/proc/cpuinfo")
+    words = set(info.read_text(encoding="utf8").split()) if info.is_file() else set()
+    known = {
+        "amx_int8": "AMX", "avx512_vnni": "AVX-512 VNNI", "avx_vnni": "AVX2 VNNI", "avx512bw": "AVX-512 without VNNI",
+        "avx2": "AVX2 without VNNI", "i8mm": "NEON I8MM", "asimddp": "NEON dot products", "asimd": "NEON",
+    }  # fmt: skip
+    return next((shown for flag, shown in known.items() if flag in words), platform.machine())
+
+
+@functools.cache
 def versions() -> dict[str, str]:
     packages = ("kdbench", "torch", "transformers", "accelerate", "datasets", "scikit-learn", "numpy", "onnxruntime")
     return {"python": platform.python_version()} | {name: version(name) for name in packages}

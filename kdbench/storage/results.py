@@ -17,7 +17,9 @@ SCHEMA = 1
 RESULTS = "results.json"
 PREDICTIONS = "predictions.parquet"  # beside it
 STAGE = "stage.json"  # a stage's record, written last: where it is and fits, the stage is done
-EXPORT = "export"  # a folder that a finished run may have: what was made of it later, with a record of its own
+EXPORT = "export"  # a folder that a finished run may have: what can be shipped of it
+DEMO = "demo.html"  # beside it: the page that runs the exported model in a browser
+MEASURED = "forms"  # beside it: a folder for each exported graph, with its results.json and predictions
 _UNLISTED = (RESULTS, STATUS, "run.log")  # the log is for people, and still written to when the run is done
 
 # Folders of finished runs, each with that of the teacher it is compared with, where one may be or not.

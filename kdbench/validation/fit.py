@@ -91,20 +91,30 @@ def _or(names: Sequence[str]) -> str:
 
 
 def export_faults(config: RunConfig) -> Iterator[Fault]:
-    name = "onnx" if config.export.onnx else "int8"
-    problem, close = "", ""
-    if not (config.export.onnx or config.export.int8):
+    if not config.export.forms:
         return
+    name = next(name for name, wanted in asdict(config.export).items() if wanted)
+    problem, close = "", ""
+    own = architecture_traits("tfidf" if config.method.name == "tfidf" else config.student.architecture)
+    branches = "is not supported for FastBERT, whose graph branches" if own.early_exit else ""
     if config.method.name in KEEPS_NONE:
         problem = KEEPS_NONE[config.method.name]
-    elif config.method.name == "tfidf" and config.export.int8:
-        name, problem, close = "int8", architecture_traits("tfidf").no_int8, "export.onnx=true"
-    elif config.method.name != "tfidf":
-        problem = architecture_traits(config.student.architecture).no_onnx
+    elif own.no_int8 and "int8" in config.export.forms:
+        name, problem, close = "qat" if config.export.qat else "int8", own.no_int8, "export.onnx=true"
+    else:
+        problem = own.no_onnx
     if not problem and config.phase == "general":
         problem = "needs a classifier, which phase=general does not train"
     if problem:
         yield Fault.at(config, Code.UNSUPPORTED_EXPORT, f"export.{name}", problem, close)
+        return
+    no = {"fp16": branches or own.no_int8, "openvino": own.no_openvino, "qat": branches}
+    for name, problem in no.items():
+        if getattr(config.export, name) and problem:
+            yield Fault.at(config, Code.UNSUPPORTED_EXPORT, f"export.{name}", problem, "export.onnx=true")
+    if config.export.openvino and find_spec("openvino") is None:
+        problem = "is not installed: pip install 'kdbench[openvino]'"
+        yield Fault.at(config, Code.NOT_INSTALLED, "export.openvino", problem)
 
 
 def track_faults(config: RunConfig) -> Iterator[Fault]:

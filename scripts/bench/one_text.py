@@ -14,8 +14,9 @@ from omegaconf import OmegaConf
 
 from kdbench.data.batches import Examples
 from kdbench.data.tokenize import load_tokenizer, tokenize_here
-from kdbench.inference.classifier import GRAPH, classifier_of, graph_predict
-from kdbench.inference.onnx import to_int8, to_onnx
+from kdbench.inference.classifier import classifier_of, graph_predict
+from kdbench.inference.int8 import to_int8
+from kdbench.inference.onnx import to_onnx
 from kdbench.models import students
 
 TEXTS = 50
@@ -32,8 +33,8 @@ def main() -> None:
         students.save(run.student, folder, run.tokenizer_folder, pairs=False)
         OmegaConf.save(OmegaConf.create(asdict(config)), folder / "config.yaml")
         to_onnx(run.student.eval(), folder / "whole.onnx", False)
-        to_int8(folder / "whole.onnx", folder / GRAPH)
-        classify = classifier_of(folder, folder, graph_predict(folder / GRAPH, 0.0))
+        to_int8(folder / "whole.onnx", folder / "int8.onnx")
+        classify = classifier_of(folder, folder, graph_predict(folder / "int8.onnx", 0.0))
         split = run.data.test.take(np.arange(TEXTS))
         tokens = tokenize_here(split, classify.tokenizer, classify.max_length)
         examples = Examples(tokens, split.ids, split.labels, classify.pad_id)

@@ -97,11 +97,12 @@ def test_what_was_read_is_shown_once_with_its_warnings_and_escaped(
 
 def test_an_exported_form_has_its_labels_names(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run,) = tree.glob("r52/theseus/*/seed0")
-    form = run / "export" / "int8"
+    form = run / "forms" / "int8"
     form.mkdir(parents=True)
     raw = json.loads((run / "results.json").read_text()) | {"id": "ffff0001", "form": "int8"}
     (form / "results.json").write_text(json.dumps(raw))
-    (run / "export/config.json").write_text(json.dumps({"id2label": {"0": "crude", "1": "grain", "2": "trade"}}))
+    (run / "model").mkdir(exist_ok=True)
+    (run / "model/config.json").write_text(json.dumps({"id2label": {"0": "crude", "1": "grain", "2": "trade"}}))
     predict(form, 92.0, 0)
     assert '<th scope="row">grain</th>' in page(capsys, tree)
 

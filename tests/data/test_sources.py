@@ -229,6 +229,7 @@ def test_every_teacher_yaml_fits_the_schema_and_has_a_legal_source(path: Path) -
     raw: Any = OmegaConf.load(path)
     raw.pop("defaults"), raw.pop("schedule", None)  # composed by Hydra
     optional = {"schedule", "path", "finetune", "embedding", "source_architecture", "weights_sha256", *IN_PARTS}
+    optional |= {"license", "base_model"}
     optional |= {"members", "seeds", "average", *OF_A_FILE} | ({"sha256", "folder"} if path.stem == "file" else set())
     merged = OmegaConf.merge(OmegaConf.structured(TeacherConfig), raw)
     assert {*map(str, raw)} | optional == set(merged)

@@ -97,4 +97,5 @@ def test_runs_of_other_length_and_epochs_or_another_download_share_it_and_nothin
             stored_dataset(changed, tmp_path)
     alone, *others = folders
     shared = {name for name, folder in zip(names, others, strict=True) if folder == alone}
-    assert shared == {"max_length", "epochs", "parts", "unpacked_bytes", "unlabelled", "max_unlabelled_samples"}
+    of_no_split = {"max_length", "epochs", "parts", "unpacked_bytes", "unlabelled", "max_unlabelled_samples"}
+    assert shared == of_no_split | {"language"}

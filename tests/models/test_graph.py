@@ -10,6 +10,7 @@ import torch
 from transformers import AutoTokenizer
 
 from kdbench.errors import Code, UserError
+from kdbench.inference import int8
 from kdbench.inference import onnx as graph
 from kdbench.models import network, students
 from kdbench.sources.model_folder import shape_of
@@ -56,7 +57,7 @@ def test_a_graph_answers_as_its_model_and_so_nearly_does_its_quantised_one(tmp_p
     whole = graph.Graph(tmp_path / "model.onnx")
     assert whole.inputs == list(graph.INPUTS[: 2 + pairs])
     assert len(graph.SHAPES) >= 8 and len(set(graph.SHAPES)) == len(graph.SHAPES)
-    graph.to_int8(tmp_path / "model.onnx", tmp_path / "int8.onnx")
+    int8.to_int8(tmp_path / "model.onnx", tmp_path / "int8.onnx")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["int8.onnx", "model.onnx"]
     quantised = graph.Graph(tmp_path / "int8.onnx")
     for shape in ((1, 1), (2, 31), (7, 64)):  # others than those of the export's own check
@@ -65,6 +66,45 @@ def test_a_graph_answers_as_its_model_and_so_nearly_does_its_quantised_one(tmp_p
             expected = students.forward(made, given)
         torch.testing.assert_close(whole.logits(given), expected, rtol=1e-5, atol=1e-5)
         assert 0 < (quantised.logits(given) - expected).abs().max() < 0.1 * expected.abs().max() + 0.02
+
+
+@pytest.mark.parametrize("way", [*int8.WAYS])
+def test_each_way_to_quantise_has_the_weights_and_the_answers_it_says(tmp_path, way):
+    made, how = model("bert"), int8.WAYS[way]
+    graph.to_onnx(made, tmp_path / "model.onnx", False)
+    texts = [{name: value.numpy() for name, value in batch(1, length).items()} for length in range(4, 40)]
+    int8.to_int8(tmp_path / "model.onnx", tmp_path / "int8.onnx", way, texts)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["int8.onnx", "model.onnx"]
+    found = onnx.load(tmp_path / "int8.onnx").graph
+    weights = {one.name: onnx.numpy_helper.to_array(one) for one in found.initializer}
+    # the matrix of the first feed-forward network, (16, 24), and its scales
+    name = next(one for one, value in weights.items() if value.dtype == np.int8 and value.shape == (16, 24))
+    scale = weights[name.removesuffix("_quantized") + "_scale"]
+    largest = np.abs(made.bert.encoder.layer[0].intermediate.dense.weight.detach().numpy()).max(-1)
+    limit = 63 if how.seven_bits else 127
+    assert scale.size == (24 if how.per_channel else 1)
+    expected = largest if how.per_channel else largest.max()
+    np.testing.assert_allclose(scale * limit, expected, rtol=0.02)
+    types = {node.op_type for node in found.node}
+    assert ("QuantizeLinear" in types) == how.static and ("DynamicQuantizeLinear" in types) != how.static
+    given = batch(7, 30)
+    with torch.inference_mode():
+        logits = students.forward(made, given)
+    assert (
+        0 < (graph.Graph(tmp_path / "int8.onnx").logits(given) - logits).abs().max() < 0.1 * logits.abs().max() + 0.02
+    )
+
+
+def test_half_precision_is_near_and_half_as_large(tmp_path):
+    made, given = model("bert", hidden=64, ffn=96), batch(3, 20)
+    graph.to_onnx(made, tmp_path / "model.onnx", False)
+    graph.to_fp16(tmp_path / "model.onnx", tmp_path / "half.onnx")
+    assert (tmp_path / "half.onnx").stat().st_size < 0.7 * (tmp_path / "model.onnx").stat().st_size
+    with torch.inference_mode():
+        expected = students.forward(made, given)
+    found = graph.Graph(tmp_path / "half.onnx").logits(given)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.slow  # tracing every layer's branch takes the exporter half a minute
@@ -87,9 +127,9 @@ def test_a_fastbert_keeps_its_exits(tmp_path, embedding_branch):
         assert exit_layer.tolist() == layers.tolist()
         left |= set(layers.tolist())
     assert left == {*range(1 - embedding_branch, 4)}
-    graph.to_int8(tmp_path / "model.onnx", tmp_path / "int8.onnx")
+    int8.to_int8(tmp_path / "model.onnx", tmp_path / "int8.onnx")
     found = onnx.load(tmp_path / "int8.onnx").graph
-    inside = [part for part in graph._graphs(found) if part is not found]
+    inside = [part for part in graph.subgraphs(found) if part is not found]
     assert sum(node.op_type == "MatMulInteger" for part in inside for node in part.node) >= 3 * 6
 
 

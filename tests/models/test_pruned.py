@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import kdbench
 from kdbench.declared import PRUNED, pruned_forms
+from kdbench.inference import int8
 from kdbench.inference import onnx as graph
 from kdbench.inference.measure import parameters
 from kdbench.models import students
@@ -150,7 +151,7 @@ def test_words_are_labelled_by_a_pruned_model(tmp_path, kind):
 def test_a_graph_answers_as_its_model(tmp_path, kind):
     smaller = pruned(whole(tmp_path / "teacher", kind), HEADS, UNITS)
     assert graph.to_onnx(smaller, tmp_path / "model.onnx", kind == "bert") <= graph.TOLERANCE
-    graph.to_int8(tmp_path / "model.onnx", tmp_path / "int8.onnx")
+    int8.to_int8(tmp_path / "model.onnx", tmp_path / "int8.onnx")
     inputs = batch(smaller.config.pad_token_id) | (
         {"token_type_ids": torch.zeros(4, 11).long()} if kind == "bert" else {}
     )

@@ -16,10 +16,11 @@ import pytest
 import torch
 
 from kdbench.inference import measure
+from kdbench.schema import ExportConfig
 from kdbench.shipping import export
-from kdbench.shipping.export import export_run
+from kdbench.shipping.export import export_run, has_export
 from kdbench.storage import files as store
-from kdbench.storage.results import EXPORT, PREDICTIONS, RESULTS, STAGE, read_result, verify_run
+from kdbench.storage.results import EXPORT, MEASURED, PREDICTIONS, RESULTS, STAGE, read_result, verify_run
 from tests.reliability.faults import Death, Disk, failing
 
 ERRORS = ("ENOSPC", "EIO", "EACCES", "EMFILE")
@@ -60,30 +61,36 @@ def works(configure, execute, monkeypatch) -> dict[str, Work]:
         return report() == "new" and same and (folder / PREDICTIONS).read_bytes() == predictions
 
     # A graph takes seconds to make; its writes are like others.
-    monkeypatch.setattr(export, "to_onnx", lambda network, path, pairs: path.write_bytes(b"graph" * 999) * 0.0)
-    monkeypatch.setattr(export, "to_int8", lambda source, target: shutil.copy(source, target))
+    monkeypatch.setattr(export, "write_onnx", lambda run, model, path: path.write_bytes(b"graph" * 999) * 0.0)
+    monkeypatch.setattr(export, "write_int8", lambda run, source, target, *_: shutil.copy(source, target))
     monkeypatch.setattr(export, "graph_predict", lambda path, speed: lambda batch, step: torch.eye(3)[batch["labels"]])
-    before = folder.parent / "before"
+    before, wanted = folder.parent / "before", ExportConfig(int8=True)
 
     def exported() -> str:
         assert verify_run(folder) is not None
         if not (folder / EXPORT).exists():
             return "missing"
         store.verify(folder / EXPORT / store.MANIFEST)
-        for results in (folder / EXPORT).rglob(RESULTS):
+        for results in (folder / MEASURED).rglob(RESULTS):
             assert verify_run(results.parent) is not None
-        return "new" if (folder / EXPORT / "int8").exists() else "old"
+        whole = has_export(folder, wanted)
+        return "new" if (folder / EXPORT / "onnx").exists() and whole else "old"
 
     def plain_export() -> None:
         if not before.exists():
-            shutil.copytree(export_run(folder, onnx=False, int8=False), before)
-        store.remove(folder / EXPORT)
+            shutil.copytree(export_run(folder, ExportConfig()), before)
+        for name in (EXPORT, MEASURED):
+            store.remove(folder / name)
         shutil.copytree(before, folder / EXPORT)
 
     return {
         "report": Work(folder, unreported, lambda: execute(config), report, reported),
         "export": Work(
-            folder, plain_export, lambda: export_run(folder, True, True), exported, lambda: exported() == "new"
+            folder,
+            plain_export,
+            lambda: export_run(folder, wanted),
+            exported,
+            lambda: exported() == "new",
         ),
     }
 

@@ -1,0 +1,19 @@
+// Classifies texts with transformers.js and prints the probabilities:
+//   node classify.mjs <folder with node_modules> <folder of an export> <dtype> <JSON list of texts>
+// It runs the WebAssembly of onnxruntime-web, as a browser does, and no native code.
+import { createRequire } from "node:module";
+import { basename, dirname, join } from "node:path";
+import { pathToFileURL } from "node:url";
+
+const [packages, folder, dtype, texts] = process.argv.slice(2);
+const find = createRequire(join(packages, "here.js"));
+const load = name => import(pathToFileURL(find.resolve(name)).href);
+
+globalThis[Symbol.for("onnxruntime")] = await load("onnxruntime-web");  // transformers.js takes the one that is there
+const { env, pipeline } = await load("@huggingface/transformers");
+env.allowRemoteModels = false;
+env.localModelPath = dirname(folder);
+const classify = await pipeline("text-classification", basename(folder), { dtype, device: "auto" });
+const answers = await classify(JSON.parse(texts), { top_k: null });
+console.log(JSON.stringify(answers.map(one => Object.fromEntries(one.map(({ label, score }) => [label, score])))));
+process.exit(0);  // its worker would keep Node waiting
