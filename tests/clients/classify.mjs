@@ -9,7 +9,10 @@ const [packages, folder, dtype, texts] = process.argv.slice(2);
 const find = createRequire(join(packages, "here.js"));
 const load = name => import(pathToFileURL(find.resolve(name)).href);
 
-globalThis[Symbol.for("onnxruntime")] = await load("onnxruntime-web");  // transformers.js takes the one that is there
+const runtime = await load("onnxruntime-web");
+runtime.env.wasm.wasmPaths = new URL(".", pathToFileURL(find.resolve("onnxruntime-web"))).href;  // else from a server
+runtime.env.wasm.numThreads = 1;
+globalThis[Symbol.for("onnxruntime")] = runtime;  // transformers.js takes the one that is there
 const { env, pipeline } = await load("@huggingface/transformers");
 env.allowRemoteModels = false;
 env.localModelPath = dirname(folder);
