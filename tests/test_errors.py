@@ -22,6 +22,7 @@ from kdbench.errors import Code, Fault, SourceError, UserError, print_faults
 from kdbench.inference.finished_run import FinishedRun
 from kdbench.inference.out_file import OutFile
 from kdbench.schema import HardwareConfig
+from kdbench.shipping.push import require_token
 from kdbench.sources.archive import extract
 from kdbench.sources.fetch import Source, ask_hub, parse
 from kdbench.storage import files
@@ -128,6 +129,11 @@ def no_gpu(_: Path, patch: pytest.MonkeyPatch) -> None:
     hardware.settle(HardwareConfig("cuda", "auto", "auto", None))
 
 
+def no_token(_: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("huggingface_hub.get_token", lambda: None)
+    require_token()
+
+
 # The codes that no table has: what returns a fault or raises an error with the code.
 OTHERS: dict[Code, Callable[[Path, pytest.MonkeyPatch], object]] = {
     Code.CONFLICTING_OPTIONS: lambda _, __: asked("--file", "x", "--pair", "b"),
@@ -151,6 +157,7 @@ OTHERS: dict[Code, Callable[[Path, pytest.MonkeyPatch], object]] = {
     Code.WOULD_OVERWRITE: anothers_file,
     Code.LOSS_NOT_FINITE: nan_weight,
     Code.PROCESS_LOST: lost_process,
+    Code.REFUSED_UPLOAD: no_token,
     Code.MISMATCHED_INPUT: lambda _, __: asked("--text", "a", "--pair", "b", "--pair", "c"),
 }
 
