@@ -411,29 +411,15 @@ def search_faults(first: Composed, swept: list[Override]) -> list[Fault]:
     if first.trials is None:
         problem = "is an interval, which needs a search: add hydra/sweeper=optuna"
         return [o.fault(Code.UNUSABLE_SEARCH, problem) for o in swept if o.interval]
-    found = []
+    problems = []
     if not swept:
         example = "e.g. 'method.alpha=interval(0.1,0.9)' or method.temperature=5,10,20"
-        found.append(
-            Fault(
-                Code.UNUSABLE_SEARCH,
-                "hydra/sweeper",
-                "optuna",
-                f"has nothing to search: give a key several values, {example}",
-            )
-        )
-    if type(first.trials) is not int or first.trials < 1:
-        found.append(
-            Fault(Code.OUT_OF_RANGE, "hydra.sweeper.n_trials", str(first.trials), "must be an integer (1 or more)")
-        )
+        problems.append(f"has nothing to search: give a key several values, {example}")
     if "WORLD_SIZE" in os.environ:
-        found.append(
-            Fault(
-                Code.UNUSABLE_SEARCH,
-                "hydra/sweeper",
-                "optuna",
-                "must run in one process, not under torchrun",
-            )
-        )
+        problems.append("must run in one process, not under torchrun")
+    found = [Fault(Code.UNUSABLE_SEARCH, "hydra/sweeper", "optuna", problem) for problem in problems]
+    if type(first.trials) is not int or first.trials < 1:
+        problem = "must be an integer (1 or more)"
+        found.append(Fault(Code.OUT_OF_RANGE, "hydra.sweeper.n_trials", str(first.trials), problem))
     chosen_by = "must be one seed: search with it, then run the best setting with several"
     return found + [o.fault(Code.UNUSABLE_SEARCH, chosen_by) for o in swept if o.key == "seed"]

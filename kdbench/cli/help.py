@@ -64,16 +64,8 @@ def asked(configs: Configs, overrides: list[str], folders: list[Path]) -> list[F
                 print("\n".join(choices(group, within, folders)))
             else:
                 close = nearest(folder, {f"{option.rpartition('/')[0]}/" for option in options if "/" in option})
-                found.append(
-                    Fault(
-                        Code.UNKNOWN_CHOICE,
-                        key,
-                        f"{folder}?",
-                        "is not a folder of presets",
-                        close,
-                        legal_choices(group, options),
-                    )
-                )
+                problem, legal = "is not a folder of presets", legal_choices(group, options)
+                found.append(Fault(Code.UNKNOWN_CHOICE, key, f"{folder}?", problem, close, legal))
         elif key in keys.leaves or key in keys.groups:
             print("\n".join(keys_text(key, keys, fill(cfg))))
         else:

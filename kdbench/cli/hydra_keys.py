@@ -52,14 +52,8 @@ def closed(args: Namespace) -> list[Fault]:
         found.append(fault)
     for key, equals, value in (text.partition("=") for text in args.overrides):
         if not _is_open(key.strip().lstrip("+~")):
-            found.append(
-                Fault(
-                    Code.CLOSED_OPTION,
-                    key,
-                    value if equals else None,
-                    f"is a key of Hydra that kdbench closes. Open: {', '.join(OPEN)}",
-                )
-            )
+            problem = f"is a key of Hydra that kdbench closes. Open: {', '.join(OPEN)}"
+            found.append(Fault(Code.CLOSED_OPTION, key, value if equals else None, problem))
         elif key in ("hydra/launcher", "hydra/sweeper") and (extra := _missing(value)):
             found.append(Fault(Code.NOT_INSTALLED, key, value, f"is not installed: pip install 'kdbench[{extra}]'"))
     return found

@@ -118,15 +118,8 @@ def own_flags(argv: list[str]) -> tuple[list[str], int | None, list[Fault]]:
     flags, rest = parser.parse_known_args(argv)
     given = flags.max_failures
     if given is not None and not (given.isdecimal() and int(given)):
-        return (
-            rest,
-            None,
-            [
-                Fault(
-                    Code.OUT_OF_RANGE, "--max-failures", given, "must be an integer (1 or more), e.g. --max-failures 3"
-                )
-            ],
-        )
+        problem = "must be an integer (1 or more), e.g. --max-failures 3"
+        return rest, None, [Fault(Code.OUT_OF_RANGE, "--max-failures", given, problem)]
     return rest, 1 if flags.fail_fast else given and int(given), []
 
 

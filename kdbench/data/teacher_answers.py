@@ -5,8 +5,6 @@ probable each class is, or which class it is. The result is log-probabilities, w
 a network's logits by a constant for each example, and no softmax depends on that constant.
 """
 
-import ast
-import json
 import logging
 import math
 from collections.abc import Sequence
@@ -26,7 +24,7 @@ from kdbench.data.tables import Table
 from kdbench.errors import Code, SettingError, SourceError, shown
 from kdbench.schema import DatasetConfig, TeacherConfig
 from kdbench.sources.teacher_source import teacher_files
-from kdbench.tasks.cells import Place, class_of
+from kdbench.tasks.cells import Place, class_of, spelled
 
 log = logging.getLogger("kdbench")
 TOLERANCE = 0.01  # by which probabilities may miss a sum of 1, as they are often written with two or three digits
@@ -225,7 +223,7 @@ class _File:
 
     def _by_class(self, row: int, cell: Any) -> dict[str, Any]:
         """Return class -> number of a cell that holds a map or a list, perhaps spelled as JSON or by Python."""
-        found = _spelled(cell) if isinstance(cell, str) else cell
+        found = spelled(cell) if isinstance(cell, str) else cell
         if found is None or found == "":
             return {}
         if isinstance(found, list) and found and all(isinstance(one, tuple) for one in found):
@@ -283,16 +281,6 @@ def _number(cell: Any) -> float:
         return float(cell)
     except (TypeError, ValueError):
         return math.nan
-
-
-def _spelled(text: str) -> Any:
-    """Return the map or list that a text spells as JSON or Python do, or the text itself."""
-    for read in (json.loads, ast.literal_eval):
-        try:
-            return read(text)
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-            continue
-    return text
 
 
 def _wrong(code: Code, key: str, value: str, problem: str) -> SettingError:

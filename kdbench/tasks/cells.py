@@ -92,12 +92,17 @@ def listed(text: str) -> Any:
         return text
     if re.search(r"""(['"])\s+\1""", whole):  # NumPy has no commas; to Python that is one string
         whole = re.sub(r"""(['"])\s+(?=\1)""", r"\1,", whole)
+    found = spelled(whole)
+    return sorted(found) if isinstance(found, set) else list(found) if isinstance(found, list | tuple) else text
+
+
+def spelled(text: str) -> Any:
+    """Return what a text spells as JSON or Python do, or the text itself."""
     for read in (json.loads, ast.literal_eval):
         try:
-            found = read(whole)
+            return read(text)
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             continue
-        return sorted(found) if isinstance(found, set) else list(found) if isinstance(found, list | tuple) else text
     return text
 
 

@@ -172,34 +172,23 @@ def within(key: str, group: str) -> bool:
 def fault_of(key: str, leaf: Leaf, raw: Any, filled: DictConfig, keys: Keys) -> Fault | None:
     """Return the fault of one value, or None; `raw` is the value as it is written."""
     if raw == MISSING:
-        example = f", e.g. {EXAMPLES[key]}" if key in EXAMPLES else ""
-        return Fault(
-            Code.MISSING_VALUE,
-            key,
-            None,
-            f"must be set{example}",
-            legal=f"Legal: {in_words(leaf.rule)}" if leaf.rule else "",
-        )
+        problem = "must be set" + (f", e.g. {EXAMPLES[key]}" if key in EXAMPLES else "")
+        legal = f"Legal: {in_words(leaf.rule)}" if leaf.rule else ""
+        return Fault(Code.MISSING_VALUE, key, None, problem, legal=legal)
     if "${" not in str(raw):
         return misfit(key, leaf, raw)
+    close = ""
     try:
         return misfit(key, leaf, resolved(filled, key))
     except InterpolationToMissingValueError:
-        return Fault(Code.BROKEN_REFERENCE, key, shown(raw), "refers to a key that is not set")
+        problem = "refers to a key that is not set"
     except InterpolationKeyError:
         # A key that is missing further up the chain has its fault there.
         lost = next((name for name in references(key, raw) if name not in keys.leaves), "")
-        return Fault(
-            Code.BROKEN_REFERENCE, key, shown(raw), f"refers to {lost}, which does not exist", keys.nearest(lost)
-        )
+        problem, close = f"refers to {lost}, which does not exist", keys.nearest(lost)
     except InterpolationResolutionError as error:
-        circle = "Recursive" in str(error)
-        return Fault(
-            Code.BROKEN_REFERENCE,
-            key,
-            shown(raw),
-            "refers to itself in a circle" if circle else str(error).splitlines()[0],
-        )
+        problem = "refers to itself in a circle" if "Recursive" in str(error) else str(error).splitlines()[0]
+    return Fault(Code.BROKEN_REFERENCE, key, shown(raw), problem, close)
 
 
 def resolved(filled: DictConfig, key: str) -> Any:
