@@ -22,7 +22,7 @@ from kdbench.data.raw import Row, is_blank
 from kdbench.errors import Code, UserError
 from kdbench.inference.classifier import Classifier
 from kdbench.storage import files as store
-from kdbench.storage.cache import locked
+from kdbench.storage.cache import locked_hidden
 
 SHARD = 4000  # rows: sorted by length they have hardly any padding, and few are lost if the command is killed
 _JOINED = 16  # shards that are in memory at a time
@@ -49,7 +49,7 @@ class OutFile:
 
     def lock(self) -> Any:
         """Return a context in which no other process makes this file."""
-        return locked(self.out.with_name(f".{self.out.name}"))
+        return locked_hidden(self.out)
 
     def found(self) -> bool:
         """Return whether the file is complete, from the same model and texts. Raises UserError if it is another's."""

@@ -12,12 +12,10 @@ import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from filelock import FileLock
-
+from kdbench.storage.cache import locked
 from kdbench.storage.files import Damaged, explained, read_record, remove, write_record
 from kdbench.storage.results import DEMO, EXPORT, MEASURED, RESULTS, read_result, verify_run
 
@@ -26,17 +24,9 @@ NOTES = "runs"  # below the cache
 UNFINISHED = "unfinished"
 
 
-@contextmanager
-def no_run_begins(cache: Path) -> Iterator[None]:
+def no_run_begins(cache: Path) -> AbstractContextManager[None]:
     """Hold off, within the block, every run that is about to begin with this cache."""
-    with explained(cache):
-        (cache / UNFINISHED).mkdir(exist_ok=True)
-        lock = FileLock(cache / f"{UNFINISHED}.lock")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+    return locked(cache / UNFINISHED)
 
 
 def begin(cache: Path, folder: Path) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from filelock import FileLock
 
 from kdbench.console import quiet_libraries
 from kdbench.data.batches import TrainBatches
@@ -29,6 +28,7 @@ from kdbench.runs.trackers import Tracking, tracked
 from kdbench.schema import RunConfig, TrackConfig, method_module
 from kdbench.shipping.export import export_run, has_export
 from kdbench.stage import Predict, Stage, Words
+from kdbench.storage.cache import locked_hidden
 from kdbench.storage.files import Damaged, explained, remove, remove_leftovers
 from kdbench.storage.results import DEMO, EXPORT, MEASURED, RESULTS, Runs, verify_run, write_result
 from kdbench.storage.seeds import derive
@@ -200,10 +200,7 @@ def run_folder(config: RunConfig, hardware: Hardware) -> Path:
 @contextmanager
 def _locked(folder: Path, accelerator: Accelerator) -> Iterator[None]:
     """Lock the folder, so that only one run works in it; the main process of several holds the lock."""
-    if accelerator.is_main_process:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.parent / f".{folder.name}.lock")
-    with lock if accelerator.is_main_process else nullcontext():
+    with locked_hidden(folder) if accelerator.is_main_process else nullcontext():
         wait(accelerator)
         yield
         wait(accelerator)

@@ -11,17 +11,16 @@ This module imports no torch.
 import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from kdbench.runs import elsewhere
-from kdbench.storage.cache import locked
+from kdbench.storage.cache import locked, locked_hidden
 from kdbench.storage.files import MANIFEST, Damaged, explained, listed, remove, unlist, verify
 from kdbench.storage.results import RESULTS, STAGE, read_result
 from kdbench.validation.load import cache_path
@@ -142,7 +141,7 @@ def _is_ours(record: Path) -> bool:
 
 def _delete_of_run(spare: Spare) -> str | None:
     folder = spare.folder
-    with _unused(folder):
+    with locked_hidden(folder, timeout=0):
         if _of_run(folder).files != spare.files:
             return "it has changed since it was listed"
         for name, record in _records(folder, spare.files):
@@ -183,15 +182,3 @@ def _delete_entry(spare: Spare, cache: Path) -> str | None:
         with locked(spare.folder), explained(spare.folder):
             remove(spare.folder)
     return None
-
-
-@contextmanager
-def _unused(folder: Path) -> Iterator[None]:
-    """Hold the lock of the run in `folder` within the block. Raises Timeout if another process has it."""
-    with explained(folder):
-        lock = FileLock(folder.parent / f".{folder.name}.lock", timeout=0)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()

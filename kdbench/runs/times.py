@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from kdbench.errors import UserError
 from kdbench.inference.quiet import noise
+from kdbench.storage.cache import locked_hidden
 from kdbench.storage.provenance import machine
 from kdbench.storage.results import Runs, amend_result, read_result
 from kdbench.training.progress import show_log
@@ -67,7 +68,7 @@ def _announce(found: list[dict[str, Any]]) -> None:
 
 def _keep(folder: Path, latency: dict[str, Any]) -> None:
     try:
-        with FileLock(folder.parent / f".{folder.name}.lock", timeout=0):
+        with locked_hidden(folder, timeout=0):
             amend_result(folder, {"latency": latency})
     except Timeout:  # another command does the run again, and will measure it
         log.info("%s: the times were not stored, because another command uses this run", folder)

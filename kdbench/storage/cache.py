@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from filelock import FileLock
@@ -13,16 +13,24 @@ log = logging.getLogger("kdbench")
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock beside `path` within the block; the operating system releases that of a killed process."""
+def locked(path: Path, timeout: float = -1) -> Iterator[None]:
+    """Hold the lock beside `path` within the block; the operating system releases that of a killed process.
+
+    Raises filelock.Timeout if another process still has it after `timeout` seconds; -1: never.
+    """
     with store.explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(f"{path}.lock")
+        lock = FileLock(f"{path}.lock", timeout)
         lock.acquire()
     try:
         yield
     finally:
         lock.release()
+
+
+def locked_hidden(path: Path, timeout: float = -1) -> AbstractContextManager[None]:
+    """Hold the lock of what a user sees, such as a run's folder: its name begins with a dot."""
+    return locked(path.with_name(f".{path.name}"), timeout)
 
 
 def cached(folder: Path, fill: Callable[[Path], None]) -> Path:
