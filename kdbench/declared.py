@@ -92,6 +92,7 @@ class Architecture:
     encoder: ClassVar[bool] = True  # a checkpoint of it may be the teacher; methods may read its layers
     from_config: ClassVar[bool] = True  # built after a checkpoint's config.json, so that it starts from its own kind
     keys: ClassVar[frozenset[str]] = frozenset({"heads"})  # of a student, besides its sizes; others are null
+    optional_keys: ClassVar[frozenset[str]] = frozenset()  # of a student, too, but they may be null
     choice: ClassVar[str] = ""  # of `student`, for a refusal to suggest
     starts_from: ClassVar[tuple[str, ...]] = ()  # other architectures whose layers it can have
     wraps: ClassVar[bool] = False  # is any encoder under a head of its own; its direct fine-tune is of that encoder
@@ -104,6 +105,7 @@ class Architecture:
     masked_lm: ClassVar[bool] = True  # has a masked-LM head
     word_pieces: ClassVar[bool] = False  # marks where a word goes on, as BERT's tokenizer does (##)
     own_words: ClassVar[bool] = False  # its vocabulary is the words of its training texts
+    bare_pieces: ClassVar[bool] = False  # reads the pieces of an encoder or a table, without its special tokens
     whole_texts: ClassVar[bool] = False  # reads a text to its end, whatever `dataset.max_length` is
     probabilities: ClassVar[bool] = True  # else its logits are scores, which no softmax makes probabilities
     early_exit: ClassVar[bool] = False  # its time depends on its answers
@@ -130,6 +132,11 @@ class Architecture:
         "embeddings.word_embeddings": ("vocab_size", "hidden"),
         "embeddings.position_embeddings": ("max_positions", "hidden"),
     }
+
+    @classmethod
+    def every_key(cls) -> frozenset[str]:
+        """Return the keys that a student has besides its sizes."""
+        return cls.keys | cls.optional_keys
 
     @classmethod
     def conflicts(cls, config: Any) -> Iterable[tuple[Code, str, str]]:

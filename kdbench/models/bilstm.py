@@ -43,6 +43,9 @@ class Traits(Architecture):
         if config.student.layers != 1:
             problem = "must be 1: the BiLSTM of Tang et al. 2019 has one layer"
             yield Code.MISMATCHED_SHAPE, "student.layers", problem
+        if config.student.word_vectors not in ("teacher", "random"):
+            problem = "must be teacher or random for a BiLSTM"
+            yield Code.UNUSABLE_START, "student.word_vectors", problem
 
 
 SPECIAL = ("[PAD]", "[UNK]", "[MASK]")  # as kdbench.data.vocabulary has them

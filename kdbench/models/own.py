@@ -32,6 +32,12 @@ class OwnModel(Network):
         """What config.json holds."""
         return asdict(self.config)
 
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """What model.safetensors holds."""
+        state: dict[str, Tensor] = self.model.state_dict()
+        return state
+
     @classmethod
     def load(cls, folder: Path, attention: str = "sdpa") -> Any:
         """Return what `save` wrote, on the CPU. Raises UserError where the files are not that."""
@@ -53,4 +59,4 @@ class OwnModel(Network):
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.fields, indent=2, ensure_ascii=False)
         (folder / "config.json").write_text(text + "\n", encoding="utf8")
-        save_file(self.model.state_dict(), folder / "model.safetensors")
+        save_file(self.tensors, folder / "model.safetensors")

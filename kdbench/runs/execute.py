@@ -142,9 +142,12 @@ def ensure(
 def _teacher_folder(config: RunConfig, hardware: Hardware) -> Path | None:
     """Return the folder of the teacher that the run is compared with, which may not exist yet.
 
-    A direct fine-tune needs no teacher, but is compared with one. None if the method, or the teacher, has no network.
+    A direct fine-tune needs no teacher, but is compared with one. None if the method, or the teacher, has no network,
+    or if a student with vectors from a file learns labels alone: it has nothing of any encoder.
     """
     if "encoder" not in config.method.needs or not config.teacher.is_network:
+        return None
+    if config.student.table is not None and not uses_teacher(config):
         return None
     if config.teacher.path is not None:
         return Path(config.teacher.path).absolute()

@@ -16,6 +16,7 @@ from kdbench.runs.related import (
 from kdbench.schema import CorpusConfig, DatasetConfig, RunConfig
 from kdbench.sources.sources import dataset_identity, model_identity, text_identity, unlabelled_identity
 from kdbench.sources.teacher_source import files_identity
+from kdbench.sources.word_table import table_identity
 from kdbench.storage.results import read_result
 from kdbench.tasks import chosen_metric
 from kdbench.training.hardware import Hardware
@@ -101,10 +102,13 @@ def identity(config: RunConfig, hardware: Hardware) -> dict[str, Any]:
     student = {
         key: value
         for key, value in asdict(config.student).items()
-        if value is not None and key not in ("name", "encoder")
+        if value is not None and key not in ("name", "encoder", "table")
     }
+    table = config.student.table
+    if table is not None:
+        student["table"] = table_identity(table, cache)
     what |= {
-        "encoder": None if config.origin.is_file else model_identity(config.origin, cache),
+        "encoder": None if config.origin.is_file or table is not None else model_identity(config.origin, cache),
         "student": student,
         "precision": hardware.precision,
         "attention": hardware.attention,

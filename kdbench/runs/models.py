@@ -1,5 +1,6 @@
 """Provide the models that a method may use: teachers, students, and finished runs."""
 
+import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,13 +8,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from kdbench.data.tokenize import load_tokenizer
-from kdbench.errors import Code, UserError
-from kdbench.models import bilstm, stock, students
+from kdbench.data.pieces import ranked_pieces, special_tokens
+from kdbench.data.tokenize import load_tokenizer, tokenizer_files
+from kdbench.errors import Code, SettingError, UserError
+from kdbench.models import bilstm, static, stock, students
 from kdbench.models.network import network, view
 from kdbench.runs.related import (
     found_teacher_run,
@@ -26,7 +29,11 @@ from kdbench.runs.related import (
 )
 from kdbench.runs.texts import RunData
 from kdbench.schema import DEFAULT_TASK, RunConfig, StudentConfig
+from kdbench.sources.foreign import WEIGHTS
 from kdbench.sources.model_folder import head_misfit
+from kdbench.sources.word_table import table_vectors
+from kdbench.storage.cache import cached
+from kdbench.storage.files import fitting, sha256_of
 from kdbench.storage.results import verify_run
 from kdbench.training.hardware import Hardware
 
@@ -145,6 +152,8 @@ class RunModels(RunData):
         student = students.build(shape, names, self.hardware.attention, seed, task)
         if config.student.word_vectors == "teacher":
             self._set_word_vectors(student)
+        elif config.student.word_vectors in ("outputs", "table"):
+            self._set_table(student)
         elif self.general_folder is not None:
             students.load_base(student, load_file(self.general_folder / "model" / "model.safetensors"))
         elif config.method.init.weights != "random":
@@ -191,6 +200,43 @@ class RunModels(RunData):
             vocabulary, lambda w: pieces.encode(f" {w}", add_special_tokens=False), table, size
         )
         bilstm.set_word_vectors(student, vectors)
+
+    def _set_table(self, student: Any) -> None:
+        """Set the vectors of a static student, before the task: those of a file, or the encoder's of each piece."""
+        chosen, ranked = self.config.student, ranked_pieces(self.tokenizer_folder)
+        if chosen.table is None:
+            vectors = self._piece_outputs(ranked)
+        else:
+            vectors = table_vectors(chosen.table, self.table.weights, student.config.vocab_size)
+            if chosen.hidden > (width := vectors.shape[1]) or (chosen.hidden != width and not chosen.pca):
+                least = "or less" if chosen.pca else "because student.pca=false keeps the table's width"
+                raise SettingError(
+                    Code.MISMATCHED_SHAPE, "student.hidden", str(chosen.hidden), f"must be {width} {least}"
+                )
+        table = static.start_table(vectors, ranked, chosen.hidden, bool(chosen.pca), chosen.sif)
+        with torch.no_grad():
+            student.embedding.weight.zero_()[: len(table)] = table[: student.config.vocab_size]
+
+    def _piece_outputs(self, pieces: Tensor) -> Tensor:
+        """Return the mean of what the encoder returns for each piece alone, between the special tokens of a text.
+
+        (V, H); zero for other tokens. It is computed once for an encoder, and kept in the cache.
+        """
+        folder = self.origin_folder
+        compute = f"{self.hardware.precision} {self.hardware.attention}"
+        digest = hashlib.sha256(f"1|{compute}|".encode() + tokenizer_files(folder))
+        digest.update(bytes.fromhex(sha256_of(folder / WEIGHTS)))
+
+        def fill(staged: Path) -> None:
+            log.info("computing the vectors of %d pieces, once for this encoder", len(pieces))
+            before, after = special_tokens(folder)
+            with self.accelerator.autocast():
+                vectors = static.piece_outputs(self.origin, pieces, before, after)
+            save_file({"vectors": vectors}, staged / "vectors.safetensors")
+
+        kept = cached(self.cache / "piece_vectors" / digest.hexdigest()[:16], fill)
+        with fitting(kept):
+            return load_file(kept / "vectors.safetensors")["vectors"]
 
     def _still(self, model: Any) -> Any:
         return model.to(self.accelerator.device).requires_grad_(False).eval()

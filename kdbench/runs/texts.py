@@ -11,19 +11,21 @@ from accelerate import Accelerator
 from kdbench.data.batches import Examples, TrainBatches
 from kdbench.data.corpus import MaskedBatches, Masking, corpus_examples, smoothed_weights
 from kdbench.data.datasets import Split, TextData
+from kdbench.data.pieces import bare_tokenizer, vocabulary_size
 from kdbench.data.report import PiecesReport, ReadReport, SplitReport
 from kdbench.data.stored import stored_dataset
 from kdbench.data.teacher_answers import Answers, read_answers
-from kdbench.data.tokenize import load_tokenizer, pad_id, tokenize
+from kdbench.data.tokenize import pad_id, tokenize
 from kdbench.data.unlabelled import Unlabelled, stored_unlabelled, with_unlabelled
 from kdbench.data.vocabulary import word_tokenizer
-from kdbench.declared import architecture_traits
+from kdbench.declared import Architecture, architecture_traits
 from kdbench.errors import Code, UserError
 from kdbench.options import choose_layers
 from kdbench.runs.identity import corpus_identity
 from kdbench.runs.related import uses_teacher, uses_unlabelled
 from kdbench.schema import RunConfig, ScheduleConfig, StudentConfig
 from kdbench.sources.sources import resolve_model
+from kdbench.sources.word_table import TableFiles, resolve_table
 from kdbench.storage.files import read_json
 from kdbench.storage.seeds import derive
 from kdbench.tasks import chosen_metric
@@ -68,8 +70,9 @@ class RunData:
         """How the data were read, and how each tokenizer of the run splits the texts."""
         pieces: list[PiecesReport] = []
         if "encoder" in self.config.method.needs:
-            own_words = self._own_words
-            name = "the words of train" if own_words else self.config.origin.name
+            own_words, table = self._own.own_words, self.config.student.table
+            name = "the words of train" if own_words else self.config.origin.name if table is None else table.name
+            name += ", without special tokens" if self._own.bare_pieces else ""
             pieces.append(self._pieces(name, self.tokenizer_folder, not own_words))
             teacher_reads = uses_teacher(self.config) and not self.config.teacher.is_file
             if teacher_reads and self.encoder_folder != self.tokenizer_folder:
@@ -105,13 +108,17 @@ class RunData:
         return {"tokenizer": name, "pretrained": pretrained, "max_length": length, "splits": counts}
 
     @property
-    def _own_words(self) -> bool:
-        return architecture_traits(self.config.student.architecture).own_words
+    def _own(self) -> type[Architecture]:
+        """The traits of the student's architecture."""
+        return architecture_traits(self.config.student.architecture)
 
     @cached_property
     def tokenizer_folder(self) -> Path:
-        """The student's tokenizer: that of the encoder it starts from, or one of the train texts' words."""
-        if not self._own_words:
+        """The student's tokenizer: that of the encoder or table it starts from, or one of the train texts' words."""
+        if self._own.bare_pieces:
+            source = self.origin_folder if self.config.student.table is None else self.table.tokenizer
+            return bare_tokenizer(source, self.cache)
+        if not self._own.own_words:
             return self.origin_folder
         texts = [*self.data.train.texts, *(self.data.train.pairs or [])]
         return word_tokenizer(texts, self.cache)
@@ -168,17 +175,23 @@ class RunData:
             return self.encoder_folder
         return resolve_model(self.config.student.encoder, self.cache, "student.encoder")
 
+    @cached_property
+    def table(self) -> TableFiles:
+        """The files of the vectors that the student starts from."""
+        assert self.config.student.table is not None  # crosscheck
+        return resolve_table(self.config.student.table, self.cache)
+
     def shape(self, student: StudentConfig) -> dict[str, Any]:
         """Return the student's shape, completed from its vocabulary, its texts and the encoder that it starts from."""
-        own_words = architecture_traits(student.architecture).own_words
-        folder = self.tokenizer_folder if own_words else self.origin_folder
-        origin = self.config.origin
+        own, origin = architecture_traits(student.architecture), self.config.origin
+        own_vocabulary = own.own_words or own.bare_pieces
+        folder = self.tokenizer_folder if own_vocabulary else self.origin_folder
         return asdict(student) | {
-            "vocab_size": len(load_tokenizer(folder)) if own_words else origin.vocab_size,
+            "vocab_size": vocabulary_size(folder) if own_vocabulary else origin.vocab_size,
             "max_positions": origin.max_positions,
             "pad_token_id": pad_id(folder),
             "pairs": self.config.dataset.text_pair is not None,
-            "config": {} if own_words else read_json(folder / "config.json"),
+            "config": {} if own_vocabulary else read_json(folder / "config.json"),
             "chosen_layers": self.chosen_layers(student),
         }
 

@@ -43,7 +43,8 @@ def model_card(run: FinishedRun, forms: Forms | None) -> str:
     kind, own = students.model_type(run.model), students.folder_traits(run.model)
     task, metric = traits(run.dataset.task), table.metric
     measured = [name for name in task.metrics if name in run.result["metrics"]["test"]]
-    teacher, encoder = run.config["teacher"], run.config["student"]["encoder"] or run.config["teacher"]
+    teacher, vectors = run.config["teacher"], run.config["student"].get("table")  # runs of before have no such key
+    encoder = vectors or run.config["student"]["encoder"] or teacher
     pretrained = not (own.own_words or own.whole_texts)  # and so is a work derived from the weights of others
     parameters = {key: value for key, value in run.result["identity"]["parameters"].items() if key != "stages"}
     return environment.get_template("card.md.j2").render(
@@ -68,6 +69,8 @@ def model_card(run: FinishedRun, forms: Forms | None) -> str:
         unit=unit(metric),
         stock=not kind.startswith(OWN),
         fastbert=own.early_exit,
+        static=own.bare_pieces,
+        vectors=vectors,
         counted=run.result["reported"].get("chosen"),
         labels=label_names(run.model),
         environment=(environ := read_json(run.folder / "env.json")),

