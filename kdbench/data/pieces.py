@@ -72,7 +72,8 @@ def _unknown(tokenizer: Any) -> str | None:
 
 def vocabulary_size(folder: Path) -> int:
     """Return the number of rows that a table needs for the tokens of the tokenizer in `folder`."""
-    return max(load_tokenizer(folder).get_vocab().values()) + 1
+    highest: int = max(load_tokenizer(folder).get_vocab().values())
+    return highest + 1
 
 
 def ranked_pieces(folder: Path) -> Tensor:

@@ -84,4 +84,5 @@ def table_vectors(table: TableConfig, weights: Path, pieces: int) -> "Tensor":
         )
     if not torch.isfinite(vectors).all():
         raise SourceError(Code.MISMATCHED_MODEL, f"{weights}: {table.tensor} holds numbers that are not finite.")
-    return vectors.float()
+    wide: torch.Tensor = vectors.float()
+    return wide
