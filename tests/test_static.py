@@ -275,7 +275,7 @@ def test_predict_and_the_card(configure, execute, vectors, capsys):
     (answer,) = json.loads(capsys.readouterr().out)["answers"]
     assert answer["label"] in TOPICS
     card = (Path(result["folder"]) / "export/README.md").read_text()
-    assert "mean of vectors of width 12" in card and f"Vectors: wordllama, from `{vectors}`" in card
+    assert "mean of vectors of width 12" in card and f"Vectors: wordllama, from `{vectors.name}`, licence mit" in card
     assert predict.main([f"{result['folder']}/export/onnx", "--text", "gold near the lead", "--json"]) == 0
     (graph,) = json.loads(capsys.readouterr().out)["answers"]
     assert graph["label"] == answer["label"]

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from kdbench.errors import Code, UserError
+from kdbench.inference import int8
 from kdbench.inference import onnx as graph
 from kdbench.models import static, students
 from kdbench.models.network import view
@@ -187,7 +188,7 @@ def test_a_graph_answers_as_its_model_and_so_nearly_does_its_quantised_one(shape
     view(build(shape)).save(tmp_path)
     loaded = static.Model.load(tmp_path)
     assert graph.to_onnx(loaded, tmp_path / "model.onnx", shape["pairs"]) <= graph.TOLERANCE
-    graph.to_int8(tmp_path / "model.onnx", tmp_path / "int8.onnx")
+    int8.to_int8(tmp_path / "model.onnx", tmp_path / "int8.onnx")
     given = batch()
     expected = loaded(**given).logits
     torch.testing.assert_close(graph.Graph(tmp_path / "model.onnx").logits(given), expected, rtol=1e-5, atol=1e-5)
