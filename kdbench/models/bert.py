@@ -7,7 +7,7 @@ import torch
 
 from kdbench.declared import Architecture
 from kdbench.models.encoder import BertForm
-from kdbench.models.network import MlmHead
+from kdbench.models.network import MlmHead, named_shape
 
 
 class Traits(Architecture):
@@ -31,16 +31,7 @@ class Traits(Architecture):
 class Model(BertForm):
     @classmethod
     def config_of(cls, shape: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "model_type": Traits.model_type,
-            "vocab_size": shape["vocab_size"],
-            "hidden_size": shape["hidden"],
-            "num_hidden_layers": shape["layers"],
-            "num_attention_heads": shape["heads"],
-            "intermediate_size": shape["ffn"],
-            "max_position_embeddings": shape["max_positions"],
-            "pad_token_id": shape["pad_token_id"],
-        }
+        return named_shape(Traits, shape)
 
     @classmethod
     def load_mlm_head(cls, folder: Path) -> MlmHead | None:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from kdbench.declared import Architecture, six_matrices
 from kdbench.models.encoder import Encoder
+from kdbench.models.network import named_shape
 from kdbench.stage import Batch
 
 
@@ -57,17 +58,7 @@ class Model(Encoder):
 
     @classmethod
     def config_of(cls, shape: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "model_type": Traits.model_type,
-            "vocab_size": shape["vocab_size"],
-            "max_position_embeddings": shape["max_positions"],
-            "pad_token_id": shape["pad_token_id"],
-            "n_layers": shape["layers"],
-            "dim": shape["hidden"],
-            "n_heads": shape["heads"],
-            "hidden_dim": shape["ffn"],
-            "sinusoidal_pos_embds": False,
-        }
+        return named_shape(Traits, shape) | {"sinusoidal_pos_embds": False}
 
     def embed(self, batch: Batch) -> Tensor:
         return self.encoder.embeddings(batch["input_ids"])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kdbench.declared import Architecture
 from kdbench.models.encoder import Encoder
+from kdbench.models.network import named_shape
 from kdbench.stage import Batch
 
 
@@ -39,15 +40,8 @@ class Model(Encoder):
         """`shape`: hidden is the width between blocks, bottleneck that inside, embedding that of a word before the
         trigram; ffn_blocks counts the feed-forward networks of a block.
         """
-        return cls.block(shape) | {
+        own = {
             "model_type": cls.model_type,
-            "vocab_size": shape["vocab_size"],
-            "max_position_embeddings": shape["max_positions"],
-            "pad_token_id": shape["pad_token_id"],
-            "num_hidden_layers": shape["layers"],
-            "hidden_size": shape["hidden"],
-            "num_attention_heads": shape["heads"],
-            "intermediate_size": shape["ffn"],
             "intra_bottleneck_size": shape["bottleneck"],
             "embedding_size": shape["embedding"],
             "num_feedforward_networks": shape["ffn_blocks"],
@@ -56,6 +50,7 @@ class Model(Encoder):
             "use_bottleneck_attention": False,  # V reads the block's input
             "classifier_activation": False,  # the classifier reads the first token directly
         }
+        return named_shape(Traits, shape) | cls.block(shape) | own
 
     @property
     def head_width(self) -> int:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from kdbench.declared import OWN, Architecture, architecture_traits, file_name, pruned_forms
 from kdbench.errors import Code, UserError
 from kdbench.sources.foreign import read_config
+from kdbench.sources.model_folder import SHAPE
 from kdbench.stage import Batch
 
 
@@ -223,6 +224,12 @@ class MlmHead(nn.Module):
     def forward(self, hidden: Tensor, word_embeddings: Tensor) -> Tensor:
         """(N, H), (V, E) -> (N, V)"""
         return F.linear(self.norm(F.gelu(self.dense(hidden))), word_embeddings, self.bias)
+
+
+def named_shape(own: type[Architecture], shape: dict[str, Any]) -> dict[str, Any]:
+    """Return what config.json says of a shape, by the names that this architecture has for it."""
+    names = {"pad_token_id": "pad_token_id"} | SHAPE | own.shape_keys
+    return {"model_type": own.model_type} | {theirs: shape[ours] for ours, theirs in names.items()}
 
 
 def labels_of(names: list[str]) -> dict[str, dict[Any, Any]]:
