@@ -44,6 +44,3 @@ class Model(Stock, BertForm):
     def embed(self, batch: Batch) -> Tensor:
         x = super().embed(batch)
         return self.encoder.embeddings_project(x) if self._projected else x
-
-    def logits_of(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        return self.model.classifier(hidden)

@@ -84,7 +84,8 @@ class Encoder(Network):
 
     def embed(self, batch: Batch) -> Tensor:
         """The first layer's input (B, T, H)."""
-        return self.encoder.embeddings(input_ids=batch["input_ids"], token_type_ids=batch.get("token_type_ids"))
+        types = batch.get("token_type_ids") if self.token_types else None
+        return self.encoder.embeddings(input_ids=batch["input_ids"], token_type_ids=types)
 
     def whole_passes(self, x: Tensor, mask: Tensor) -> list[Pass]:
         """The layers, ready for states like `x` (B, T, H) under the mask (B, T), 0 = padding."""
@@ -118,7 +119,7 @@ class Encoder(Network):
 
     def logits_of(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Logits (B, C) from the last layer's output."""
-        raise NotImplementedError
+        return self.model.classifier(hidden)
 
     def logits(self, batch: Batch) -> Tensor:
         """Logits (B, C), without what they do not depend on."""
@@ -205,6 +206,8 @@ class BertForm(Encoder):
         return layer.output(layer.intermediate(attended), attended)
 
     def logits_of(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        if not self.above:  # its head reads no pooler
+            return super().logits_of(hidden, mask)
         read = hidden if self.labels_words else self.encoder.pooler(hidden)
         return self.model.classifier(self.model.dropout(read))
 

@@ -58,9 +58,6 @@ class Model(Stock, Encoder):
     def position_bias(self, x: Tensor) -> Tensor:
         return self.encoder.encoder.compute_position_bias(x[:1])
 
-    def logits_of(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        return self.model.classifier(hidden)
-
     def _first_token(self, x: Tensor, mask: Tensor, bias: Tensor) -> Tensor:
         layer: Any = self.layers[-1]
         attention, own = layer.attention, layer.attention.attn

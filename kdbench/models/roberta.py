@@ -2,13 +2,10 @@
 
 from typing import ClassVar
 
-from torch import Tensor
-
 from kdbench.declared import Architecture
 from kdbench.models.encoder import BertForm
 from kdbench.models.network import Network
 from kdbench.models.stock import Stock
-from kdbench.stage import Batch
 
 
 class Traits(Architecture):
@@ -27,9 +24,3 @@ class Traits(Architecture):
 class Model(Stock, BertForm):
     above = ()
     dropouts = (*Network.dropouts, "classifier_dropout")
-
-    def embed(self, batch: Batch) -> Tensor:
-        return self.encoder.embeddings(input_ids=batch["input_ids"])
-
-    def logits_of(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        return self.model.classifier(hidden)
