@@ -598,14 +598,15 @@ def _as_text(cell: Any) -> Any:
 
 def require(where: Path | str, names: Sequence[str], config: DatasetConfig) -> None:
     """Raise SettingError if a column that is read is missing."""
-    for key, name, problem in missing(where, names, config):
-        raise SettingError(Code.MISSING_COLUMN, f"dataset.{key}", name, problem)
+    for error in missing(where, names, config):
+        raise error
 
 
-def missing(where: Path | str, names: Sequence[str], config: DatasetConfig) -> Iterator[tuple[str, str, str]]:
-    """Yield (key below `dataset`, its value, what is wrong) for each column that is read but missing."""
+def missing(where: Path | str, names: Sequence[str], config: DatasetConfig) -> Iterator[SettingError]:
+    """Yield an error for each column that is read but missing."""
     numbered = "" if config.header else " (dataset.header=false: columns go by number)"
     for key, name in wanted(config):
         if name not in names:
             lacks = f"column {name}" if isinstance(config.label, list) and key == "label" else "such column"
-            yield key, name, f"{where} has no {lacks}; it has {', '.join(names)}{numbered}."
+            problem = f"{where} has no {lacks}; it has {', '.join(names)}{numbered}."
+            yield SettingError(Code.MISSING_COLUMN, f"dataset.{key}", name, problem)

@@ -241,8 +241,7 @@ def column_faults(path: Path, dataset: DatasetConfig) -> Iterator[Fault]:
     from kdbench.data.tables import missing, names_at_start
 
     if columns := names_at_start(path, dataset):
-        for key, name, problem in missing(path, columns, dataset):
-            yield Fault(Code.MISSING_COLUMN, f"dataset.{key}", name, problem)
+        yield from map(Fault.of, missing(path, columns, dataset))
 
 
 def model_error(model: TeacherConfig, group: str) -> SettingError | None:
