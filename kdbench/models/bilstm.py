@@ -17,7 +17,6 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from kdbench.declared import Architecture
 from kdbench.errors import Code
-from kdbench.models.network import labels_of
 from kdbench.models.own import Output, OwnModel
 
 if TYPE_CHECKING:
@@ -143,23 +142,9 @@ class Model(OwnModel):
         return None
 
     @classmethod
-    def build(
-        cls, shape: dict[str, Any], label_names: list[str], attention: str, seed: int, words: bool = False
-    ) -> BiLstm:
-        labels: Any = labels_of(label_names)
-        config = BiLstmConfig(
-            vocab_size=shape["vocab_size"],
-            embedding=shape["embedding"],
-            units=shape["hidden"],
-            fc=shape["ffn"],
-            multichannel=shape["multichannel"],
-            pairs=shape["pairs"],
-            pad_token_id=shape["pad_token_id"],
-            **labels,
-        )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return BiLstm(config)
+    def config_of(cls, shape: dict[str, Any]) -> dict[str, Any]:
+        alike = ("vocab_size", "embedding", "multichannel", "pairs", "pad_token_id")
+        return {name: shape[name] for name in alike} | {"units": shape["hidden"], "fc": shape["ffn"]}
 
     @classmethod
     def flops(cls, shape: dict[str, Any], length: int, classes: int, words: bool = False) -> int:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from kdbench.errors import Code, UserError
-from kdbench.models.network import Network
+from kdbench.models.network import Network, labels_of
 
 
 class Output(NamedTuple):
@@ -26,6 +26,7 @@ class OwnModel(Network):
     dropouts: ClassVar[tuple[str, ...]] = ()  # `save` writes what the module has
     config_class: ClassVar[Any]  # the dataclass
     module_class: ClassVar[Any]  # makes a classifier of it, with random weights
+    stored_class: ClassVar[Any] = None  # the same, where a file holds other tensors than a model in training
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -39,6 +40,15 @@ class OwnModel(Network):
         return state
 
     @classmethod
+    def build(
+        cls, shape: dict[str, Any], label_names: list[str], attention: str, seed: int, words: bool = False
+    ) -> Any:
+        config = cls.config_class(**cls.config_of(shape), **labels_of(label_names))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return cls.module_class(config)
+
+    @classmethod
     def load(cls, folder: Path, attention: str = "sdpa") -> Any:
         """Return what `save` wrote, on the CPU. Raises UserError where the files are not that."""
         kind = cls.config_class.model_type
@@ -48,7 +58,7 @@ class OwnModel(Network):
                 raise ValueError(f"config.json is of a {fields['model_type']}")
             fields["id2label"] = {int(index): name for index, name in fields["id2label"].items()}
             with torch.random.fork_rng(devices=[]):  # the new weights are drawn, then replaced
-                model = cls.module_class(cls.config_class(**fields))
+                model = (cls.stored_class or cls.module_class)(cls.config_class(**fields))
             model.load_state_dict(load_file(folder / "model.safetensors"))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
             problem = f"not a complete {kind}: {type(error).__name__}: {error}"

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from kdbench.declared import Architecture
 from kdbench.errors import Code
 from kdbench.models.bilstm import principal_axes
-from kdbench.models.network import labels_of
 from kdbench.models.own import Output, OwnModel
 from kdbench.models.students import last_hidden
 
@@ -124,7 +123,7 @@ class Static(nn.Module):
 
 
 class Model(OwnModel):
-    config_class, module_class = StaticConfig, partial(Static, stored=True)
+    config_class, module_class, stored_class = StaticConfig, Static, partial(Static, stored=True)
 
     @property
     def word_table(self) -> nn.Embedding:
@@ -132,23 +131,9 @@ class Model(OwnModel):
         return table
 
     @classmethod
-    def build(
-        cls, shape: dict[str, Any], label_names: list[str], attention: str, seed: int, words: bool = False
-    ) -> Static:
-        labels: Any = labels_of(label_names)
-        config = StaticConfig(
-            vocab_size=shape["vocab_size"],
-            hidden_size=shape["hidden"],
-            layers=shape["layers"],
-            units=shape["ffn"],
-            pairs=shape["pairs"],
-            int8_table=shape["int8_table"],
-            pad_token_id=shape["pad_token_id"],
-            **labels,
-        )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return Static(config)
+    def config_of(cls, shape: dict[str, Any]) -> dict[str, Any]:
+        alike = ("vocab_size", "layers", "pairs", "int8_table", "pad_token_id")
+        return {name: shape[name] for name in alike} | {"hidden_size": shape["hidden"], "units": shape["ffn"]}
 
     @classmethod
     def flops(cls, shape: dict[str, Any], length: int, classes: int, words: bool = False) -> int:

