@@ -131,8 +131,8 @@ def check_what_is_not_in_it(exported: Path, data_folder: Path, tmp_path: Path) -
     assert kept["method"] == config["method"] and not kept.keys() & {"outputs", "cache_dir"}
 
 
-def tried(name: str, loss: float, *ms: float) -> Tried:
-    return Tried(name, name, 90 - loss, loss, 1.0, *ms, True)
+def tried(name: str, loss: float, batch_1: float, batch_32: float) -> Tried:
+    return Tried(name, name, 90 - loss, loss, 1.0, batch_1, batch_32, True)
 
 
 def test_the_fastest_int8_within_the_loss_is_taken():
