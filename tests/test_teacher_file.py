@@ -259,7 +259,7 @@ def test_it_teaches_as_the_network_does(pair, file_run, execute, capsys, tmp_pat
     roles = {one["method"]: one["role"] for one in table["rows"]}
     assert roles["answers"] == "teacher"
     card = " ".join(model_card(open_run(Path(found["folder"])), None).split())
-    assert f"answers are in `{path}`" in card and found["teacher_identity"]["files"][0][1] in card
+    assert f"answers are in `{path.name}`" in card and found["teacher_identity"]["files"][0][1] in card
     assert f"Encoder: local, from `{config.student.encoder.source}`" in card and "(file)" in card
 
 

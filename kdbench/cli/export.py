@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from huggingface_hub.utils.tqdm import disable_progress_bars
+    from huggingface_hub.utils import disable_progress_bars
 
     from kdbench.inference.finished_run import open_run
     from kdbench.schema import ExportConfig

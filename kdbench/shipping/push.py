@@ -12,7 +12,7 @@ LOG_IN = "log in once (hf auth login), or set HF_TOKEN"
 def require_name(name: str) -> None:
     """Raise UserError if the hub cannot have a model of this name."""
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils._validators import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id
 
     try:
         validate_repo_id(name)
