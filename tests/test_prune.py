@@ -1,6 +1,8 @@
 """method=prune: the importance of heads and units, which of them go, and runs."""
 
+import gc
 import json
+import weakref
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from kdbench.models import students
 from kdbench.models.network import view
 from kdbench.models.pruned import pruned
 from kdbench.runs.context import Run
+from kdbench.runs.models import RunModels
 from kdbench.training import loop as train
 from kdbench.training.hardware import accelerator, settle
 from tests.models.test_encoders import batch
@@ -77,6 +80,23 @@ def test_importance_of_a_words_task_counts_each_text_once(tmp_path):
         mean = torch.stack([one.units[layer] for one in apart]).mean(0)
         torch.testing.assert_close(together.units[layer], mean, rtol=1e-4, atol=1e-7)
         assert not apart[3].units[layer].any() and apart[1].units[layer].any()
+
+
+def test_importance_does_not_depend_on_how_the_texts_are_cut_into_batches(tmp_path):
+    """Whole, in halves, and text by text, each part padded to its own longest text."""
+    model = whole(tmp_path, "bert")
+    inputs = batch(model.config.pad_token_id) | {"labels": torch.tensor([0, 2, 1, 1])}
+    together = importance(model, "classification", iter([inputs]))  # type: ignore[list-item]
+    for size in (2, 1):
+        parts = []
+        for start in range(0, 4, size):
+            part = {name: value[start : start + size] for name, value in inputs.items()}
+            length = int(part["attention_mask"].sum(1).max())
+            parts.append({name: value if value.dim() == 1 else value[:, :length] for name, value in part.items()})
+        apart = importance(model, "classification", iter(parts))  # type: ignore[arg-type]
+        assert len({part["input_ids"].shape[1] for part in parts}) > 1
+        for one, other in zip([*together.heads, *together.units], [*apart.heads, *apart.units], strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("kind", PRUNABLE)
@@ -262,6 +282,66 @@ def test_it_starts_as_the_fine_tuned_teacher_with_its_head(bare_run, monkeypatch
     monkeypatch.setattr(prune, "pruned", spied)
     stage = next(prune.stages(run, run.config.method))
     assert same(seen[0], run.teacher.state_dict()) and not same(seen[0], stage.student.state_dict())
+
+
+def test_nothing_of_the_teacher_or_an_earlier_round_is_in_memory_while_a_round_is_trained(run, monkeypatch):
+    """Weights, moments and best weights are dead without a garbage collection, which would come late."""
+    train_round, measure, read = train._Trainer.run, prune.importance, RunModels.classifier
+    earlier: list[Any] = []
+    alive: dict[str, int] = {}
+
+    def seen(tensors: Any) -> None:
+        earlier.extend(weakref.ref(one) for one in tensors)
+
+    def classifier(self, folder):
+        teacher = read(self, folder)
+        seen(teacher.parameters())
+        return teacher
+
+    def importance(student, *more):
+        seen(student.parameters())  # in the first round the unpruned student
+        return measure(student, *more)
+
+    def trained(self):
+        alive[self.stage.name] = sum(one() is not None for one in earlier)
+        train_round(self)
+        moments = [value for of_one in self.updates.optimizer.state.values() for value in of_one.values()]
+        seen([*self.module.parameters(), *self.updates.trained, *moments, *self.state.best.weights.values()])
+
+    monkeypatch.setattr(train._Trainer, "run", trained)
+    monkeypatch.setattr(prune, "importance", importance)
+    monkeypatch.setattr(RunModels, "classifier", classifier)
+    gc.collect()
+    gc.disable()
+    try:
+        run("seed=5")
+    finally:
+        gc.enable()
+    assert alive == {"recovery_1": 0, "recovery_2": 0} and len(earlier) > 100
+
+
+def test_no_student_is_in_memory_while_its_teacher_is_trained(bare_run, monkeypatch):
+    run, calls = bare_run("method=prune"), []
+    ensure, build = run.ensure, students.build
+    monkeypatch.setattr(run, "ensure", lambda other: calls.append("teacher") or ensure(other))
+    monkeypatch.setattr(students, "build", lambda *given: calls.append("student") or build(*given))
+    assert run.student is run.student and calls == ["teacher", "student"]
+
+
+def test_a_released_model_is_made_again_when_it_is_used(bare_run):
+    run = bare_run("method=prune")
+    first = run.student
+    run.release("teacher", "student", "origin")
+    assert run.student is not first and same(run.student.state_dict(), first.state_dict())
+
+
+def test_a_sample_begins_with_its_longest_texts(bare_run):
+    run = bare_run("method=prune")
+    batches = [*run.sample(run.data.train, 20, 6, "importance")]
+    lengths = [length for one in batches for length in one["attention_mask"].sum(1).tolist()]
+    assert lengths == sorted(lengths, reverse=True) and len({*lengths}) > 1
+    ids = [number for one in batches for number in one["ids"].tolist()]
+    assert len({*ids}) == 20 and {*ids} < {*run.data.train.ids.tolist()}
 
 
 def test_each_round_has_its_own_order_of_the_texts(run, monkeypatch):

@@ -191,13 +191,15 @@ def stages(run: "Run", p: Params) -> Iterator[Stage]:
     student.eval()
     teacher, length = config.teacher, config.dataset.max_length
     head, unit, rest = costs(p.measure, teacher.hidden, teacher.heads, teacher.ffn, length)
+    half = -(-run.stage("recovery").batch_size // 2)  # texts of a pass: its fp32 takes twice the memory of bf16
     full = teacher.layers * (teacher.heads * head + teacher.ffn * unit + rest)
     rounds = [_figures(run, student) | {"dev": _dev(run, student)}]
     outputs, split = (["logits"], run.with_unlabelled(run.data.train)) if p.alpha > 0 else ([], run.data.train)
     data = run.batches("recovery", *outputs, split=split)
     schedule = run.schedule("recovery", data, share=p.rounds)
+    run.release("teacher", "student")  # all that is needed of them is in the student and in the cache of their answers
     for number in range(1, p.rounds + 1):
-        texts = run.sample(run.data.train, p.texts, run.stage("recovery").batch_size, "importance")
+        texts = run.sample(run.data.train, p.texts, half, "importance")
         found = importance(student.requires_grad_(False), run.task, texts)
         if p.normalise:
             found = Importance(normalised(found.heads), normalised(found.units))

@@ -193,10 +193,13 @@ class Run(RunModels):
         return found
 
     def sample(self, split: Split, count: int | None, batch_size: int, *names: object) -> Iterator[Batch]:
-        """Yield `count` examples of a split (None: all) on the device, drawn by `seed(*names)`, of similar length."""
+        """Yield `count` examples of a split (None: all) on the device, drawn by `seed(*names)`, of similar length.
+
+        The longest come first: shorter batches fit into the memory that they leave.
+        """
         examples = self.examples(split)
         rows = np.random.default_rng(self.seed(*names)).permutation(len(examples))[:count]
-        rows = rows[np.argsort(examples.tokens.lengths[rows], kind="stable")]
+        rows = rows[np.argsort(-examples.tokens.lengths[rows], kind="stable")]
         for start in range(0, len(rows), batch_size):
             batch: Any = examples.batch(rows[start : start + batch_size])
             moved: Any = {name: value.to(self.accelerator.device) for name, value in batch.items()}

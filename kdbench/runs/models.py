@@ -149,17 +149,30 @@ class RunModels(RunData):
             return model.to(self.accelerator.device)
         names, task = (self.data.label_names, self.task) if config.phase == "task" else (["0", "1"], DEFAULT_TASK)
         shape, seed = self.shape(config.student), self.seed("student")
+        folder, source = self.general_folder, self._source  # first: they may have to be trained, without a student beside
         student = students.build(shape, names, self.hardware.attention, seed, task)
         if config.student.word_vectors == "teacher":
             self._set_word_vectors(student)
         elif config.student.word_vectors in ("outputs", "table"):
             self._set_table(student)
-        elif self.general_folder is not None:
-            students.load_base(student, load_file(self.general_folder / "model" / "model.safetensors"))
-        elif config.method.init.weights != "random":
-            pretrained = config.method.init.weights == "pretrained"
-            self.copy_layers(self.origin if pretrained else students.base(self.teacher), student)
+        elif folder is not None:
+            students.load_base(student, load_file(folder / "model" / "model.safetensors"))
+        elif source is not None:
+            self.copy_layers(source, student)
         return student.to(self.accelerator.device)
+
+    @property
+    def _source(self) -> Any:
+        """The encoder whose layers the student starts from; None if it starts from no encoder's."""
+        weights = self.config.method.init.weights
+        if weights == "random" or self.config.student.word_vectors is not None or uses_general(self.config):
+            return None
+        return self.origin if weights == "pretrained" else students.base(self.teacher)
+
+    def release(self, *names: str) -> None:
+        """Give up models that are not needed any more, such as `teacher`. One that is used again is made again."""
+        for name in names:
+            self.__dict__.pop(name, None)
 
     def copy_layers(self, source: Any, student: Any) -> None:
         """Copy into the student the layers of the encoder `source` that `method.init.layers` chooses."""
