@@ -66,9 +66,9 @@ def test_a_checkpoint_is_as_large_as_said_and_a_run_says_what_it_needs(
     monkeypatch.setattr(needs, "_size", lambda count: str(count))
     own = needs.require
 
-    def require(stage: str, need: needs.Needs, *more) -> None:
+    def require(stage: str, need: needs.Needs, *more) -> int:
         said.append(need)
-        own(stage, need, *more)
+        return own(stage, need, *more)
 
     monkeypatch.setattr("kdbench.training.loop.require", require)
     logging.getLogger("kdbench").propagate = True
@@ -84,6 +84,17 @@ def test_a_checkpoint_is_as_large_as_said_and_a_run_says_what_it_needs(
     assert tensor_bytes(folder.with_name("best-8") / "module.safetensors") == weights
     (line,) = re.findall(r"stage training: needs about (\d+) of memory, and at most (\d+) of disk", caplog.text)
     assert int(line[1]) == said[0].disk and int(line[0]) > said[0].memory
+
+
+@pytest.mark.usefixtures("taught")
+@pytest.mark.parametrize(("said", "times"), [(1, 3), (10**15, 0)])
+def test_a_stage_gives_freed_memory_back_when_it_has_more_than_was_said(configure, execute, monkeypatch, said, times):
+    """When it reads its losses within an epoch of eight steps: at its checkpoints, after 5, 10 and 15 steps."""
+    given: list[int] = []
+    monkeypatch.setattr("kdbench.training.loop.require", lambda *of_stage: said)
+    monkeypatch.setattr("kdbench.training.hardware.give_back", lambda: given.append(1))
+    execute(configure("method=logit_kd"))
+    assert len(given) == times
 
 
 @pytest.mark.usefixtures("taught")

@@ -41,6 +41,11 @@ def notes(table: Table) -> list[str]:
         ),
         ([row for row in rows if row.selected_on_reported], "† Selected on the reported split, so too optimistic: {}."),
         (
+            [row for row in rows if row.runs[0].method == "prune"],
+            "vs direct compares with all layers unpruned, because a pruned shape has no twin that is trained directly:"
+            " {}.",
+        ),
+        (
             [row for row in rows if row.times.batch_1 is not None and not row.times.quiet],
             "? The machine was not quiet during timing, so these times give no ratio and no advice"
             " (measure again with compare-runs --latency): {}.",

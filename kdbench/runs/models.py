@@ -149,7 +149,7 @@ class RunModels(RunData):
             return model.to(self.accelerator.device)
         names, task = (self.data.label_names, self.task) if config.phase == "task" else (["0", "1"], DEFAULT_TASK)
         shape, seed = self.shape(config.student), self.seed("student")
-        folder, source = self.general_folder, self._source  # first: they may have to be trained, without a student beside
+        folder, source = self.general_folder, self._source  # before the student: they may have to be trained
         student = students.build(shape, names, self.hardware.attention, seed, task)
         if config.student.word_vectors == "teacher":
             self._set_word_vectors(student)

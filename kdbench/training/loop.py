@@ -27,7 +27,7 @@ from kdbench.storage.seeds import derive
 from kdbench.training import checkpoint, interrupts
 from kdbench.training.checkpoint import Best, Pass, state_of
 from kdbench.training.finite import bad_loss, require_finite_weights
-from kdbench.training.hardware import give_back
+from kdbench.training.hardware import give_back, give_back_above
 from kdbench.training.interrupts import Limits
 from kdbench.training.metrics_log import MetricsLog, Tell, read_lines
 from kdbench.training.needs import Room, needs, require
@@ -68,6 +68,7 @@ def train(
     record = _finished(folder)
     if record is None:
         _Trainer(stage, folder, accelerator, score, metric, seed, limits, display, tell, room).run()
+        give_back()  # before the weights are read back, and before what a method does after its stage
         record = store.read_record(folder / STAGE)
     elif accelerator.is_main_process:
         checkpoint.clear(folder)  # where a crash came between the record and this
@@ -110,6 +111,7 @@ class _Trainer:
         self.stage, self.folder, self.accelerator, self.score = stage, folder, accelerator, score
         self.metric, self.seed, self.limits, self.display = metric, seed, limits, display
         self.room = room
+        self.memory: int | None = None  # bytes that the stage was estimated to need, on a CPU
         self.module = nn.ModuleDict({"student": stage.student})
         if stage.extra is not None:
             self.module["extra"] = stage.extra
@@ -125,7 +127,8 @@ class _Trainer:
             left = self.stage.schedule.steps // self.limits.checkpoint_every + 1  # one more if it is interrupted
             scores = -(-self.stage.schedule.steps // len(self.stage.data))  # after each epoch and the last step
             need = needs(self.module, self.updates.trained, self.room, left, scores, self.stage.through)
-            require(self.stage.name, need, self.room, self.folder, self.accelerator)
+            memory = require(self.stage.name, need, self.room, self.folder, self.accelerator)
+            self.memory = memory if self.accelerator.device.type == "cpu" else None
         schedule, per_epoch = self.stage.schedule, len(self.stage.data)
         started = time.perf_counter() - self.progress.seconds
         self.display.start(self.stage.name, schedule.steps, self.progress.step, self.progress.step // per_epoch)
@@ -151,6 +154,8 @@ class _Trainer:
             self._evaluate(epoch)
         elif step % FLUSH_EVERY == 0 or step % every == 0:
             self._flush(epoch)
+            if self.memory is not None:
+                give_back_above(self.memory)
         code = largest(interrupts.after_step(self.limits.stop_after, self.limits.preempt_at), self.accelerator)
         if code and (self.accelerator.num_processes > 1 or not self._all_finite()):
             self._flush(epoch)  # of several processes one saves; after a loss that is not finite none does

@@ -8,8 +8,9 @@ not occur in the texts). All are float32:
   checkpoints that name them. At worst each checkpoint names others. Then come the stage's weights (4 P), and the model,
   which is a part of them.
 - memory: what the process has now, the moments (8 T), the best weights (4 P); either gradients (4 T) and activations,
-  or the copy of the moments that a checkpoint is written from (8 T); and the weights as they are read back in the end
-  (4 P), because the process keeps the memory that training has freed.
+  or the copy of the moments that a checkpoint is written from (8 T); and the weights once more (4 P), for the gaps
+  between what is in use (our assumption: it fits the measured peaks). If the process has more than this sum, the loop
+  gives back what is freed.
 - activations: a linear layer keeps its input and makes an output, for each token of a pass. Everything else between two
   linear layers (norms, GELU, dropout) is of their width, and is counted with them. Attention adds layers x heads x
   length^2 weights for each text, before and after dropout. An element has 4 bytes. With bf16 it has 3, because half of
@@ -87,8 +88,8 @@ def activations(module: nn.Module, room: Room) -> int:
     return room.texts * room.length * (widths + 2 * room.heads * room.length) * element
 
 
-def require(stage: str, need: Needs, room: Room, folder: Path, accelerator: Accelerator) -> None:
-    """Log what the stage needs. Raises SettingError if the disk of `folder` is too small."""
+def require(stage: str, need: Needs, room: Room, folder: Path, accelerator: Accelerator) -> int:
+    """Log what the stage needs; return the bytes of memory. Raises SettingError if the disk is too small."""
     memory = used_memory(accelerator.device) + need.memory
     log.info(
         "stage %s: needs about %s of %smemory, and at most %s of disk",
@@ -106,6 +107,7 @@ def require(stage: str, need: Needs, room: Room, folder: Path, accelerator: Acce
             f" best weights and its model, but {_size(free)} are free. Make room (kdbench-clean {room.outputs} lists"
             " what finished runs can do without), or set outputs=<a folder on a larger disk>.",
         )
+    return memory
 
 
 def _size(count: int) -> str:

@@ -263,6 +263,13 @@ def test_what_makes_a_row_doubtful_is_said(tree: Path, capsys: pytest.CaptureFix
     assert "Rows differ in threads: do not compare their times" in said
 
 
+def test_the_direct_row_of_a_pruned_model_is_explained(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "unpruned" not in notes(document(capsys, tree))
+    student(tree, "prune", "ffff0001", 0, 94.0)
+    said = notes(document(capsys, tree))
+    assert "vs direct compares with all layers unpruned" in said and said.count("prune (ffff0001)") >= 1
+
+
 def test_a_teacher_below_the_baseline_leaves_no_gap(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     student(tree, "pkd", "ffff0001", 0, 94.0)
     path = tree / "r52/pkd/bert_3l-ffff0001/seed0/results.json"
