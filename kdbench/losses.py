@@ -20,15 +20,25 @@ TokenMask = Int[Tensor, "B T"] | Bool[Tensor, "B T"]  # 1 = token, 0 = padding
 IGNORED = -100  # the label of a token that is not predicted (PyTorch's convention)
 
 
-def cross_entropy(logits: Float[Tensor, "B C"], labels: Int[Tensor, " B"]) -> Float[Tensor, ""]:
-    """Return the cross-entropy with hard labels, the mean over the batch."""
-    return _mean(F.cross_entropy(_wide(logits), labels, reduction="sum"), len(labels))
+def cross_entropy(
+    logits: Float[Tensor, "B C"], labels: Int[Tensor, " B"], weights: Float[Tensor, " B"] | None = None
+) -> Float[Tensor, ""]:
+    """Return the cross-entropy with hard labels, the mean over the batch.
+
+    `weights` multiply the loss of each example. The sum is divided by B, where PyTorch divides by the sum of weights.
+    """
+    return _mean(_weighted_cross_entropy(logits, labels, weights), len(labels))
 
 
-def binary_cross_entropy(logits: Float[Tensor, "B C"], labels: Int[Tensor, "B C"]) -> Float[Tensor, ""]:
-    """Return the binary cross-entropy of each label for multi-label tasks, the mean over batch and labels."""
+def binary_cross_entropy(
+    logits: Float[Tensor, "B C"], labels: Int[Tensor, "B C"], weights: Float[Tensor, "B C"] | None = None
+) -> Float[Tensor, ""]:
+    """Return the binary cross-entropy of each label for multi-label tasks, the mean over batch and labels.
+
+    `weights` multiply the loss of each label of each example, and the divisor stays B * C.
+    """
     logits = _wide(logits)
-    total = F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="sum")
+    total = F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), weights, reduction="sum")
     return _mean(total, logits.numel())
 
 
@@ -97,10 +107,14 @@ def soft_cross_entropy(
     return _reduce(-F.softmax(_wide(teacher_logits) / temperature, dim=-1) * log_probabilities, reduction)
 
 
-def masked_cross_entropy(logits: Float[Tensor, "N V"], labels: Int[Tensor, " N"]) -> Float[Tensor, ""]:
-    """Return the cross-entropy of masked language modelling, the mean over tokens whose label is not IGNORED."""
-    total = F.cross_entropy(_wide(logits), labels, ignore_index=IGNORED, reduction="sum")
-    return _mean(total, (labels != IGNORED).sum())
+def masked_cross_entropy(
+    logits: Float[Tensor, "N V"], labels: Int[Tensor, " N"], weights: Float[Tensor, " N"] | None = None
+) -> Float[Tensor, ""]:
+    """Return the cross-entropy of masked language modelling, the mean over tokens whose label is not IGNORED.
+
+    `weights` multiply the loss of each token, and the divisor stays the number of tokens.
+    """
+    return _mean(_weighted_cross_entropy(logits, labels, weights), (labels != IGNORED).sum())
 
 
 def cosine_distance(student: Float[Tensor, "N H"], teacher: Float[Tensor, "N H"]) -> Float[Tensor, ""]:
@@ -221,6 +235,13 @@ def normalised_entropy(logits: Float[Tensor, "B C"]) -> Float[Tensor, " B"]:
     It goes from 0 (certain) to 1 (uniform), up to rounding. 0 log 0 is 0.
     """
     return torch.special.entr(F.softmax(_wide(logits), dim=-1)).sum(-1) / math.log(logits.shape[-1])
+
+
+def _weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+    """Return the sum over labels that are not IGNORED, each times its weight."""
+    if weights is None:
+        return F.cross_entropy(_wide(logits), labels, ignore_index=IGNORED, reduction="sum")
+    return (weights * F.cross_entropy(_wide(logits), labels, ignore_index=IGNORED, reduction="none")).sum()
 
 
 def _squared_difference(student: Tensor, teacher: Tensor) -> Tensor:

@@ -14,15 +14,22 @@ from kdbench.tasks import SoftTargets, kind
 def hard_loss(task: str, z: Tensor, batch: Batch) -> Tensor:
     """Return the task's loss of a batch's logits against its labels, the mean over the batch.
 
-    An example without a label adds 0 to this mean, so that each label weighs alike whatever batch it is in.
+    An example without a label adds 0 to this mean, so that each label weighs alike whatever batch it is in. Weights of
+    labels do not change what the sum is divided by.
     """
-    labels = batch["labels"]
+    labels, weights = batch["labels"], batch.get("weights")
     if "labelled" not in batch:
-        return kind(task).hard_loss(z, labels)
+        return _hard_loss(task, z, labels, weights)
     known = batch["labelled"]
     counted = (labels != IGNORED).sum(1) if kind(task).words else torch.ones_like(known, dtype=torch.int64)
     share = counted[known].sum() / counted.sum().clamp_min(1)
-    return share * kind(task).hard_loss(z[known], labels[known])
+    return share * _hard_loss(task, z[known], labels[known], None if weights is None else weights[known])
+
+
+def _hard_loss(task: str, z: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+    if weights is None:
+        return kind(task).hard_loss(z, labels)
+    return kind(task).weighted_loss(z, labels, weights)
 
 
 def hard_terms(task: str, z: Tensor, batch: Batch) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 Methods can import it for their `Params`, because it imports nothing else of kdbench.
 """
 
+import math
 import re
 from collections.abc import Callable, Collection
 from dataclasses import field
@@ -64,6 +65,19 @@ FOLDER = Rule(
 
 # A file's digest.
 SHA256 = Rule("a SHA-256 of 64 hex digits", lambda value: re.fullmatch("[0-9a-f]{64}", value) is not None)
+
+NO_WEIGHTS = "none"  # all classes have the weight 1
+
+
+def _are_weights(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return value in (NO_WEIGHTS, "balanced")
+    numbers = [one for one in value.values() if isinstance(one, int | float) and not isinstance(one, bool)]
+    return 0 < len(numbers) == len(value) and all(0 < one < math.inf for one in numbers)
+
+
+# Weights of the classes in a loss.
+CLASS_WEIGHTS = Rule("none, balanced, or weights above 0 by class such as {spam:5}", _are_weights)
 
 # The temperature of a softmax. Beyond these limits T^2 or logits / T overflows float32, and the loss is NaN.
 TEMPERATURE = between(1e-3, 1e3)

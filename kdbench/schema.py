@@ -9,7 +9,9 @@ from typing import Any, ClassVar
 
 from kdbench.declared import architecture_traits, architectures, declared, declaring, pruned_forms
 from kdbench.options import (
+    CLASS_WEIGHTS,
     MISSING,
+    NO_WEIGHTS,
     SHA256,
     Rule,
     above,
@@ -52,6 +54,14 @@ class ScheduleConfig:
     dropout: float = option(between(0, 0.9))
     optimizer: str = option(one_of("adamw", "adadelta"))
     patience: int | None = option(or_none(at_least(1)))  # epochs without a better dev score
+    class_weights: Any = option(
+        CLASS_WEIGHTS, default=NO_WEIGHTS
+    )  # in the loss of the labels: none, balanced, {name: w}
+
+    def __post_init__(self) -> None:
+        if isinstance(self.class_weights, dict):  # YAML reads the names of some classes as numbers, or as true
+            given = self.class_weights.items()
+            self.class_weights = {str(k).lower() if isinstance(k, bool) else str(k): float(w) for k, w in given}
 
     @property
     def length(self) -> str:
@@ -215,6 +225,11 @@ class MethodConfig:
     def reads_teacher(self) -> bool:
         """Whether it learns from the fine-tuned teacher's answers or states."""
         return "teacher" in self.needs
+
+    @property
+    def reads_labels(self) -> bool:
+        """Whether a stage has a loss of the labels, in which classes can have weights."""
+        return True
 
     @property
     def reads_unlabelled(self) -> bool:

@@ -20,6 +20,7 @@ class Batch(TypedDict):
     token_type_ids: NotRequired[Tensor]  # (B, T) for pairs: 0 = first sentence and padding, 1 = second
     labels: Tensor  # (B,); multi-label (B, C); token classification (B, T), else IGNORED
     labelled: NotRequired[Tensor]  # (B,) bool; False: the label is a placeholder. Absent: all have labels
+    weights: NotRequired[Tensor]  # of the shape of labels; 0 at IGNORED. Absent: all labels have the weight 1
     teacher_logits: NotRequired[Tensor]  # (B, C); token classification (B, T, C), else zero
     teacher_cls: NotRequired[Tensor]  # (B, L, H) [CLS] after each of the teacher's L layers
     mlm_labels: NotRequired[Tensor]  # (B, T) ids of the tokens to predict, else IGNORED

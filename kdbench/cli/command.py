@@ -27,6 +27,7 @@ from kdbench.validation.values import faults, known_keys, references
 # Keys that only concern this command. The command for another run, such as its baseline, leaves them out.
 OF_THE_COMMAND = {"rerun", "dry_run", "inspect", "stop_after", "preempt_at"}
 OF_AN_ENCODER = ("teacher.", "student.", "schedule.")
+OF_LABELS = {"schedule.class_weights"}  # and of TF-IDF
 OF_THE_COMMAND |= {f"export.{field.name}" for field in fields(ExportConfig)}
 OF_THE_COMMAND |= {f"track.{field.name}" for field in fields(TrackConfig)}
 
@@ -337,7 +338,10 @@ def differences(cfg: DictConfig, target: RunConfig) -> Iterator[tuple[str, Any]]
         return max((1 + depth(source) for source in references(key, raw.get(key))), default=0)
 
     unused = () if "encoder" in target.method.needs else OF_AN_ENCODER
-    used = (key for key, value in wanted.items() if value != MISSING and not key.startswith(unused))
+    used = (
+        key for key, value in wanted.items()
+        if value != MISSING and (key in OF_LABELS or not key.startswith(unused))
+    )  # fmt: skip
     depths = {key: depth(key) for key in used if key not in {"seed", *OF_THE_COMMAND}}
     for level in sorted(set(depths.values())):
         now = dict(keys.flat(asdict(load(cfg))))

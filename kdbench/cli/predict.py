@@ -31,6 +31,8 @@ Without --json, each answer is one line with tabs between the fields, which depe
   several labels   the labels with a probability above one half, separated by commas; text
   a number         number, text
   tags of words    tags, text, entities; spaces separate words
+With --min-confidence, the label is `unsure` if the probability of the likeliest class is lower. compare-runs --format
+html shows how many texts a threshold leaves unanswered, and how accurate the others are.
 TF-IDF gives scores instead of probabilities. They rank the labels, and mean no more.
 
 Each row of a file gets an answer, in the order of the file. The answer to a blank text is empty (--json: null).
@@ -44,6 +46,7 @@ examples:
   kdbench-predict outputs/reuters_r8/theseus/bert_3l-1a2b3c4d/seed0 --text "Oil prices rose again."
   kdbench-predict outputs/.../export/onnx/model_quantized.onnx --file texts.txt > answers.tsv
   kdbench-predict outputs/.../seed0 --file million.csv --out answers.parquet
+  kdbench-predict outputs/.../seed0 --file texts.txt --min-confidence 0.8
   cat texts.txt | kdbench-predict outputs/.../seed0 --file - --json
 
 exit codes: 0 answered; 1 a stored file is damaged; 2 the command is wrong, or there is no such model or file;
@@ -69,9 +72,26 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--json", action="store_true", help="print one JSON document, with the probabilities of all labels"
     )
+    made.add_argument(
+        "--min-confidence",
+        type=_share,
+        metavar="P",
+        help="answer `unsure` if the probability of the likeliest class is lower",
+    )
     made.add_argument("--out", type=Path, metavar="FILE", help="write the answers to a .parquet, .csv or .jsonl file")
     made.add_argument("--quiet", action="store_true", help="print only the answers, no messages")
     return made
+
+
+def _share(text: str) -> float:
+    """Return a number above 0 and below 1."""
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be a probability, above 0 and below 1, such as 0.8")
+    return share
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -96,6 +116,8 @@ def _answer(options: argparse.Namespace) -> int:
 
     quiet_libraries()
     classifier = load_classifier(options.model)
+    if options.min_confidence:
+        classifier = classifier.surer_than(options.min_confidence)
     if options.out:
         return _answer_into_file(options, classifier)
     if options.file:
@@ -143,6 +165,7 @@ def _answer_into_file(options: argparse.Namespace, classifier: "Classifier") -> 
 
     with texts_file.readable(options.file) as path:
         asked = {"the model": model_digest(options.model), "the texts": texts_file.digest(path, classifier.dataset)}
+        asked["--min-confidence"] = str(options.min_confidence)
         answers = OutFile(options.out, asked, say)
         with answers.lock():
             if answers.found():

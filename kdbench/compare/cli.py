@@ -10,7 +10,7 @@ from typing import Any
 
 from kdbench.compare import diff, frame, pivot
 from kdbench.compare.collect import Run, read_runs
-from kdbench.compare.columns import Sheet
+from kdbench.compare.columns import METRICS, Sheet
 from kdbench.compare.keys import Wanted
 from kdbench.compare.notes import sheets
 from kdbench.compare.options import Parser, parser
@@ -19,6 +19,7 @@ from kdbench.compare.speed import with_speed
 from kdbench.compare.table import Table
 from kdbench.console import guarded
 from kdbench.errors import UserError
+from kdbench.tasks import PROBABILITIES
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,6 +35,8 @@ def main(argv: list[str] | None = None) -> int:
         made.error("--format parquet is not text: send it to a file with >")
     if options.format == "html" and grouped:
         made.error("--format html shows the whole comparison: leave out --diff, --gate, --group-by and --pivot")
+    if options.show and grouped:
+        made.error("--show adds columns to the rows: leave out --diff, --gate, --group-by and --pivot")
     if options.latency and (options.watch or grouped):
         made.error(
             "--latency measures the rows of the table: leave out --watch, --diff, --gate, --group-by and --pivot"
@@ -102,7 +105,10 @@ def _tables(options: argparse.Namespace, tables: list[Table]) -> None:
 
     tables = [with_tests(with_speed(table, options.roots[0], options.latency, options.quiet), options.tests)
               for table in tables]  # fmt: skip
-    tables = [replace(table, rows=ordered(table.rows, options.sort)) for table in tables]  # by the shown figures
+    tables = [
+        replace(table, rows=ordered(table.rows, options.sort), shown=tuple(options.show))  # by the shown figures
+        for table in tables
+    ]
     if options.plots:
         from kdbench.compare.pictures import save  # matplotlib
 
@@ -122,6 +128,7 @@ def _tables(options: argparse.Namespace, tables: list[Table]) -> None:
 def _keys(options: argparse.Namespace) -> list[str]:
     """Return all keys on the command line but that of --tag, which is always read."""
     named = [*(options.where.keys if options.where else ()), *(options.best_on_dev or ()), *options.group_by]
+    named += [key for key in options.show if key not in {**METRICS, **PROBABILITIES}]
     if options.pivot:
         named += [options.pivot, *([] if options.group_by else ["method"])]
     return named

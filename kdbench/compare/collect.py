@@ -15,6 +15,7 @@ from kdbench.compare.keys import Source, Wanted, flat, inner
 from kdbench.schema import METRICS
 from kdbench.storage.files import Damaged
 from kdbench.storage.results import MEASURED, RESULTS, SCHEMA, read_result
+from kdbench.tasks import PROBABILITIES
 
 T = TypeVar("T")
 NULL = "null"  # a setting that is not set
@@ -88,6 +89,8 @@ class Run:
     has_model: bool  # the run kept a network that can be measured again
     chosen: str | None  # what the method itself chose on dev
     values: Mapping[str, Any]  # of the keys in `Wanted`
+    figures: Mapping[str, float]  # all of `split`: the task's metrics and PROBABILITIES, as results.json has them
+    temperature: float | None  # that the stored logits are divided by; None: they stand for no probabilities
 
     @property
     def examples_id(self) -> str:
@@ -193,7 +196,23 @@ def _read(path: Path, raw: dict[str, Any], asked: str | None, split: str, wanted
         has_model=_maybe(raw, "parameters.embeddings", int) not in (None, 0),
         chosen=_maybe(raw, "reported.chosen", str),
         values=wanted.of(Source(path, raw)),
+        figures=_figures(raw, split),
+        temperature=_temperature(raw, split),
     )
+
+
+def _figures(raw: dict[str, Any], split: str) -> dict[str, float]:
+    """Return those figures of a split that can be shown. Raises UnusableError for one that is no number."""
+    found = {name: _maybe(raw, f"metrics.{split}.{name}", float) for name in (*METRICS, *PROBABILITIES)}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _temperature(raw: dict[str, Any], split: str) -> float | None:
+    """Return the temperature that the logits in predictions.parquet are to be divided by; None: no probabilities."""
+    if _maybe(raw, f"metrics.{split}.nll", float) is None:
+        return None
+    kept = _maybe(raw, "calibration.kept", bool)
+    return _get(raw, "calibration.temperature", float) if kept else 1.0
 
 
 def _teacher(raw: dict[str, Any], metric: str, split: str) -> Teacher | None:

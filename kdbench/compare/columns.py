@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kdbench.compare.collect import ANY, Times
+from kdbench.compare.collect import ANY, NULL, Run, Times
+from kdbench.compare.rows import summarize
 from kdbench.compare.table import LEAST_GAP, Row, Summary, Table, varying
+from kdbench.errors import shown
 from kdbench.schema import METRICS as KNOWN
+from kdbench.tasks import PROBABILITIES
 
 NOTHING = "–"
+TRADED = ("accuracy", "macro_f1")  # class weights may raise one and lower the other
 UNITS = {"precision": "{}", "device": "{}", "threads": "{} threads", "length": "length {}"}
 CONDITIONS = (*UNITS, "machine")  # too long a name for a column
 METRICS = {name: metric.shown for name, metric in KNOWN.items()}  # for people
@@ -87,6 +91,7 @@ def columns(table: Table) -> list[Column]:
             [_summary(row.score) for row in rows],
             styles=["bold" * (row.id in marked) for row in rows],
         ),
+        *(_further(key, rows) for key in _keys(table)),
         Column("95 %\ninterval", [_interval(row) for row in rows], drop=5),
         Column("rank", [_rank(row) for row in rows], drop=1),
         Column("vs direct\npoints", direct, styles=_signs(rows, 0)),
@@ -104,6 +109,47 @@ def columns(table: Table) -> list[Column]:
         Column("ran on", _conditions(rows), drop=2, left=True),
     ]
     return [column for column in found if set(column.cells) != {NOTHING}]
+
+
+def _keys(table: Table) -> list[str]:
+    """Return the keys of further columns: those that were asked for, or what class weights trade for one another."""
+    if table.shown:
+        return list(table.shown)
+    weighed = any(_weighed(row.runs[0]) for row in table.rows)
+    return [name for name in TRADED if name != table.metric and weighed and table.metric in TRADED]
+
+
+def _weighed(run: Run) -> bool:
+    """Return whether the classes had weights in training."""
+    found = {**run.training, **run.settings}
+    return any("class_weights" in key.split(".") and value not in ("none", NULL) for key, value in found.items())
+
+
+def _further(key: str, rows: list[Row]) -> Column:
+    """Return the column of a key. A figure is a mean ± s.d. over seeds."""
+    name = (METRICS | PROBABILITIES).get(key, key)
+    cells = []
+    for row in rows:
+        figures = [run.figures[key] for run in row.runs if key in run.figures]
+        if key not in {**METRICS, **PROBABILITIES}:
+            value = row.mean(key)
+            cells.append(NOTHING if value is None else number(value) if isinstance(value, float) else shown(value))
+        elif len(figures) < len(row.runs):
+            cells.append(NOTHING)
+        else:
+            cells.append(_summary(summarize([100 * one for one in figures])) if key in METRICS else _small(figures))
+    header = f"{name}\n{unit(key)}" if key in METRICS else name
+    return Column(header, cells, drop=0 if key not in TRADED else 6, left=not any(_is_number(one) for one in cells))
+
+
+def _small(figures: list[float]) -> str:
+    """Return `0.412 ± 0.003`."""
+    summary = summarize(figures)
+    return f"{summary.mean:.3f}" + ("" if summary.sd is None else f" ± {summary.sd:.3f}")
+
+
+def _is_number(cell: str) -> bool:
+    return cell[:1].isdigit() or cell[:1] == "-"
 
 
 def _students(rows: list[Row]) -> set[str | None]:

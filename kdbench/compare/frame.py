@@ -48,6 +48,7 @@ def records(tables: Sequence[Table]) -> list[dict[str, Any]]:
         {**about(table), "split": table.split, "metric": table.metric, **_figures(table, row)}
         | {"seeds": " ".join(str(run.seed) for run in row.runs)}
         | row.values
+        | {key: row.mean(key) for key in table.shown}
         for table in tables
         for row in table.rows
     ]
@@ -86,7 +87,10 @@ def document(tables: Sequence[Table]) -> dict[str, Any]:
             **about(table),
             "metric": table.metric,
             "rows": [
-                _figures(table, row) | row.values | {"seeds": {run.seed: run.score for run in row.runs}}
+                _figures(table, row)
+                | row.values
+                | {key: row.mean(key) for key in table.shown}
+                | {"seeds": {run.seed: run.score for run in row.runs}}
                 for row in table.rows
             ],
             "notes": notes(table),

@@ -24,6 +24,7 @@ examples:
   compare-runs --where 'student.layers <= 3 and (method.alpha == 0.5 or like(method, "tiny*"))'
   compare-runs --best-on-dev                          the best row of each grid on dev, and its test score
   compare-runs --group-by method --pivot dataset      a paper's table: rows are methods, columns data sets
+  compare-runs --show macro_f1,nll,brier,ece          the probabilities beside the score
   compare-runs --diff 7e30e6eb 4266fe72               the keys that differ, and the source of each value
   compare-runs --gate 7e30e6eb 4266fe72 --margin 0.5  may the second replace the first? for CI
   OMP_NUM_THREADS=1 compare-runs --latency            times measured together, with one thread
@@ -158,6 +159,13 @@ def _gating(add: Callable[..., object]) -> None:
 
 def _showing(add: Callable[..., object]) -> None:
     add("--format", **_one_of(FORMATS), default="table", help="default: table")
+    add(
+        "--show",
+        metavar="KEYS",
+        default=[],
+        type=_words,
+        help="columns for these, too: metrics, nll, brier, ece (of --split), or any KEY",
+    )
     add("--plots", type=Path, metavar="DIR", help="also draw the pictures there, as PNG and SVG")
     add(
         "--watch",

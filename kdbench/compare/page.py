@@ -16,9 +16,11 @@ from kdbench.compare.columns import bold, unit
 from kdbench.compare.confusions import confusions
 from kdbench.compare.curves import detail
 from kdbench.compare.notes import sheets
-from kdbench.compare.pictures import front, learning, name_of, pictures
+from kdbench.compare.pictures import diagram, front, learning, name_of, pictures
 from kdbench.compare.table import Row, Table
 from kdbench.compare.texts import Texts, texts
+from kdbench.compare.trust import columns as trusted
+from kdbench.compare.trust import trust
 from kdbench.data.report import data_lines, pieces_lines, warnings
 from kdbench.storage.files import read_json
 
@@ -68,11 +70,14 @@ def _data(table: Table) -> dict[str, list[str]]:
 
 
 def _picture(name: str, figure: Figure) -> Picture:
+    return _drawn(name, figure, figure.axes[0].get_title(loc="left").replace("\n", ", "))
+
+
+def _drawn(name: str, figure: Figure, title: str) -> Picture:
     held = io.StringIO()
     figure.savefig(held, format="svg", metadata={"Date": None})
     text = held.getvalue()
     inline = text[text.index("<svg") :]  # without the XML head
-    title = figure.axes[0].get_title(loc="left").replace("\n", ", ")
     encoded = base64.b64encode(text.encode()).decode()
     return Picture(name, title, round(6.4 * figure.get_figwidth(), 1), Markup(inline), encoded)
 
@@ -150,8 +155,12 @@ def _run(table: Table, row: Row) -> dict[str, Any]:
     pair = [row, against] if against else [row]
     curve = learning(replace(table, rows=pair), {one.id: detail(one) for one in pair})
     differing = diff.differences(row.runs[0].path, against.runs[0].path) if against else []
+    found = trust(row, table.split)
+    title = f"{row.label}: {table.split} accuracy against probability"
     return {
         "id": row.id,
+        "diagram": _drawn("reliability", diagram(title, found), title) if found else None,
+        "sure": trusted(found) if found else [],
         "name": f"{row.labelled_settings} ({row.id}), {row.score.mean:.2f} {unit(table.metric)}",
         "learning": _picture("learning", curve) if curve else None,
         "against": against.name if against else "",

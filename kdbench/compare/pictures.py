@@ -22,6 +22,8 @@ from kdbench.compare.collect import NULL
 from kdbench.compare.columns import METRICS, NOTHING, metric_in_words, unit
 from kdbench.compare.curves import Curve, Detail, detail
 from kdbench.compare.table import TRAINED_ON, Row, Table, varying
+from kdbench.compare.trust import Trust, mean_coverage, trust
+from kdbench.tasks.probabilities import Bin, ece
 
 matplotlib.rcParams.update(
     {
@@ -41,6 +43,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "v", "P", "X", "h", "<", ">")
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 NAME = 36  # characters of a legend
+FEWEST = 5  # texts in a bin of probabilities; fewer say nothing about a share
 LEAST_NUMBERS = 3  # of labelled texts; two make no curve
 REFERENCE: dict[str, tuple[str, str, Any]] = {"teacher": ("*", "#000000", ":"), "tfidf": ("D", "#555555", ":")}
 
@@ -231,6 +234,69 @@ def exits(table: Table, details: dict[str, Detail]) -> Figure | None:
     return figure
 
 
+def reliable(table: Table, details: dict[str, Detail]) -> Figure | None:
+    """Draw the accuracy of answers against their probability, over all seeds; small bins are left out."""
+    found = {row.id: one for row in table.rows if (one := trust(row, table.split)) is not None}
+    if not found:
+        return None
+    figure, axes = canvas(f"{table.dataset}: {table.split} accuracy against probability")
+    look = looks(table.rows)
+    axes.plot((0, 1), (0, 1), color="#999999", linewidth=1, zorder=1, label="calibrated")
+    for row in table.rows:
+        if row.id in found:
+            _, bins = found[row.id].bins()
+            _bins(axes, bins, look[row.id], f"{name_of(row, table.rows)} (ECE {ece(bins):.3f})")
+    axes.set_xlabel(f"probability of the likeliest answer; bins with fewer than {FEWEST} texts are left out")
+    axes.set_ylabel("share of right answers")
+    figure.legend(loc="outside right upper", fontsize=8)
+    return figure
+
+
+def _bins(axes: Axes, bins: Sequence[Bin], look: dict[str, Any], label: str) -> None:
+    shown = [(one.confidence, one.accuracy) for one in bins if one.size >= FEWEST]
+    if shown:
+        axes.plot(*zip(*shown, strict=True), marker=look["marker"], color=look["color"], linestyle=look["dash"],
+                  markersize=5, lw=1.2, label=label)  # fmt: skip
+
+
+def diagram(title: str, found: Trust) -> Figure:
+    """Draw the reliability diagram of a row, before and after its temperatures, with the share of texts in each bin."""
+    figure = Figure(figsize=(6, 4.6), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    above.set_title(title, loc="left", fontsize=10, fontweight="bold")
+    above.plot((0, 1), (0, 1), color="#999999", linewidth=1, zorder=1)
+    before, after = found.bins()
+    if found.divided:
+        plain = {"marker": "s", "color": "#777777", "dash": "--"}
+        _bins(above, before, plain, f"before the temperature (ECE {ece(before):.3f})")
+    _bins(above, after, {"marker": "o", "color": COLOURS[0], "dash": "-"}, f"as answered (ECE {ece(after):.3f})")
+    total = sum(one.size for one in after)
+    edges = [(number + 0.5) / len(after) for number in range(len(after))]
+    below.bar(edges, [one.size / total for one in after], width=0.9 / len(after), color=COLOURS[0])
+    above.set_ylabel("share of right answers")
+    below.set(xlabel="probability of the likeliest answer", ylabel="share")
+    above.legend(loc="upper left", fontsize=8)
+    return figure
+
+
+def covered(table: Table, details: dict[str, Detail]) -> Figure | None:
+    """Draw the accuracy of the answered texts against their share, the surest first: the mean over seeds."""
+    found = {row.id: one for row in table.rows if (one := trust(row, table.split)) is not None}
+    if not found:
+        return None
+    figure, axes = canvas(f"{table.dataset}: {table.split} accuracy if unsure texts are not answered")
+    look, shares = looks(table.rows), np.linspace(0.05, 1, 96)
+    for row in table.rows:
+        if row.id in found:
+            style = look[row.id]
+            axes.plot(100 * shares, 100 * mean_coverage(found[row.id], shares), color=style["color"],
+                      linestyle=style["dash"], lw=1.4, label=name_of(row, table.rows))  # fmt: skip
+    axes.set_xlabel("answered texts, the surest first, %")
+    axes.set_ylabel(f"right of these, %; {table.examples:,} examples")
+    figure.legend(loc="outside right upper", fontsize=8)
+    return figure
+
+
 def labels(table: Table, details: dict[str, Detail]) -> Figure | None:
     """Draw the score against the number of labelled texts. The bands are 95 % intervals, for rows with tests."""
     if len({row.runs[0].labelled for row in table.rows}) < LEAST_NUMBERS:
@@ -342,7 +408,10 @@ def _heat(
 
 
 ROWS = 30  # of one picture, as a reader cannot distinguish more
-PICTURES = {"pareto": pareto, "seeds": seeds, "labels": labels, "learning": learning, "speeds": speeds, "exits": exits}
+PICTURES = {
+    "pareto": pareto, "seeds": seeds, "labels": labels, "learning": learning, "speeds": speeds, "exits": exits,
+    "reliability": reliable, "coverage": covered,
+}  # fmt: skip
 
 
 def pictures(table: Table) -> Iterator[tuple[str, Figure]]:

@@ -6,6 +6,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from kdbench.compare.collect import Run, Times, read_times
+from kdbench.tasks import PROBABILITIES
 
 ROLES = ("teacher", "tfidf", "baseline", "method")  # in the order of a table's rows
 AGAINST = ("difference", "total_difference")  # to direct fine-tuning: same schedule, same total of updates
@@ -159,6 +160,13 @@ class Row:
             key: value if all(run.values[key] == value for run in self.runs) else None for key, value in first.items()
         }
 
+    def mean(self, key: str) -> Any:
+        """Return the mean of a figure, or of a key in `Wanted`, over the seeds. If it is no number, its one value."""
+        found: list[Any] = [run.figures.get(key, run.values.get(key)) for run in self.runs]
+        if all(isinstance(one, int | float) and not isinstance(one, bool) for one in found):
+            return fmean(found)
+        return found[0] if all(one == found[0] for one in found) else None
+
     def record(self) -> dict[str, str | float | bool | None]:
         """Return the row flat and in full precision, as CSV and JSON have it; names contain the units."""
         run = self.runs[0]
@@ -181,6 +189,7 @@ class Row:
             "parameters": run.parameters,
             "bytes": run.bytes,
             "flops_per_example": run.flops,
+            **{name: self.mean(name) for name in PROBABILITIES},
             "latency_batch_1_ms": self.times.batch_1,
             "latency_batch_32_ms": self.times.batch_32,
             "latency_quiet": None if self.times.batch_1 is None else self.times.quiet,
@@ -234,6 +243,7 @@ class Table:
     every: list[Row]  # hidden ones too
     tests: Tests | None = None
     session: Session | None = None
+    shown: tuple[str, ...] = ()  # keys of further columns
 
     @property
     def runs(self) -> list[Run]:

@@ -27,6 +27,7 @@ class Examples:
     pad_id: int
     teacher: dict[str, Tensor] = field(default_factory=dict)  # teacher_logits, teacher_cls: (outputs, ...)
     labelled: NDArray[np.bool_] | None = None  # (n,); None: all have labels
+    weights: NDArray[Any] | None = None  # of the labels, in their form; None: all have the weight 1
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -36,8 +37,8 @@ class Examples:
         lengths = self.tokens.lengths[rows]
         mask = np.arange(lengths.max())[None, :] < lengths[:, None]
 
-        def padded(flat: NDArray[Any], fill: int) -> Tensor:
-            values = np.full(mask.shape, fill, np.int64)
+        def padded(flat: NDArray[Any], fill: int, dtype: Any = np.int64) -> Tensor:
+            values = np.full(mask.shape, fill, dtype)
             values[mask] = np.concatenate([flat[self.tokens.span(row)] for row in rows])
             return torch.from_numpy(values)
 
@@ -48,6 +49,9 @@ class Examples:
             attention_mask=torch.from_numpy(mask.astype(np.int64)),
             labels=padded(self._token_labels, IGNORED) if tagged else torch.from_numpy(self.labels[rows]),
         )
+        if self.weights is not None:
+            weights = padded(self._token_weights, 0, np.float32) if tagged else torch.from_numpy(self.weights[rows])
+            batch["weights"] = weights
         if self.labelled is not None:
             batch["labelled"] = torch.from_numpy(self.labelled[rows])
         if self.tokens.types is not None:
@@ -60,11 +64,21 @@ class Examples:
     @cached_property
     def _token_labels(self) -> NDArray[np.int64]:
         """Return the labels of words, laid out like the tokens: at the first token of a word, else IGNORED."""
+        return self._at_first_tokens(self.labels, IGNORED)
+
+    @cached_property
+    def _token_weights(self) -> NDArray[np.float32]:
+        """Return the weights of words, laid out likewise, else 0."""
+        assert self.weights is not None
+        return self._at_first_tokens(self.weights, 0)
+
+    def _at_first_tokens(self, values: NDArray[Any], other: int) -> NDArray[Any]:
+        """Return a value for each token: of the word that begins there, or `other`."""
         words = self.tokens.words
         assert words is not None
         before = np.concatenate([[0], np.cumsum([len(tags) for tags in self.labels])])[:-1]
         at = np.repeat(before, self.tokens.lengths) + words
-        return np.where(words < 0, IGNORED, np.concatenate([*self.labels])[np.where(words < 0, 0, at)])
+        return np.where(words < 0, other, np.concatenate([*values])[np.where(words < 0, 0, at)])
 
     @cached_property
     def _read(self) -> NDArray[np.int64]:

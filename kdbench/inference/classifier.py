@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from kdbench.data.datasets import Split
 from kdbench.data.teacher_cache import compute_outputs
 from kdbench.data.tokenize import load_tokenizer, pad_id, tokenize_here, tokenizer_files
 from kdbench.errors import Code, UserError
+from kdbench.inference.calibration import FILE, Calibration, calibration_of
 from kdbench.inference.finished_run import open_run, read_length
 from kdbench.inference.forms import graph_file, is_export, weights_file
 from kdbench.inference.onnx import Graph
@@ -32,6 +33,8 @@ from kdbench.tasks import kind
 from kdbench.tasks.arrays import Logits
 from kdbench.validation.load import recorded_dataset
 
+UNSURE = "unsure"  # the label of an answer below `min_confidence`
+
 
 @dataclass(frozen=True)
 class Classifier:
@@ -44,6 +47,8 @@ class Classifier:
     pad_id: int
     predict: Predict
     probable: bool = True  # whether its logits give probabilities
+    calibration: Calibration = field(default_factory=Calibration)
+    min_confidence: float = 0.0  # answers with a lower probability are UNSURE
 
     @property
     def task(self) -> str:
@@ -69,7 +74,29 @@ class Classifier:
             raise UserError(Code.MISMATCHED_INPUT, "texts must be a list of texts: [text]")
         if not len(texts):
             return []
-        return kind(self.task).tell(self._logits(texts, pairs), texts, self.labels, self.probable)
+        told = kind(self.task).tell(self._logits(texts, pairs), texts, self.labels, self.probable)
+        return [self._judged(one) for one in told]
+
+    def surer_than(self, min_confidence: float) -> "Classifier":
+        """Return a classifier whose answer is UNSURE if the probability is lower. Raises UserError if it has none."""
+        if not (kind(self.task).one_class and self.probable):
+            what = "gives scores" if kind(self.task).one_class else f"has task={self.task}"
+            raise UserError(
+                Code.UNSUPPORTED_TASK,
+                f"--min-confidence needs a model that gives one class with a probability, and this one {what}",
+            )
+        if UNSURE in self.labels:
+            problem = f"a class of this model is named {UNSURE!r}, too: compare the probabilities of --json"
+            raise UserError(Code.CONFLICTING_OPTIONS, f"--min-confidence cannot be used, because {problem}")
+        return replace(self, min_confidence=min_confidence)
+
+    def _judged(self, answer: Any) -> Any:
+        """Return an answer by the model's own thresholds, if it has any."""
+        if self.min_confidence and answer.probabilities[answer.label] < self.min_confidence:
+            return answer._replace(label=UNSURE)
+        if least := self.calibration.thresholds:
+            return answer._replace(labels=[name for name, share in answer.probabilities.items() if share > least[name]])
+        return answer
 
     def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Tensor:
         """Return the logits (n, C) of n >= 1 texts. Not for tasks that label words."""
@@ -89,7 +116,7 @@ class Classifier:
         split = Split(np.arange(len(texts)), list(texts), labels, None if pairs is None else list(pairs))
         tokens = tokenize_here(split, self.tokenizer, self.max_length)
         examples = Examples(tokens, split.ids, split.labels, self.pad_id)
-        return examples.by_example(compute_outputs(examples, self.predict, 32))
+        return examples.by_example(compute_outputs(examples, self.predict, 32) / self.calibration.temperature)
 
 
 def load_classifier(folder: Path) -> Classifier:
@@ -122,6 +149,8 @@ def model_digest(folder: Path) -> str:
     graph = graph_file(folder)
     model = graph.parents[1] if graph else folder / "model" if (folder / "model").is_dir() else folder
     digest = hashlib.sha256(tokenizer_files(model) + (model / "config.json").read_bytes())
+    if (calibration := model / FILE).is_file():
+        digest.update(calibration.read_bytes())
     digest.update(bytes.fromhex(store.sha256_of(model / WEIGHTS if graph is None else weights_file(graph))))
     return digest.hexdigest()
 
@@ -131,7 +160,9 @@ def classifier_of(recipe: Path, model: Path, predict: Predict) -> Classifier:
     dataset = recorded_dataset(OmegaConf.load(recipe / "config.yaml"))  # type: ignore[arg-type]
     probable = students.folder_traits(model).probabilities
     length, tokenizer = read_length(model, dataset.max_length), load_tokenizer(model)
-    return Classifier(dataset, label_names(model), length, tokenizer, pad_id(model), predict, probable)
+    return Classifier(
+        dataset, label_names(model), length, tokenizer, pad_id(model), predict, probable, calibration_of(model)
+    )
 
 
 def label_names(model: Path) -> list[str]:

@@ -20,6 +20,11 @@ class Params:
     tasks: ClassVar[frozenset[str]] = frozenset(TASKS) - {"token_classification"}
     not_others: ClassVar[str] = "the members of an ensemble may read different words"
 
+    @property
+    def reads_labels(self) -> bool:
+        """Return False: nothing is trained."""
+        return False
+
 
 def stages(run: "Run", p: Params) -> Iterator[Stage]:
     from kdbench.runs.context import Predictions

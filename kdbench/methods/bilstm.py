@@ -40,6 +40,11 @@ class Params:
     unlabelled_share: float | None = option(SHARE)  # of an epoch's texts; null: train and the raw texts once
 
     @property
+    def reads_labels(self) -> bool:
+        """Return whether the labels have a term."""
+        return self.alpha < 1
+
+    @property
     def reads_unlabelled(self) -> bool:
         """Return whether the logits have a term."""
         return self.alpha > 0

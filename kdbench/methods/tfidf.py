@@ -18,6 +18,7 @@ from kdbench.models.network import view
 from kdbench.options import MISSING, Rule, above, at_least, between, option
 from kdbench.stage import Stage
 from kdbench.tasks import traits
+from kdbench.tasks.weights import as_option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from kdbench.data.datasets import Split
     from kdbench.runs.context import Run
     from kdbench.schema import RunConfig
+    from kdbench.tasks.weights import Weights
 
 NAMES = {"word": "words", "char": "characters"}
 
@@ -102,7 +104,7 @@ def stages(run: "Run", p: Params) -> Iterator[Stage]:
     run.report("tried", {one.name: {f"dev_{run.metric}": one.dev, "train_texts": one.texts} for one in tried})
     seconds = time.perf_counter() - started
     numbers = best.model.weight.numel() + best.model.bias.numel()
-    run.hand_in(Predictions(best.logits, numbers, seconds, "fp64", best.save))
+    run.hand_in(Predictions(best.logits, numbers, seconds, "fp64", best.save, probable=False))
     return iter(())
 
 
@@ -129,29 +131,39 @@ def fitted(
         counts = every.below(size)
         weighed = tfidf.weights(counts, idf, p.sublinear_tf).numpy()
         matrix = csr_matrix((weighed, (counts.rows.numpy(), counts.grams.numpy())), (counts.n, size))
-        planes = linear(run.task, matrix, train.labels, len(run.data.label_names), p.c, run.config.seed)
+        of_classes = run.class_weights(run.config.schedule.class_weights)
+        planes = linear(run.task, matrix, train.labels, len(run.data.label_names), p.c, run.config.seed, of_classes)
         kept = tfidf.NGrams(ngrams.vocabulary, ngrams.keys[: n - 1])
         model = tfidf.build(kept, idf[:size], *planes, analyzer, p.sublinear_tf, run.data.label_names, None)
         one = Fitted(model, tokenizer, f"{NAMES[analyzer]} up to {n}", 0.0, len(train))
         yield replace(one, dev=run.metrics(run.data.dev.labels, one.logits(run.data.dev))[run.metric])
 
 
-def linear(task: str, matrix: Any, labels: NDArray[Any], classes: int, c: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Return planes (G, C) and offsets (C,): one for each class, one for each label, or one for a number."""
+def linear(
+    task: str, matrix: Any, labels: NDArray[Any], classes: int, c: float, seed: int, weights: "Weights | None"
+) -> tuple[Tensor, Tensor]:
+    """Return planes (G, C) and offsets (C,): one for each class, one for each label, or one for a number.
+
+    `weights` of classes multiply C of their texts: (C,) of classes, (C, 2) of texts without and with each label.
+    """
     from sklearn.svm import LinearSVC, LinearSVR
 
     planes, offsets = np.zeros((matrix.shape[1], classes)), np.zeros(classes)
     numbers = traits(task).numbers
-    machine = LinearSVR(C=c, random_state=seed) if numbers else LinearSVC(C=c, random_state=seed)
+    machine: Any = LinearSVR(C=c, random_state=seed) if numbers else LinearSVC(C=c, random_state=seed)
     if traits(task).several:
         for label, column in enumerate(labels.T):
             if len(np.unique(column)) == 1:  # train never has it, or always
                 offsets[label] = 2 * column[0] - 1
             else:
+                if weights is not None:
+                    machine.set_params(class_weight=as_option(weights[label], np.arange(2)))
                 machine.fit(matrix, column)
                 planes[:, label], offsets[label] = machine.coef_[0], machine.intercept_[0]
         return torch.from_numpy(planes), torch.from_numpy(offsets)
     found = np.arange(1) if numbers else np.unique(labels)
+    if weights is not None:
+        machine.set_params(class_weight=as_option(weights, found))
     if numbers or len(found) > 2:
         machine.fit(matrix, labels)
         planes[:, found], offsets[found] = machine.coef_.reshape(len(found), -1).T, machine.intercept_

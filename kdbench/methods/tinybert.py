@@ -60,6 +60,11 @@ class Params:
     unlabelled_share: float | None = option(SHARE)  # of an epoch's texts; null: train and the raw texts once
 
     @property
+    def reads_labels(self) -> bool:
+        """Return whether the last stage learns the labels."""
+        return not self.prediction
+
+    @property
     def reads_unlabelled(self) -> bool:
         """Return whether a stage of the task learns from the teacher."""
         return self.prediction or self.intermediate

@@ -138,6 +138,10 @@ class Model(OwnModel):
         return super().fields | {"dropout": 0.0 if self.config.pairs else self.model.dropout.p}
 
     @property
+    def last_linear(self) -> nn.Linear:
+        return self.model.classifier
+
+    @property
     def word_table(self) -> None:
         return None
 

@@ -145,7 +145,7 @@ class FastBert(nn.Module):
                 passes = parts.whole_passes(x, mask)
         rows, logits, exit_layer = (torch.cat(parts) for parts in zip(*left, strict=True))
         order = rows.argsort()
-        return logits[order], exit_layer[order]
+        return logits[order] / self.config.logit_temperature, exit_layer[order]
 
     def all_logits(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Return logits of every head (L, B, C) in one pass.
@@ -258,6 +258,10 @@ class Model(Network):
         tensors = {name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}
         save_file(tensors, folder / "model.safetensors")
 
+    def divide_logits(self, temperature: float) -> None:
+        """Divide the logits behind the exits, so that rows leave where they did."""
+        self.config.logit_temperature *= temperature
+
     def set_dropout(self, dropout: float) -> None:
         view(self.encoder).set_dropout(dropout)
         for branch in self.model.branches:
@@ -294,7 +298,7 @@ class _Exits(nn.Module):
             state = (x, logits, exit_layer, attention_mask, speed)
             inside = (exit_layer == INSIDE).any()
             x, logits, exit_layer = torch.cond(inside, self._layer(number, run), _unchanged, state)
-        return logits, exit_layer
+        return logits / self.model.config.logit_temperature, exit_layer
 
     def _layer(self, number: int, run: Pass) -> Any:
         branch, parts = self.model.branches[number - self.model.first], self.model.parts
@@ -329,6 +333,7 @@ def _config_class() -> Any:
         encoder: dict[str, Any] | None = None  # the config.json of its encoder
         pad_token_id: int | None = None
         speed: float = 0.0
+        logit_temperature: float = 1.0  # divides the logits, but not those that decide where a row leaves
         embedding_branch: bool = False
 
         @property

@@ -166,6 +166,18 @@ class Network:
         vocabulary, width = self.encoder.get_input_embeddings().weight.shape
         return MlmHead(self.encoder.config.hidden_size, width, vocabulary, seed)
 
+    @property
+    def last_linear(self) -> nn.Linear:
+        """The layer whose outputs are the logits: the last one outside the encoder, which XLM-R has behind its head."""
+        inside = set(self.encoder.modules())
+        return [one for one in self.model.modules() if isinstance(one, nn.Linear) and one not in inside][-1]
+
+    def divide_logits(self, temperature: float) -> None:
+        """Divide all logits that the model will give by a temperature, in its weights."""
+        with torch.no_grad():
+            for parameter in self.last_linear.parameters():
+                parameter.div_(temperature)
+
     def set_dropout(self, dropout: float) -> None:
         """Give every dropout of the model, and config.json, the probability of the coming stage."""
         for module in self.model.modules():

@@ -102,9 +102,8 @@ def load_classifier(folder: Path, label_names: list[str], attention: str) -> Any
     model = load(folder, attention)
     own = [model.config.id2label[index] for index in range(len(label_names))]
     order = [own.index(name) for name in label_names]
-    head = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]  # of every architecture's
     with torch.no_grad():
-        for parameter in head.parameters():
+        for parameter in view(model).last_linear.parameters():
             parameter.copy_(parameter[order])
     model.config.id2label = dict(enumerate(label_names))
     model.config.label2id = {name: index for index, name in enumerate(label_names)}

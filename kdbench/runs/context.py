@@ -44,6 +44,7 @@ class Predictions:
     seconds: float
     precision: str
     save: Callable[[Path], None] | None = None  # fills the run's model folder; None: there is nothing to load
+    probable: bool = True  # whether the logits stand for probabilities
     timed: bool = True  # False: the answers were there already, so the time to look them up means nothing
 
 
@@ -72,7 +73,9 @@ class Run(RunModels):
         self.stage(stage)  # before the teacher is trained for it
         split = self.answered(split or self.data.train) if teacher else split or self.data.train
         outputs = {f"teacher_{what}": self.teacher_outputs(what, split) for what in teacher}
-        return self._in_batches(replace(self.examples(split), teacher=outputs), stage)
+        weights = self.class_weights(self.stage(stage).class_weights)
+        weighed = None if weights is None else kind(self.task).weigh(weights, split.labels)
+        return self._in_batches(replace(self.examples(split), teacher=outputs, weights=weighed), stage)
 
     def teacher_outputs(self, what: str, split: Split) -> Tensor:
         """Return the teacher's `logits` (n, C), or `cls` (n, L, H): [CLS] after each layer, before the pooler.

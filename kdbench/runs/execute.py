@@ -76,6 +76,8 @@ def _execute(config: RunConfig, about: About) -> dict[str, Any]:
         _ = found.unlabelled  # its faults are found before anything is written
     elif config.dataset.unlabelled is not None and config.phase == "task" and config.corpus is None:
         log.info("dataset.unlabelled: method=%s learns from labels alone, and does not read it", config.method.name)
+    if config.phase == "task":
+        found.require_classes()  # the same
     if config.teacher.is_file and uses_teacher(config):
         found.require_answers()  # the same
     if config.inspect or (config.dry_run and config.phase == "task"):  # all of it: a dry run trains on little

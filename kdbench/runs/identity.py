@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.data.datasets import dev_follows
+from kdbench.options import NO_WEIGHTS
 from kdbench.runs.related import (
     general_run,
     member_runs,
@@ -61,9 +62,14 @@ def corpus_identity(corpus: CorpusConfig, cache: Path) -> dict[str, Any]:
     return {"texts": {"datasets": content, "running": running}, "schedule": schedule} | choices
 
 
-def _stage(given: dict[str, Any]) -> dict[str, Any]:
-    """Return a stage's schedule; if it has steps, the epochs beside them are left out, because they have no effect."""
-    return {key: value for key, value in given.items() if key != "epochs" or given["steps"] is None}
+def _stage(given: dict[str, Any], labels: bool = False) -> dict[str, Any]:
+    """Return a stage's schedule without what has no effect: epochs beside steps, and weights of classes if all are 1.
+
+    `labels`: whether the stage may learn from labels.
+    """
+    idle = {"epochs"} if given["steps"] is not None else set()
+    idle |= {"class_weights"} if not labels or given["class_weights"] == NO_WEIGHTS else set()
+    return {key: value for key, value in given.items() if key not in idle}
 
 
 def _method(config: RunConfig) -> dict[str, Any]:
@@ -79,7 +85,14 @@ def _method(config: RunConfig) -> dict[str, Any]:
     stages = {
         name: stage for name, stage in method["stages"].items() if (name in before) == (config.phase == "general")
     }
-    return method | own_source | {"stages": {name: _stage(stage) for name, stage in stages.items()}}
+    labels = config.phase == "task"
+    weights = config.schedule.class_weights
+    alone = (
+        {"class_weights": weights}
+        if labels and not stages and config.method.reads_labels and weights != NO_WEIGHTS
+        else {}
+    )
+    return method | own_source | alone | {"stages": {name: _stage(stage, labels) for name, stage in stages.items()}}
 
 
 def identity(config: RunConfig, hardware: Hardware) -> dict[str, Any]:

@@ -14,18 +14,18 @@ from omegaconf import OmegaConf
 
 from kdbench.data.datasets import Split
 from kdbench.data.teacher_cache import compute_outputs
-from kdbench.inference import measure
+from kdbench.inference import calibration, measure
 from kdbench.models import students
 from kdbench.models.network import view
 from kdbench.runs.identity import data_id, run_id, teacher_identity
 from kdbench.runs.look import label_of
 from kdbench.runs.related import baseline, row_to_beat, total_baseline, uses_teacher
 from kdbench.schema import GROUPS, RunConfig
-from kdbench.storage.files import filling, write_bytes, write_json, write_text
+from kdbench.storage.files import add_file, filling, write_bytes, write_json, write_text
 from kdbench.storage.predictions import predictions_file
 from kdbench.storage.provenance import machine, source_state, versions
 from kdbench.storage.results import PREDICTIONS, SCHEMA, Runs, metric_of
-from kdbench.tasks.arrays import Logits
+from kdbench.tasks.arrays import Labels, Logits
 from kdbench.training.interrupts import Watch
 from kdbench.training.processes import wait
 from kdbench.validation.load import digest
@@ -85,7 +85,9 @@ def finish(run: "Run", about: About, stages: list[dict[str, Any]], student: Any)
                 {name: (split.ids, split.labels, logits[name]) for name, split in splits.items()},
             ),
         )
-    metrics = {name: run.metrics(split.labels, logits[name]) for name, split in splits.items()}
+    judged = {name: (split.labels, logits[name]) for name, split in splits.items()}
+    metrics = {name: run.metrics(*one) for name, one in judged.items()}
+    entry = _calibrated(run, judged) if _probable(run) else None
     updates = sum(stage["steps"] for stage in stages)
     return {
         "schema": SCHEMA,
@@ -99,7 +101,8 @@ def finish(run: "Run", about: About, stages: list[dict[str, Any]], student: Any)
         "threads": run.hardware.threads,
         "machine": machine(),
         **_baselines(run, about, updates),
-        "metrics": metrics,
+        "metrics": {name: one | _as_answered(run, judged[name], name, entry) for name, one in metrics.items()},
+        "calibration": entry,
         **measured,
         "cost": _cost(run, stages, updates),
         "stages": stages,
@@ -109,6 +112,36 @@ def finish(run: "Run", about: About, stages: list[dict[str, Any]], student: Any)
         "versions": versions(),
         **source_state(),
     }
+
+
+def _probable(run: "Run") -> bool:
+    """Return whether the logits stand for probabilities."""
+    return run.predictions is None or run.predictions.probable
+
+
+def _calibrated(run: "Run", judged: calibration.Splits) -> dict[str, Any] | None:
+    """Calibrate the saved model on dev; return the entry of results.json, None if there is no model to calibrate."""
+    if run.predictions is not None:
+        return None
+    entry, kept = calibration.calibrate(run.task, run.data.label_names, run.metric, judged)
+    if entry is not None:
+        for line in calibration.in_words(entry):
+            log.info("%s", line)
+    if kept != calibration.Calibration() and run.accelerator.is_main_process:
+        add_file(run.folder / "model", calibration.FILE, kept.content)
+    wait(run.accelerator)
+    return entry
+
+
+def _as_answered(
+    run: "Run", judged: tuple[Labels, Logits], split: str, entry: dict[str, Any] | None
+) -> dict[str, float]:
+    """Return the figures of the probabilities that kdbench-predict gives."""
+    if not _probable(run):
+        return {}
+    if entry is None:
+        return calibration.probability_figures(run.task, *judged)
+    return dict(entry["after" if entry["kept"] else "before"][split])
 
 
 def _finish_general(run: "Run", about: About, stages: list[dict[str, Any]], student: Any) -> dict[str, Any]:
@@ -201,6 +234,8 @@ def _identity(run: "Run", about: About) -> dict[str, Any]:
     test = run.data.test_is if config.dataset.splits.test else "cut from train"
     method = asdict(config.method)
     name, module = method.pop("name"), method.pop("module")
+    if not config.method.stages and config.method.reads_labels:
+        method["class_weights"] = config.schedule.class_weights
     if module is not None:
         method |= {"module": module, "source": digest(sources(module))}
     return {

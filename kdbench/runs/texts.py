@@ -19,8 +19,8 @@ from kdbench.data.tokenize import pad_id, tokenize
 from kdbench.data.unlabelled import Unlabelled, stored_unlabelled, with_unlabelled
 from kdbench.data.vocabulary import word_tokenizer
 from kdbench.declared import Architecture, architecture_traits
-from kdbench.errors import Code, UserError
-from kdbench.options import choose_layers
+from kdbench.errors import Code, SettingError, UserError, nearest, shown
+from kdbench.options import NO_WEIGHTS, choose_layers
 from kdbench.runs.identity import corpus_identity
 from kdbench.runs.related import uses_teacher, uses_unlabelled
 from kdbench.schema import RunConfig, ScheduleConfig, StudentConfig
@@ -28,7 +28,8 @@ from kdbench.sources.sources import resolve_model
 from kdbench.sources.word_table import TableFiles, resolve_table
 from kdbench.storage.files import read_json
 from kdbench.storage.seeds import derive
-from kdbench.tasks import chosen_metric
+from kdbench.tasks import chosen_metric, kind
+from kdbench.tasks.weights import Given, Weights
 from kdbench.training.hardware import Hardware
 from kdbench.validation.load import cache_folder
 
@@ -98,6 +99,29 @@ class RunData:
             self.answers.of(self.data.test)
         else:
             self.answers.answered(self.with_unlabelled(self.data.train))
+
+    def class_weights(self, given: Given) -> Weights | None:
+        """Return the weights of the classes by `schedule.class_weights` and the labels of train; None: all have 1."""
+        if given == NO_WEIGHTS:
+            return None
+        return kind(self.task).class_weights(given, self.data.train.labels, self.data.label_names)
+
+    def require_classes(self) -> None:
+        """Raise SettingError if a schedule has the weight of a class that is not in the data."""
+        schedules = {"schedule": self.config.schedule, "teacher.schedule": self.config.teacher.schedule}
+        schedules |= {f"method.stages.{name}": stage for name, stage in self.config.method.stages.items()}
+        for key, schedule in schedules.items():
+            if isinstance(given := schedule.class_weights, str):
+                continue
+            names = self.data.label_names
+            if unknown := [name for name in given if name not in names]:
+                close = nearest(unknown[0], names)
+                problem = f"{unknown[0]} is no class of {self.config.dataset.name}" + f"; did you mean {close}?" * bool(
+                    close
+                )
+                raise SettingError(
+                    Code.MISMATCHED_CLASSES, f"{key}.class_weights", shown(given), f"{problem}. Classes: {shown(names)}"
+                )
 
     def _pieces(self, name: str, folder: Path, pretrained: bool) -> PiecesReport:
         length, counts = self.config.dataset.max_length, {}

@@ -15,6 +15,7 @@ from kdbench.console import quiet_libraries
 from kdbench.data.teacher_cache import compute_outputs
 from kdbench.errors import Code, UserError
 from kdbench.inference import measure
+from kdbench.inference.calibration import calibration_of
 from kdbench.inference.classifier import graph_predict
 from kdbench.inference.finished_run import FinishedRun
 from kdbench.inference.forms import graph_bytes
@@ -23,6 +24,7 @@ from kdbench.inference.latency import own_call
 from kdbench.inference.onnx import to_onnx
 from kdbench.inference.openvino import has_openvino, to_openvino
 from kdbench.models import students
+from kdbench.models.network import view
 from kdbench.shipping.aware import quantisation_aware
 from kdbench.storage.provenance import instructions, machine
 from kdbench.storage.results import metric_of
@@ -138,7 +140,9 @@ def write_int8(run: FinishedRun, source: Path, target: Path, way: str, texts: Se
         to_int8(source, target, way, texts)
         return
     trained = target.with_name(f"{target.stem}.trained.onnx")
-    write_onnx(run, quantisation_aware(run), trained)
+    model = quantisation_aware(run)
+    view(model).divide_logits(calibration_of(run.model).temperature)  # as in the weights of `source`
+    write_onnx(run, model, trained)
     to_int8(trained, target, way)
     trained.unlink()
 

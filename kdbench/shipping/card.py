@@ -75,6 +75,7 @@ def model_card(run: FinishedRun, forms: Forms | None) -> str:
         labels=label_names(run.model),
         environment=(environ := read_json(run.folder / "env.json")),
         command=portable_command(environ["command"]),
+        probable=run.result.get("calibration"),  # older runs have none
         settings=[(key, portable_text(shown(value))) for key, value in flat(parameters) if value is not None],
         bytes=(run.model / "model.safetensors").stat().st_size,
         row=row,

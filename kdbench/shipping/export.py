@@ -22,6 +22,7 @@ from kdbench.data.teacher_cache import compute_outputs
 from kdbench.data.tokenize import load_tokenizer
 from kdbench.errors import Code, UserError
 from kdbench.inference import measure
+from kdbench.inference.calibration import into_weights, probability_figures
 from kdbench.inference.classifier import graph_predict, model_predict, speed_of
 from kdbench.inference.finished_run import FinishedRun, open_run
 from kdbench.inference.forms import FORMS, graph_bytes
@@ -114,6 +115,7 @@ def _copy(run: FinishedRun, staged: Path) -> None:
     for path in run.model.iterdir():  # copytree hides why the system refuses a file
         if path.name != store.MANIFEST:
             shutil.copy(path, staged)
+    into_weights(staged)
     write_text(staged / "config.yaml", OmegaConf.to_yaml(portable_settings(run.config)))
     tokenizer = load_tokenizer(staged)
     tokenizer.model_max_length = run.max_length
@@ -127,7 +129,7 @@ def _write_forms(run: FinishedRun, staged: Path, records: Path, wanted: ExportCo
     paths = {name: staged / FORMS[name].file for name in wanted.forms}
     for path in paths.values():
         path.parent.mkdir(exist_ok=True)
-    difference = write_onnx(run, students.load(run.model), paths["onnx"])
+    difference = write_onnx(run, students.load(staged), paths["onnx"])
     log.info("onnx: differs from PyTorch by %.1e at most", difference)
     if "int8" in paths:
         write_int8(run, paths["onnx"], paths["int8"], way, calibration_texts(run) if WAYS[way].static else ())
@@ -156,6 +158,7 @@ def _write_record(run: FinishedRun, folder: Path, predict: Predict, more: dict[s
     examples = {name: run.examples(split) for name, split in splits.items()}
     logits = {name: one.by_example(compute_outputs(one, predict)) for name, one in examples.items()}
     task, names = run.dataset.task, run.data.label_names
+    probable = students.folder_traits(run.model).probabilities
     answered = {name: (split.ids, split.labels, logits[name]) for name, split in splits.items()}
     write_bytes(folder / PREDICTIONS, predictions_file(task, names, answered))
     shutil.copy(run.folder / "config.yaml", folder)
@@ -163,7 +166,12 @@ def _write_record(run: FinishedRun, folder: Path, predict: Predict, more: dict[s
         "id": digest({"run": run.result["id"], "form": folder.name}),
         "form": folder.name,
         "exported_from": run.result["id"],
-        "metrics": {name: kind(task).judge(split.labels, logits[name], names) for name, split in splits.items()},
+        "metrics": {
+            name: kind(task).judge(split.labels, logits[name], names)
+            | (probability_figures(task, split.labels, logits[name]) if probable else {})
+            for name, split in splits.items()
+        },
+        "calibration": None,  # that of the run is in the weights
         **more,
         "latency": run.result["latency"] | {"device": "cpu"} | more["latency"],
         "machine": machine(),

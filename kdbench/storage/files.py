@@ -241,6 +241,14 @@ def filling(folder: Path) -> Iterator[Path]:
                 shutil.rmtree(left, ignore_errors=True)
 
 
+def add_file(folder: Path, name: str, content: bytes) -> None:
+    """Add a file to a folder that `filling` made, and to its manifest. Raises Damaged, StoreError."""
+    write_bytes(folder / name, content)
+    value, listed = _opened(folder / MANIFEST)
+    listed[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    _write_sealed(folder / MANIFEST, value, dict(sorted(listed.items())))
+
+
 def private(folder: Path) -> Path:
     """Return `folder`, created if it is missing. Its content is trusted, so nobody else may write to it.
 

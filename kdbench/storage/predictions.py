@@ -1,7 +1,8 @@
 """Write and read the predictions of a run: labels and logits of each example of a split."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,20 +39,36 @@ class Predictions:
 
 def read(results: Path, split: str) -> Predictions:
     """Return the predictions in the folder of a results.json. Raises NoPredictionsError."""
-    path = results.with_name(PREDICTIONS)
-    try:
-        table = pyarrow.parquet.read_table(path, filters=pyarrow.compute.field("split") == split)
-        about = table.schema.metadata or {}
-        task = about.get(b"task", DEFAULT_TASK.encode()).decode()
+    with _explained(path := results.with_name(PREDICTIONS)):
+        table, task = _opened(path, split)
         ids, labels = table["id"].to_numpy().astype(np.int64), kind(task).stored(table["label"])
         predicted = kind(task).answers(_logits(table["logits"], task))
-        names = json.loads(about.get(b"labels", b"[]"))
+        names = json.loads((table.schema.metadata or {}).get(b"labels", b"[]"))
+    order = np.argsort(ids, kind="stable")
+    return Predictions(ids[order], labels[order], predicted[order], task, names)
+
+
+def read_logits(results: Path, split: str) -> tuple[Labels, Logits]:
+    """Return labels and logits in the folder of a results.json, in the order of the file. Raises NoPredictionsError."""
+    with _explained(path := results.with_name(PREDICTIONS)):
+        table, task = _opened(path, split)
+        return kind(task).stored(table["label"]), _logits(table["logits"], task)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError:
         raise NoPredictionsError(f"{path.parent} has no {PREDICTIONS}") from None
     except (OSError, KeyError, ValueError, pyarrow.ArrowException) as error:
         raise NoPredictionsError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
-    order = np.argsort(ids, kind="stable")
-    return Predictions(ids[order], labels[order], predicted[order], task, names)
+
+
+def _opened(path: Path, split: str) -> tuple[Any, str]:
+    """Return the rows of a split, and the task."""
+    table = pyarrow.parquet.read_table(path, filters=pyarrow.compute.field("split") == split)
+    return table, (table.schema.metadata or {}).get(b"task", DEFAULT_TASK.encode()).decode()
 
 
 def _logits(column: Any, task: str) -> Logits:

@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from kdbench.stage import Batch
     from kdbench.tasks.arrays import Labels, Logits, Points
     from kdbench.tasks.cells import Label, LabelCells, ReadLabels
+    from kdbench.tasks.probabilities import Questions
+    from kdbench.tasks.weights import Given, Weights
+
+# Figures of probabilities, by name in the record, and their names in tables; less is better.
+PROBABILITIES = {"nll": "NLL", "brier": "Brier", "ece": "ECE"}
 
 
 class Metric(NamedTuple):
@@ -52,6 +57,7 @@ class Task:
     # Traits
     metrics: ClassVar[dict[str, Metric]]  # by name in the record; the first chooses unless `dataset.metric` is set
     loss: ClassVar[str]  # the name of `hard_loss` in the log
+    classes: ClassVar[bool] = True  # a label is made of classes, which may have weights
     one_class: ClassVar[bool] = False  # each text has exactly one class
     several: ClassVar[bool] = False  # none, one or several labels hold for a text
     numbers: ClassVar[bool] = False  # a label is a number
@@ -110,6 +116,21 @@ class Task:
         raise NotImplementedError
 
     @staticmethod
+    def class_weights(given: Given, labels: Labels, names: list[str]) -> Weights:
+        """Return the weights of the classes from `schedule.class_weights` and the labels of train."""
+        raise NotImplementedError
+
+    @staticmethod
+    def weigh(weights: Weights, labels: Labels) -> Labels:
+        """Return the weight of each label, float32, in the form of the labels."""
+        raise NotImplementedError
+
+    @staticmethod
+    def weighted_loss(z: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        """Return `hard_loss` with a weight for each label, as `weigh` gives them; it is not divided by their sum."""
+        raise NotImplementedError
+
+    @staticmethod
     def soft_loss(z: Tensor, batch: Batch, p: SoftTargets, of_classes: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """Return the loss of a batch's logits against the teacher's.
 
@@ -142,6 +163,11 @@ class Task:
     def judge(cls, labels: Labels, logits: Logits, names: Sequence[str]) -> dict[str, float]:
         """Return all metrics of a model's logits, and the number of examples n."""
         return {"n": len(labels), **cls.figures(labels, cls.answers(logits), names)}
+
+    @staticmethod
+    def questions(labels: Labels, logits: Logits) -> Questions | None:
+        """Return what probabilities are judged by; None if the logits of the task stand for no probabilities."""
+        return None
 
     # Answers to people
 

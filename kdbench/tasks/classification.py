@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from kdbench.schema import DatasetConfig
     from kdbench.stage import Batch
     from kdbench.tasks import SoftTargets
+    from kdbench.tasks.probabilities import Questions
+    from kdbench.tasks.weights import Given, Weights
 
 
 class Traits(Task):
@@ -79,6 +81,22 @@ class Kind(Traits):
         return cross_entropy(z, labels)
 
     @staticmethod
+    def class_weights(given: Given, labels: Labels, names: list[str]) -> Weights:
+        from kdbench.tasks.weights import of_classes
+
+        return of_classes(given, np.bincount(labels, minlength=len(names)), names)
+
+    @staticmethod
+    def weigh(weights: Weights, labels: Labels) -> Labels:
+        return weights[labels].astype(np.float32)
+
+    @staticmethod
+    def weighted_loss(z: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        from kdbench.losses import cross_entropy
+
+        return cross_entropy(z, labels, weights)
+
+    @staticmethod
     def soft_loss(z: Tensor, batch: Batch, p: SoftTargets, of_classes: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         return of_classes(z, batch["teacher_logits"])
 
@@ -115,6 +133,12 @@ class Kind(Traits):
         raise ValueError(metric)
 
     @staticmethod
+    def questions(labels: Labels, logits: Logits) -> Questions:
+        from kdbench.tasks.probabilities import of_classes
+
+        return of_classes(labels, logits)
+
+    @staticmethod
     def answer(probable: bool) -> type[Answer] | type[Scored]:
         return Answer if probable else Scored
 
@@ -128,7 +152,7 @@ class Kind(Traits):
 
     @staticmethod
     def cells(answer: Answer | Scored | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        return ("", "") if answer is None else (answer.label, f"{answer[1][answer.label]:.4f}"), ()
+        return ("", "") if answer is None else (answer.label, f"{max(answer[1].values()):.4f}"), ()
 
 
 def macro_f1(labels: NDArray[np.int64], predicted: NDArray[np.int64]) -> Points:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from kdbench.stage import Batch
     from kdbench.tasks import SoftTargets
+    from kdbench.tasks.probabilities import Questions
+    from kdbench.tasks.weights import Given, Weights
 
 BETWEEN = "|"  # labels in a cell of plain text: sport|politics
 _OTHER_BETWEEN = (";", ",")  # what other programs write there
@@ -95,6 +97,23 @@ class Kind(Traits):
         return binary_cross_entropy(z, labels)
 
     @staticmethod
+    def class_weights(given: Given, labels: Labels, names: list[str]) -> Weights:
+        from kdbench.tasks.weights import of_labels
+
+        having = labels.sum(0, dtype=np.int64)
+        return of_labels(given, np.stack([len(labels) - having, having], -1), names)
+
+    @staticmethod
+    def weigh(weights: Weights, labels: Labels) -> Labels:
+        return np.where(labels, weights[:, 1], weights[:, 0]).astype(np.float32)
+
+    @staticmethod
+    def weighted_loss(z: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        from kdbench.losses import binary_cross_entropy
+
+        return binary_cross_entropy(z, labels, weights)
+
+    @staticmethod
     def soft_loss(z: Tensor, batch: Batch, p: SoftTargets, of_classes: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """Return the KL of each label's own two outcomes."""
         from kdbench.losses import soft_binary_kl
@@ -127,6 +146,12 @@ class Kind(Traits):
             case "subset_accuracy":
                 return in_points((labels == predicted).all(1))
         raise ValueError(metric)
+
+    @staticmethod
+    def questions(labels: Labels, logits: Logits) -> Questions:
+        from kdbench.tasks.probabilities import of_labels
+
+        return of_labels(labels, logits)
 
     @staticmethod
     def answer(probable: bool) -> type[Chosen] | type[ScoredLabels]:

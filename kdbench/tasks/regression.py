@@ -32,6 +32,7 @@ class Traits(Task):
     }
     loss = "mse"
     numbers = True
+    classes = False
     problem_type = "regression"
     pipeline_options = ', function_to_apply="none"'
     described = "A text regressor, which tells one number"

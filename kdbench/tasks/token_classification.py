@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from kdbench.schema import DatasetConfig, RunConfig
     from kdbench.stage import Batch
     from kdbench.tasks import SoftTargets
+    from kdbench.tasks.weights import Given, Weights
 
 UNREAD = -1
 OUTSIDE = "O"  # the tag of a word that belongs to no entity
@@ -111,6 +112,23 @@ class Kind(Traits):
         from kdbench.losses import masked_cross_entropy
 
         return masked_cross_entropy(z.flatten(0, 1), labels.flatten())
+
+    @staticmethod
+    def class_weights(given: Given, labels: Labels, names: list[str]) -> Weights:
+        """Return the weights of the tags, by the number of words that have them."""
+        from kdbench.tasks.weights import of_classes
+
+        return of_classes(given, np.bincount(np.concatenate([*labels]), minlength=len(names)), names)
+
+    @staticmethod
+    def weigh(weights: Weights, labels: Labels) -> Labels:
+        return ragged([weights[row].astype(np.float32) for row in labels])
+
+    @staticmethod
+    def weighted_loss(z: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        from kdbench.losses import masked_cross_entropy
+
+        return masked_cross_entropy(z.flatten(0, 1), labels.flatten(), weights.flatten())
 
     @staticmethod
     def soft_loss(z: Tensor, batch: Batch, p: SoftTargets, of_classes: Callable[[Tensor, Tensor], Tensor]) -> Tensor:

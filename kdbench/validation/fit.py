@@ -8,7 +8,8 @@ from pathlib import Path
 
 from kdbench import tasks
 from kdbench.declared import architecture_traits, architectures
-from kdbench.errors import Code, Fault, SettingError, SourceError
+from kdbench.errors import Code, Fault, SettingError, SourceError, shown
+from kdbench.options import NO_WEIGHTS
 from kdbench.schema import TASKS, DatasetConfig, RunConfig, TeacherConfig
 from kdbench.validation.architectures import can_be_cut, kind_faults
 from kdbench.validation.teachers import teacher_faults
@@ -34,7 +35,7 @@ ALTERNATE: dict[str, Callable[[int], int]] = {  # value of method.init.layers ->
 def cross_faults(config: RunConfig) -> list[Fault]:
     """Return the faults of a typed run that depend on more than one key."""
     assert config.method.needs <= NEEDS, f"{config.method.name}: unknown need in {set(config.method.needs)}"
-    found = [*task_faults(config), *teacher_faults(config)]
+    found = [*task_faults(config), *teacher_faults(config), *weight_faults(config)]
     found += [*source_faults(config), *export_faults(config), *track_faults(config)]
     if "encoder" in config.method.needs and config.method.init is None:
         problem = f"must set weights and layers for method={config.method.name}"
@@ -84,6 +85,26 @@ def task_faults(config: RunConfig) -> Iterator[Fault]:
             able = " and ".join(name for name, one in architectures().items() if one.words)
             problem = f"has no head for words; {able} have"
             yield Fault.at(config, Code.UNSUPPORTED_ARCHITECTURE, f"{group}.architecture", problem)
+
+
+def weight_faults(config: RunConfig) -> Iterator[Fault]:
+    """Yield weights of classes where there are no classes, or no loss of the labels."""
+    schedules = {"schedule": config.schedule, "teacher.schedule": config.teacher.schedule}
+    schedules |= {f"method.stages.{name}": stage for name, stage in config.method.stages.items()}
+    for key, schedule in schedules.items():
+        given = schedule.class_weights
+        if given == NO_WEIGHTS or (key.startswith("method.") and given == config.schedule.class_weights):
+            continue
+        problem = ""
+        if not tasks.traits(config.dataset.task).classes:
+            problem = f"must be {NO_WEIGHTS}: dataset.task={config.dataset.task} has no classes"
+        elif key != "teacher.schedule" and not config.method.reads_labels:
+            problem = f"must be {NO_WEIGHTS}: method={config.method.name} with these keys does not learn from labels"
+        if problem:
+            yield Fault(Code.INAPPLICABLE_KEY, f"{key}.class_weights", shown(given), problem)
+    if config.corpus is not None and config.corpus.schedule.class_weights != NO_WEIGHTS:
+        problem = f"must be {NO_WEIGHTS}: texts of a corpus have no labels"
+        yield Fault.at(config, Code.INAPPLICABLE_KEY, "corpus.schedule.class_weights", problem)
 
 
 def _or(names: Sequence[str]) -> str:

@@ -245,3 +245,14 @@ def test_a_fastberts_flops_are_the_matrices_of_its_layers(folders, kind):
     once = fastbert.WIDTH * (fastbert.WIDTH + len(LABELS))  # for [CLS] alone, the classifier not at all
     head = 9 * (head - once) + fastbert.WIDTH**2
     assert fastbert.flops(shape, 9, 2) == 2 * 2 * (9 * sum(matrices.values()) + head)
+
+
+@each
+def test_the_last_layer_gives_the_logits(folders, kind):
+    """To divide its weights divides the logits: so a temperature goes into an exported model."""
+    student = loud(classifier(folders[kind], [0, 2]))
+    given = batch(student.config.pad_token_id)
+    with torch.inference_mode():
+        before = students.forward(student, given)
+        view(student).divide_logits(2.0)
+        torch.testing.assert_close(students.forward(student, given), before / 2)
