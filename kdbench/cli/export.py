@@ -5,9 +5,13 @@ import json
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kdbench.console import guarded, quiet_libraries
 from kdbench.errors import Code, UserError
+
+if TYPE_CHECKING:
+    from kdbench.schema import ExportConfig
 
 SCHEMA = 1  # version of the --json document
 EPILOG = """\
@@ -20,6 +24,7 @@ openvino/openvino_model.xml. Each graph is evaluated on dev and test, and is a r
 examples:
   kdbench-export outputs/reuters_r8/theseus/bert_3l-1a2b3c4d/seed0 --int8
   kdbench-export outputs/.../seed0 outputs/.../seed1 --onnx --json
+  kdbench-export outputs/.../seed0 outputs/.../seed1 outputs/.../seed2 --average
   kdbench-export outputs/.../seed0 --best-int8 --max-loss 0.3
   kdbench-export outputs/.../seed0 --demo
   kdbench-export outputs/.../seed0 --int8 --push my-org/my-model
@@ -39,6 +44,9 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     made.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a finished run: outputs/<...>/seed0")
+    made.add_argument(
+        "--average", action="store_true", help="export one ONNX graph with the mean of the logits of all RUNs"
+    )
     made.add_argument("--onnx", action="store_true", help="also export an ONNX graph, equal to PyTorch within 1e-5")
     made.add_argument("--int8", action="store_true", help="also export a graph quantised to 8 bits (includes --onnx)")
     made.add_argument(
@@ -84,6 +92,8 @@ def _export(options: argparse.Namespace) -> int:
     hide_log() if options.quiet else show_log(on_stderr=True)
     options.int8 |= options.demo or options.best_int8
     wanted = ExportConfig(**{field.name: getattr(options, field.name) for field in fields(ExportConfig)})
+    if options.average:
+        return _average(options, wanted)
     for folder in options.runs:  # checks all before the first is exported
         run = open_run(folder)
         if options.demo:
@@ -99,12 +109,29 @@ def _export(options: argparse.Namespace) -> int:
     if options.push and (options.quiet or not sys.stderr.isatty()):
         disable_progress_bars()
     pushed = [push(Path(folders[0]), options.push, options.public)] if options.push else []
+    _tell(options, folders, demos, pushed)
+    return 0
+
+
+def _average(options: argparse.Namespace, wanted: "ExportConfig") -> int:
+    from kdbench.shipping.average import export_average
+
+    for option in ("best_int8", "qat", "demo", "push"):
+        if getattr(options, option):
+            raise UserError(
+                Code.CONFLICTING_OPTIONS, f"--{option.replace('_', '-')} excludes --average: export one RUN with it"
+            )
+    wanted.onnx = True
+    _tell(options, [str(export_average(options.runs, wanted))], [], [])
+    return 0
+
+
+def _tell(options: argparse.Namespace, folders: list[str], demos: list[str], pushed: list[str]) -> None:
     if options.json:
         print(json.dumps({"schema": SCHEMA, "folders": folders, "demos": demos, "pushed": pushed}, indent=2))
     else:
         print("\n".join(folders + demos + pushed))
     sys.stdout.flush()
-    return 0
 
 
 def _check_push(options: argparse.Namespace) -> None:

@@ -20,7 +20,7 @@ from kdbench.data.tokenize import load_tokenizer, pad_id, tokenize_here, tokeniz
 from kdbench.errors import Code, UserError
 from kdbench.inference.calibration import FILE, Calibration, calibration_of
 from kdbench.inference.finished_run import open_run, read_length
-from kdbench.inference.forms import graph_file, is_export, weights_file
+from kdbench.inference.forms import FORMS, graph_file, is_export, weights_file
 from kdbench.inference.onnx import Graph
 from kdbench.inference.openvino import OpenVinoGraph
 from kdbench.models import students
@@ -133,6 +133,8 @@ def load_classifier(folder: Path) -> Classifier:
         store.verify(export / store.MANIFEST)
         return classifier_of(export, export, graph_predict(graph, speed_of(export)))
     if is_export(folder):
+        if not (folder / WEIGHTS).is_file():  # an average has graphs only
+            return load_classifier(folder / FORMS["onnx"].file)
         return classifier_of(folder, folder, model_predict(folder))
     if not (folder / RESULTS).is_file():
         raise UserError(

@@ -29,7 +29,11 @@ def to_onnx(model: Any, path: Path, pairs: bool) -> float:
     `pairs`: whether the model reads token_type_ids. A FastBERT's graph also takes `speed` and returns `exit_layer`.
     Raises UserError if the architecture has no graph, or if the graph's logits differ by more than TOLERANCE.
     """
-    network = view(model)
+    return network_to_onnx(view(model), path, pairs)
+
+
+def network_to_onnx(network: Network, path: Path, pairs: bool) -> float:
+    """Write a graph as `to_onnx` does, of a model or of several that answer as one."""
     if network.no_onnx:
         raise UserError(Code.UNSUPPORTED_EXPORT, f"ONNX {network.no_onnx}. Ship the folder of the run")
     if (graph := network.written()) is not None:

@@ -11,6 +11,7 @@ export/ can be uploaded: it has no texts, no predictions, and no paths or names 
 
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,15 @@ from kdbench.inference.finished_run import FinishedRun, open_run
 from kdbench.inference.forms import FORMS, graph_bytes
 from kdbench.inference.int8 import AWARE, DEFAULT, WAYS, calibration_texts
 from kdbench.inference.latency import beside, own_call
-from kdbench.inference.onnx import to_fp16
+from kdbench.inference.onnx import network_to_onnx, to_fp16
 from kdbench.inference.openvino import require_openvino, to_openvino
 from kdbench.models import students
+from kdbench.models.network import Network, view
 from kdbench.schema import ExportConfig
-from kdbench.shipping.best_int8 import Choice, write_int8, write_onnx
+from kdbench.shipping.best_int8 import Choice, write_int8
 from kdbench.shipping.card import Forms, model_card
 from kdbench.shipping.portable import portable_settings
+from kdbench.sources.foreign import WEIGHTS
 from kdbench.stage import Predict
 from kdbench.storage import files as store
 from kdbench.storage.cache import locked_hidden
@@ -67,14 +70,17 @@ def export_run(folder: Path, wanted: ExportConfig, choice: Choice | None = None)
     """
     quiet_libraries()
     run = open_run(folder)
-    _require_forms(run, wanted)
+    require_forms(run, wanted)
     target, measured = run.folder / EXPORT, run.folder / MEASURED
     torch.set_num_threads(run.result["threads"])  # so that its times are comparable with the run's
     with explained(target), locked_hidden(run.folder):
         remove_leftovers(run.folder)
         with filling(measured) as records, filling(target) as staged:
-            _copy(run, staged)
-            forms = _write_forms(run, staged, records, wanted, choice) if wanted.forms else None
+            copy_reader(run, staged)
+            shutil.copy(run.model / WEIGHTS, staged)
+            into_weights(staged)
+            network = view(students.load(staged)) if wanted.forms else None
+            forms = write_forms(run, network, staged, records, wanted, choice) if network else None
             write_text(staged / "README.md", model_card(run, forms))
         if not wanted.forms:
             remove(measured)
@@ -94,7 +100,7 @@ def has_export(folder: Path, wanted: ExportConfig) -> bool:
     return not wanted.qat or read_json(folder / MEASURED / "int8" / RESULTS)["quantisation"]["way"] == AWARE
 
 
-def _require_forms(run: FinishedRun, wanted: ExportConfig) -> None:
+def require_forms(run: FinishedRun, wanted: ExportConfig) -> None:
     """Raise UserError if the architecture does not have a form, or a package is missing."""
     own = students.folder_traits(run.model)
     branches = "needs a graph without branches" if own.early_exit else ""
@@ -110,12 +116,11 @@ def _require_forms(run: FinishedRun, wanted: ExportConfig) -> None:
         require_openvino()
 
 
-def _copy(run: FinishedRun, staged: Path) -> None:
-    """Copy the model's folder and the settings. The tokenizer gets the maximum length of training."""
+def copy_reader(run: FinishedRun, staged: Path) -> None:
+    """Copy the model's folder, all but its weights, and the settings. The tokenizer gets the length of training."""
     for path in run.model.iterdir():  # copytree hides why the system refuses a file
-        if path.name != store.MANIFEST:
+        if path.name not in (store.MANIFEST, WEIGHTS):
             shutil.copy(path, staged)
-    into_weights(staged)
     write_text(staged / "config.yaml", OmegaConf.to_yaml(portable_settings(run.config)))
     tokenizer = load_tokenizer(staged)
     tokenizer.model_max_length = run.max_length
@@ -123,13 +128,25 @@ def _copy(run: FinishedRun, staged: Path) -> None:
     write_json(staged / "special_tokens_map.json", tokenizer.special_tokens_map)  # which older programs ask for
 
 
-def _write_forms(run: FinishedRun, staged: Path, records: Path, wanted: ExportConfig, choice: Choice | None) -> Forms:
-    """Write the graphs into `staged`, and what was measured of each into a folder of `records`."""
+def write_forms(
+    run: FinishedRun,
+    network: Network,
+    staged: Path,
+    records: Path,
+    wanted: ExportConfig,
+    choice: Choice | None = None,
+    prefix: str = "",
+    changes: Mapping[str, Any] | None = None,
+) -> Forms:
+    """Write the graphs of `network` into `staged`, and what was measured of each into a folder of `records`.
+
+    `prefix` begins the names of the forms in tables, and `changes` are keys of the record that are not the run's.
+    """
     way = choice.way if choice else AWARE if wanted.qat else DEFAULT
     paths = {name: staged / FORMS[name].file for name in wanted.forms}
     for path in paths.values():
         path.parent.mkdir(exist_ok=True)
-    difference = write_onnx(run, students.load(staged), paths["onnx"])
+    difference = network_to_onnx(network, paths["onnx"], run.pairs and network.token_types)
     log.info("onnx: differs from PyTorch by %.1e at most", difference)
     if "int8" in paths:
         write_int8(run, paths["onnx"], paths["int8"], way, calibration_texts(run) if WAYS[way].static else ())
@@ -140,12 +157,13 @@ def _write_forms(run: FinishedRun, staged: Path, records: Path, wanted: ExportCo
     told = {"int8": {"quantisation": {"way": way} if choice is None else choice.record()}}
     graphs = {name: graph_predict(path, speed_of(run.model)) for name, path in paths.items()}
     log.info("measuring the time of %s and of PyTorch, in turns", ", ".join(paths))
-    latency = _latency(run, {"pytorch": model_predict(run.model)} | graphs)
+    latency = _latency(run, {"pytorch": lambda batch, step: network.forward(batch)} | graphs)
     log.info("pytorch: %s", _words(run.result, latency["pytorch"]))
     results = []
     for name, predict in graphs.items():
         (records / name).mkdir()
-        more = {"latency": latency[name], "bytes": graph_bytes(paths[name])} | told.get(name, {})
+        more = {"latency": latency[name], "bytes": graph_bytes(paths[name])} | told.get(name, {}) | dict(changes or {})
+        more["form"] = prefix + name
         result = _write_record(run, records / name, predict, more)
         log.info("%s: %s, %.1f MB", name, _words(result, latency[name]), result["bytes"] / 1e6)
         results.append(result)
@@ -163,7 +181,7 @@ def _write_record(run: FinishedRun, folder: Path, predict: Predict, more: dict[s
     write_bytes(folder / PREDICTIONS, predictions_file(task, names, answered))
     shutil.copy(run.folder / "config.yaml", folder)
     result = run.result | {
-        "id": digest({"run": run.result["id"], "form": folder.name}),
+        "id": digest({"run": more.get("exported_from", run.result["id"]), "form": folder.name}),
         "form": folder.name,
         "exported_from": run.result["id"],
         "metrics": {
@@ -172,12 +190,12 @@ def _write_record(run: FinishedRun, folder: Path, predict: Predict, more: dict[s
             for name, split in splits.items()
         },
         "calibration": None,  # that of the run is in the weights
+        "stages": [],  # those of the run
+        "reported": {},
         **more,
         "latency": run.result["latency"] | {"device": "cpu"} | more["latency"],
         "machine": machine(),
         "instructions": instructions(),
-        "stages": [],  # those of the run
-        "reported": {},
         "versions": versions(),
         **source_state(),
     }
