@@ -142,14 +142,14 @@ def test_other_tasks_have_no_probabilities() -> None:
 
 
 BILSTM = {"embedding": 8, "multichannel": False, "pairs": False}
+STATIC = {"pairs": False, "int8_table": True}
+OF_FOLDERS = [("bert", {}), ("mobilebert", NARROW), ("ib_bert", NARROW), ("bilstm", BILSTM), ("static", STATIC)]
 
 
-@pytest.mark.parametrize(
-    ("architecture", "changes"), [("bert", {}), ("mobilebert", NARROW), ("ib_bert", NARROW), ("bilstm", BILSTM)]
-)
+@pytest.mark.parametrize(("architecture", "changes"), OF_FOLDERS)
 def test_a_folder_takes_the_temperature_into_its_weights(tmp_path: Path, architecture: str, changes: dict) -> None:
-    made = model(architecture, **changes)
-    view(made).save(tmp_path)
+    view(model(architecture, **changes)).save(tmp_path)
+    made = students.load(tmp_path)  # a static student's table is in 8 bits there
     batch = {"input_ids": torch.arange(1, 13).reshape(2, 6), "attention_mask": torch.ones(2, 6, dtype=torch.long)}
     with torch.inference_mode():
         before = students.forward(made, batch)  # type: ignore[arg-type]

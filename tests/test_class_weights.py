@@ -151,6 +151,7 @@ def test_where_they_mean_nothing_they_are_refused(configure):
     expected = [(Code.INAPPLICABLE_KEY, key)]
     assert faulty(configure("method=finetune", "dataset.task=regression", balanced)) == expected
     assert faulty(configure("method=logit_kd", "method.alpha=1", balanced)) == expected
+    assert faulty(configure("method=static", "method.alpha=1", balanced)) == expected
     assert faulty(configure("method=tinybert", balanced)) == expected
     assert faulty(configure("method=tinybert", "method.prediction=false", balanced)) == []
     assert faulty(configure("method=minilm", f"corpus.{balanced}")) == [(Code.INAPPLICABLE_KEY, f"corpus.{key}")]

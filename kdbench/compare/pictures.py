@@ -23,7 +23,7 @@ from kdbench.compare.columns import METRICS, NOTHING, metric_in_words, unit
 from kdbench.compare.curves import Curve, Detail, detail
 from kdbench.compare.table import TRAINED_ON, Row, Table, varying
 from kdbench.compare.trust import Trust, mean_coverage, trust
-from kdbench.tasks.probabilities import Bin, ece
+from kdbench.tasks.probabilities import BINS, Bin, ece
 
 matplotlib.rcParams.update(
     {
@@ -246,7 +246,8 @@ def reliable(table: Table, details: dict[str, Detail]) -> Figure | None:
         if row.id in found:
             _, bins = found[row.id].bins()
             _bins(axes, bins, look[row.id], f"{name_of(row, table.rows)} (ECE {ece(bins):.3f})")
-    axes.set_xlabel(f"probability of the likeliest answer; bins with fewer than {FEWEST} texts are left out")
+    few = f"{BINS} bins, those with fewer than {FEWEST} texts are left out"
+    axes.set_xlabel(f"probability of the likeliest answer; {few}")
     axes.set_ylabel("share of right answers")
     figure.legend(loc="outside right upper", fontsize=8)
     return figure
@@ -274,7 +275,7 @@ def diagram(title: str, found: Trust) -> Figure:
     edges = [(number + 0.5) / len(after) for number in range(len(after))]
     below.bar(edges, [one.size / total for one in after], width=0.9 / len(after), color=COLOURS[0])
     above.set_ylabel("share of right answers")
-    below.set(xlabel="probability of the likeliest answer", ylabel="share")
+    below.set(xlabel=f"probability of the likeliest answer, {len(after)} bins", ylabel="share")
     above.legend(loc="upper left", fontsize=8)
     return figure
 

@@ -39,6 +39,11 @@ class Params:
         return self.alpha > 0
 
     @property
+    def reads_labels(self) -> bool:
+        """Return whether the labels have a term."""
+        return self.alpha < 1
+
+    @property
     def reads_unlabelled(self) -> bool:
         """Return whether there is a soft term."""
         return self.alpha > 0

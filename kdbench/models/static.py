@@ -126,6 +126,10 @@ class Model(OwnModel):
     config_class, module_class, stored_class = StaticConfig, Static, partial(Static, stored=True)
 
     @property
+    def last_linear(self) -> nn.Linear:
+        return self.model.classifier
+
+    @property
     def word_table(self) -> nn.Embedding:
         table: nn.Embedding = self.model.embedding
         return table
