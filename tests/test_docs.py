@@ -391,6 +391,7 @@ FOR_TINY = {
     "method.init.layers=[0,2,4]": "method.init.layers=[0,3]",
     "method.patient_layers=[2,4]": "method.patient_layers=[2]",
     "method.relation_heads=12": "method.relation_heads=4",
+    "schedule.class_weights={spam:5}": "schedule.class_weights={fruit:5}",
 }
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kdbench.console import quiet_libraries
 from kdbench.inference import measure
+from kdbench.inference.calibration import FILE as CALIBRATION
 from kdbench.inference.classifier import graph_predict, model_predict, speed_of
 from kdbench.inference.finished_run import FinishedRun, open_run
 from kdbench.inference.forms import FORMS, graph_file
@@ -138,9 +139,10 @@ def measure_folders(folders: dict[str, Path]) -> dict[str, Any]:
 def _shape(model: Path, length: int | None, form: str | None = None) -> Shape:
     """Return what a model's time depends on: form, length of the texts, configuration and tokenizer.
 
-    A FastBERT's exits also depend on its weights, whose digest is in the manifest.
+    A FastBERT's exits also depend on its weights, whose digest is in the manifest. A temperature takes no time.
     """
-    files = [path for path in sorted(model.glob("*.json")) if _by_words(model) or path.name != MANIFEST]
+    idle = {CALIBRATION} if _by_words(model) else {CALIBRATION, MANIFEST}
+    files = [path for path in sorted(model.glob("*.json")) if path.name not in idle]
     return form, length, *(path.read_bytes() for path in files)
 
 
