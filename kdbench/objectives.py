@@ -1,12 +1,11 @@
 """Objectives that several methods use: the losses of a task, as its file in `kdbench.tasks` gives them."""
 
-from typing import Protocol
-
 import torch
 from torch import Tensor, nn
 
 from kdbench.losses import IGNORED, masked_cross_entropy, soft_kl
 from kdbench.models.students import logits
+from kdbench.options import SoftAndHard
 from kdbench.stage import Batch, Objective, Terms
 from kdbench.tasks import SoftTargets, kind
 
@@ -53,12 +52,6 @@ def soft_loss(task: str, z: Tensor, batch: Batch, p: SoftTargets) -> Tensor:
         return soft_kl(student, teacher, p.temperature, p.reduction, p.scale_by_temperature_squared)
 
     return kind(task).soft_loss(z, batch, p, kl)
-
-
-class SoftAndHard(SoftTargets, Protocol):
-    """The keys of every method that learns from the teacher's logits and from the labels."""
-
-    alpha: float
 
 
 def soft_and_hard(task: str, z: Tensor, batch: Batch, p: SoftAndHard) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ Methods can import it for their `Params`, because it imports nothing else of kdb
 import math
 import re
 from collections.abc import Callable, Collection
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 MISSING: Any = "???"  # OmegaConf's mark for a value that the YAML must give
@@ -84,6 +84,33 @@ TEMPERATURE = between(1e-3, 1e3)
 
 # The share of an epoch's texts that have no label (`unlabelled_share` of a method).
 SHARE = or_none(between(0.01, 0.99))
+
+
+@dataclass
+class TaughtAndLabelled:
+    """The keys of a method whose loss is alpha * what the teacher gives + (1 - alpha) * the loss of the labels."""
+
+    alpha: float = option(between(0, 1))
+    unlabelled_share: float | None = option(SHARE)  # of an epoch's texts; null: train and the raw texts once
+
+    @property
+    def reads_labels(self) -> bool:
+        """Return whether the labels have a term."""
+        return self.alpha < 1
+
+    @property
+    def reads_unlabelled(self) -> bool:
+        """Return whether what needs no label has a term."""
+        return self.alpha > 0
+
+
+@dataclass
+class SoftAndHard(TaughtAndLabelled):
+    """Those of a method that learns from the teacher's logits, which `kdbench.objectives.soft_and_hard` reads."""
+
+    temperature: float = option(TEMPERATURE)
+    reduction: str = option(one_of("batchmean", "elementmean"))
+    scale_by_temperature_squared: bool = MISSING
 
 
 _LAYERS = ("first", "last", "every_other", "odd_alternate", "even_alternate", "symmetric", "contribution")

@@ -66,7 +66,9 @@ def options(method: str, configs: HydraConfigs) -> str:
     of_keys, of_stages = re.split(r"^\s*stages:", source, maxsplit=1, flags=re.MULTILINE)
     comments = dict(COMMENT.findall(of_keys))
     lines = ["| `method.` | default | legal | |", "|---|---|---|---|"]
+    placed = {name: at for at, name in enumerate(cfg.method)}  # as the YAML has them
     of_method = [name for name in keys.groups["method"] if name not in NOT_OPTIONS]
+    of_method.sort(key=lambda name: placed.get(name, len(placed)))
     of_init = [f"init.{name}" for name in keys.groups.get("method.init", [])]
     for name in [*of_method, *(of_init if cfg.method.init is not None else [])]:
         (text,) = keys_text(f"method.{name}", keys, filled)

@@ -18,6 +18,7 @@ from kdbench.errors import Code, SettingError
 from kdbench.losses import IGNORED, binary_cross_entropy, cross_entropy, masked_cross_entropy
 from kdbench.methods.tfidf import linear
 from kdbench.objectives import hard_loss, soft_and_hard
+from kdbench.options import SoftAndHard
 from kdbench.runs.identity import identity, run_id
 from kdbench.runs.related import general_run, row_to_beat, teacher_run
 from kdbench.schema import ScheduleConfig
@@ -80,8 +81,7 @@ def test_losses_are_pytorchs_but_for_the_divisor() -> None:
     torch.testing.assert_close(masked_cross_entropy(Z, some, own), expected)
 
 
-class Soft:
-    temperature, reduction, scale_by_temperature_squared, alpha = 2.0, "batchmean", True, 0.25
+SOFT = SoftAndHard(0.25, None, 2.0, "batchmean", True)
 
 
 def test_a_text_without_a_label_has_no_weighted_loss() -> None:
@@ -90,10 +90,10 @@ def test_a_text_without_a_label_has_no_weighted_loss() -> None:
     losses = F.cross_entropy(Z, LABELS, reduction="none")
     expected = (losses * batch["weights"])[known].sum() / 6
     torch.testing.assert_close(hard_loss("classification", Z, batch), expected)
-    found = soft_and_hard("classification", Z, batch, Soft)
+    found = soft_and_hard("classification", Z, batch, SOFT)
     torch.testing.assert_close(found["hard"], 0.75 * expected)
     plain: Any = batch | {"weights": torch.ones(6)}
-    without = soft_and_hard("classification", Z, plain, Soft)
+    without = soft_and_hard("classification", Z, plain, SOFT)
     torch.testing.assert_close(found["soft"], without["soft"])
 
 

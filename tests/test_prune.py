@@ -86,7 +86,7 @@ def test_importance_does_not_depend_on_how_the_texts_are_cut_into_batches(tmp_pa
     """Whole, in halves, and text by text, each part padded to its own longest text."""
     model = whole(tmp_path, "bert")
     inputs = batch(model.config.pad_token_id) | {"labels": torch.tensor([0, 2, 1, 1])}
-    together = importance(model, "classification", iter([inputs]))  # type: ignore[list-item]
+    together = importance(model, "classification", iter([inputs]))
     for size in (2, 1):
         parts = []
         for start in range(0, 4, size):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 from kdbench.losses import logit_mse
 from kdbench.models.students import logits
 from kdbench.objectives import hard_loss
-from kdbench.options import MISSING, SHARE, at_least, between, one_of, option
+from kdbench.options import MISSING, TaughtAndLabelled, at_least, between, one_of, option
 from kdbench.stage import Batch, Stage, Terms
 
 if TYPE_CHECKING:
@@ -23,12 +23,11 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Params:
+class Params(TaughtAndLabelled):
     needs: ClassVar[frozenset[str]] = frozenset({"encoder", "teacher"})
     students: ClassVar[frozenset[str]] = frozenset({"bilstm"})
     not_others: ClassVar[str] = "the texts that it makes are given one class each by the teacher"
 
-    alpha: float = option(between(0, 1))
     reduction: str = option(one_of("elementmean", "batchmean"))
     augment: bool = MISSING
     mask: float = option(between(0, 1))  # chance that a word is masked
@@ -37,17 +36,6 @@ class Params:
     max_ngram: int = option(at_least(1))
     rounds: int = option(at_least(1))  # tries a text
     tagger: str = option(one_of("english", "clusters"))  # clusters of the teacher's word embeddings: any language
-    unlabelled_share: float | None = option(SHARE)  # of an epoch's texts; null: train and the raw texts once
-
-    @property
-    def reads_labels(self) -> bool:
-        """Return whether the labels have a term."""
-        return self.alpha < 1
-
-    @property
-    def reads_unlabelled(self) -> bool:
-        """Return whether the logits have a term."""
-        return self.alpha > 0
 
     def conflicts(self, config: "RunConfig") -> Iterator[tuple[str, str]]:
         """Yield (key, problem) if the teacher cannot answer texts that are made here."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 from kdbench.losses import IGNORED, cosine_distance, soft_kl
 from kdbench.models.students import base, last_hidden, logits, mlm_head, word_embeddings
 from kdbench.objectives import masked_lm, soft_and_hard, supervised
-from kdbench.options import MISSING, SHARE, TEMPERATURE, at_least, between, one_of, option
+from kdbench.options import TEMPERATURE, SoftAndHard, at_least, one_of, option
 from kdbench.schema import ENCODERS, TASKS
 from kdbench.stage import Batch, Stage, Terms, Unit
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Params:
+class Params(SoftAndHard):
     needs: ClassVar[frozenset[str]] = frozenset({"encoder", "corpus", "same_width"})
     students: ClassVar[frozenset[str]] = frozenset(ENCODERS)
     tasks: ClassVar[frozenset[str]] = frozenset(TASKS)
@@ -38,25 +38,10 @@ class Params:
     mlm_temperature: float = option(TEMPERATURE)
     soft_on: str = option(one_of("all", "masked"))  # tokens
     smoothing: float = option(at_least(0))  # exponent of token counts in the choice of masked tokens
-    alpha: float = option(between(0, 1))  # of the task's soft targets; 0: direct fine-tuning
-    temperature: float = option(TEMPERATURE)
-    reduction: str = option(one_of("batchmean", "elementmean"))
-    scale_by_temperature_squared: bool = MISSING
-    unlabelled_share: float | None = option(SHARE)  # of an epoch's texts; null: train and the raw texts once
 
     @property
     def reads_teacher(self) -> bool:
         """Return whether the task has a soft term; before the task, the teacher is not fine-tuned."""
-        return self.alpha > 0
-
-    @property
-    def reads_labels(self) -> bool:
-        """Return whether the labels have a term."""
-        return self.alpha < 1
-
-    @property
-    def reads_unlabelled(self) -> bool:
-        """Return whether the task has a soft term."""
         return self.alpha > 0
 
 

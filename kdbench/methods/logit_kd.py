@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from kdbench.models.students import logits
 from kdbench.objectives import soft_and_hard
-from kdbench.options import MISSING, SHARE, TEMPERATURE, between, one_of, option
+from kdbench.options import SoftAndHard
 from kdbench.schema import ARCHITECTURES, TASKS
 from kdbench.stage import Batch, Stage, Terms
 
@@ -18,27 +18,11 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Params:
+class Params(SoftAndHard):
     needs: ClassVar[frozenset[str]] = frozenset({"encoder", "teacher"})
     students: ClassVar[frozenset[str]] = frozenset(ARCHITECTURES)
     own_encoder: ClassVar[bool] = True
     tasks: ClassVar[frozenset[str]] = frozenset(TASKS)
-
-    alpha: float = option(between(0, 1))
-    temperature: float = option(TEMPERATURE)
-    reduction: str = option(one_of("batchmean", "elementmean"))
-    scale_by_temperature_squared: bool = MISSING
-    unlabelled_share: float | None = option(SHARE)  # of an epoch's texts; null: train and the raw texts once
-
-    @property
-    def reads_labels(self) -> bool:
-        """Return whether the labels have a term."""
-        return self.alpha < 1
-
-    @property
-    def reads_unlabelled(self) -> bool:
-        """Return whether there is a soft term."""
-        return self.alpha > 0
 
 
 def stages(run: "Run", p: Params) -> Iterator[Stage]:

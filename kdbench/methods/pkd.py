@@ -19,7 +19,7 @@ from torch import Tensor
 from kdbench.losses import patience
 from kdbench.models.network import view
 from kdbench.objectives import soft_and_hard
-from kdbench.options import MISSING, SHARE, TEMPERATURE, Rule, at_least, between, one_of, option
+from kdbench.options import MISSING, Rule, SoftAndHard, at_least, one_of, option
 from kdbench.schema import ENCODERS
 from kdbench.stage import Batch, Stage, Terms, Unit
 
@@ -35,28 +35,18 @@ def _choice(given: Any) -> bool:
 
 
 @dataclass
-class Params:
+class Params(SoftAndHard):
     needs: ClassVar[frozenset[str]] = frozenset({"encoder", "teacher", "same_width", "encoder_teacher"})
     students: ClassVar[frozenset[str]] = frozenset(ENCODERS)
     tasks: ClassVar[frozenset[str]] = frozenset({"classification", "multi_label", "regression"})
     not_others: ClassVar[str] = "it compares the [CLS] states, which stand for the text and not for its words"
 
-    alpha: float = option(between(0, 1))
-    temperature: float = option(TEMPERATURE)
-    reduction: str = option(one_of("batchmean", "elementmean"))  # of the soft term
-    scale_by_temperature_squared: bool = MISSING
     beta: float = option(at_least(0))
     patient_layers: Any = option(Rule("skip, last, or a rising list of the teacher's layers from 1, [2,4]", _choice))
     normalise: bool = MISSING
     patient_reduction: str = option(one_of("batchmean", "elementmean"))
     patient_tokens: str = option(one_of("cls", "all"))
     last_layer: bool = MISSING  # whether the student's last layer has a term too
-    unlabelled_share: float | None = option(SHARE)  # of an epoch's texts; null: train and the raw texts once
-
-    @property
-    def reads_labels(self) -> bool:
-        """Return whether the labels have a term."""
-        return self.alpha < 1
 
     @property
     def reads_unlabelled(self) -> bool:

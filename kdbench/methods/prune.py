@@ -33,7 +33,7 @@ from kdbench.models.network import view
 from kdbench.models.pruned import pruned
 from kdbench.models.students import flops, logits
 from kdbench.objectives import soft_and_hard
-from kdbench.options import MISSING, SHARE, TEMPERATURE, Rule, at_least, between, one_of, option, or_none
+from kdbench.options import MISSING, Rule, SoftAndHard, at_least, one_of, option, or_none
 from kdbench.schema import ENCODERS, TASKS
 from kdbench.stage import Batch, Stage, Terms
 from kdbench.tasks import kind
@@ -59,7 +59,7 @@ def costs(measure: str, hidden: int, heads: int, ffn: int, length: int) -> tuple
 
 
 @dataclass
-class Params:
+class Params(SoftAndHard):
     needs: ClassVar[frozenset[str]] = frozenset(
         {"encoder", "teacher", "encoder_teacher", "same_width", "same_kind", "heads"}
     )
@@ -72,21 +72,6 @@ class Params:
     texts: int | None = option(or_none(at_least(1)))  # whose gradients are measured; null: all of train
     normalise: bool = MISSING
     together: bool = MISSING  # whether heads and units have one order
-    alpha: float = option(between(0, 1))
-    temperature: float = option(TEMPERATURE)
-    reduction: str = option(one_of("batchmean", "elementmean"))
-    scale_by_temperature_squared: bool = MISSING
-    unlabelled_share: float | None = option(SHARE)  # of an epoch's texts; null: train and the raw texts once
-
-    @property
-    def reads_labels(self) -> bool:
-        """Return whether the labels have a term."""
-        return self.alpha < 1
-
-    @property
-    def reads_unlabelled(self) -> bool:
-        """Return whether recovery has a soft term."""
-        return self.alpha > 0
 
     def conflicts(self, config: "RunConfig") -> Iterator[tuple[str, str]]:
         """Yield (key, problem) if the student is not the teacher, or the target cannot be reached."""

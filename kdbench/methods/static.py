@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from kdbench.models.students import logits
 from kdbench.objectives import soft_and_hard
-from kdbench.options import MISSING, SHARE, TEMPERATURE, between, one_of, option
+from kdbench.options import MISSING, SoftAndHard
 from kdbench.schema import TASKS
 from kdbench.stage import Batch, ParamGroup, Stage, Terms
 
@@ -19,32 +19,17 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Params:
+class Params(SoftAndHard):
     needs: ClassVar[frozenset[str]] = frozenset({"encoder"})
     students: ClassVar[frozenset[str]] = frozenset({"static"})
     own_encoder: ClassVar[bool] = True
     tasks: ClassVar[frozenset[str]] = frozenset(TASKS) - {"token_classification"}
     not_others: ClassVar[str] = "it has one vector for a text, and no answer for one of its words"
 
-    alpha: float = option(between(0, 1))
-    temperature: float = option(TEMPERATURE)
-    reduction: str = option(one_of("batchmean", "elementmean"))
-    scale_by_temperature_squared: bool = MISSING
     train_vectors: bool = MISSING
-    unlabelled_share: float | None = option(SHARE)  # of an epoch's texts; null: train and the raw texts once
 
     @property
     def reads_teacher(self) -> bool:
-        """Return whether there is a soft term."""
-        return self.alpha > 0
-
-    @property
-    def reads_labels(self) -> bool:
-        """Return whether the labels have a term."""
-        return self.alpha < 1
-
-    @property
-    def reads_unlabelled(self) -> bool:
         """Return whether there is a soft term."""
         return self.alpha > 0
 

@@ -19,6 +19,7 @@ from kdbench.data.unlabelled import NEAR, normalised, stored_unlabelled, with_un
 from kdbench.errors import Code, SettingError
 from kdbench.losses import IGNORED
 from kdbench.objectives import hard_loss, soft_and_hard
+from kdbench.options import SoftAndHard
 from kdbench.runs.identity import run_id
 from kdbench.runs.pseudo_labels import surest
 from kdbench.training.hardware import settle
@@ -189,15 +190,14 @@ def test_an_epoch_has_each_text_once_or_the_asked_share_without_labels():
     assert epoch(0.5, 1) != epoch(0.5, 2) and epoch(0.5, 1) == epoch(0.5, 1)
 
 
-class Soft:
-    alpha, temperature, reduction, scale_by_temperature_squared = 0.3, 2.0, "batchmean", True
+SOFT = SoftAndHard(0.3, None, 2.0, "batchmean", True)
 
 
 def test_the_soft_term_is_over_all_texts_and_the_hard_one_over_those_with_a_label():
     labelled = [True, False, False, True, False]
     batch = examples(labelled).batch(np.arange(5))
     z = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    found = soft_and_hard("classification", z, batch, Soft)
+    found = soft_and_hard("classification", z, batch, SOFT)
     soft, hard = 0.0, 0.0
     for row in range(5):  # by hand, a text at a time
         p = (batch["teacher_logits"][row].double() / 2).softmax(-1)
@@ -228,11 +228,11 @@ def test_words_of_a_text_without_labels_have_a_soft_term_only():
     labels = torch.tensor([[IGNORED, 1, 0, IGNORED], [IGNORED, 0, 0, 0]])
     z = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(3))
     batch: Any = {"labels": labels, "labelled": torch.tensor([True, False]), "teacher_logits": torch.zeros(2, 4, 3)}
-    found = soft_and_hard("token_classification", z, batch, Soft)
+    found = soft_and_hard("token_classification", z, batch, SOFT)
     by_hand = F.cross_entropy(z[0, 1:3], labels[0, 1:3], reduction="sum") / 5  # of five words with logits
     torch.testing.assert_close(found["hard"], 0.7 * by_hand)
     other: Any = batch | {"labels": torch.where(labels == IGNORED, IGNORED, 2)}
-    torch.testing.assert_close(found["soft"], soft_and_hard("token_classification", z, other, Soft)["soft"])
+    torch.testing.assert_close(found["soft"], soft_and_hard("token_classification", z, other, SOFT)["soft"])
 
 
 def test_joined_splits_keep_order_and_say_what_has_a_label():
