@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import kdbench
@@ -22,6 +22,7 @@ from kdbench.models.network import view
 from kdbench.schema import ExportConfig
 from kdbench.shipping.export import export_run
 from kdbench.storage import files as store
+from kdbench.tasks import probabilities
 from kdbench.tasks.probabilities import Temperature, figures
 from tests.models.test_graph import NARROW, SHAPE, model
 
@@ -36,8 +37,8 @@ def cooled(monkeypatch: pytest.MonkeyPatch) -> None:
     def half(asked):
         record, _ = entry(asked)
         after = {name: figures(one.divided(0.5)) for name, one in asked.items()}
-        changes = {"temperature": 0.5, "low": 0.4, "high": 0.6, "kept": True, "why_not": None, "after": after}
-        return record | changes, 0.5
+        changes = {"temperature": 0.5, "low": 0.4, "high": 0.6, "dev_cross_fitted": after["dev"]["nll"]}
+        return record | changes | {"kept": True, "why_not": None, "after": after}, 0.5
 
     monkeypatch.setattr(calibration, "_temperature", half)
 
@@ -225,8 +226,21 @@ def test_where_nothing_can_be_unsure_it_is_refused(configure, execute, capsys):
     assert out == "" and "needs a model that gives one class with a probability, and this one gives scores" in err
 
 
+def test_a_temperature_that_does_not_help_other_texts_is_not_kept() -> None:
+    """The logits are the right ones already, so what is fitted to few texts is their noise."""
+    draw = np.random.default_rng(1)
+    z = draw.normal(size=(60, 3)) * 2
+    labels = np.array([draw.choice(3, p=row) for row in softmax(z, -1)])
+    entry, kept = calibrate("classification", ["a", "b", "c"], "accuracy", splits(labels, z.astype(np.float32)))
+    assert entry is not None and kept == Calibration() and not entry["kept"]
+    before, after = entry["before"]["dev"]["nll"], entry["after"]["dev"]["nll"]
+    assert after < before <= entry["dev_cross_fitted"]
+    assert "not kept: the NLL of dev is not lower by temperatures of other dev texts" in in_words(entry)[0]
+
+
 def test_the_interval_is_in_the_words(monkeypatch):
-    monkeypatch.setattr(calibration, "fit_temperature", lambda asked: Temperature(1.25, 1.1, 1.42))
+    for module in (calibration, probabilities):
+        monkeypatch.setattr(module, "fit_temperature", lambda asked: Temperature(1.25, 1.1, 1.42))
     z = np.array([[3.0, 0], [0, 3], [3, 0], [3, 0], [0, 3], [3, 0]], np.float32)
     labels = np.array([0, 1, 1, 0, 1, 1])
     entry, kept = calibrate("classification", ["a", "b"], "accuracy", splits(labels, z))

@@ -8,9 +8,11 @@ from sklearn.metrics import f1_score, log_loss
 
 from kdbench.tasks import kind
 from kdbench.tasks.probabilities import (
+    MARGIN,
     Questions,
     coverage,
     cross_fitted,
+    cross_fitted_nll,
     ece,
     figures,
     fit_temperature,
@@ -148,6 +150,29 @@ def test_a_temperature_that_cannot_be_fitted_says_why() -> None:
     assert isinstance(right, str) and right.startswith("every answer on dev is right")
     worse = fit_temperature(of_classes(LOGITS.argmin(-1), LOGITS))
     assert isinstance(worse, str) and "equal probabilities have a lower NLL" in worse
+    equal = fit_temperature(of_classes(LABELS, np.ones_like(LOGITS)))
+    assert equal == "the logits of each dev text are equal, at any temperature"
+
+
+@pytest.mark.parametrize("asked", [of_classes(LABELS, LOGITS), of_labels(SEVERAL, Z)], ids=["one", "several"])
+def test_each_fifth_is_judged_by_the_temperature_of_the_others(asked: Questions) -> None:
+    folds, total = np.random.default_rng(0).permutation(N) % 5, 0.0
+    for fold in range(5):
+        rest, own = (Questions(asked.logits[part], asked.right[part]) for part in (folds != fold, folds == fold))
+        tried = np.geomspace(0.1, 10, 801)
+        best = min(tried, key=lambda one, rest=rest: figures(rest.divided(one))["nll"])
+        total += figures(own.divided(best))["nll"] * len(own.right)
+    assert cross_fitted_nll(asked) == pytest.approx(total / N, abs=1e-4)  # of the grid
+    alone = Questions(asked.logits[:1], asked.right[:1])
+    assert cross_fitted_nll(alone) == figures(alone)["nll"]
+
+
+def test_an_interval_without_end_is_cut() -> None:
+    """501 of 1,000 answers with one confidence are right: the temperature makes it 0.501, and could be any."""
+    labels, half = np.repeat([0, 1], [501, 499]), 0.005
+    fitted = fit_temperature(of_classes(labels, np.tile([half, -half], (1000, 1))))
+    assert not isinstance(fitted, str) and fitted.value == pytest.approx(2 * half / np.log(501 / 499))
+    assert (fitted.low, fitted.high) == pytest.approx((1 / MARGIN, MARGIN))
 
 
 def test_thresholds_have_the_highest_f1_of_all() -> None:

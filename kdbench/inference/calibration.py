@@ -23,6 +23,7 @@ from kdbench.tasks.probabilities import (
     Numbers,
     Questions,
     cross_fitted,
+    cross_fitted_nll,
     figures,
     fit_temperature,
     fit_thresholds,
@@ -66,8 +67,8 @@ def calibrate(
 ) -> tuple[dict[str, Any] | None, Calibration]:
     """Fit temperature and thresholds on dev; return the entry of results.json and what is kept of them.
 
-    The temperature is kept if it lowers the NLL of dev, thresholds if they raise `metric` of dev when each text is
-    answered by thresholds of other texts. The entry is None if the task has no probabilities.
+    The temperature is kept if it lowers the NLL of dev, thresholds if they raise `metric` of dev, when each text is
+    answered by those of other texts. The entry is None if the task has no probabilities.
     """
     asked = {name: kind(task).questions(*one) for name, one in splits.items()}
     known = {name: one for name, one in asked.items() if one is not None}
@@ -88,12 +89,14 @@ def _temperature(asked: Mapping[str, Questions]) -> tuple[dict[str, Any], float]
     fitted = fit_temperature(asked["dev"])
     record: dict[str, Any] = {"dev_examples": len(asked["dev"].right), "bins": BINS}
     if isinstance(fitted, str):
-        nothing = dict.fromkeys(("temperature", "low", "high"))
+        nothing = dict.fromkeys(("temperature", "low", "high", "dev_cross_fitted"))
         return {**record, **nothing, "kept": False, "why_not": fitted, "before": before, "after": {}}, 1.0
     after = {name: figures(one.divided(fitted.value)) for name, one in asked.items()}
-    kept = after["dev"]["nll"] < before["dev"]["nll"]
-    why_not = None if kept else "the NLL of dev is not lower"
-    record |= {"temperature": fitted.value, "low": fitted.low, "high": fitted.high, "kept": kept, "why_not": why_not}
+    score = cross_fitted_nll(asked["dev"])
+    kept = score < before["dev"]["nll"]
+    why_not = None if kept else "the NLL of dev is not lower by temperatures of other dev texts"
+    record |= {"temperature": fitted.value, "low": fitted.low, "high": fitted.high, "dev_cross_fitted": score}
+    record |= {"kept": kept, "why_not": why_not}
     return record | {"before": before, "after": after}, fitted.value if kept else 1.0
 
 
@@ -144,8 +147,12 @@ def in_words(record: Mapping[str, Any]) -> list[str]:
     if record["temperature"] is None:
         told = [f"no temperature was fitted: {record['why_not']}"]
     else:
-        before, after = (record[key]["dev"]["nll"] for key in ("before", "after"))
-        what = f"NLL of dev {before:.4f} to {after:.4f}" if record["kept"] else f"not kept: {record['why_not']}"
+        before, after = record["before"]["dev"]["nll"], record["dev_cross_fitted"]
+        what = (
+            f"NLL of dev {before:.4f} to {after:.4f} (cross-fitted)"
+            if record["kept"]
+            else f"not kept: {record['why_not']}"
+        )
         of = f"95 % interval {record['low']:.3g} to {record['high']:.3g}, from {record['dev_examples']} dev texts"
         told = [f"temperature {record['temperature']:.3g} ({of}): {what}"]
     if found := record["thresholds"]:

@@ -14,7 +14,7 @@ from kdbench.tasks.arrays import Labels, Logits
 
 BINS = 15  # of the calibration error, of equal width [Guo et al. 2017, section 2]
 MARGIN = 1e3  # a temperature is looked for from 1 / MARGIN to MARGIN [ours: beyond it, answers are certain, or uniform]
-FOLDS = 5  # of dev, to judge thresholds on texts that they were not fitted to [ours]
+FOLDS = 5  # of dev, to judge temperature and thresholds on texts that they were not fitted to [ours]
 
 Numbers = NDArray[np.float64]
 
@@ -118,7 +118,7 @@ def coverage(asked: Questions) -> Coverage:
 
 
 class Temperature(NamedTuple):
-    """The temperature with the lowest NLL, and its 95 % interval for other texts."""
+    """The temperature with the lowest NLL, and its 95 % interval for other texts, within 1 / MARGIN and MARGIN."""
 
     value: float
     low: float
@@ -147,6 +147,8 @@ def fit_temperature(asked: Questions) -> Temperature | str:
     def slope(log_inverse: float) -> float:
         return float(moments(np.exp(log_inverse))[0].mean())
 
+    if np.ptp(asked.logits, -1).max() == 0:
+        return "the logits of each dev text are equal, at any temperature"
     end = np.log(MARGIN)
     if slope(end) <= 0:
         return "every answer on dev is right, so the NLL falls without end as the temperature goes to 0"
@@ -155,8 +157,24 @@ def fit_temperature(asked: Questions) -> Temperature | str:
     inverse = float(np.exp(brentq(slope, -end, end, xtol=1e-10)))
     first, second = moments(inverse)
     error = np.sqrt((first**2).mean() / len(first)) / (second.mean() * inverse)  # of log T
-    value = 1 / inverse
-    return Temperature(value, float(value * np.exp(-1.96 * error)), float(value * np.exp(1.96 * error)))
+    low, high = (np.exp(np.clip(side * 1.96 * error - np.log(inverse), -end, end)) for side in (-1, 1))
+    return Temperature(1 / inverse, float(low), float(high))
+
+
+def cross_fitted_nll(asked: Questions) -> float:
+    """Return the NLL by temperatures of other texts: each fold's by that of the other FOLDS - 1, if they have one."""
+    folds, logits = _folds(len(asked.right)), asked.logits.copy()
+    for fold in np.unique(folds):
+        own = folds == fold
+        fitted = "no other text" if own.all() else fit_temperature(Questions(asked.logits[~own], asked.right[~own]))
+        if not isinstance(fitted, str):
+            logits[own] /= fitted.value
+    return figures(Questions(logits, asked.right))["nll"]
+
+
+def _folds(n: int) -> NDArray[np.int64]:
+    """Return the fold (n,) of each text."""
+    return np.random.default_rng(0).permutation(n) % FOLDS
 
 
 # --- thresholds of labels
@@ -188,7 +206,7 @@ def cross_fitted(labels: Labels, probabilities: Numbers, judge: Callable[[Labels
 
     `judge` gets labels and answers (n, Q).
     """
-    folds = np.random.default_rng(0).permutation(len(labels)) % FOLDS
+    folds = _folds(len(labels))
     answers = np.zeros_like(labels)
     for fold in range(FOLDS):
         own = folds == fold
