@@ -150,6 +150,8 @@ class Code(Enum):
         "Set `hardware.device=auto`, or a device that the message names.")
     REFUSED_UPLOAD = (85, "The model hub did not take an upload: no token, no right to write there, or no network.",
         "Log in with `hf auth login`, or set `HF_TOKEN`, for an account that may write there. The export is complete.")
+    UNUSABLE_ADDRESS = (86, "The server cannot use this address or port: another program has it, or it is not here.",
+        "Choose another `--port` (0 takes a free one), or an address of this machine as `--host`.")
     # fmt: on
 
 

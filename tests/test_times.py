@@ -180,7 +180,7 @@ def test_other_work_is_all_that_is_not_our_own(monkeypatch):
         return [Cpu(now[0][2]), Cpu(now[0][2]), Cpu(100 * now[0][2])]
 
     now = [(0.0, 0.0, 0.0)]
-    monkeypatch.setattr(quiet, "_processors", lambda: [0, 1])
+    monkeypatch.setattr(quiet, "processors", lambda: [0, 1])
     monkeypatch.setattr(psutil, "cpu_times", cpu_times)
     monkeypatch.setattr(time, "perf_counter", lambda: now[0][0])
     monkeypatch.setattr(time, "process_time", lambda: now[0][1])

@@ -34,7 +34,7 @@ class Stopwatch:
     """Measures the load since it was created."""
 
     def __init__(self) -> None:
-        self._processors = _processors()
+        self._processors = processors()
         self._start = self._clocks()
 
     def load(self) -> Load:
@@ -54,7 +54,8 @@ class Stopwatch:
         return time.perf_counter(), time.process_time(), busy
 
 
-def _processors() -> list[int]:
+def processors() -> list[int]:
+    """Return the processors that this process may use."""
     if sys.platform == "linux":
         return sorted(os.sched_getaffinity(0))
     return list(range(psutil.cpu_count() or 1))

@@ -186,6 +186,28 @@ def verify(path: Path, only: Iterable[str] | None = None) -> dict[str, Any]:
     return value
 
 
+def contents(path: Path, names: Iterable[str], optional: Iterable[str] = ()) -> dict[str, bytes]:
+    """Return the content of files that the record at `path` lists, each as it was checked, and those in `optional`.
+
+    A file that is replaced meanwhile is returned as the record says, or not at all. Raises Damaged, StoreError.
+    """
+    _, files = _opened(path)
+    found = {}
+    for name in (*names, *(name for name in optional if name in files)):
+        if name not in files:
+            raise Damaged(path, f"a list of files with {name}", "a list without it")
+        size, digest = files[name]["bytes"], files[name]["sha256"]
+        with explained(path.parent / name):
+            try:
+                content = (path.parent / name).read_bytes()
+            except (FileNotFoundError, NotADirectoryError) as error:
+                raise Damaged(path.parent / name, f"{size} bytes", "no file") from error
+        if (own := hashlib.sha256(content).hexdigest()) != digest:
+            raise Damaged(path.parent / name, f"SHA-256 {digest}", own)
+        found[name] = content
+    return found
+
+
 def _opened(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """Return the value of the record at `path`, and name -> {bytes, sha256} of each file that it lists."""
     with explained(path):

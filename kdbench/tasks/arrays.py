@@ -21,6 +21,17 @@ def in_points(shares: Any) -> Points:
     return np.asarray(100.0 * shares, np.float64)
 
 
+def softmax(z: NDArray[Any]) -> NDArray[Any]:
+    """Return the probabilities of (..., C) logits of which one class is right."""
+    powers = np.exp(z - z.max(-1, keepdims=True))
+    return np.asarray(powers / powers.sum(-1, keepdims=True))
+
+
+def sigmoid(z: NDArray[Any]) -> NDArray[Any]:
+    """Return the probability of each logit on its own."""
+    return np.asarray((1 + np.tanh(z / 2)) / 2)
+
+
 def ratio(over: NDArray[Any], under: NDArray[Any]) -> Points:
     """Return the points of sum(over) / sum(under), (n,) each; 0 where `under` sums to 0."""
     mean = float(under.mean())

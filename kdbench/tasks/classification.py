@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from kdbench.errors import Code, SourceError
 from kdbench.tasks import Metric, Task
-from kdbench.tasks.arrays import Labels, Logits, Points, in_points, ratio
+from kdbench.tasks.arrays import Labels, Logits, Points, in_points, ratio, softmax
 from kdbench.tasks.cells import Label, LabelCells, ReadLabels, class_names, class_of, numbered, settled
 
 if TYPE_CHECKING:
@@ -144,10 +144,8 @@ class Kind(Traits):
 
     @classmethod
     def tell(cls, logits: Logits, texts: Sequence[str], names: list[str], probable: bool) -> list[Any]:
-        import torch
-
-        z = torch.from_numpy(np.asarray(logits))
-        every = [dict(zip(names, row, strict=True)) for row in (z.softmax(-1) if probable else z).tolist()]
+        z = np.asarray(logits)
+        every = [dict(zip(names, row, strict=True)) for row in (softmax(z) if probable else z).tolist()]
         return [cls.answer(probable)(max(one, key=one.__getitem__), one) for one in every]
 
     @staticmethod

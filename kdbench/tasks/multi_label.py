@@ -10,7 +10,7 @@ import numpy as np
 
 from kdbench.errors import Code, SourceError
 from kdbench.tasks import Metric, Task
-from kdbench.tasks.arrays import Labels, Logits, Points, in_points, ratio
+from kdbench.tasks.arrays import Labels, Logits, Points, in_points, ratio, sigmoid
 from kdbench.tasks.cells import WHOLE, LabelCells, Place, ReadLabels, class_of, listed, numbered, present, settled
 
 if TYPE_CHECKING:
@@ -159,10 +159,8 @@ class Kind(Traits):
 
     @classmethod
     def tell(cls, logits: Logits, texts: Sequence[str], names: list[str], probable: bool) -> list[Any]:
-        import torch
-
-        z = torch.from_numpy(np.asarray(logits))
-        every = [dict(zip(names, row, strict=True)) for row in (z.sigmoid() if probable else z).tolist()]
+        z = np.asarray(logits)
+        every = [dict(zip(names, row, strict=True)) for row in (sigmoid(z) if probable else z).tolist()]
         least = 0.5 if probable else 0.0
         return [cls.answer(probable)([name for name, value in one.items() if value > least], one) for one in every]
 
