@@ -125,6 +125,8 @@ PROGRAMS: dict[str, Callable[[list[str]], bool]] = {  # True: the words may stan
     "kdbench-export": lambda words: True,  # test_export_predict_and_label_lines
     "kdbench-label": lambda words: True,
     "kdbench-predict": lambda words: True,
+    "kdbench-serve": lambda words: True,  # tests/test_serve.py
+    "curl": lambda words: words[-1].startswith("http://127.0.0.1:8000/"),  # the same
     "pip": pip,
     "python": module,
 }

@@ -1,6 +1,7 @@
 """The codes: each is produced by some test, each is on the page of errors, and ten texts are kept word for word."""
 
 import errno
+import socket
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from kdbench.cli import main as cli
-from kdbench.cli import predict
+from kdbench.cli import predict, serve
 from kdbench.cli.compose import composing
 from kdbench.compare.gate import gate
 from kdbench.data import teacher_cache
@@ -134,6 +135,12 @@ def no_token(_: Path, patch: pytest.MonkeyPatch) -> None:
     require_token()
 
 
+def taken_port(folder: Path, _: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        words = ["model", "--port", str(other.getsockname()[1])]
+        serve._listener(serve.parser().parse_args(words))
+
+
 # The codes that no table has: what returns a fault or raises an error with the code.
 OTHERS: dict[Code, Callable[[Path, pytest.MonkeyPatch], object]] = {
     Code.CONFLICTING_OPTIONS: lambda _, __: asked("--file", "x", "--pair", "b"),
@@ -158,6 +165,7 @@ OTHERS: dict[Code, Callable[[Path, pytest.MonkeyPatch], object]] = {
     Code.LOSS_NOT_FINITE: nan_weight,
     Code.PROCESS_LOST: lost_process,
     Code.REFUSED_UPLOAD: no_token,
+    Code.UNUSABLE_ADDRESS: taken_port,
     Code.MISMATCHED_INPUT: lambda _, __: asked("--text", "a", "--pair", "b", "--pair", "c"),
 }
 

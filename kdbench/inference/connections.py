@@ -4,7 +4,7 @@ uvicorn's own limit counts connections that send nothing, for as long as they ar
 """
 
 import asyncio
-import resource
+import sys
 from contextlib import suppress
 from typing import Any
 
@@ -21,6 +21,10 @@ REFUSED = (
 
 def raise_file_limit(connections: int) -> tuple[int, int]:
     """Allow the process as many files as `connections` need. Return how many it can have, served and in all."""
+    if sys.platform == "win32":  # has no such limit
+        return connections, 16 * connections
+    import resource
+
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = 2**20 if hard == resource.RLIM_INFINITY else hard
     if soft != resource.RLIM_INFINITY and soft < most:
