@@ -236,6 +236,11 @@ class MethodConfig:
         """Whether it learns from `dataset.unlabelled`; it then has the key `unlabelled_share`."""
         return False
 
+    @property
+    def used_stages(self) -> frozenset[str]:
+        """The stages that are trained, or may be; the others' schedules have no effect."""
+        return frozenset(self.stages)
+
     def conflicts(self, config: "RunConfig") -> Iterable[tuple[str, str]]:
         """(key, problem) for each key that does not fit what else the run has."""
         return ()

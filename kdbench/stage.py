@@ -24,6 +24,10 @@ class Batch(TypedDict):
     teacher_logits: NotRequired[Tensor]  # (B, C); token classification (B, T, C), else zero
     teacher_cls: NotRequired[Tensor]  # (B, L, H) [CLS] after each of the teacher's L layers
     mlm_labels: NotRequired[Tensor]  # (B, T) ids of the tokens to predict, else IGNORED
+    other_input_ids: NotRequired[Tensor]  # (B, T2) of pairs of examples: the second ones; so are the next two
+    other_attention_mask: NotRequired[Tensor]
+    other_token_type_ids: NotRequired[Tensor]
+    same: NotRequired[Tensor]  # (B,) bool: whether the two examples of a pair have one class
 
 
 # What a loss is a mean over. tokens: real ones; pairs: of real tokens of one example; masked: tokens to predict.

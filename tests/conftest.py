@@ -163,6 +163,7 @@ TINY = {
     "distilbert": ["method.stages.pretraining.steps=4"],
     "minilm": ["method.stages.distillation.steps=4", "method.stages.assistant.steps=2"],
     "fastbert": ["student.layers=3"],
+    "frozen": ["student.layers=4", "method.contrastive=true", "method.pairs=2"],
     "static": ["student.hidden=8", "student.ffn=6"],
     "prune": ["student=full", "student.layers=4", "method.rounds=2", "method.texts=40"],
 }  # fmt: skip

@@ -21,7 +21,7 @@ from kdbench.training import loop as train
 ROOT = Path(__file__).parents[1]
 METHODS = sorted(path.stem for path in (ROOT / "kdbench/methods").glob("*.py") if path.stem[0] != "_")
 NETWORKS = [method for method in METHODS if method not in ("tfidf", "cascade", "answers")]
-OWN_FORM = ("bilstm", "fastbert", "static")  # exports that only kdbench.load reads
+OWN_FORM = ("bilstm", "fastbert", "frozen", "static")  # exports that only kdbench.load reads
 
 
 def weights(result: dict) -> dict[str, torch.Tensor]:

@@ -9,18 +9,16 @@ sees no padding; a row that no head is sure of is answered by the last one.
 import math
 from collections.abc import Iterable
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from kdbench.declared import Architecture, architecture_traits
-from kdbench.errors import Code, UserError
+from kdbench.errors import Code
+from kdbench.models.around import Around, base_config, encoder_of
 from kdbench.models.encoder import Pass
-from kdbench.models.network import Network, labels_of, network, refuse_missing, view
+from kdbench.models.network import view
 from kdbench.models.own import Output
 from kdbench.sources.model_weights import layer_weights
 from kdbench.stage import Batch
@@ -90,12 +88,9 @@ class FastBert(nn.Module):
 
     def __init__(self, config: Any) -> None:
         """Draw the weights of `config.encoder`, an encoder's config.json, and of its branches."""
-        from transformers import AutoConfig, AutoModel
-
         super().__init__()
-        own = AutoConfig.for_model(**config.encoder)
-        self.encoder: Any = AutoModel.from_config(own, attn_implementation=config._attn_implementation)
-        self.encoder.pooler = None  # of another classifier
+        self.encoder: Any = encoder_of(config)
+        own = self.encoder.config
         self.config: Any = config
         self.first = 0 if config.embedding_branch else 1  # layer of the first branch; 0: the embeddings
         self.branches = nn.ModuleList(
@@ -190,55 +185,21 @@ def _trim(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return x[:, :length], mask[:, :length]
 
 
-class Model(Network):
+class Model(Around):
+    module_class = FastBert
     speeds: ClassVar[tuple[float, ...]] = (0.0, 0.5, 1.0)
-
-    @property
-    def encoder(self) -> Any:
-        return self.model.encoder
-
-    @property
-    def token_types(self) -> bool:
-        read: bool = view(self.encoder).token_types
-        return read
 
     @property
     def no_onnx(self) -> str:
         return architecture_traits(self.model.config.encoder["model_type"]).no_exits_in_onnx
 
     @classmethod
-    def build(
-        cls, shape: dict[str, Any], label_names: list[str], attention: str, seed: int, words: bool = False
-    ) -> FastBert:
-        """Return a model around an encoder like that of the checkpoint in `shape["config"]`.
-
-        The heads keep PyTorch's initialisation, as the authors' do behind a pretrained backbone.
-        """
-        around = network(shape["config"]["model_type"])
-        own = around.config_of(shape)
-        branch = {"embedding_branch": shape["embedding_branch"]}
-        config = _config_class()(encoder=own, **branch, pad_token_id=own.get("pad_token_id"), **labels_of(label_names))
-        config._attn_implementation = around.attention(attention)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = FastBert(config)
-        cls(model).set_dropout(0.0)
-        return model
+    def config_class(cls) -> Any:
+        return _config_class()
 
     @classmethod
-    def load(cls, folder: Path, attention: str = "sdpa") -> FastBert:
-        try:
-            weights = load_file(folder / "model.safetensors")
-        except SafetensorError as error:
-            raise OSError(f"{folder}: model.safetensors is cut short or damaged: {error}") from error
-        config = _config_class().from_pretrained(folder)
-        if config.encoder is None:
-            raise UserError(Code.INCOMPLETE_MODEL, f"{folder}: config.json does not say which encoder it is around")
-        config._attn_implementation = network(config.encoder["model_type"]).attention(attention)
-        with torch.random.fork_rng(devices=[]):
-            model = FastBert(config)
-        refuse_missing(folder, model.load_state_dict(weights, strict=False).missing_keys)
-        return model.eval()
+    def head_of(cls, shape: dict[str, Any]) -> dict[str, Any]:
+        return {"embedding_branch": shape["embedding_branch"]}
 
     @classmethod
     def flops(cls, shape: dict[str, Any], length: int, classes: int, words: bool = False) -> int:
@@ -251,12 +212,6 @@ class Model(Network):
             ids = torch.ones(1, length, dtype=torch.long)
             model.branches[-1](model.encoder(input_ids=ids).last_hidden_state, ids)
         return counter.get_total_flops()
-
-    def save(self, folder: Path) -> None:
-        self.config.encoder = self.encoder.config.to_dict()
-        self.config.save_pretrained(folder)
-        tensors = {name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}
-        save_file(tensors, folder / "model.safetensors")
 
     def divide_logits(self, temperature: float) -> None:
         """Divide the logits behind the exits, so that rows leave where they did."""
@@ -325,22 +280,11 @@ def _unchanged(x: Tensor, logits: Tensor, exit_layer: Tensor, mask: Tensor, spee
 
 @cache
 def _config_class() -> Any:
-    """Return the class of configurations, defined on first use because its base is transformers'."""
-    from transformers import PreTrainedConfig
-
-    class FastBertConfig(PreTrainedConfig):
+    class FastBertConfig(base_config()):  # type: ignore[misc]
         model_type = Traits.model_type
-        encoder: dict[str, Any] | None = None  # the config.json of its encoder
-        pad_token_id: int | None = None
         speed: float = 0.0
         logit_temperature: float = 1.0  # divides the logits, but not those that decide where a row leaves
         embedding_branch: bool = False
-
-        @property
-        def vocab_size(self) -> int:
-            assert self.encoder is not None  # Model.load
-            size: int = self.encoder["vocab_size"]
-            return size
 
     return FastBertConfig
 

@@ -66,6 +66,7 @@ class Run(RunModels):
         super().__init__(config, hardware, accelerator, ensure)
         self.folder = folder
         self.reported: dict[str, Any] = {}
+        self.seconds = 0.0  # of training outside the stages
         self.predictions: Predictions | None = None
 
     def batches(self, stage: str, *teacher: str, split: Split | None = None) -> TrainBatches:
@@ -236,6 +237,10 @@ class Run(RunModels):
     def report(self, name: str, value: Any) -> None:
         """Record a figure of the method's own, under `reported` in results.json."""
         self.reported[name] = value
+
+    def spend(self, seconds: float) -> None:
+        """Add the time of training outside the stages to the run's cost."""
+        self.seconds += seconds
 
     def hand_in(self, predictions: Predictions) -> None:
         """Hand in the predictions of a method that trains no network."""

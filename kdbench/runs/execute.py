@@ -252,7 +252,7 @@ def _told(status: StatusFile) -> Iterator[None]:
 def _plan(config: RunConfig) -> str:
     """Return the names and lengths of the run's stages, in words."""
     before, general = config.method.general_stages, config.phase == "general"
-    stages = config.method.stages.items()
+    stages = ((name, one) for name, one in config.method.stages.items() if name in config.method.used_stages)
     return ", then ".join(f"{name} for {one.length}" for name, one in stages if (name in before) == general)
 
 

@@ -83,7 +83,9 @@ def _method(config: RunConfig) -> dict[str, Any]:
         own = {"name", "init", "stages", *config.method.general_keys}
         method = {key: value for key, value in method.items() if key in own}
     stages = {
-        name: stage for name, stage in method["stages"].items() if (name in before) == (config.phase == "general")
+        name: stage
+        for name, stage in method["stages"].items()
+        if (name in before) == (config.phase == "general") and name in config.method.used_stages
     }
     labels = config.phase == "task"
     weights = config.schedule.class_weights

@@ -280,7 +280,8 @@ def _baselines(run: "Run", about: About, updates: int) -> dict[str, Any]:
 
 def _cost(run: "Run", stages: list[dict[str, Any]], updates: int) -> dict[str, Any]:
     given = run.config.method.stages
-    seconds = sum(stage["seconds"] for stage in stages) if run.predictions is None else run.predictions.seconds
+    in_stages = sum(stage["seconds"] for stage in stages)
+    seconds = in_stages + run.seconds if run.predictions is None else run.predictions.seconds
     examples = sum(
         stage["steps"] * given[stage["key"]].batch_size * given[stage["key"]].accumulation for stage in stages
     )
@@ -289,7 +290,7 @@ def _cost(run: "Run", stages: list[dict[str, Any]], updates: int) -> dict[str, A
         "seconds": seconds,
         "steps": updates,
         "student_updates": updates,
-        "examples_per_second": examples / seconds if stages else None,
+        "examples_per_second": examples / in_stages if stages else None,
         "peak_memory_mb": measure.peak_mb(),
         "teacher_seconds": teacher["cost"]["seconds"] if teacher else None,
         "general_seconds": _general_seconds(run),
