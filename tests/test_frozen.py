@@ -15,7 +15,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from kdbench.cli import export, predict
 from kdbench.data.stored import stored_dataset
-from kdbench.errors import Code, SettingError
+from kdbench.errors import Code
 from kdbench.inference.classifier import load_classifier
 from kdbench.losses import pair_similarity
 from kdbench.methods.frozen import linear
@@ -25,7 +25,6 @@ from kdbench.runs.related import baseline, uses_teacher
 from kdbench.training.hardware import settle
 from kdbench.validation.fit import cross_faults
 from tests.encoders import KINDS, write_encoder
-from tests.refusals import refused
 from tests.test_methods import same, weights
 
 PLAIN = ["method=frozen", "student=mean_pooled", "method.contrastive=false", "student.layers=4"]
@@ -96,10 +95,10 @@ def test_pairs_tune_the_encoder_and_draw_texts_of_one_class_together(configure, 
         return (cosines[alike].mean() - cosines[~alike].mean()).item()
 
     model = students.load(Path(result["folder"]) / "model")
-    given = AutoTokenizer.from_pretrained(teacher_folder)(data.train.texts, padding=True, return_tensors="pt")
+    given = AutoTokenizer.from_pretrained(teacher_folder)([*data.train.texts], padding=True, return_tensors="pt")
     with torch.no_grad():
         tuned = model.mean(given["input_ids"], given["attention_mask"])
-    assert apart(tuned) > apart(torch.from_numpy(means(teacher_folder, data.train.texts))) + 0.1
+    assert apart(tuned) > apart(torch.from_numpy(means(teacher_folder, [*data.train.texts]))) + 0.1
 
 
 def test_the_loss_of_pairs_by_hand():
@@ -117,6 +116,15 @@ def test_planes_give_the_probabilities_of_scikit_learn(classes):
     expected = LogisticRegression(C=0.5, max_iter=1000).fit(x, labels).predict_proba(x)
     np.testing.assert_allclose(z.softmax(-1)[:, :classes].numpy(), expected, atol=1e-6)
     assert z.softmax(-1)[:, classes].max() < 1e-10 and (z.argmax(-1) < classes).all()  # train lacks the last one
+
+
+def test_classes_have_weights():
+    draw = np.random.default_rng(1)
+    x, labels = draw.normal(size=(80, 5)), draw.choice(3, size=80, p=[0.7, 0.2, 0.1])
+    planes, offsets = linear("classification", x, labels, 3, 0.5, 1000, np.array([0.5, 1.0, 4.0]))
+    expected = LogisticRegression(C=0.5, max_iter=1000, class_weight={0: 0.5, 1: 1.0, 2: 4.0}).fit(x, labels)
+    found = torch.from_numpy(x @ planes.T + offsets).softmax(-1).numpy()
+    np.testing.assert_allclose(found, expected.predict_proba(x), atol=1e-6)
 
 
 def test_one_class_alone_is_always_answered():
@@ -178,14 +186,10 @@ def test_what_does_not_fit_is_refused(configure, words, code, key):
     assert (code, key) in [(fault.code, fault.key) for fault in cross_faults(configure(*words))]
 
 
-def test_pairs_need_two_texts_that_go_together(configure, execute, tmp_path):
+def test_two_texts_of_two_classes_are_a_pair(configure, execute, tmp_path):
     rows = ["text,label", "a pear,fruit"] * 1 + ["gold,metal"]
     (tmp_path / "train.csv").write_text("\n".join([*rows, "lake,fruit", "iron,metal"]) + "\n")
     files = [f"dataset.source={tmp_path}", "dataset.splits.dev=train.csv", "dataset.splits.test=train.csv"]
     words = [*FEW, *files, "dataset.splits.train=train.csv", "dataset.max_train_samples=2"]
     result = execute(configure(*words, "method.stages.contrastive.batch_size=2"))
     assert result["stages"][0]["steps"] > 0
-    (tmp_path / "one.csv").write_text("text,label\na pear,fruit\n")
-    one = [*FEW, *files, "dataset.splits.train=one.csv", "dataset.splits.dev=one.csv", "dataset.splits.test=one.csv"]
-    with refused(Code.CONFLICTING_VALUES, "method.contrastive", kind=SettingError):
-        execute(configure(*one))

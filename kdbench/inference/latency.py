@@ -100,8 +100,13 @@ def own_call(run: FinishedRun, predict: Predict) -> measure.Call:
     """
     if _by_words(run.model):
         return _real(run, predict)
-    vocabulary = read_json(run.model / "config.json")["vocab_size"]
-    return measure.model_call(predict, run.dataset.max_length, vocabulary, run.pairs)
+    return measure.model_call(predict, run.dataset.max_length, _shape_config(run)["vocab_size"], run.pairs)
+
+
+def _shape_config(run: FinishedRun) -> dict[str, Any]:
+    """Return config.json, or that of the encoder that the model is around."""
+    config: dict[str, Any] = read_json(run.model / "config.json")
+    return config.get("encoder") or config
 
 
 def measure_folders(folders: dict[str, Path]) -> dict[str, Any]:
@@ -179,7 +184,7 @@ def _real(run: FinishedRun, predict: Predict) -> measure.Call:
 
 
 def _fixed(run: FinishedRun, predict: Predict) -> measure.Call | None:
-    config = read_json(run.model / "config.json")
+    config = _shape_config(run)
     if students.folder_traits(run.model).early_exit:
         return None
     length = min(LENGTH, config.get("max_position_embeddings", LENGTH))

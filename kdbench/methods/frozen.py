@@ -20,10 +20,12 @@ from kdbench.options import MISSING, Rule, at_least, option
 from kdbench.schema import DEFAULT_TASK, TASKS
 from kdbench.stage import Batch, ParamGroup, Stage, Terms, Words
 from kdbench.tasks import traits
+from kdbench.tasks.weights import as_option
 
 if TYPE_CHECKING:
     from kdbench.runs.context import Run
     from kdbench.schema import RunConfig
+    from kdbench.tasks.weights import Weights
 
 
 @dataclass
@@ -63,13 +65,9 @@ def stages(run: "Run", p: Params) -> Iterator[Stage]:
 def tuning(run: "Run", p: Params) -> Stage:
     """Return the stage that tunes the encoder on pairs, by the cosine of their means."""
     from kdbench.data.text_pairs import PairBatches
-    from kdbench.errors import Code, SettingError
 
     student, batches = run.student, run.batches("contrastive")
     data = PairBatches(batches.examples, p.pairs, batches.batch_size, run.seed("pairs"))
-    if not data.size:
-        problem = "needs two classes in train, or a class with two texts"
-        raise SettingError(Code.CONFLICTING_VALUES, "method.contrastive", "true", problem)
 
     def objective(batch: Batch, step: int) -> Terms:
         given: Any = batch
@@ -104,10 +102,9 @@ def fit(run: "Run", p: Params, student: Any) -> None:
     spread[spread < 1e-9] = 1
     tried: dict[float, float] = {}
     best: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+    weights, x = run.class_weights(run.config.schedule.class_weights), (train - centre) / spread
     for c in sorted(p.c):
-        planes, offsets = linear(
-            run.task, (train - centre) / spread, data.train.labels, len(data.label_names), c, p.max_iterations
-        )
+        planes, offsets = linear(run.task, x, data.train.labels, len(data.label_names), c, p.max_iterations, weights)
         planes = planes / spread
         offsets = offsets - planes @ centre
         tried[c] = run.metrics(data.dev.labels, (dev @ planes.T + offsets).astype(np.float32))[run.metric]
@@ -125,12 +122,19 @@ ABSENT = -30.0  # logit, or distance below the lowest offset, of what train neve
 
 
 def linear(
-    task: str, x: NDArray[np.float64], labels: NDArray[Any], classes: int, c: float, iterations: int
+    task: str,
+    x: NDArray[np.float64],
+    labels: NDArray[Any],
+    classes: int,
+    c: float,
+    iterations: int,
+    weights: "Weights | None" = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return planes (C, H) and offsets (C,) by logistic regression with an L2 penalty, weight `c` of the errors.
 
     x (n, H), standardised. With several labels, each has a regression of its own. A number has a ridge regression,
-    whose penalty is 1 / c.
+    whose penalty is 1 / c. `weights` of classes multiply c of their texts: (C,) of classes, (C, 2) of texts without and
+    with each label.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression, Ridge
@@ -147,11 +151,15 @@ def linear(
                 if len(np.unique(column)) == 1:  # train never has it, or always
                     offsets[label] = -ABSENT if column[0] else ABSENT
                 else:
+                    if weights is not None:
+                        machine.set_params(class_weight=as_option(weights[label], np.arange(2)))
                     machine.fit(x, column)
                     planes[label], offsets[label] = machine.coef_[0], machine.intercept_[0]
             return planes, offsets
         found = np.unique(labels)
         if len(found) > 1:
+            if weights is not None:
+                machine.set_params(class_weight=as_option(weights, found))
             machine.fit(x, labels)
             halves = np.array([[-0.5], [0.5]]) if len(found) == 2 else 1  # of two, scikit-learn has the second's logit
             planes[found], offsets[found] = machine.coef_ * halves, np.ravel(machine.intercept_ * np.squeeze(halves))

@@ -234,7 +234,7 @@ def _identity(run: "Run", about: About) -> dict[str, Any]:
     test = run.data.test_is if config.dataset.splits.test else "cut from train"
     method = asdict(config.method)
     name, module = method.pop("name"), method.pop("module")
-    if not config.method.stages and config.method.reads_labels:
+    if not config.method.used_stages & config.method.stages.keys() and config.method.reads_labels:
         method["class_weights"] = config.schedule.class_weights
     if module is not None:
         method |= {"module": module, "source": digest(sources(module))}
