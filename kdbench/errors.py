@@ -152,6 +152,8 @@ class Code(Enum):
         "Log in with `hf auth login`, or set `HF_TOKEN`, for an account that may write there. The export is complete.")
     UNUSABLE_ADDRESS = (86, "The server cannot use this address or port: another program has it, or it is not here.",
         "Choose another `--port` (0 takes a free one), or an address of this machine as `--host`.")
+    NOTHING_FITS = (87, "`kdbench-best` finished no model that keeps the limits.",
+        "Raise `--latency`, `--size` or `--time`, or ship the nearest model, which the message names.")
     # fmt: on
 
 

@@ -20,6 +20,7 @@ import yaml
 from hydra._internal.utils import get_args_parser
 from safetensors.torch import load_file, save_file
 
+from kdbench.best.cli import parser as best_parser
 from kdbench.cli import clean, label, predict
 from kdbench.cli import export as export_command
 from kdbench.cli import help as answers
@@ -121,6 +122,7 @@ PROGRAMS: dict[str, Callable[[list[str]], bool]] = {  # True: the words may stan
     "torchrun": lambda words: True,  # the same, from -m kdbench on
     "accelerate": lambda words: True,
     "compare-runs": lambda words: True,  # test_compare_runs_lines
+    "kdbench-best": lambda words: best_parser().parse_args(words[1:]) is not None,
     "kdbench-clean": lambda words: True,  # test_clean_lines
     "kdbench-export": lambda words: True,  # test_export_predict_and_label_lines
     "kdbench-label": lambda words: True,

@@ -14,6 +14,8 @@ import pandas
 import pytest
 import torch
 
+from kdbench.best import answer
+from kdbench.best.standing import Standing
 from kdbench.cli import main as cli
 from kdbench.cli import predict, serve
 from kdbench.cli.compose import composing
@@ -33,6 +35,7 @@ from kdbench.training import hardware, processes
 from kdbench.training.finite import require_finite_weights
 from kdbench.validation.own_method import own_method_fault
 from tests import test_cli, test_tasks
+from tests.best.test_plan import plan, wish
 from tests.compare.test_compare_runs import write as write_run
 from tests.data.test_datasets import TEN, config, write
 from tests.reliability import test_bad_data, test_bad_models
@@ -166,6 +169,7 @@ OTHERS: dict[Code, Callable[[Path, pytest.MonkeyPatch], object]] = {
     Code.PROCESS_LOST: lost_process,
     Code.REFUSED_UPLOAD: no_token,
     Code.UNUSABLE_ADDRESS: taken_port,
+    Code.NOTHING_FITS: lambda folder, _: answer.refuse(Standing(plan(wish(folder)), folder / "log")),
     Code.MISMATCHED_INPUT: lambda _, __: asked("--text", "a", "--pair", "b", "--pair", "c"),
 }
 

@@ -50,7 +50,7 @@ def test_it_is_the_pipeline_of_scikit_learn_on_the_mean_states(configure, execut
     }
     scores = {f"{c:g}": one.score(x["dev"], data.dev.labels) for c, one in fitted.items()}
     assert {c: one["dev_accuracy"] for c, one in result["reported"]["tried"].items()} == pytest.approx(scores)
-    best = max(scores, key=scores.get)
+    best = max(scores, key=lambda c: scores[c])
     assert f"{result['reported']['c']:g}" == best
     classify = load_classifier(Path(result["folder"]))
     found = classify.logits(data.test.texts).softmax(-1).numpy()

@@ -372,7 +372,7 @@ def test_what_was_accepted_before_a_stop_is_answered() -> None:
     asyncio.run(do())
 
 
-async def raw(port: int, sent: bytes) -> bytes:
+async def raw(port: int | None, sent: bytes) -> bytes:
     """What the server says to these bytes until it closes the connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(sent)

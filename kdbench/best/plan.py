@@ -1,0 +1,248 @@
+"""Which runs to do, in which order, and what each will cost on this machine.
+
+What is cheap comes first, so that there is an answer at once: TF-IDF, static vectors, a frozen encoder. Then come the
+teacher, the students that the limits leave, each fine-tuned directly and taught by the teacher, and last, while time is
+left, schedules of the best student by successive halving (Jamieson and Talwalkar 2016): of four learning rates the
+better half goes on with twice the updates.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from kdbench.best.look import Look
+from kdbench.best.machine import Machine
+from kdbench.best.wish import Wish
+from kdbench.best.work import configured
+
+# All of these are ours.
+START = 4.0  # seconds of a run that are neither training nor evaluation
+EXPORT = 8.0  # seconds that its other forms take, without their evaluation
+EVALUATED = 2.0  # passes over dev and test: of the run, and of its other forms
+BATCH = 32
+UPDATES = 300  # at least
+EPOCHS = {1_000: 10, 10_000: 5, 100_000: 3}  # of the labelled texts, by their number; of more texts: 2
+PASSES = 2  # over labelled and raw texts
+TEACHER, STUDENT = 0.35, 0.3  # shares of the whole time that one may take
+DEFAULT_LR = 3e-4  # conf/schedule/default.yaml
+RATES = (1.0, 1 / 3, 2.0, 0.1)  # of the default, for successive halving
+SLACK = 2.0  # a student is tried if its expected time keeps the limit within this factor
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A teacher that installs from the package index; its figures are those of its YAML."""
+
+    name: str
+    layers: int
+    hidden: int
+    ffn: int
+    lr: float  # of its own schedule
+    vocabulary: int
+
+    @property
+    def layer(self) -> int:
+        """Parameters of a layer's matrices."""
+        return 4 * self.hidden**2 + 2 * self.hidden * self.ffn
+
+    def megabytes(self, layers: int) -> float:
+        """Return the size of the first layers and the word embeddings in int8, the smallest form of a network."""
+        return (self.vocabulary * self.hidden + layers * self.layer) / 1e6
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A run that may be done."""
+
+    name: str  # for people
+    words: tuple[str, ...]
+    seconds: float  # expected
+    ships: bool = True  # False: a teacher that keeps no limit
+    steps: int = 0  # updates of a network; 0: another method
+
+
+class Board(Protocol):
+    """What the plan needs to know of the runs that are done."""
+
+    pace: float  # measured time over expected time
+
+    @property
+    def left(self) -> float:
+        """Seconds."""
+
+    def score(self, candidate: Candidate) -> float | None:
+        """Return the dev score, or None if it was not done."""
+
+
+class _Paper:
+    """A board without results."""
+
+    pace = 1.0
+
+    def __init__(self, wish: Wish) -> None:
+        self.left = wish.seconds
+
+    def score(self, candidate: Candidate) -> float | None:
+        return None
+
+
+def encoders() -> list[Encoder]:
+    """Return the encoders that are in the package index, the largest first."""
+    found = []
+    for name in ("mpnet_base", "minilm_l6"):
+        config, _ = configured((f"teacher={name}", "method=finetune"))
+        one = config.teacher
+        found.append(Encoder(name, one.layers, one.hidden or 0, one.ffn or 0, one.schedule.lr, one.vocab_size))
+    return found
+
+
+@dataclass
+class Plan:
+    wish: Wish
+    look: Look
+    machine: Machine
+    encoders: list[Encoder]  # the largest first
+
+    def candidates(self, board: Board) -> Iterator[Candidate]:
+        """Yield one run after the other; what is yielded may depend on those before."""
+        yield self._cheap("TF-IDF and a linear model", "tfidf")
+        if self.look.foreign:  # nothing that reads the encoder's pieces
+            return
+        small = self.encoders[-1]
+        yield self.half
+        yield self._static("static vectors, trained on the labels", small, "method.alpha=0")
+        yield self._frozen(small)
+        yield from self._networks(board)
+
+    def on_paper(self) -> Iterator[Candidate]:
+        """Yield the runs that do not depend on the results of others."""
+        return self.candidates(_Paper(self.wish))
+
+    @property
+    def half(self) -> Candidate:
+        """TF-IDF on half of the labels: what the last doubling brought."""
+        few = max(1, self.look.rows["train"] // 2)
+        one = self._cheap("TF-IDF on half of the labels", "tfidf", f"dataset.max_train_samples={few}")
+        return replace(one, ships=False)
+
+    def _cheap(self, name: str, method: str, *words: str) -> Candidate:
+        texts = self.look.rows["train"] * self.look.tokens
+        return Candidate(name, self._words(f"method={method}", *words), START + 2e-5 * texts)
+
+    def _static(self, name: str, encoder: Encoder, *words: str) -> Candidate:
+        """Return a static student. Its vectors take a pass over the vocabulary, its training hardly any time."""
+        steps = PASSES * self._steps(self.look.rows["train"])
+        one = self._cheap(name, "static", *words, f"teacher={encoder.name}", f"schedule.steps={steps}")
+        vectors = self.machine.passes(encoder.layers * encoder.layer, 3 * encoder.vocabulary)
+        return replace(one, seconds=one.seconds + EXPORT + vectors)
+
+    def _frozen(self, encoder: Encoder) -> Candidate:
+        rows = sum(self.look.rows[split] for split in ("train", "dev", "test"))
+        passes = self.machine.passes(encoder.layers * encoder.layer, self.look.tokens * rows)
+        words = self._words("method=frozen", f"teacher={encoder.name}")
+        name = f"{encoder.name}, frozen, and a linear model"
+        return Candidate(
+            name, words, START + EXPORT + EVALUATED * passes, ships=self._possible(encoder, encoder.layers)
+        )
+
+    def _networks(self, board: Board) -> Iterator[Candidate]:
+        small = self.encoders[-1]
+        depths = [depth for depth in range(small.layers, 0, -1) if self._possible(small, depth)]
+        teacher = self._teacher(board)
+        steps = self._steps(self.look.rows["train"])
+        students = list(dict.fromkeys([*depths[:1], *(depth for depth in (3,) if depth in depths)]))
+        direct = [self._student(small, depth, steps) for depth in students if depth < small.layers]
+        if direct:
+            yield direct[0]
+        if teacher is None:
+            return
+        yield teacher[1]
+        teaching = f"teacher.schedule.steps={self._steps(self.look.rows['train'])}"
+        raw = " and raw texts" if "unlabelled" in self.look.rows else ""
+        yield self._static(f"static vectors, taught by {teacher[0].name} on labels{raw}", teacher[0], teaching)
+        taught = [self._taught(small, depth, teacher[0], board) for depth in students]
+        yield from taught
+        yield from direct[1:]
+        every = [one for one in (*taught, *direct) if board.score(one) is not None]
+        if every:
+            yield from self._halving(max(every, key=lambda one: board.score(one) or 0.0), board)
+
+    def _teacher(self, board: Board) -> tuple[Encoder, Candidate] | None:
+        """Return the largest teacher that the time allows, with its run."""
+        for encoder in self.encoders:
+            steps = self._steps(self.look.rows["train"])
+            words = ("method=finetune", "student=full", f"teacher={encoder.name}", f"schedule.lr={encoder.lr:g}")
+            run = self._network(
+                f"{encoder.name}, all {encoder.layers} layers: the teacher", encoder, encoder.layers, steps, *words
+            )
+            labelling = self.machine.passes(
+                encoder.layers * encoder.layer, self.look.tokens * sum(self.look.rows.values())
+            )
+            if (run.seconds + labelling) * board.pace <= TEACHER * self.wish.seconds:
+                return encoder, replace(run, ships=self._possible(encoder, encoder.layers))
+        return None
+
+    def _student(self, encoder: Encoder, depth: int, steps: int) -> Candidate:
+        words = ["method=finetune", f"teacher={encoder.name}", f"student.layers={depth}"]
+        return self._network(
+            f"{depth} layers of {encoder.name}, fine-tuned on the labels", encoder, depth, steps, *words
+        )
+
+    def _taught(self, encoder: Encoder, depth: int, teacher: Encoder, board: Board) -> Candidate:
+        """Return the student that learns the teacher's logits, from the raw texts too."""
+        texts = self.look.rows["train"] + self.look.rows.get("unlabelled", 0)
+        steps = max(self._steps(self.look.rows["train"]), PASSES * texts // BATCH)
+        step = self.machine.step(depth * encoder.layer, BATCH * self.look.tokens) * board.pace
+        steps = max(UPDATES, min(steps, int(STUDENT * self.wish.seconds / step)))
+        raw = " and raw texts" if "unlabelled" in self.look.rows else ""
+        own = [] if teacher is encoder else ["student=own", f"teacher@student.encoder={encoder.name}"]
+        teaching = (f"teacher={teacher.name}", f"teacher.schedule.steps={self._steps(self.look.rows['train'])}")
+        return self._network(
+            f"{depth} layers of {encoder.name}, taught by {teacher.name} on labels{raw}", encoder, depth, steps,
+            "method=logit_kd", *teaching, *own, f"student.layers={depth}",
+        )  # fmt: skip
+
+    def _network(self, name: str, encoder: Encoder, depth: int, steps: int, *words: str) -> Candidate:
+        size, tokens = depth * encoder.layer, self.look.tokens
+        train = steps * self.machine.step(size, BATCH * tokens)
+        judged = EVALUATED * self.machine.passes(size, tokens * (self.look.rows["dev"] + self.look.rows["test"]))
+        return Candidate(
+            name, self._words(*words, f"schedule.steps={steps}"), START + EXPORT + train + judged, steps=steps
+        )
+
+    def _halving(self, best: Candidate, board: Board) -> Iterator[Candidate]:
+        """Yield variants of a run: four learning rates, then the better two with twice the updates, then the best."""
+        rates = tuple(rate * DEFAULT_LR for rate in RATES)
+        steps, done = best.steps, {DEFAULT_LR: best}
+        while rates:
+            for lr in rates:
+                if lr not in done:
+                    done[lr] = _variant(best, steps, lr)
+                    yield done[lr]
+            scores = {lr: score for lr in rates if (score := board.score(done[lr])) is not None}
+            rates = tuple(sorted(scores, key=lambda lr: -scores[lr])[: len(rates) // 2])
+            steps, done = 2 * steps, {}
+
+    def _possible(self, encoder: Encoder, depth: int) -> bool:
+        """Return whether a student may keep the limits, before it has been measured."""
+        ms = self.machine.ms(depth * encoder.layer, self.look.tokens) / SLACK
+        return self.wish.fits(ms, encoder.megabytes(depth))
+
+    def _steps(self, texts: int) -> int:
+        epochs = next((epochs for most, epochs in EPOCHS.items() if texts <= most), 2)
+        return max(UPDATES, epochs * texts // BATCH)
+
+    def _words(self, *words: str) -> tuple[str, ...]:
+        return (*words, *self.wish.words, *self.look.words)
+
+
+def _variant(one: Candidate, steps: int, lr: float) -> Candidate:
+    """Return the same run with other updates and another learning rate."""
+    kept = (word for word in one.words if not word.startswith("schedule.steps="))
+    return replace(
+        one,
+        name=f"{one.name}; {steps} updates, learning rate {lr:g}",
+        words=(*kept, f"schedule.steps={steps}", f"schedule.lr={lr:g}"),
+        seconds=one.seconds * steps / one.steps,
+        steps=steps,
+    )

@@ -1,0 +1,119 @@
+"""The plan of kdbench-best: what is tried, in which order, within limits and time."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kdbench.best.look import Look
+from kdbench.best.machine import Machine
+from kdbench.best.plan import RATES, Candidate, Encoder, Plan
+from kdbench.best.wish import Wish, quantity
+from kdbench.errors import Code, UserError
+
+WISH = Wish(
+    file=Path("reviews.csv"), text="body", label=("stars",), pair=None, unlabelled=None, task="classification",
+    metric=None, latency=None, size=None, seconds=3600.0, seed=0, name="reviews", outputs=Path("outputs"),
+    out=Path("best/reviews"),
+)  # fmt: skip
+
+
+def wish(folder: Path) -> Wish:
+    """Return a wish whose answer is below `folder`."""
+    return replace(WISH, out=folder / "best")
+
+
+LOOK = Look(
+    {"train": 1000, "dev": 200, "test": 200, "unlabelled": 9000},
+    3,
+    ("dataset.max_length=64",),
+    30.0,
+    foreign=False,
+    lines=(),
+    metric="accuracy",
+)
+SMALL = Encoder("small", 6, 384, 1536, 2e-4, 30_000)
+LARGE = Encoder("large", 12, 768, 3072, 2e-5, 30_000)
+MACHINE = Machine(training=5e-12, answering=2e-11)
+
+
+class Board:
+    """Scores by the place of a candidate, so that the plan can be followed without a run."""
+
+    pace = 1.0
+
+    def __init__(self, scores: dict[str, float] | None = None, left: float = 3600.0) -> None:
+        self.scores, self.left = scores or {}, left
+
+    def score(self, candidate: Candidate) -> float | None:
+        return next((score for part, score in self.scores.items() if part in candidate.name), 50.0)
+
+
+def plan(wish: Wish = WISH, look: Look = LOOK, encoders: tuple[Encoder, ...] = (LARGE, SMALL)) -> Plan:
+    return Plan(wish, look, MACHINE, [*encoders])
+
+
+def words(candidates: list[Candidate]) -> list[str]:
+    return [next(word for word in one.words if word.startswith("method=")).partition("=")[2] for one in candidates]
+
+
+def test_what_is_cheap_comes_first_and_the_teacher_before_its_students():
+    found = [*plan().candidates(Board())]
+    assert words(found)[:4] == ["tfidf", "tfidf", "static", "frozen"]
+    order = [next(at for at, one in enumerate(found) if part in one.name) for part in ("the teacher", "taught by")]
+    assert order == sorted(order)
+    assert all(word in one.words for one in found for word in WISH.words)
+
+
+def test_the_largest_teacher_that_the_time_allows_is_taken():
+    def teachers(seconds: float) -> list[str]:
+        found = plan(replace(WISH, seconds=seconds)).candidates(Board())
+        return [one.name.partition(",")[0] for one in found if "the teacher" in one.name]
+
+    assert teachers(36_000) == ["large"]
+    assert teachers(600) == ["small"]
+    assert teachers(20) == []
+
+
+def test_students_that_cannot_keep_a_limit_are_not_trained():
+    ms = MACHINE.ms(3 * SMALL.layer, LOOK.tokens)  # so that 6 layers take twice as long, and are just left out
+    found = [*plan(replace(WISH, latency=0.95 * ms)).candidates(Board())]
+    layers = {word for one in found for word in one.words if word.startswith("student.layers=")}
+    assert layers == {"student.layers=5", "student.layers=3"}
+    assert not any(one.ships for one in found if "the teacher" in one.name)
+
+
+def test_texts_that_the_encoder_cannot_read_are_left_to_tfidf():
+    assert words([*plan(look=replace(LOOK, foreign=True)).candidates(Board())]) == ["tfidf"]
+
+
+def test_schedules_are_halved_by_their_scores_on_dev():
+    found = [
+        one for one in plan().candidates(Board({"learning rate 0.0006": 60.0, "0.0001": 55.0})) if "rate" in one.name
+    ]
+    first, second = found[: len(RATES) - 1], found[len(RATES) - 1 :]
+    assert len({one.steps for one in first}) == 1
+    assert [one.steps // first[0].steps for one in second] == [2, 2, 4]
+    assert [one.name.rpartition(" ")[2] for one in second] == ["0.0006", "0.0001", "0.0006"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [
+        ("time", "60m", 3600),
+        ("time", "1.5h", 5400),
+        ("latency", "2ms", 2),
+        ("latency", "500us", 0.5),
+        ("size", "30 MB", 30),
+    ],
+)
+def test_quantities_have_units(kind, text, value):
+    assert quantity(kind, text) == pytest.approx(value)
+
+
+@pytest.mark.parametrize("text", ["60", "0m", "-1m", "m", "1e3m", "5 parsecs"])
+def test_other_quantities_are_refused(text):
+    with pytest.raises(UserError) as caught:
+        quantity("time", text)
+    assert caught.value.code == Code.OUT_OF_RANGE
+    assert f"--time {text}" in str(caught.value)
