@@ -258,6 +258,17 @@ def test_bad_input_gets_a_clear_answer_and_the_server_goes_on(body: bytes, statu
     asyncio.run(do())
 
 
+def test_an_answer_does_not_wait_for_the_client_to_confirm_its_head() -> None:
+    async def do() -> None:
+        async with serving(Fake()) as (client, made):
+            await ask(client, "x")
+            (connection,) = made.server_state.connections
+            accepted = connection.transport.get_extra_info("socket")
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+
+    asyncio.run(do())
+
+
 def test_other_paths_say_what_there_is() -> None:
     async def do() -> None:
         async with serving(Fake()) as (client, _):
@@ -368,6 +379,7 @@ def test_what_was_accepted_before_a_stop_is_answered() -> None:
             made.should_exit = True
             found = await asyncio.gather(*asked)
             assert [one.status_code for one in found] == [200] * 20
+            assert {one.headers.get("connection") for one in found[8:]} == {"close"}  # after the first batch
 
     asyncio.run(do())
 

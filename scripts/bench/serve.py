@@ -47,29 +47,33 @@ async def load(address: str, clients: int, seconds: float) -> tuple[list[float],
     async def one() -> None:
         connection = await asyncio.open_connection(host, int(port))
         while (began := time.perf_counter()) < until:
-            while (status := await _answered(*connection, request)) is None:  # closed before an answer: send again
+            while (head := await _answered(*connection, request)) is None:  # closed before an answer: send again
                 ended["sent again"] += 1
                 connection[1].close()
                 connection = await asyncio.open_connection(host, int(port))
+            status = head.split(b" ", 2)[1].decode()
             ended[status] += 1
             if status == "200":
                 times.append(time.perf_counter() - began)
+            if b"\r\nconnection: close\r\n" in head:
+                connection[1].close()
+                connection = await asyncio.open_connection(host, int(port))
         connection[1].close()
 
     await asyncio.wait_for(asyncio.gather(*(one() for _ in range(clients))), seconds + 60)
     return times, ended
 
 
-async def _answered(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> str | None:
-    """Send a request and read its answer. Return the status; None if the connection was closed without an answer."""
+async def _answered(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> bytes | None:
+    """Send a request and read its answer. Return its head; None if the connection was closed without an answer."""
     try:
         writer.write(request)
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        length = next(line for line in head.split(b"\r\n") if line.startswith(b"content-length:"))
         await reader.readexactly(int(length.split(b":")[1]))
     except (ConnectionError, asyncio.IncompleteReadError):
         return None
-    return head.split(b" ", 2)[1].decode()
+    return head
 
 
 async def steady(model: str) -> None:
