@@ -21,7 +21,7 @@ from hydra._internal.utils import get_args_parser
 from safetensors.torch import load_file, save_file
 
 from kdbench.best.cli import parser as best_parser
-from kdbench.cli import clean, label, predict
+from kdbench.cli import clean, label, predict, serve
 from kdbench.cli import export as export_command
 from kdbench.cli import help as answers
 from kdbench.cli import main as cli
@@ -127,8 +127,8 @@ PROGRAMS: dict[str, Callable[[list[str]], bool]] = {  # True: the words may stan
     "kdbench-export": lambda words: True,  # test_export_predict_and_label_lines
     "kdbench-label": lambda words: True,
     "kdbench-predict": lambda words: True,
-    "kdbench-serve": lambda words: True,  # tests/test_serve.py
-    "curl": lambda words: words[-1].startswith("http://127.0.0.1:8000/"),  # the same
+    "kdbench-serve": lambda words: True,
+    "curl": lambda words: words[-1].startswith("http://127.0.0.1:8000/"),  # tests/test_serve.py
     "pip": pip,
     "python": module,
 }
@@ -246,7 +246,8 @@ def test_compare_runs_lines(tmp_path, monkeypatch, capsys):
 
 
 def test_export_predict_and_label_lines():
-    parsers = {f"kdbench-{one.__name__.rpartition('.')[2]}": one.parser() for one in (export_command, label, predict)}
+    commands = (export_command, label, predict, serve)
+    parsers = {f"kdbench-{one.__name__.rpartition('.')[2]}": one.parser() for one in commands}
     found = of(*parsers)
     assert len(found) > 5
     assert all(str(vars(parsers[one.words[0]].parse_args(one.words[1:]))) for one in found)

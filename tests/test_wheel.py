@@ -32,7 +32,8 @@ def test_the_wheel_holds_all_that_the_package_reads(wheel):
     assert len(configs) > 50 and names == package | configs
     assert "kdbench/conf/experiment/study/theseus.yaml" in names
     assert "kdbench/shipping/card.md.j2" in names and "kdbench/compare/page.html.j2" in names
-    for script in ("kdbench", "compare-runs", "kdbench-clean", "kdbench-export", "kdbench-label", "kdbench-predict"):
+    commands = ("clean", "export", "label", "predict", "serve")
+    for script in ("kdbench", "compare-runs", *(f"kdbench-{one}" for one in commands)):
         assert f"\n{script} = kdbench." in scripts
 
 

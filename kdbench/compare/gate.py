@@ -22,15 +22,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kdbench.compare import diff
-from kdbench.compare.collect import Run, read_runs
+from kdbench.compare.collect import NULL, Run, read_runs
 from kdbench.compare.columns import METRICS, NOTHING, Column, Sheet, unit
 from kdbench.compare.confusions import label_names, parted
 from kdbench.compare.inference import Paired, Points, Scores, difference, paired
 from kdbench.compare.keys import Wanted
 from kdbench.compare.texts import Texts, texts
 from kdbench.errors import Code, UserError
+from kdbench.inference.forms import FORMS
 from kdbench.storage.predictions import NoPredictionsError, Predictions, read
-from kdbench.storage.results import RESULTS
+from kdbench.storage.results import EXPORT, RESULTS
 from kdbench.tasks import kind, traits
 
 PASSED, FAILED, CANNOT_TELL = "passed", "failed", "cannot tell"
@@ -408,7 +409,7 @@ def _must_stay(path: Path, candidate: Side) -> MustStay:
     rows: list[tuple[str, str | None, str]] = []
     answers: dict[int, list[str]] = {}
     for run in candidate.runs:
-        classify = load_classifier(run.path.parent)
+        classify = load_classifier(_model(run))
         rows = rows or read_must_stay(path, classify.pairs)
         if unknown := sorted({label for *_, label in rows} - set(classify.labels)):
             raise UserError(
@@ -424,6 +425,12 @@ def _must_stay(path: Path, candidate: Side) -> MustStay:
         if (missed := {seed: given[at] for seed, given in answers.items() if given[at] != label})
     ]
     return MustStay(path, len(rows), wrong)
+
+
+def _model(run: Run) -> Path:
+    """Return what `load_classifier` reads of a run, or the graph of an exported form, whose record is not beside it."""
+    folder, form = run.path.parent, run.settings["form"]
+    return folder if form == NULL else folder.parents[1] / EXPORT / FORMS[form].file
 
 
 def read_must_stay(path: Path, pairs: bool) -> list[tuple[str, str | None, str]]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from kdbench.inference.forms import CALIBRATION
 from kdbench.models import students
 from kdbench.models.network import view
 from kdbench.storage.files import read_json
@@ -30,7 +31,7 @@ from kdbench.tasks.probabilities import (
     log_probabilities,
 )
 
-FILE = "calibration.json"
+FILE = CALIBRATION
 LEAST = 2 * FOLDS  # dev texts for thresholds, so that each fold has two
 
 

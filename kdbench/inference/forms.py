@@ -23,6 +23,7 @@ FORMS = {
     "fp16": Form("onnx/model_fp16.onnx", "ONNX, fp16 (for a GPU)", "--fp16"),
     "openvino": Form("openvino/openvino_model.xml", "OpenVINO, fp32", "--openvino"),
 }
+CALIBRATION = "calibration.json"  # in the folder of a model: see kdbench.inference.calibration
 FIRST = {"onnx": "onnx", "openvino": "openvino"}  # folder -> the form that is meant where only the folder is named
 
 

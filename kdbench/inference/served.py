@@ -19,13 +19,12 @@ from omegaconf import OmegaConf
 
 from kdbench.declared import architecture_traits
 from kdbench.errors import Code, UserError
-from kdbench.inference.forms import graph_file, is_export
+from kdbench.inference.forms import CALIBRATION, graph_file, is_export
 from kdbench.storage.files import MANIFEST, Damaged, contents, fitting
 from kdbench.storage.results import EXPORT
 from kdbench.tasks import kind, traits
 from kdbench.validation.load import recorded_dataset
 
-CALIBRATION = "calibration.json"
 TRIES, PAUSE = 5, 0.2  # seconds: an export is replaced by two renames, between which it is not there
 
 

@@ -18,6 +18,8 @@ from scipy import stats
 
 from kdbench.compare import gate, inference
 from kdbench.compare.cli import main
+from kdbench.compare.collect import read_runs
+from kdbench.compare.keys import Wanted
 from kdbench.errors import Code, UserError
 from tests.compare.test_compare_runs import student, write
 
@@ -324,6 +326,16 @@ def test_texts_that_must_stay_right(
     assert judge(base, candidate, 1.0, "--must-stay", stay)[0] == 0
     stay.write_text("text,label\neasy,sports\n")
     assert "no class sports" in refusal(capsys, "--gate", base, candidate, "--margin", 1, "--must-stay", stay)
+
+
+def test_an_exported_form_answers_with_its_own_graph(tmp_path: Path) -> None:
+    write(tmp_path, "finetune", BASE, 0, 90.0)
+    run = tmp_path / "r52/finetune" / f"bert_3l-{BASE}" / "seed0"
+    (run / "forms").mkdir()
+    write(tmp_path / "int8", "finetune", "eeee0001", 0, 89.0, form="int8")
+    shutil.move(tmp_path / "int8/r52/finetune/bert_3l-eeee0001/seed0", run / "forms/int8")
+    runs, _ = read_runs([tmp_path], None, "test", Wanted())
+    assert {gate._model(one) for one in runs} == {run, run / "export/onnx/model_quantized.onnx"}
 
 
 @pytest.mark.parametrize(
