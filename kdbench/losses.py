@@ -47,14 +47,6 @@ def squared_error(values: Float[Tensor, "B 1"], labels: Float[Tensor, " B"]) -> 
     return _reduce(_squared_difference(values[:, 0], labels), "elementmean")
 
 
-def pair_similarity(u: Float[Tensor, "B H"], v: Float[Tensor, "B H"], same: Bool[Tensor, " B"]) -> Float[Tensor, ""]:
-    """Return (cos(u, v) - s)^2, the mean over the batch; s is 1 for a pair of one class, else 0.
-
-    SetFit's loss of its pairs (Tunstall et al. 2022, section 3), as sentence-transformers has it.
-    """
-    return _reduce(_squared_difference(F.cosine_similarity(_wide(u), _wide(v), dim=-1), same.float()), "elementmean")
-
-
 def soft_kl(
     student_logits: Float[Tensor, "B C"],
     teacher_logits: Float[Tensor, "B C"],

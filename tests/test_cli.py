@@ -61,7 +61,7 @@ REFUSALS: dict[str, tuple[Code, *tuple[str, ...]]] = {
         "method.alhpa=0.5",
         "mean method.alpha?",
         "Legal under method: ",
-        "alpha, temp",
+        "alpha, unlabelled_share, temp",
     ),
     "schedul.lr=1": (Code.UNKNOWN_KEY, "schedul.lr=1", "mean schedule.lr?"),
     "lr=1e-4": (Code.UNKNOWN_KEY, "lr=1e-4", "mean schedule.lr?"),

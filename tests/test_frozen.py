@@ -17,8 +17,7 @@ from kdbench.cli import export, predict
 from kdbench.data.stored import stored_dataset
 from kdbench.errors import Code
 from kdbench.inference.classifier import load_classifier
-from kdbench.losses import pair_similarity
-from kdbench.methods.frozen import linear
+from kdbench.methods.frozen import linear, pair_similarity
 from kdbench.models import students
 from kdbench.runs.identity import run_id
 from kdbench.runs.related import baseline, uses_teacher

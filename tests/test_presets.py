@@ -28,7 +28,7 @@ assert len(SOURCED) >= 18
 # What a source may be: a paper, a repository, a published model's configuration, or our own choice.
 PUBLISHED = re.compile(r"[A-Z]\w+ et al\. (19|20)\d\d|[\w.-]+/[\w.-]+|bert-[\w-]+|ours")
 OURS, HALF = 7777, 3888  # no preset has them; the second is what ${half:} makes of the first
-NEUTRAL = {"accumulation", "name", "defaults"}  # 1: no accumulation
+NEUTRAL = {"accumulation", "class_weights", "name", "defaults"}  # 1: no accumulation; none: all classes weigh alike
 # What has no effect under the preset's other choices.
 UNUSED = {
     "reference/theseus": {"method.replace_rate", "method.full_at", "method.halved"},

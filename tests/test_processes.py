@@ -142,7 +142,9 @@ def test_two_processes_equal_one(start, words, tmp_path, monkeypatch, capsys, me
             torch.testing.assert_close(tensor, two[name], rtol=1e-4, atol=2e-6, msg=name)
     np.testing.assert_allclose(logits(folders[0]), logits(folders[1]), rtol=1e-4, atol=1e-5)
     results = [read_result(folder) or {} for folder in folders]
-    assert results[0]["metrics"] == results[1]["metrics"] and results[0]["id"] == results[1]["id"]
+    for split, found in results[0]["metrics"].items():  # those of probabilities change with the last digit of a logit
+        assert found == pytest.approx(results[1]["metrics"][split], abs=1e-5)
+    assert results[0]["id"] == results[1]["id"]
     assert [stage["steps"] for stage in results[0]["stages"]] == [stage["steps"] for stage in results[1]["stages"]]
 
 

@@ -43,7 +43,7 @@ FEATURE_FAULTS = {
     "soft_cross_entropy: temperature of the teacher": ("_wide(teacher_logits) / temperature", "_wide(teacher_logits)"),
     "soft_cross_entropy: temperature of the student": ("_wide(student_logits) / temperature", "_wide(student_logits)"),
     "soft_cross_entropy: reduction": ("log_probabilities, reduction)", 'log_probabilities, "elementmean")'),
-    "masked_cross_entropy: sum": ('reduction="sum"', 'reduction="mean"'),
+    "masked_cross_entropy: sum": ('reduction="sum"', 'reduction="mean"', "_weighted_cross_entropy"),
     "masked_cross_entropy: over all tokens": ("(labels != IGNORED).sum()", "labels.new_tensor(len(labels))"),
     "masked_cross_entropy: over the others": ("labels != IGNORED", "labels == IGNORED"),
     "masked_cross_entropy: nothing masked": (".clamp(min=1)", "", "_mean"),

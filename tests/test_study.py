@@ -628,16 +628,19 @@ def test_the_runner_goes_on_after_a_failure(program: Path, tmp_path: Path) -> No
 
 def test_the_runner_lets_its_runs_save_when_it_is_stopped(program: Path, tmp_path: Path) -> None:
     def stop() -> None:
-        while not program.exists():
+        until = time.monotonic() + 60
+        while not program.exists() and time.monotonic() < until:
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGTERM)
 
     made = runner(tmp_path / "outputs", "a=waits", "b=2")
     before = signal.signal(signal.SIGTERM, made.on_signal)
+    stopping = threading.Thread(target=stop)
     try:
-        threading.Thread(target=stop).start()
+        stopping.start()
         assert made.run() == 128 + signal.SIGTERM
     finally:
+        stopping.join()  # the signal would end this process if it came after the next line
         signal.signal(signal.SIGTERM, before)
     assert program.read_text().splitlines()[1:] == ["saved"]  # and the next step was not begun
 

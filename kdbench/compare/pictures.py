@@ -276,7 +276,8 @@ def diagram(title: str, found: Trust) -> Figure:
     below.bar(edges, [one.size / total for one in after], width=0.9 / len(after), color=COLOURS[0])
     above.set_ylabel("share of right answers")
     below.set(xlabel=f"probability of the likeliest answer, {len(after)} bins", ylabel="share")
-    above.legend(loc="upper left", fontsize=8)
+    if above.get_legend_handles_labels()[0]:  # else no bin has enough texts
+        above.legend(loc="upper left", fontsize=8)
     return figure
 
 

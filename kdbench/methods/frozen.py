@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kdbench.losses import pair_similarity
 from kdbench.models.network import view
 from kdbench.options import MISSING, Rule, at_least, option
 from kdbench.schema import DEFAULT_TASK, TASKS
@@ -79,6 +78,15 @@ def tuning(run: "Run", p: Params) -> Stage:
     schedule = run.schedule("contrastive", data)
     params = [ParamGroup(student.encoder)]
     return Stage("contrastive", student, objective, data, schedule, params, predict={}, words=words)
+
+
+def pair_similarity(u: torch.Tensor, v: torch.Tensor, same: torch.Tensor) -> torch.Tensor:
+    """Return (cos(u, v) - s)^2, the mean over the batch; u and v (B, H); s is 1 for a pair of one class, else 0.
+
+    SetFit's loss of its pairs (Tunstall et al. 2022, section 3), as sentence-transformers has it.
+    """
+    cosine = torch.nn.functional.cosine_similarity(u.float(), v.float(), dim=-1)
+    return (cosine - same.float()).square().mean()
 
 
 def means(student: Any, batch: dict[str, torch.Tensor], before: str = "") -> torch.Tensor:

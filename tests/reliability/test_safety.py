@@ -59,7 +59,8 @@ def test_nothing_is_unpickled_unpacked_by_name_or_executed(module):
         module, set()
     ) == set()
     assert calls(module) & CALLS == set()
-    assert not {name.rpartition(".")[2] for name in calls(module)} & {"extract", "extractall", "unpack_archive"}
+    if module in MEMBERS_ONLY:
+        assert not {name.rpartition(".")[2] for name in calls(module)} & {"extract", "extractall", "unpack_archive"}
     assert "trust_remote_code=True" not in (ROOT / (module.replace(".", "/") + ".py")).read_text(encoding="utf8")
 
 
