@@ -76,8 +76,11 @@ def _read_hub(config: DatasetConfig, cache: Path) -> dict[str, Rows]:
     return _rows(read, config, declared)
 
 
-def _load(path: str, config: DatasetConfig, cache: Path, revision: str | None = None) -> Any:
-    """Return a datasets.DatasetDict. The library reads configurations in the README and features in the files."""
+def _load(path: str, config: DatasetConfig, cache: Path, revision: str | None = None, key: str | None = None) -> Any:
+    """Return a datasets.DatasetDict. The library reads configurations in the README and features in the files.
+
+    `key` names the source in messages; None: by `dataset.source` and `dataset.subset`.
+    """
     import datasets
     from huggingface_hub.errors import HTTPError
 
@@ -91,14 +94,13 @@ def _load(path: str, config: DatasetConfig, cache: Path, revision: str | None = 
             verification_mode="no_checks",
         )
     except (ValueError, OSError, HTTPError, datasets.exceptions.DatasetsError) as error:
+        key = key or f"dataset.source={config.source} dataset.subset={config.subset}"
         raise SourceError(
-            Code.UNREADABLE_TABLE,
-            f"dataset.source={config.source} dataset.subset={config.subset} cannot be read:"
-            f" {' '.join(str(error).strip().splitlines()[:2])}",
+            Code.UNREADABLE_TABLE, f"{key} cannot be read: {' '.join(str(error).strip().splitlines()[:2])}"
         ) from error
 
 
-def _load_once(source: Source, config: DatasetConfig, cache: Path) -> Any:
+def _load_once(source: Source, config: DatasetConfig, cache: Path, key: str | None = None) -> Any:
     """Load a repository from our cache, because load_dataset retries for 23 s if there is no network."""
     import datasets
 
@@ -107,7 +109,7 @@ def _load_once(source: Source, config: DatasetConfig, cache: Path) -> Any:
 
     def fill(staged: Path) -> None:
         ask_hub(source, "dataset")  # fails at once without a network, and names alternatives
-        _load(source.name, config, cache, commit).save_to_disk(staged)
+        _load(source.name, config, cache, commit, key).save_to_disk(staged)
 
     return datasets.load_from_disk(cached(final, fill))
 
@@ -118,8 +120,8 @@ def hub_split(config: DatasetConfig, source: Source, cache: Path) -> Any:
     place = Source("hub", source.name, revision)
     own = parse(config.source)
     subset = config.subset if (own.kind, own.name) == ("hub", source.name) else None
-    found = _load_once(place, replace(config, source=f"hub:{source.name}@{revision}", subset=subset), cache)
     key = f"dataset.unlabelled={config.unlabelled}"
+    found = _load_once(place, replace(config, subset=subset), cache, key)
     if split not in found:
         raise SourceError(Code.MISSING_COLUMN, f"{key}: {source.name} has the splits {', '.join(found)}.")
     for column in (config.text, config.text_pair):

@@ -1,5 +1,6 @@
 """The hub's data sets by their own YAMLs, read from small folders of the same schema."""
 
+import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,13 +8,18 @@ from typing import Any
 
 import datasets
 import huggingface_hub
+import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset
 from omegaconf import OmegaConf
 
 from kdbench.data.datasets import Split, TextData, load_dataset
+from kdbench.data.stored import stored_dataset
+from kdbench.data.unlabelled import Unlabelled, stored_unlabelled
 from kdbench.errors import Code
 from kdbench.schema import DatasetConfig
+from kdbench.sources.sources import unlabelled_identity
+from tests.data.test_datasets import config as local_config
 from tests.refusals import refused
 
 CONF = Path(__file__).parents[2] / "conf" / "dataset"
@@ -113,25 +119,116 @@ def test_hidden_labels_wrong_splits_subsets_and_columns_are_explained(tmp_path: 
             load_dataset(config("iflytek", folder, **keys), tmp_path)  # type: ignore[arg-type]
 
 
+class Hub:
+    """A hub of one repository, the folder, which can be put out of reach."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.loaded: list[tuple[str, str | None, str]] = []  # repository, subset, revision
+        self.monkeypatch = monkeypatch
+        real = datasets.load_dataset
+
+        def load(path: str, subset: str | None, *, revision: str, **keys: Any) -> Any:
+            self.loaded.append((path, subset, revision))
+            return real(str(folder), subset, **keys)
+
+        monkeypatch.setattr(datasets, "load_dataset", load)
+        monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", lambda *_, **__: SimpleNamespace(sha=COMMIT))
+
+    def cut_off(self) -> None:
+        def offline(*_: Any, **__: Any) -> Any:
+            raise ConnectionError("no route to host")
+
+        self.monkeypatch.setattr(datasets, "load_dataset", offline)
+        self.monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", offline)
+
+
 def test_a_repository_is_loaded_once_at_its_commit_and_then_needs_no_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, real, loaded = benchmark(tmp_path / "hub", {"sst2": SST2, "cola": SST2}), datasets.load_dataset, []
-
-    def from_hub(path: str, subset: str, *, revision: str, **keys: Any) -> Any:
-        loaded.append((path, subset, revision))
-        return real(str(folder), subset, **keys)
-
-    def offline(*_: Any, **__: Any) -> Any:
-        raise ConnectionError("no route to host")
-
+    hub = Hub(benchmark(tmp_path / "hub", {"sst2": SST2, "cola": SST2}), monkeypatch)
     wanted = config("sst2", "hub:nyu-mll/glue")
-    monkeypatch.setattr(datasets, "load_dataset", from_hub)
-    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", lambda *_, **__: SimpleNamespace(sha=COMMIT))
     first = load_dataset(wanted, tmp_path / "cache")
-    assert loaded == [("nyu-mll/glue", "sst2", COMMIT)] and first.label_names == SST2
-    monkeypatch.setattr(datasets, "load_dataset", offline)
-    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", offline)
+    assert hub.loaded == [("nyu-mll/glue", "sst2", COMMIT)] and first.label_names == SST2
+    hub.cut_off()
     assert labelled(first, load_dataset(wanted, tmp_path / "cache").test) == labelled(first, first.test)
     with refused(Code.UNREACHABLE_SOURCE, "no route to host", "dataset=reuters_r8"):
         load_dataset(wanted, tmp_path / "empty")
+
+
+WORDS = ["alpha", "bravo", "delta", "echo", "golf", "hotel", "india", "kilo", "lima", "mike", "oscar", "papa"]
+
+
+def sentence(number: int) -> str:
+    return " ".join(np.random.default_rng(number).choice(WORDS, 8))
+
+
+def repository(root: Path, column: str, **splits: list[str | None]) -> Path:
+    """A repository of texts with an id, in one Parquet file for each split."""
+    for name, texts in splits.items():
+        path = root / "data" / f"{name}-00000-of-00001.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Dataset.from_dict({"id": [*range(len(texts))], column: texts}).to_parquet(path)
+    return root
+
+
+def labelled_rows(tmp_path: Path, **keys: Any) -> DatasetConfig:
+    """A local data set of 40 train, 10 dev and 10 test rows, whose text column is `body`."""
+    for name, numbers in {"train": range(40), "dev": range(40, 50), "test": range(50, 60)}.items():
+        lines = [f"{sentence(number)},{'ab'[number % 2]}" for number in numbers]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["body,label", *lines]) + "\n")
+    return local_config(tmp_path, "train.csv", "dev.csv", "test.csv", **{"text": "body", **keys})
+
+
+def transfer(wanted: DatasetConfig, cache: Path) -> Unlabelled:
+    return stored_unlabelled(wanted, stored_dataset(wanted, cache), cache)
+
+
+def test_texts_without_labels_come_from_a_split_at_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The column is that of the data set; nothing is asked of the network again, and another commit is another set."""
+    raw: list[str | None] = [sentence(100), None, " ", sentence(101), sentence(3), sentence(55).upper(), sentence(100)]
+    hub = Hub(repository(tmp_path / "hub", "body", train=[sentence(200)], unsupervised=raw), monkeypatch)
+    wanted = labelled_rows(tmp_path, unlabelled="hub:org/name@v2:unsupervised")
+    found = transfer(wanted, tmp_path / "cache")
+    assert list(found.split.texts) == [sentence(100), sentence(101)]
+    dropped = {"blank": 2, "repeated": 1, "in_train": 1, "in_dev_or_test": 1, "near_dev_or_test": 0}
+    assert found.report["dropped"] == dropped and found.report["source"] == "hub:org/name@v2:unsupervised"
+    assert hub.loaded == [("org/name", None, COMMIT)]
+    assert unlabelled_identity(wanted, tmp_path / "cache")["source"] == f"hub:org/name@{COMMIT}:unsupervised"
+    hub.cut_off()
+    assert list(transfer(wanted, tmp_path / "cache").split.texts) == list(found.split.texts)
+    pinned = dataclasses.replace(wanted, unlabelled=f"hub:org/name@{COMMIT}:unsupervised")
+    assert unlabelled_identity(pinned, tmp_path / "cache") == unlabelled_identity(wanted, tmp_path / "cache")
+    main = dataclasses.replace(wanted, unlabelled="hub:org/name:unsupervised")
+    with refused(Code.UNREACHABLE_SOURCE, "org/name@main", "no route to host"):
+        transfer(main, tmp_path / "cache")
+
+
+def test_another_split_of_the_data_set_s_own_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As imdb's `unsupervised`: of the same subset, and the repository is loaded once."""
+    labels, root = [0, 1], tmp_path / "hub"
+    card = ["---", "configs:", "- config_name: plain_text", "  data_files:"]
+    for split, given in {"train": labels * 20, "test": labels, "unsupervised": [-1, -1]}.items():
+        parquet(root / "plain_text" / f"{split}-00000-of-00001.parquet", "text", given, ["neg", "pos"])
+        card += [f"  - split: {split}", f"    path: plain_text/{split}-*"]
+    (root / "README.md").write_text("\n".join([*card, "---", "# Reviews"]))
+    hub = Hub(root, monkeypatch)
+    wanted = config("imdb", "hub:stanfordnlp/imdb", unlabelled="hub:stanfordnlp/imdb:unsupervised")
+    found = transfer(wanted, tmp_path / "cache")
+    # "unsupervised 0" and "unsupervised 1" are one text: digits make no difference
+    assert list(found.split.texts) == ["unsupervised 0"] and len(hub.loaded) == 1
+
+
+def test_a_split_or_column_that_the_repository_does_not_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Hub(repository(tmp_path / "hub", "text", train=[sentence(100)]), monkeypatch)
+    for given, named in {"hub:org/name:test": "the splits train", "hub:org/name:train": "no column body"}.items():
+        with refused(Code.MISSING_COLUMN, f"dataset.unlabelled={given}", named):
+            transfer(labelled_rows(tmp_path, unlabelled=given), tmp_path / "cache")
+
+
+def test_a_repository_that_cannot_be_read_is_named_by_the_key_that_asks_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Hub(benchmark(tmp_path / "hub", {"one": SST2, "two": SST2}), monkeypatch)
+    given = "hub:org/name:train"  # which of its two configurations?
+    with refused(Code.UNREADABLE_TABLE, f"dataset.unlabelled={given}", "one", "two"):
+        transfer(labelled_rows(tmp_path, unlabelled=given), tmp_path / "cache")
