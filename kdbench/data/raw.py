@@ -118,7 +118,8 @@ def _objects(path: Path, encoding: str, config: DatasetConfig, columns: Sequence
 def _parquet(path: Path, source: Path | io.BytesIO, config: DatasetConfig, columns: Sequence[str]) -> Iterator[Row]:
     with tables.unreadable_parquet(path):
         file, _, outer = tables.opened_parquet(path, source, config)
-        rows = (row for batch in file.iter_batches(_ROWS, columns=outer) for row in batch.to_pylist())
+        batches = file.iter_batches(_ROWS, columns=outer, use_threads=False)  # a thread keeps memory of its own
+        rows = (row for batch in batches for row in batch.to_pylist())
         for number, row in enumerate(rows, start=1):
             yield tuple(_text(tables.reached(row, name), path, "row", number) for name in columns)
 

@@ -22,6 +22,7 @@ _OWN = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t"}  # separators by 
 _SEPARATORS = (",", ";", "\t", "|")
 _LINES = (".jsonl", ".ndjson")
 START = 1 << 16  # characters in which the header is looked for
+_PIECE = 1 << 16  # bytes of a Parquet column that are read at a time
 _MOST_LEFT_OUT = 0.2  # share of rows that may be dropped; above it, the file was misread
 _END = "\0end"
 _BLANK = re.compile(r'(?:""|[,;|]|[^\S\n])*\n')  # a line of empty cells
@@ -520,7 +521,8 @@ def opened_parquet(path: Path, source: Path | io.BytesIO, config: DatasetConfig)
 
     names = _parquet_names(source)
     require(path, names, config)
-    file = pyarrow.parquet.ParquetFile(source)
+    # Its defaults read row groups ahead, which are as large as the file is long.
+    file = pyarrow.parquet.ParquetFile(source, pre_buffer=False, buffer_size=_PIECE)
     top = set(file.schema_arrow.names)
     outer = {name if name in top else name.partition(".")[0] for _, name in wanted(config)}
     return file, names, sorted(outer)

@@ -15,6 +15,7 @@ from kdbench.data import raw
 from kdbench.errors import Code
 from kdbench.sources import files
 from tests.data.test_messy_tables import config, read, spelled
+from tests.memory import peak
 from tests.refusals import refused
 
 
@@ -151,3 +152,39 @@ def test_no_such_file_or_a_folder(tmp_path: Path) -> None:
     for name in ("none.csv", "."):
         with refused(Code.MISSING_FILE, tmp_path / name):
             texts(tmp_path / name)
+
+
+def of_rows(path: Path, rows: int) -> Path:
+    """A file of different texts; a Parquet file of row groups of 5,000."""
+    lines = [f"text number {row} of many, and so on and on" for row in range(rows)]
+    match path.suffix:
+        case ".parquet":
+            pyarrow.parquet.write_table(pa.table({"text": lines}), path, row_group_size=5000, use_dictionary=False)
+        case ".jsonl":
+            path.write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+        case ".csv":
+            path.write_text("text,label\n" + "".join(f'"{line}",a\n' for line in lines))
+        case _:
+            path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.mark.parametrize("ending", ["txt", "csv", "jsonl", "parquet"])
+def test_a_larger_file_needs_no_more_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
+    """That of Python, and that of Arrow, which Python does not count."""
+    monkeypatch.setattr(files, "_PIECE", 1 << 14)  # smaller than the files
+    held, arrow = [], []
+    for rows in (5000, 30_000):
+        path = of_rows(tmp_path / f"{rows}.{ending}", rows)
+        wanted, most = config(path), 0
+
+        def read(path: Path = path, wanted: Any = wanted) -> None:
+            nonlocal most
+            for number, _ in enumerate(raw.texts(path, wanted)):
+                most = max(most, pa.total_allocated_bytes()) if number % 500 == 0 else most
+
+        before = pa.total_allocated_bytes()
+        held.append(peak(read))
+        arrow.append(most - before)
+    assert held[1] < 1.2 * held[0] + 50_000
+    assert arrow[1] < 1.2 * arrow[0] + 50_000
