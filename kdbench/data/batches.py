@@ -28,6 +28,7 @@ class Examples:
     teacher: dict[str, Tensor] = field(default_factory=dict)  # teacher_logits, teacher_cls: (outputs, ...)
     labelled: NDArray[np.bool_] | None = None  # (n,); None: all have labels
     weights: NDArray[Any] | None = None  # of the labels, in their form; None: all have the weight 1
+    answered: NDArray[np.bool_] | None = None  # (n,); None: all have the teacher's answer
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -54,6 +55,8 @@ class Examples:
             batch["weights"] = weights
         if self.labelled is not None:
             batch["labelled"] = torch.from_numpy(self.labelled[rows])
+        if self.answered is not None:
+            batch["answered"] = torch.from_numpy(self.answered[rows])
         if self.tokens.types is not None:
             batch["token_type_ids"] = padded(self.tokens.types, 0)
         at = torch.from_numpy(self.rows(rows))
@@ -164,8 +167,7 @@ class TrainBatches:
 
     def used_ids(self) -> Tensor:
         """Return (U,): the token ids that occur in a batch, including padding, in ascending order."""
-        counts = np.bincount(self.examples.tokens.flat)
-        return torch.from_numpy(np.union1d(np.flatnonzero(counts), self.examples.pad_id))
+        return torch.from_numpy(np.union1d(self.examples.tokens.used, self.examples.pad_id))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         generator = np.random.default_rng([self.seed, epoch])
@@ -175,7 +177,7 @@ class TrainBatches:
         rows: list[NDArray[np.int64]] = []
         for begin in range(0, len(order), pool):
             by_length = order[begin : begin + pool]
-            by_length = by_length[np.argsort(lengths[by_length], kind="stable")]
+            by_length[:] = by_length[np.argsort(lengths[by_length], kind="stable")]
             rows += [by_length[i : i + self.batch_size] for i in range(0, len(by_length), self.batch_size)]
         for index in generator.permutation(len(rows))[start:]:
             yield self.examples.batch(rows[index])

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from kdbench.data.columns import taken
 from kdbench.data.readers import Rows, read_splits
 from kdbench.data.report import DataReport, FileReport, SplitReport, class_counts, file_report
 from kdbench.data.tables import Dropped
@@ -41,9 +42,9 @@ class Split:
 
     def take(self, rows: NDArray[np.int64]) -> "Split":
         """Return the rows at these positions, in this order."""
-        pairs = None if self.pairs is None else [self.pairs[row] for row in rows]
+        pairs = None if self.pairs is None else taken(self.pairs, rows)
         labelled = None if self.labelled is None else self.labelled[rows]
-        return Split(self.ids[rows], [self.texts[row] for row in rows], self.labels[rows], pairs, labelled)
+        return Split(self.ids[rows], taken(self.texts, rows), self.labels[rows], pairs, labelled)
 
     @property
     def inputs(self) -> list[tuple[str, ...]]:

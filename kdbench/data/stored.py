@@ -1,17 +1,17 @@
-"""Keep the splits of a data set in the cache, `splits/<key>/{train,dev,test}.arrow`, and read them by memory map.
+"""Keep the splits of a data set in the cache, `splits/<key>/{train,dev,test}.arrow`, and read their texts from there.
 
 The source is read and checked once. Later runs do not hold the texts in memory, but read them from disk when needed.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import pyarrow as pa
 
+from kdbench.data.columns import stored_columns
 from kdbench.data.datasets import Split, TextData, load_dataset
 from kdbench.schema import DatasetConfig
 from kdbench.sources.fetch import kept_commit, parse
@@ -23,30 +23,6 @@ from kdbench.tasks.arrays import plain
 
 _ROWS = 1000  # of a record batch, which is in memory at a time
 _SPLITS = ("train", "dev", "test")
-
-
-class Column(Sequence[str]):
-    """A sequence of strings that are read from disk when they are accessed."""
-
-    def __init__(self, values: pa.ChunkedArray) -> None:
-        self.values = values
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def __iter__(self) -> Iterator[str]:
-        for chunk in self.values.iterchunks():
-            yield from chunk.to_pylist()
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        found: str | list[str] = (
-            self.values[index].to_pylist() if isinstance(index, slice) else self.values[index].as_py()
-        )
-        return found
 
 
 def stored_dataset(config: DatasetConfig, cache: Path) -> TextData:
@@ -101,7 +77,6 @@ def _write(folder: Path, data: TextData) -> None:
 
 
 def _split(path: Path, task: str) -> Split:
-    table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    table, texts = stored_columns(path)
     ids = table["id"].to_numpy().copy()  # a copy, because torch needs writable arrays
-    pairs = Column(table["pair"]) if "pair" in table.column_names else None
-    return Split(ids, Column(table["text"]), kind(task).stored(table["label"]), pairs)
+    return Split(ids, texts["text"], kind(task).stored(table["label"]), texts.get("pair"))

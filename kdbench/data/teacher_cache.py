@@ -4,6 +4,7 @@ import hashlib
 import math
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -25,7 +26,7 @@ def cached_outputs(what: str, examples: Examples, predict: Predict, weights: Pat
     """
     kind = "" if what == "logits" else f"|{what}"
     digest = hashlib.sha256(f"1|{compute}|{examples.tokens.key}{kind}".encode())
-    digest.update(examples.ids.tobytes())
+    digest.update(np.ascontiguousarray(examples.ids).data)
     digest.update(bytes.fromhex(sha256_of(weights)))
 
     def fill(staged: Path) -> None:
@@ -53,15 +54,15 @@ def compute_outputs(examples: Examples, predict: Predict, batch_size: int = 64) 
 
     `predict` returns (B, ...) or, if words have labels, (B, T, ...). Raises ValueError if there are no examples.
     """
-    result: Tensor | None = None
-    with torch.inference_mode():
-        for rows, batch in examples.in_length_order(batch_size):
+    result: Tensor | None = None  # made outside inference mode: one from there cannot be saved for backward
+    for rows, batch in examples.in_length_order(batch_size):
+        with torch.inference_mode():
             outputs = predict(batch, 0).float().cpu()
-            if examples.tokens.words is not None:
-                outputs = outputs[batch["labels"] != IGNORED]
-            if result is None:
-                result = torch.empty(examples.outputs, *outputs.shape[1:])
-            result[torch.from_numpy(examples.rows(rows))] = outputs
+        if examples.tokens.words is not None:
+            outputs = outputs[batch["labels"] != IGNORED]
+        if result is None:
+            result = torch.empty(examples.outputs, *outputs.shape[1:])
+        result[torch.from_numpy(examples.rows(rows))] = outputs
     if result is None:
         raise ValueError("no examples")
-    return result.clone()  # a tensor from inference mode cannot be saved for backward
+    return result

@@ -8,12 +8,14 @@ import hashlib
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
-from numpy.lib.format import open_memmap
+from numpy.lib.format import open_memmap, write_array_header_1_0
 from numpy.typing import NDArray
 
 from kdbench.data.datasets import Split
@@ -24,6 +26,7 @@ from kdbench.storage.cache import cached
 from kdbench.storage.files import fitting, read_json, write_json
 
 SHOWN_UNKNOWN, LONGEST_UNKNOWN = 3, 20  # number of unknown parts that are reported, and their characters
+_TOKENS = 1 << 20  # that are copied at a time
 
 
 @dataclass(frozen=True)
@@ -37,9 +40,17 @@ class Tokens:
     words: NDArray[np.int32] | None = None  # if words have labels, like `flat`: word that the token begins, or -1
     counts: Counts | None = None  # None: a corpus, of which no text is cut off
 
+    @cached_property
+    def lengths(self) -> NDArray[np.int32]:
+        return np.diff(np.asarray(self.offsets)).astype(np.int32)
+
     @property
-    def lengths(self) -> NDArray[np.int64]:
-        return np.diff(self.offsets)
+    def used(self) -> NDArray[np.int64]:
+        """Return the ids that occur, in ascending order."""
+        occurs = np.zeros(1 + int(self.flat.max(initial=-1)), np.bool_)
+        for start in range(0, len(self.flat), _TOKENS):
+            occurs[self.flat[start : start + _TOKENS]] = True
+        return np.flatnonzero(occurs)
 
     def span(self, index: int) -> slice:
         """Return the place of example `index` in the flat arrays."""
@@ -211,35 +222,75 @@ def tokenize_here(split: Split, tokenizer: Any, max_length: int) -> Tokens:
 
 
 def _laid_out(parts: Iterable[Encoded]) -> Tokens:
-    lengths: list[NDArray[np.int64]] = [np.zeros(1, np.int64)]
-    flat: list[NDArray[np.int32]] = [np.zeros(0, np.int32)]
-    kinds: list[NDArray[np.int8]] = []
-    begun: list[NDArray[np.int32]] = []
-    counts: list[Counts] = []
-    for ids, types, words, counted in parts:
-        lengths.append(np.fromiter(map(len, ids), np.int64))
-        flat.append(np.fromiter(itertools.chain.from_iterable(ids), np.int32))
-        if types is not None:
-            kinds.append(np.fromiter(itertools.chain.from_iterable(types), np.int8))
-        if words is not None:
-            begun.append(np.fromiter(itertools.chain.from_iterable(words), np.int32))
-        if counted is not None:
-            counts.append(counted)
-    offsets = np.concatenate(lengths).cumsum()
-    whole = (np.concatenate(kinds) if kinds else None, np.concatenate(begun) if begun else None)
-    return Tokens("", np.concatenate(flat), offsets, *whole, _summed(counts) if counts else None)
+    made = [(_arrays(part), part.counts) for part in parts]
+    whole = {name: np.concatenate([arrays[name] for arrays, _ in made]) for name in (made[0][0] if made else ())}
+    lengths, flat = (whole.pop(name, np.zeros(0, np.int32)) for name in ("lengths", "flat"))
+    counts = [one for _, one in made if one is not None]
+    return Tokens("", flat, _ends(lengths), **whole, counts=_summed(counts) if counts else None)
+
+
+def _arrays(part: Encoded) -> dict[str, NDArray[Any]]:
+    """Return the lengths of a part's texts, and its other lists end to end."""
+    found = {"lengths": np.fromiter(map(len, part.ids), np.int32)}
+    for name, lists, dtype in (
+        ("flat", part.ids, np.int32),
+        ("types", part.types, np.int8),
+        ("words", part.words, np.int32),
+    ):
+        if lists is not None:
+            found[name] = np.fromiter(itertools.chain.from_iterable(lists), dtype)
+    return found
+
+
+def _ends(lengths: NDArray[np.int32], start: int = 0) -> NDArray[np.int64]:
+    """Return (n + 1,) offsets of texts that begin at `start`."""
+    return np.concatenate([[start], start + np.cumsum(lengths, dtype=np.int64)])
 
 
 def _write(folder: Path, parts: Iterable[Encoded]) -> None:
-    tokens = _laid_out(parts)
-    if tokens.counts is not None:
-        write_json(folder / "counts.json", tokens.counts)
-    for name in ("offsets", "flat", "types", "words"):
-        array = getattr(tokens, name)
-        if array is not None:
+    """Write the tokens part by part, because all of them may need more memory than there is."""
+    counts: list[Counts] = []
+    with ExitStack() as open_files:
+
+        def begun(name: str, dtype: Any) -> _Growing:
             # with "wb", numpy would write in C and not report why a write failed
-            with (folder / f"{name}.npy").open("w+b") as file:
-                np.save(file, array)
+            return _Growing(open_files.enter_context((folder / f"{name}.npy").open("w+b")), np.dtype(dtype))
+
+        files = {"offsets": begun("offsets", np.int64), "flat": begun("flat", np.int32)}
+        files["offsets"].append(np.zeros(1, np.int64))
+        for part in parts:
+            arrays = _arrays(part)
+            arrays["offsets"] = _ends(arrays.pop("lengths"), files["flat"].size)[1:]
+            for name, values in arrays.items():
+                if name not in files:
+                    files[name] = begun(name, values.dtype)
+                files[name].append(values)
+            counts += [] if part.counts is None else [part.counts]
+        for file in files.values():
+            file.finish()
+    if counts:
+        write_json(folder / "counts.json", _summed(counts))
+
+
+class _Growing:
+    """An array in a .npy file, whose size is known at its end."""
+
+    def __init__(self, file: IO[bytes], dtype: np.dtype[Any]) -> None:
+        self.file, self.dtype, self.size = file, dtype, 0
+        self._head()
+
+    def append(self, values: NDArray[Any]) -> None:
+        self.file.write(values.astype(self.dtype, copy=False).data)
+        self.size += len(values)
+
+    def finish(self) -> None:
+        """Write the size into the head. NumPy leaves as much room for it as any size needs."""
+        self.file.seek(0)
+        self._head()
+
+    def _head(self) -> None:
+        about = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.size,)}
+        write_array_header_1_0(self.file, about)
 
 
 def pad_id(folder: Path) -> int:

@@ -5,7 +5,7 @@ they are after `normalised`. Near copies have a Jaccard index of NEAR or more of
 al. 2022, section 4.2, with 5-grams of words). MinHash finds the candidates, and the sets themselves decide.
 
 The source is read twice, and is never in memory as a whole: 8 bytes a text are. The texts that remain are kept in the
-cache, `unlabelled/<key>/{texts.arrow,about.json}`, and are read from there by memory map.
+cache, `unlabelled/<key>/{texts.arrow,about.json}`, and are read from there when they are needed.
 """
 
 import hashlib
@@ -22,11 +22,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from kdbench.data.columns import joined, stored_columns
 from kdbench.data.datasets import Split, TextData
 from kdbench.data.raw import texts
 from kdbench.data.readers import hub_split
 from kdbench.data.report import UnlabelledReport
-from kdbench.data.stored import Column, dataset_key, stored_dataset
+from kdbench.data.stored import dataset_key, stored_dataset
 from kdbench.errors import Code, SettingError, SourceError
 from kdbench.schema import DatasetConfig
 from kdbench.sources.sources import check_unlabelled, unlabelled_files, unlabelled_identity
@@ -60,29 +61,22 @@ def stored_unlabelled(config: DatasetConfig, data: TextData, cache: Path) -> Unl
     key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
     folder = cached(cache / "unlabelled" / key, lambda staged: _write(staged, config, data, cache))
     with fitting(folder):
-        table = pa.ipc.open_file(pa.memory_map(str(folder / "texts.arrow"))).read_all()
-        texts = Column(table["text"])
-        pairs = Column(table["pair"]) if "pair" in table.column_names else None
+        table, texts = stored_columns(folder / "texts.arrow")
         ids = table["id"].to_numpy().copy()
         tagged, train = data.train.tagged, data.train.labels
-        labels = kind(config.task).unknown(texts) if tagged else np.zeros((len(ids), *train.shape[1:]), train.dtype)
-        split = Split(ids, texts, labels, pairs, np.zeros(len(ids), np.bool_))
+        unknown = kind(config.task).unknown
+        labels = unknown(texts["text"]) if tagged else np.zeros((len(ids), *train.shape[1:]), train.dtype)
+        split = Split(ids, texts["text"], labels, texts.get("pair"), np.zeros(len(ids), np.bool_))
         # The texts may lie elsewhere than when they were read.
         return Unlabelled(split, read_json(folder / "about.json") | {"source": str(config.unlabelled)})
 
 
 def with_unlabelled(split: Split, raw: Split) -> Split:
     """Return the labelled examples of `split`, then those of `raw`."""
-    pairs = None if split.pairs is None or raw.pairs is None else _joined(split.pairs, raw.pairs)
+    pairs = None if split.pairs is None or raw.pairs is None else joined(split.pairs, raw.pairs)
     labelled = np.concatenate([np.ones(len(split), np.bool_), np.zeros(len(raw), np.bool_)])
     labels = np.concatenate([split.labels, raw.labels])
-    return Split(np.concatenate([split.ids, raw.ids]), _joined(split.texts, raw.texts), labels, pairs, labelled)
-
-
-def _joined(first: Sequence[str], second: Sequence[str]) -> Sequence[str]:
-    if isinstance(first, Column) and isinstance(second, Column):
-        return Column(pa.chunked_array([*first.values.chunks, *second.values.chunks]))
-    return [*first, *second]
+    return Split(np.concatenate([split.ids, raw.ids]), joined(split.texts, raw.texts), labels, pairs, labelled)
 
 
 def _write(folder: Path, config: DatasetConfig, data: TextData, cache: Path) -> None:
@@ -166,7 +160,7 @@ def _of_hub(table: Any, columns: Sequence[str]) -> Iterator[Given]:
 
 def _at(given_texts: Iterable[Given], rows: NDArray[np.int64]) -> Iterator[tuple[int, Given]]:
     """Yield (row, text) at `rows`, which are in ascending order."""
-    wanted = iter(rows.tolist())
+    wanted = (row for start in range(0, len(rows), _ROWS) for row in rows[start : start + _ROWS].tolist())
     next_row = next(wanted, None)
     for row, given in enumerate(given_texts):
         if next_row is None:

@@ -9,11 +9,13 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from kdbench.data import stored
+from kdbench.data.columns import Column, joined, taken
 from kdbench.data.datasets import Split, load_dataset
-from kdbench.data.stored import Column, stored_dataset
-from kdbench.data.tokenize import tokenize
+from kdbench.data.stored import stored_dataset
+from kdbench.data.tokenize import Encoded, cached_tokens, tokenize
 from kdbench.errors import SourceError
 from tests.data.test_datasets import TEN, config, write
+from tests.memory import peak
 
 MANY = [(f"text {row} é\u2028x \0 {'y' * (row % 7)}", "ab"[row % 2]) for row in range(2500)]  # three record batches
 
@@ -99,3 +101,40 @@ def test_runs_of_other_length_and_epochs_or_another_download_share_it_and_nothin
     shared = {name for name, folder in zip(names, others, strict=True) if folder == alone}
     of_no_split = {"max_length", "epochs", "parts", "unpacked_bytes", "unlabelled", "max_unlabelled_samples"}
     assert shared == of_no_split | {"language"}
+
+
+def test_texts_that_are_taken_and_joined_stay_on_the_disk(tmp_path):
+    """In the order of the rows; a list beside them is read as it is."""
+    write(tmp_path / "x.csv", MANY)
+    texts = stored_dataset(config(tmp_path / "x.csv"), tmp_path / "cache").train.texts
+    listed, draw = [*texts], np.random.default_rng(0)
+    for rows in (np.flatnonzero(np.arange(len(listed)) % 4 != 1), draw.permutation(len(listed))[:1200]):
+        some = taken(texts, rows)
+        expected = [listed[row] for row in rows]
+        assert isinstance(some, Column) and [*some] == expected and some[5:9] == expected[5:9]
+        again = taken(some, np.arange(1100)[::-1].copy())
+        assert isinstance(again, Column) and [*again] == expected[1099::-1] and again[-1] == expected[0]
+        both = joined(some, ["x", "y"])
+        assert (
+            [*both] == [*expected, "x", "y"]
+            and both[-1] == "y"
+            and both[len(expected) - 1 :] == [expected[-1], "x", "y"]
+        )
+        assert [*joined(["x"], joined(texts, some))] == ["x", *listed, *expected]
+    assert taken(texts, np.array([3, 1])) == [listed[3], listed[1]]  # a few are read at once
+    assert len(joined([], [])) == 0 and [*joined([], ["x"])] == ["x"]
+
+
+def test_reading_all_texts_and_making_tokens_needs_the_memory_of_a_few(tmp_path):
+    """Tokens of 200,000 texts have 9.6 MB in the file; the array that marks which ids occur has a byte for each id."""
+    texts = [[7, 5, 3, 5, 11, 3, 2, 2, 9, 1]] * 2000
+    written = peak(lambda: cached_tokens("k", lambda: (Encoded(texts) for _ in range(100)), tmp_path))
+    found = cached_tokens("k", lambda: pytest.fail("made again"), tmp_path)
+    assert len(found.lengths) == 200_000 and found.lengths.dtype == np.int32 and found.span(3) == slice(30, 40)
+    assert found.flat[:12].tolist() == [*texts[0], 7, 5] and found.offsets[-1] == len(found.flat) == 2_000_000
+    assert written < 1e6
+    assert found.used.tolist() == [1, 2, 3, 5, 7, 9, 11] and peak(lambda: found.used) < 5e6
+    write(tmp_path / "x.csv", MANY * 8)
+    split = stored_dataset(config(tmp_path / "x.csv"), tmp_path / "cache").train
+    rows = np.flatnonzero(np.arange(len(split)) % 3)
+    assert 4 * peak(lambda: [None for _ in split.take(rows).texts]) < peak(lambda: [*split.texts])
