@@ -117,13 +117,20 @@ def by_fork(start, words, outputs: Path, *overrides: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("method", "together"),
-    [("theseus", by_fork), *(pytest.param(name, by_torchrun, marks=pytest.mark.slow) for name in METHODS)],
+    ("method", "together", "raw"),
+    [
+        ("theseus", by_fork, False),
+        ("logit_kd", by_fork, True),
+        *(pytest.param(name, by_torchrun, False, marks=pytest.mark.slow) for name in METHODS),
+    ],
 )
-def test_two_processes_equal_one(start, words, tmp_path, monkeypatch, capsys, method, together):
+def test_two_processes_equal_one(start, words, data_folder, tmp_path, monkeypatch, capsys, method, together, raw):
+    """`raw`: half of the texts have no label, so that a process has few or none of a batch's labels."""
     size = {"finetune": ["student=full"], "bilstm": ["student.layers=1", "schedule.dropout=0"]}.get(
         method, []
     )  # full: the teacher's as well
+    if raw:
+        size = [f"dataset.unlabelled={data_folder / 'corpus.txt'}", "method.unlabelled_share=0.5"]
     outputs = [tmp_path / "1", tmp_path / "2"]
     overrides = [[f"method={method}", *size, f"cache_dir={tmp_path / f'cache{number}'}"] for number in (1, 2)]
     monkeypatch.setattr(sys, "argv", ["kdbench", *words(outputs[0], *overrides[0])])
@@ -142,6 +149,7 @@ def test_two_processes_equal_one(start, words, tmp_path, monkeypatch, capsys, me
             torch.testing.assert_close(tensor, two[name], rtol=1e-4, atol=2e-6, msg=name)
     np.testing.assert_allclose(logits(folders[0]), logits(folders[1]), rtol=1e-4, atol=1e-5)
     results = [read_result(folder) or {} for folder in folders]
+    assert bool(results[1]["data"]["unlabelled"]) == raw
     for split, found in results[0]["metrics"].items():  # those of probabilities change with the last digit of a logit
         assert found == pytest.approx(results[1]["metrics"][split], abs=1e-5)
     assert results[0]["id"] == results[1]["id"]
