@@ -495,7 +495,9 @@ class TestJudgement:
     @pytest.mark.parametrize("choice", CHOICES)
     def test_every_yaml_is_legal(self, choice: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """Each value of a grid is judged in one of its jobs."""
-        monkeypatch.setattr(command_line, "judge_jobs", lambda configs, jobs: judge_jobs(configs, each_value(jobs)))
+        monkeypatch.setattr(
+            command_line, "judge_jobs", lambda configs, jobs, *more: judge_jobs(configs, each_value(jobs), *more)
+        )
         assert cli.refuse(fitting(choice)) == []
 
     @pytest.mark.slow
@@ -516,6 +518,15 @@ def test_texts_without_columns_are_refused_before_a_run_begins(tmp_path: Path) -
     (tmp_path / "raw.txt").write_text("one text\nanother\n" * 9)
     line = ["method=tfidf", "dataset=files", f"dataset.source={tmp_path / 'raw.txt'}", "dataset.name=own"]
     assert [fault.key for fault in cli.refuse(line)] == ["dataset.delimiter"]
+
+
+def test_a_sweep_over_all_methods_is_told_which_one_needs_more_texts() -> None:
+    (fault,) = cli.refuse(["-m", "method=glob(*)"])
+    assert (fault.code, fault.subject) == (Code.CONFLICTING_VALUES, "dataset.unlabelled=null")
+    assert "method=pseudo_label" in fault.text and "'method=glob(*,exclude=pseudo_label)'" in fault.text
+    assert cli.refuse(["-m", "method=glob(*,exclude=pseudo_label)"]) == []
+    (fault,) = cli.refuse(["method=tfidf", "method.pseudo_labels=true"])
+    assert fault.key == "dataset.unlabelled" and "method.pseudo_labels=true" in fault.text
 
 
 def test_own_yamls(tmp_path: Path) -> None:

@@ -411,7 +411,9 @@ def runnable():
         ]
         if (
             not any(
-                word.startswith(("-", "experiment=", "dataset=", "hydra/")) for word in one.words[1:] if word != "-m"
+                word.startswith(("-", "experiment=", "dataset=", "hydra/", "method=glob("))
+                for word in one.words[1:]
+                if word != "-m"
             )
             and words
         ):

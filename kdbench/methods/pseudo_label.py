@@ -24,6 +24,7 @@ class Params:
     own_encoder: ClassVar[bool] = True
     tasks: ClassVar[frozenset[str]] = frozenset(TASKS)
     reads_unlabelled: ClassVar[bool] = True
+    asks: ClassVar[frozenset[str]] = frozenset({"unlabelled"})
 
     threshold: float = option(between(0, 1))
     kept_share: float = option(between(0.01, 1))
@@ -31,7 +32,8 @@ class Params:
     def conflicts(self, config: "RunConfig") -> Iterator[tuple[str, str]]:
         """Yield (key, problem) if there is nothing to label, or no probability of one class to choose by."""
         if config.dataset.unlabelled is None:
-            yield "dataset.unlabelled", "must name the texts that the teacher labels, such as rest, or a file"
+            problem = "must name the texts that method=pseudo_label lets the teacher label, such as rest, or a file"
+            yield "dataset.unlabelled", f"{problem}. A sweep without it is 'method=glob(*,exclude=pseudo_label)'"
         if config.dataset.task != DEFAULT_TASK:
             for key, all_of_it in (("threshold", 0), ("kept_share", 1)):
                 if getattr(self, key) != all_of_it:

@@ -36,6 +36,7 @@ class Params:
     needs: ClassVar[frozenset[str]] = frozenset()
     tasks: ClassVar[frozenset[str]] = frozenset({"classification", "multi_label", "regression"})
     not_others: ClassVar[str] = "it reads a text as a bag of words and has no answer for one of them"
+    asks: ClassVar[frozenset[str]] = frozenset({"unlabelled"})  # with `pseudo_labels`
 
     max_ngrams: list[int] = option(Rule("whole numbers of 1 or more", lambda given: bool(given) and min(given) >= 1))
     max_char_ngrams: list[int] = option(
@@ -60,7 +61,8 @@ class Params:
     def conflicts(self, config: "RunConfig") -> Iterator[tuple[str, str]]:
         """Yield (key, problem) if the teacher has nothing to label."""
         if self.pseudo_labels and config.dataset.unlabelled is None:
-            yield "dataset.unlabelled", "must name the texts that the teacher labels, such as rest, or a file"
+            problem = "must name the texts that the teacher labels, such as rest, or a file"
+            yield "dataset.unlabelled", f"{problem}, because method.pseudo_labels=true"
 
 
 @dataclass(frozen=True)
