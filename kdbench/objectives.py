@@ -1,5 +1,8 @@
 """Objectives that several methods use: the losses of a task, as its file in `kdbench.tasks` gives them."""
 
+from collections.abc import Callable
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -45,13 +48,25 @@ def supervised(student: nn.Module, task: str) -> Objective:
     return objective
 
 
+def over_answers(z: Tensor, batch: Batch, loss: Callable[[Tensor, Batch], Tensor]) -> Tensor:
+    """Return a loss of a batch's logits against the teacher's, the mean over the batch.
+
+    An example that the teacher does not answer adds 0 to this mean, as one without a label does to `hard_loss`.
+    """
+    if "answered" not in batch:
+        return loss(z, batch)
+    known = batch["answered"]
+    chosen = cast(Batch, {name: value[known] for name, value in cast(dict[str, Tensor], batch).items()})
+    return known.float().mean() * loss(z[known], chosen)
+
+
 def soft_loss(task: str, z: Tensor, batch: Batch, p: SoftTargets) -> Tensor:
-    """Return KL(teacher || student) [* T^2], or what the task has in its place."""
+    """Return KL(teacher || student) [* T^2], or what the task has in its place, by the rule of `over_answers`."""
 
     def kl(student: Tensor, teacher: Tensor) -> Tensor:
         return soft_kl(student, teacher, p.temperature, p.reduction, p.scale_by_temperature_squared)
 
-    return kind(task).soft_loss(z, batch, p, kl)
+    return over_answers(z, batch, lambda z, batch: kind(task).soft_loss(z, batch, p, kl))
 
 
 def soft_and_hard(task: str, z: Tensor, batch: Batch, p: SoftAndHard) -> dict[str, Tensor]:

@@ -212,6 +212,7 @@ class MethodConfig:
     tasks: ClassVar[frozenset[str]] = frozenset({DEFAULT_TASK})  # kinds of `dataset.task`
     not_others: ClassVar[str] = "it was written for one class a text"  # why it cannot do the other kinds
     own_encoder: ClassVar[bool] = False  # whether teacher and student may have different tokenizers
+    asks: ClassVar[frozenset[str]] = frozenset({"train", "unlabelled"})  # texts that the teacher must answer
     general_stages: ClassVar[tuple[str, ...]] = ()
     general_keys: ClassVar[frozenset[str]] = frozenset()
 

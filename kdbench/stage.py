@@ -22,6 +22,7 @@ class Batch(TypedDict):
     labelled: NotRequired[Tensor]  # (B,) bool; False: the label is a placeholder. Absent: all have labels
     weights: NotRequired[Tensor]  # of the shape of labels; 0 at IGNORED. Absent: all labels have the weight 1
     teacher_logits: NotRequired[Tensor]  # (B, C); token classification (B, T, C), else zero
+    answered: NotRequired[Tensor]  # (B,) bool; False: the teacher's logits are NaN. Absent: all have an answer
     teacher_cls: NotRequired[Tensor]  # (B, L, H) [CLS] after each of the teacher's L layers
     mlm_labels: NotRequired[Tensor]  # (B, T) ids of the tokens to predict, else IGNORED
     other_input_ids: NotRequired[Tensor]  # (B, T2) of pairs of examples: the second ones; so are the next two

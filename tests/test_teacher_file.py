@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from kdbench.cli.main import main
 from kdbench.compare.cli import main as compare
 from kdbench.data.datasets import Split
 from kdbench.data.teacher_answers import read_answers
 from kdbench.errors import Code
 from kdbench.inference.finished_run import open_run
+from kdbench.runs.context import Run
 from kdbench.runs.texts import RunData
 from kdbench.schema import TeacherConfig
 from kdbench.shipping.card import model_card
 from kdbench.storage.results import read_result
 from kdbench.training.hardware import accelerator, settle
 from kdbench.validation.fit import cross_faults
+from kdbench.validation.load import load
+from tests.conftest import composed
 from tests.refusals import refused
 
 NAMES = ["fruit", "metal", "water"]
@@ -215,10 +220,8 @@ def pair(configure, execute, tmp_path):
 
 
 @pytest.fixture
-def file_run(command_line, teacher_folder, tmp_path):
-    """`file_run(path, ...)` -> a run that learns from a file, and starts from the tiny teacher's encoder."""
-    from kdbench.validation.load import load
-    from tests.conftest import composed
+def file_words(command_line, teacher_folder):
+    """`file_words(path, ...)` -> the words of a run that learns from a file, from the tiny teacher's layers on."""
 
     def make(path, *more, without_encoder=False):
         own = [] if without_encoder else ["student=own", "teacher@student.encoder=local"]
@@ -227,7 +230,17 @@ def file_run(command_line, teacher_folder, tmp_path):
         words = [word for word in words if not word.startswith(("teacher=", "teacher."))]
         words = [word for word in words if not without_encoder or word != "student.layers=2"]
         given = ["teacher=file", f"teacher.source={path}", "teacher.answer='*'", "teacher.values=log_probabilities"]
-        return load(composed((*words, *given, "teacher.floor=1e-12", *more)))
+        return [*words, *given, "teacher.floor=1e-12", *more]
+
+    return make
+
+
+@pytest.fixture
+def file_run(file_words):
+    """`file_run(path, ...)` -> the run of `file_words`."""
+
+    def make(path, *more, without_encoder=False):
+        return load(composed(tuple(file_words(path, *more, without_encoder=without_encoder))))
 
     return make
 
@@ -279,7 +292,7 @@ def kept(path: Path, texts: set[str], name: str) -> Path:
 
 
 def test_texts_without_an_answer(pair, file_run, execute, tmp_path, caplog):
-    """They are refused with their number, and nothing is written; or they are left out. Without dev there is no row."""
+    """They are refused with their number, and nothing is written; or they keep their labels; or they are left out."""
     _, path, _ = pair
     data = data_of(file_run(path)).data
     short = kept(path, {*data.train.texts[5:]}, "short.csv")
@@ -290,19 +303,74 @@ def test_texts_without_an_answer(pair, file_run, execute, tmp_path, caplog):
     assert sorted((tmp_path / "outputs").rglob("*")) == outputs
     with caplog.at_level("INFO", "kdbench"):
         result = execute(file_run(short, "teacher.missing=drop"))
-    assert f"{lost} of 60 examples have no answer" in caplog.text and "0 of 40 test texts" in caplog.text
-    assert result["teacher"] is None and result["stages"][0]["steps"] == math.ceil((60 - lost) / 8)
+    assert f"{lost} of 60 texts have no answer: {lost} are learned by their label alone" in caplog.text
+    assert "has no row in tables" in caplog.text and "0 of 40 test texts" in caplog.text
+    assert result["teacher"] is None and result["stages"][0]["steps"] == math.ceil(60 / 8)
+    caplog.clear()
+    with caplog.at_level("INFO", "kdbench"):
+        result = execute(file_run(short, "teacher.missing=drop", "method.alpha=1"))  # labels are not learned
+    assert f"{lost} of 60 texts have no answer: {lost} are left out" in caplog.text
+    assert result["stages"][0]["steps"] == math.ceil((60 - lost) / 8)
     with refused(Code.UNSUITABLE_TEACHER, "teacher.source", "60 of 60"):
         execute(file_run(kept(path, {*data.test.texts} - {*data.train.texts}, "none.csv"), "teacher.missing=drop"))
 
 
-def test_its_answers_are_pseudo_labels(pair, file_run, execute, data_folder):
-    """For a network and for TF-IDF; a raw text without an answer is left out."""
+def test_a_text_without_an_answer_learns_its_label_and_one_without_a_label_too_is_left_out(pair, file_run, data_folder):
+    """What the batches of a run hold: the answers of a file where it has them, and else NaN and the label."""
     _, path, _ = pair
     raw = data_folder / "corpus.txt"
     texts = raw.read_text(encoding="utf8").splitlines()
-    rows = [f"{text},{math.log(0.9)},{math.log(0.06)},{math.log(0.04)}" for text in texts[:40]]
-    whole = write(path.with_name("with_raw.csv"), path.read_text(encoding="utf8") + "\n".join(rows) + "\n")
+    data = data_of(file_run(path)).data
+    known = {*data.train.texts[5:], *texts[:40]}
+    said = [math.log(0.9), math.log(0.06), math.log(0.04)]  # of water, fruit and metal
+    rows = [",".join([text, *map(str, said)]) for text in texts]
+    short = kept(
+        write(path.with_name("both.csv"), path.read_text(encoding="utf8") + "\n".join(rows) + "\n"), known, "some.csv"
+    )
+    config = file_run(short, "teacher.missing=drop", f"dataset.unlabelled={raw}", "method.unlabelled_share=0.4")
+    hardware = settle(config.hardware)
+    made = Run(config, hardware, accelerator(hardware), path.parent, lambda other: pytest.fail("no row is needed"))
+    split = made.with_unlabelled(made.data.train)
+    batches = made.batches("training", "logits", split=split, hard=True)
+    examples, train = batches.examples, made.data.train
+    assert examples.answered is not None and examples.labelled is not None
+    learned = [*train.texts, *texts[:40]]
+    assert len(examples) == len(learned) and examples.labelled.tolist() == [True] * 60 + [False] * 40
+    assert examples.answered.tolist() == [text in known for text in learned]
+    logits = examples.teacher["teacher_logits"]
+    assert (logits.isnan().all(1).numpy() == ~examples.answered).all()
+    torch.testing.assert_close(logits[-1], torch.tensor([said[1], said[2], said[0]]))
+    batch = batches.examples.batch(np.arange(8))
+    assert torch.equal(batch["answered"], torch.from_numpy(examples.answered[:8]))
+    alone = made.batches("training", "logits", split=split)  # no term of the labels
+    assert alone.examples.answered is None and len(alone.examples) == sum(text in known for text in learned)
+
+
+def test_a_bilstm_learns_labels_where_answers_lack(pair, file_run, execute):
+    _, path, _ = pair
+    short = kept(path, {*data_of(file_run(path)).data.train.texts[5:]}, "short.csv")
+    more = ["method=bilstm", "student=bilstm_150", "student.word_vectors=random", "student.hidden=6", "student.ffn=8"]
+    more += ["student.embedding=8", "method.augment=false", "teacher.missing=drop"]
+    steps = {}
+    for alpha in (0.5, 1):
+        result = execute(file_run(short, *more, f"method.alpha={alpha}", without_encoder=True))
+        steps[alpha] = result["stages"][0]["steps"]
+    assert steps[0.5] == math.ceil(60 / 8) > steps[1]
+
+
+def test_its_answers_are_pseudo_labels(pair, file_run, execute, data_folder):
+    """For a network and for TF-IDF; a raw text without an answer is left out, and train needs none: it has labels."""
+    _, path, _ = pair
+    raw = data_folder / "corpus.txt"
+    texts = raw.read_text(encoding="utf8").splitlines()
+    rows = [f"{text},{math.log(0.9)},{math.log(0.06)},{math.log(0.04)}" for text in texts]
+    head = path.read_text(encoding="utf8").partition("\n")[0]
+    only_raw = write(path.with_name("only_raw.csv"), "\n".join([head, *rows]) + "\n")
+    found = execute(file_run(only_raw, "method=pseudo_label", f"dataset.unlabelled={raw}"))
+    assert found["reported"]["pseudo_labels"] == {"texts": 60, "kept": 60} and found["teacher"] is None
+    whole = write(path.with_name("some_raw.csv"), "\n".join([head, *rows[:40]]) + "\n")
+    with refused(Code.UNSUITABLE_TEACHER, "teacher.source", "20 of 60", "teacher.missing=drop"):
+        execute(file_run(whole, "method=pseudo_label", f"dataset.unlabelled={raw}"))
     words = [f"dataset.unlabelled={raw}", "teacher.missing=drop"]
     network = execute(file_run(whole, "method=pseudo_label", *words))
     assert network["reported"]["pseudo_labels"] == {"texts": 40, "kept": 40}
@@ -320,6 +388,41 @@ def test_a_row_of_its_own(pair, file_run, execute):
     data = data_of(file_run(path)).data
     with refused(Code.UNSUITABLE_TEACHER, "teacher.source", "20 of 20"):
         execute(file_run(kept(path, {*data.test.texts} - {*data.dev.texts}, "test.csv"), "method=answers"))
+
+
+def test_a_row_of_the_texts_that_are_answered(pair, file_run, execute, tmp_path, caplog, capsys):
+    """Its score is of them alone, their number is said everywhere, and it is compared with no other row."""
+    _, path, teacher_folder = pair
+    data = data_of(file_run(path)).data
+    known = {*data.train.texts, *data.dev.texts[:7], *data.test.texts[10:]}
+    with caplog.at_level("INFO", "kdbench"):
+        found = execute(file_run(kept(path, known, "part.csv")))
+    answered = {name: [text in known for text in getattr(data, name).texts] for name in ("dev", "test")}
+    counts = {name: sum(one) for name, one in answered.items()}
+    told = f"{counts['dev']} of 20 dev texts and {counts['test']} of 40 test texts"
+    assert f"is judged by the texts that its file answers: {told}" in caplog.text
+    (row,) = [read_result(one.parent) or {} for one in (tmp_path / "outputs/topics/answers").rglob("results.json")]
+    rows = pyarrow.parquet.read_table(teacher_folder / "predictions.parquet").to_pylist()
+    for name, one in answered.items():  # by hand, from the predictions of the network that wrote the file
+        own = [row for row in rows if row["split"] == name]
+        right = [int(np.argmax(row["logits"])) == row["label"] for row, its in zip(own, one, strict=True) if its]
+        assert row["metrics"][name]["n"] == len(right) == counts[name] < len(one)
+        assert row["metrics"][name]["accuracy"] == pytest.approx(np.mean(right))
+    assert row["reported"]["answered"] == {
+        name: {"rows": counts[name], "of": len(one)} for name, one in answered.items()
+    }
+    assert found["teacher"]["metrics"] == row["metrics"] and found["teacher"]["id"] == row["id"]
+    assert row["identity"]["test_id"] == found["identity"]["test_id"]
+    capsys.readouterr()
+    assert compare([str(tmp_path / "outputs"), "--format", "json"]) == 0
+    (table,) = json.loads(capsys.readouterr().out)["tables"]
+    assert table["examples"] == 40
+    mine = next(one for one in table["rows"] if one["id"] == found["id"])
+    assert mine["gap_closed"] is None and mine["score_low_points"] is not None
+    assert any(f"the file answers {counts['test']} of 40 texts" in note for note in table["notes"])
+    assert not any("another test split" in note or "left out of the tests" in note for note in table["notes"])
+    assert compare([str(tmp_path / "outputs"), "--format", "markdown"]) == 0
+    assert f"teacher (answers to {counts['test']} of 40)" in capsys.readouterr().out
 
 
 def test_a_student_with_words_of_its_own_needs_no_encoder(pair, file_run, execute):
@@ -355,3 +458,34 @@ def test_the_refusal_of_a_student_without_an_encoder_has_the_command(file_run, t
     config = file_run(write(tmp_path / "answers.csv", HEAD), "student=bert_2l", without_encoder=True)
     (fault,) = cross_faults(config)
     assert fault.key == "student.encoder" and "student=own" in fault.nearest
+
+
+@pytest.fixture
+def sweep(file_words, monkeypatch, tmp_path, capsys):
+    """`sweep(path, ...)` -> exit code and stderr of a sweep of TF-IDF, which asks no teacher, and another method."""
+
+    def do(path, *more):
+        monkeypatch.setattr(sys, "argv", ["kdbench", "-m", *file_words(path, *more, without_encoder=True)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return end.value.code, capsys.readouterr().err
+
+    return do
+
+
+def test_a_sweep_finds_faults_of_its_files_before_its_first_job(sweep, data_folder, tmp_path):
+    outputs = tmp_path / "outputs"
+    texts = [line.rpartition(",")[0] for line in (data_folder / "train.csv").read_text().splitlines()[1:]]
+    rows = [f"{text},-0.1,-3,-4" for text in texts]
+    asks = ["method=tfidf,answers", "seed=0,1"]
+    broken = write(tmp_path / "broken.csv", "\n".join(["text,water,fruit,metal", *rows]) + "\nx,1,1,1\n")
+    code, err = sweep(broken, *asks)
+    assert code == 2 and err.count("KD") == 1 and "teacher.values" in err and "line 82" in err and not outputs.exists()
+    rows = [f"{text},{math.log(0.8)},{math.log(0.1)},{math.log(0.1)}" for text in texts]
+    short = write(tmp_path / "short.csv", "\n".join(["text,water,fruit,metal", *rows]) + "\n")
+    code, err = sweep(short, *asks)
+    assert code == 2 and err.count("KD") == 1 and "teacher.source" in err and "of 40 examples" in err
+    assert not outputs.exists()
+    other = write(tmp_path / "other.csv", HEAD.replace("water", "wood") + "a,1,0,0\n")
+    code, err = sweep(short, *asks, f"teacher.source={short},{other}")
+    assert code == 2 and err.count("KD") == 2 and "other.csv" in err and not outputs.exists()

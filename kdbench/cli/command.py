@@ -79,6 +79,7 @@ class Command:
     swept: set[str] = field(default_factory=set)  # keys
     jobs: int = 1
     outputs: str | None = None  # the folder that jobs on other machines share with this one
+    taught_by_files: list[DictConfig] = field(default_factory=list)  # the jobs whose teacher is a file
     max_failures: int | None = None
 
     @property
@@ -127,13 +128,15 @@ def judge(configs: Configs, argv: list[str], texts: list[str], multirun: bool) -
     first, _ = compose_rest(configs, [(o.sweep or [o.text])[0] for o in overrides if not is_setting(configs, o)])
     found += search_faults(first, swept) if multirun else []
     jobs = combinations([*{o.key: o.sweep or [o.text] for o in overrides}.values()], first.trials is not None)
-    judged = judge_jobs(configs, jobs)
+    by_files: list[DictConfig] = []
+    judged = judge_jobs(configs, jobs, by_files)
     unjudged = {fault.key for fault in found}
     found += [fault for fault in judged if fault.key not in unjudged]
     typed = [text.partition("=")[0].lstrip("+~") for text in texts]
     found.sort(key=lambda fault: typed.index(key) if (key := fault.key.lstrip("+~")) in typed else len(typed))
     spelt = {o.typed or o.text: f"{'++' * is_setting(configs, o)}{o.text}" for o in overrides}
     command = Command(argv, list(dict.fromkeys(found)), spelt, {o.key for o in swept}, first.trials or len(jobs))
+    command.taught_by_files = by_files
     if multirun and first.launcher != "basic":
         command.outputs = next((str(o.value) for o in overrides if o.key == "outputs"), first.cfg.outputs)
         command.outputs = os.path.expanduser(command.outputs)
@@ -169,8 +172,11 @@ def is_setting(configs: Configs, o: Override) -> bool:
     return o.plain and not is_choice(configs, o)
 
 
-def judge_jobs(configs: Configs, jobs: list[tuple[str, ...]]) -> list[Fault]:
-    """Return the faults of a sweep's jobs. If single values are wrong, combinations of values are not checked."""
+def judge_jobs(configs: Configs, jobs: list[tuple[str, ...]], by_files: list[DictConfig]) -> list[Fault]:
+    """Return the faults of a sweep's jobs. If single values are wrong, combinations of values are not checked.
+
+    `by_files` gets the jobs whose teacher is a file, one for each combination of values without the seed.
+    """
     judged: list[Fault] = []
     seen: set[Any] = set()
 
@@ -183,7 +189,7 @@ def judge_jobs(configs: Configs, jobs: list[tuple[str, ...]]) -> list[Fault]:
             break  # so that a large grid is refused as quickly as a small one
         parts = {frozenset(text for text in job if text.startswith("seed=") is seed) for seed in (True, False)}
         if not parts <= seen:  # no other key depends on the seed, so seeds and settings are each checked once
-            judged += judge_job(configs, [configs.parse(text) for text in job])
+            judged += judge_job(configs, [configs.parse(text) for text in job], by_files)
         seen |= parts
     return judged
 
@@ -208,8 +214,11 @@ def is_choice(configs: Configs, o: Override) -> bool:
     return o.key != o.group or "/" in o.key or (bool(configs.options(o.group)) and not isinstance(o.value, dict))
 
 
-def judge_job(configs: Configs, overrides: list[Override]) -> list[Fault]:
-    """Return the faults of one job. A choice that does not exist is guessed or left out to check the rest."""
+def judge_job(configs: Configs, overrides: list[Override], by_files: list[DictConfig]) -> list[Fault]:
+    """Return the faults of one job. A choice that does not exist is guessed or left out to check the rest.
+
+    `by_files` gets the job if its teacher is a file.
+    """
     found: list[Fault] = []
     structure: list[str] = []
     unsure: set[str] = set()  # groups whose choice could not be guessed
@@ -241,6 +250,8 @@ def judge_job(configs: Configs, overrides: list[Override]) -> list[Fault]:
             value = None if fault.value is None else typed.get(fault.key, fault.value)
             found.append(fault._replace(value=value))
     every = [*found, *refused]
+    if not every and cfg.teacher.get("join") is not None:
+        by_files.append(cfg)
     mistyped = {fault.nearest for fault in every} - {
         o.key for o in overrides
     }  # the default of a mistyped key is not a fault

@@ -3,14 +3,15 @@
 import os
 import shlex
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from kdbench.cli import sweep
-from kdbench.errors import Code, SourceError, UserError
+from kdbench.errors import Code, Fault, SettingError, SourceError, UserError
 from kdbench.schema import RunConfig
 from kdbench.sources.fetch import parse
 from kdbench.training import interrupts
@@ -84,6 +85,33 @@ def _run(
     if trial is not None:
         trial.done(result)
     return config, result
+
+
+def bad_answers(jobs: Sequence[DictConfig]) -> list[Fault]:
+    """Return what is wrong with the answers in the teachers' files of a sweep, so that it is told before the first job.
+
+    Each is checked as its job would check it. What cannot be read for another reason is left to the jobs.
+    """
+    found: list[Fault] = []
+    if not jobs:
+        return found
+    from kdbench.runs.related import uses_unlabelled
+    from kdbench.runs.texts import Inputs  # loads torch
+
+    seen = set()
+    for config in map(load, jobs):
+        asked = (asdict(config.dataset), asdict(config.teacher), sorted(config.method.asks), uses_unlabelled(config))
+        if not config.method.reads_teacher or repr(asked) in seen:
+            continue
+        seen.add(repr(asked))
+        try:
+            Inputs(config).require_answers()
+        except SettingError as error:
+            if error.key.startswith("teacher."):
+                found.append(Fault(error.code, error.key, error.value, error.problem))
+        except UserError:
+            continue
+    return list(dict.fromkeys(found))
 
 
 def next_commands(config: RunConfig, folder: Path) -> str:

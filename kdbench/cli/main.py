@@ -30,7 +30,7 @@ from kdbench.cli import sweep
 from kdbench.cli.command import OF_AN_ENCODER, Command, differences, judge, overview
 from kdbench.cli.compose import composing, conf_dir, group_choices, of_command
 from kdbench.cli.hydra_keys import closed
-from kdbench.cli.job import do, reason_of
+from kdbench.cli.job import bad_answers, do, reason_of
 from kdbench.console import guarded
 from kdbench.errors import Code, Fault, print_failures, print_faults
 from kdbench.schema import GROUPS, RunConfig
@@ -178,7 +178,10 @@ def entry() -> int:
         command.faults = [one for one in command.faults if one.value is not None or one.key.lstrip("~") in typed]
     if args.cfg and args.multirun:
         found.append(Fault(Code.CONFLICTING_OPTIONS, "--cfg", args.cfg, "shows the config of one run: leave out -m"))
-    if found := found + command.faults:
+    found += command.faults
+    if not found and command.jobs > 1:  # a single job looks first itself
+        found += bad_answers(command.taught_by_files)
+    if found:
         print_faults(found)
         return 2
     if args.cfg and command.jobs:

@@ -44,7 +44,7 @@ class Teacher:
     seed: int
     score: float  # on the examples of its own run
     labelled: int | None  # train texts of its own run; None: an older run
-    same_examples: bool  # as the run's, in the shown split; only then the scores may be compared
+    same_examples: bool  # as the run's, all in the shown split; only then the scores may be compared
     other_test: bool  # its run had another test split, so it may have been trained on the run's test texts
 
 
@@ -60,6 +60,7 @@ class Run:
     test_id: str  # of the rows of test, and the next of dev: see `identity.test_id` in docs/results.md
     dev_id: str
     examples: int  # in `split`
+    judged: int  # of these; fewer if it is a teacher's file that lacks some
     labelled: int  # train texts with a label
     raw: int  # train texts without a label
     task: str
@@ -158,7 +159,8 @@ def _read(path: Path, raw: dict[str, Any], asked: str | None, split: str, wanted
         data_id=_get(raw, "identity.data_id", str),
         test_id=_get(raw, "identity.test_id", str),
         dev_id=_get(raw, "identity.dev_id", str),
-        examples=_get(raw, f"metrics.{split}.n", int),
+        examples=_maybe(raw, f"reported.answered.{split}.of", int) or _get(raw, f"metrics.{split}.n", int),
+        judged=_get(raw, f"metrics.{split}.n", int),
         labelled=_get(raw, "data.splits.train.rows", int),
         raw=_maybe(raw, "data.splits.unlabelled.rows", int) or 0,
         task=_get(raw, "identity.task", str),
@@ -219,12 +221,13 @@ def _teacher(raw: dict[str, Any], metric: str, split: str) -> Teacher | None:
     if _maybe(raw, "teacher", dict) is None:
         return None
     of_test, of_shown = (_maybe(raw, f"teacher.{name}_id", str) for name in ("test", split))
+    all_of_it = _get(raw, f"teacher.metrics.{split}.n", int) == _get(raw, f"metrics.{split}.n", int)
     return Teacher(
         id=_get(raw, "teacher.id", str),
         seed=_get(raw, "teacher.seed", int),
         score=100 * _get(raw, f"teacher.metrics.{split}.{metric}", float),
         labelled=_maybe(raw, "teacher.labelled", int),
-        same_examples=of_shown == _get(raw, f"identity.{split}_id", str),
+        same_examples=all_of_it and of_shown == _get(raw, f"identity.{split}_id", str),
         other_test=of_test not in (None, _get(raw, "identity.test_id", str)),
     )
 

@@ -333,6 +333,12 @@ def _check(base: Side, candidate: Side) -> None:
             f"--gate: the runs have different {runs[0].split} texts or labels ({', '.join(tests)}), so their scores"
             " cannot be compared. Run both on the same data",
         )
+    if part := next((run for run in runs if run.judged < run.examples), None):
+        raise UserError(
+            Code.INCOMPARABLE_RUNS,
+            f"--gate: {part.path.parent} judges a file that answers {part.judged} of {part.examples} {part.split}"
+            " texts, and the gate compares text by text: complete the file",
+        )
     if len(metrics := sorted({run.metric for run in runs})) > 1:
         raise UserError(
             Code.INCOMPARABLE_RUNS,

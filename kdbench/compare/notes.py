@@ -88,7 +88,8 @@ def _below_tfidf(table: Table) -> list[tuple[list[Row], str]]:
     for labelled in sorted({row.runs[0].labelled for row in table.rows}):
         if (floor := table.tfidf(labelled)) is None:
             continue
-        below = [row for row in table.rows if row.runs[0].labelled == labelled and row.score.mean < floor.score.mean]
+        own = [row for row in table.rows if row.runs[0].labelled == labelled and row.whole]
+        below = [row for row in own if row.score.mean < floor.score.mean]
         beaten = [row for row in below if row.tests and floor.id in row.tests.behind]
         name = f"TF-IDF + linear SVM ({floor.score.mean:.2f})"
         if "labelled" in varying(table.rows):
@@ -112,6 +113,12 @@ def _teachers(table: Table) -> list[str]:
         f"{_names(rows)}: {'its' if len(rows) == 1 else 'their'} teacher saw {theirs:,} labels, "
         f"{'this run' if len(rows) == 1 else 'these runs'} {own:,}."
         for (theirs, own), rows in more.items()
+    ]
+    sentences += [
+        f"{row.name}: the file answers {row.runs[0].judged:,} of {row.runs[0].examples:,} texts. Its score is of these"
+        " alone, so no share of the gap is shown."
+        for row in table.rows
+        if not row.whole
     ]
     if elsewhere := [row for row in table.rows if any(run.teacher and run.teacher.other_test for run in row.runs)]:
         sentences.append(

@@ -116,6 +116,11 @@ class Row:
         return any(run.dirty for run in self.runs)
 
     @property
+    def whole(self) -> bool:
+        """Whether it is judged by all examples of the table; else its score is compared with no other."""
+        return all(run.judged == run.examples for run in self.runs)
+
+    @property
     def selected_on_reported(self) -> bool:
         """Whether a checkpoint was selected on the reported split. `selected_on` is None if none was selected."""
         return any(run.selected_on not in ("dev", None) for run in self.runs)
@@ -123,6 +128,8 @@ class Row:
     @property
     def label(self) -> str:
         method = self.runs[0].method
+        if not self.whole:
+            method = f"{method} to {self.runs[0].judged:,} of {self.runs[0].examples:,}"
         if chosen := " or ".join(sorted({run.chosen for run in self.runs if run.chosen})):
             method = f"{method} ({chosen})"
         return f"teacher ({method})" if self.role == "teacher" else method

@@ -53,8 +53,9 @@ class _Reader:
             except NoPredictionsError as error:
                 self.warnings.append(f"{error}: left out of the tests")
                 return None
-            self.first = self.first or found
-            if len(found.ids) != len(self.first.ids):
+            partly = run.judged < run.examples  # it is compared with no other
+            self.first = self.first or (None if partly else found)
+            if not partly and self.first is not None and len(found.ids) != len(self.first.ids):
                 self.warnings.append(f"{run.path.parent} has predictions of other examples: left out of the tests")
                 return None
             self.read[key] = found

@@ -34,8 +34,9 @@ class Texts:
 
 
 def texts(runs: Iterable[Run]) -> Texts:
-    """Find the texts by the config.yaml of any of the runs, which have the same examples."""
-    run = next((run for run in runs if run.path.with_name("config.yaml").is_file()), None)
+    """Find the texts by the config.yaml of any of the runs that was judged by all examples, which are the same."""
+    whole = (run for run in runs if run.judged == run.examples)
+    run = next((run for run in whole if run.path.with_name("config.yaml").is_file()), None)
     if run is None:
         return Texts(why_not="no run here has the config.yaml that names their source")
     from omegaconf.errors import OmegaConfBaseException  # these imports are slow, and a table does without them

@@ -42,33 +42,43 @@ class Answers:
     logits: NDArray[np.float32]  # (n, C)
     teacher: TeacherConfig
 
-    def of(self, split: Split) -> Tensor:
-        """Return (len(split), C) logits. Raises SettingError if an example has no answer."""
-        self._require(split, self.missing(split))
-        return torch.from_numpy(self.logits[[self.rows[key] for key in self._keys(split)]])
+    def of(self, split: Split, partly: bool = False) -> Tensor:
+        """Return (n, C) logits. An example without an answer has NaN if `partly`; else it raises SettingError."""
+        at = self._places(split)
+        if not partly and (at < 0).any():
+            raise self._incomplete(split, at >= 0)
+        found = self.logits[at]
+        found[at < 0] = NOT_GIVEN
+        return torch.from_numpy(found)
 
-    def answered(self, split: Split) -> Split:
-        """Return the examples that have an answer. Raises SettingError if not all have, and `missing` is not drop."""
-        lost = self.missing(split)
-        if self.teacher.missing != "drop" or len(lost) == len(split):
-            self._require(split, lost)
-        return split.take(np.setdiff1d(np.arange(len(split)), lost)) if len(lost) else split
+    def known(self, split: Split) -> NDArray[np.bool_]:
+        """Return (n,): whether each example has an answer."""
+        return self._places(split) >= 0
 
-    def missing(self, split: Split) -> NDArray[np.int64]:
-        """Return the positions of the examples that have no answer."""
-        return np.array([at for at, key in enumerate(self._keys(split)) if key not in self.rows], np.int64)
+    def required(self, split: Split, partly: bool = False) -> NDArray[np.bool_]:
+        """Return `known`. Raises SettingError if none has an answer, or if not all have and neither `partly` nor
+        `missing=drop` allows that.
+        """
+        known = self.known(split)
+        if not known.any() or not (known.all() or partly or self.teacher.missing == "drop"):
+            raise self._incomplete(split, known)
+        return known
 
-    def _require(self, split: Split, lost: NDArray[np.int64]) -> None:
-        if not len(lost):
-            return
+    def _incomplete(self, split: Split, known: NDArray[np.bool_]) -> SettingError:
+        lost = np.flatnonzero(~known)
         example = split.take(lost[:1])
         first = f"number {example.ids[0]}" if self.teacher.join == "id" else repr(shown(example.texts[0]))
-        cure = "" if len(lost) == len(split) else ", or set teacher.missing=drop to train without them"
+        cure = (
+            "" if len(lost) == len(split) else ", or set teacher.missing=drop to learn nothing from the teacher there"
+        )
         problem = f"has no answer to {len(lost)} of {len(split)} examples, first to {first}. Complete the file{cure}"
-        raise _wrong(Code.UNSUITABLE_TEACHER, "source", self.teacher.source, problem)
+        return _wrong(Code.UNSUITABLE_TEACHER, "source", self.teacher.source, problem)
 
-    def _keys(self, split: Split) -> Sequence[Key]:
-        return [(number,) for number in split.ids.tolist()] if self.teacher.join == "id" else split.inputs
+    def _places(self, split: Split) -> NDArray[np.int64]:
+        """Return (n,): the row of each example's answer, or -1."""
+        columns = [split.texts] if split.pairs is None else [split.texts, split.pairs]
+        keys = zip(*([split.ids.tolist()] if self.teacher.join == "id" else columns), strict=True)
+        return np.fromiter((self.rows.get(key, -1) for key in keys), np.int64, len(split))
 
 
 def read_answers(teacher: TeacherConfig, names: list[str], pairs: bool) -> Answers:

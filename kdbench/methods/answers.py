@@ -19,6 +19,7 @@ class Params:
     needs: ClassVar[frozenset[str]] = frozenset({"teacher"})
     tasks: ClassVar[frozenset[str]] = frozenset(TASKS) - {"token_classification"}
     not_others: ClassVar[str] = "the members of an ensemble may read different words"
+    asks: ClassVar[frozenset[str]] = frozenset({"dev", "test"})  # at least one of each
 
     @property
     def reads_labels(self) -> bool:
@@ -34,7 +35,12 @@ def stages(run: "Run", p: Params) -> Iterator[Stage]:
     seconds = sum(one["cost"]["seconds"] for one in members)
     run.hand_in(
         Predictions(
-            lambda split: run.teacher_logits(split).numpy(), parameters, seconds, run.hardware.precision, timed=False
+            lambda split: run.teacher_logits(split).numpy(),
+            parameters,
+            seconds,
+            run.hardware.precision,
+            timed=False,
+            judged=run.judged(),
         )
     )
     return iter(())

@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from torch import Tensor
+
 from kdbench.losses import logit_mse
 from kdbench.models.students import logits
-from kdbench.objectives import hard_loss
+from kdbench.objectives import hard_loss, over_answers
 from kdbench.options import MISSING, TaughtAndLabelled, at_least, between, one_of, option
 from kdbench.stage import Batch, Stage, Terms
 
@@ -52,14 +54,17 @@ def stages(run: "Run", p: Params) -> Iterator[Stage]:
         split = augmented_words(run, p.tagger, p.mask, p.same_tag, p.ngram, p.max_ngram, p.rounds)
     split = run.with_unlabelled(split)
 
+    def distance(z: Tensor, batch: Batch) -> Tensor:
+        return logit_mse(z, batch["teacher_logits"], p.reduction)
+
     def objective(batch: Batch, step: int) -> Terms:
         z = logits(student, batch)
         losses = {}
         if p.alpha > 0:
-            losses["logits"] = p.alpha * logit_mse(z, batch["teacher_logits"], p.reduction)
+            losses["logits"] = p.alpha * over_answers(z, batch, distance)
         if p.alpha < 1:
             losses["hard"] = (1 - p.alpha) * hard_loss(run.task, z, batch)
         return Terms(losses)
 
-    data = run.batches("training", "logits", split=split)
+    data = run.batches("training", "logits", split=split, hard=p.alpha < 1)
     yield Stage("training", student, objective, data, run.schedule("training", data))

@@ -31,5 +31,5 @@ def stages(run: "Run", p: Params) -> Iterator[Stage]:
     def objective(batch: Batch, step: int) -> Terms:
         return Terms(soft_and_hard(run.task, logits(student, batch), batch, p))
 
-    data = run.batches("training", "logits", split=run.with_unlabelled(run.data.train))
+    data = run.batches("training", "logits", split=run.with_unlabelled(run.data.train), hard=p.alpha < 1)
     yield Stage("training", student, objective, data, run.schedule("training", data))

@@ -41,7 +41,7 @@ def stages(run: "Run", p: Params) -> Iterator[Stage]:
         return Terms(soft_and_hard(run.task, logits(student, batch), batch, p))
 
     needed = ("logits",) if p.alpha > 0 else ()
-    data = run.batches("training", *needed, split=run.with_unlabelled(run.data.train))
+    data = run.batches("training", *needed, split=run.with_unlabelled(run.data.train), hard=p.alpha < 1)
     head = [ParamGroup(part) for part in (student.hidden, student.classifier) if part is not None]
     params = None if p.train_vectors else head
     yield Stage("training", student, objective, data, run.schedule("training", data), params)

@@ -1,7 +1,7 @@
 """Define what a method may use of its run: `Run` adds training data, schedules and reports to data and models."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -46,6 +46,7 @@ class Predictions:
     save: Callable[[Path], None] | None = None  # fills the run's model folder; None: there is nothing to load
     probable: bool = True  # whether the logits stand for probabilities
     timed: bool = True  # False: the answers were there already, so the time to look them up means nothing
+    judged: Mapping[str, Split] | None = None  # the examples of dev and test that have logits; None: all
 
 
 class Finished(NamedTuple):
@@ -69,31 +70,56 @@ class Run(RunModels):
         self.seconds = 0.0  # of training outside the stages
         self.predictions: Predictions | None = None
 
-    def batches(self, stage: str, *teacher: str, split: Split | None = None) -> TrainBatches:
-        """Return train (or another split) in batches for stage `stage`, with the teacher's cached `logits` or `cls`."""
-        self.stage(stage)  # before the teacher is trained for it
-        split = self.answered(split or self.data.train) if teacher else split or self.data.train
-        outputs = {f"teacher_{what}": self.teacher_outputs(what, split) for what in teacher}
-        weights = self.class_weights(self.stage(stage).class_weights)
-        weighed = None if weights is None else kind(self.task).weigh(weights, split.labels)
-        return self._in_batches(replace(self.examples(split), teacher=outputs, weights=weighed), stage)
+    def batches(self, stage: str, *teacher: str, split: Split | None = None, hard: bool = False) -> TrainBatches:
+        """Return train (or another split) in batches for stage `stage`, with the teacher's cached `logits` or `cls`.
 
-    def teacher_outputs(self, what: str, split: Split) -> Tensor:
+        `hard`: the labels are learned, too. So an example that a file does not answer stays in if it has a label; its
+        batch has `answered`.
+        """
+        given = self.stage(stage)  # before the teacher is trained for it
+        split, answered = split or self.data.train, None
+        if teacher and self.config.teacher.is_file:
+            split, answered = self._learned(split, hard)
+        outputs = {f"teacher_{what}": self.teacher_outputs(what, split, answered is not None) for what in teacher}
+        weights = self.class_weights(given.class_weights)
+        weighed = None if weights is None else kind(self.task).weigh(weights, split.labels)
+        examples = replace(self.examples(split), teacher=outputs, weights=weighed, answered=answered)
+        return self._in_batches(examples, stage)
+
+    def _learned(self, split: Split, hard: bool) -> tuple[Split, NDArray[np.bool_] | None]:
+        """Return the examples that have an answer in a file, or a label if these are learned, and which have answers.
+
+        The second is None if all have. Raises UserError if the file lacks some that it must have.
+        """
+        known = kept = self.answers.known(split)
+        if hard:
+            kept = known | (True if split.labelled is None else split.labelled)
+        if self.config.teacher.missing != "drop" or not kept.any():
+            self.answers.required(split)
+        if lost := int((~known).sum()):
+            alone, out = int((kept & ~known).sum()), int((~kept).sum())
+            log.info("teacher: %d of %d texts have no answer: %s", lost, len(split), _of_these(alone, out))
+        if not kept.all():
+            split, known = split.take(np.flatnonzero(kept)), known[kept]
+        return split, None if known.all() else known
+
+    def teacher_outputs(self, what: str, split: Split, partly: bool = False) -> Tensor:
         """Return the teacher's `logits` (n, C), or `cls` (n, L, H): [CLS] after each layer, before the pooler.
 
-        Every teacher has logits, but only a network has `cls`. Raises UserError if an example has no answer in a file.
+        Every teacher has logits, but only a network has `cls`. If an example has no answer in a file, it has NaN if
+        `partly`; else this raises UserError.
         """
         if self.config.teacher.is_network:
             return self._outputs_of(what, split, self.teacher, self.members[0][1], self.encoder_folder)
         if self.teacher_result is None and self._can_be_judged():
             self.teacher_result, _ = self.ensure(answers_run(self.config))
-        return self.teacher_logits(split)
+        return self.teacher_logits(split, partly)
 
-    def teacher_logits(self, split: Split) -> Tensor:
-        """Return the answers of any teacher, (n, C), without a row of its own in tables."""
+    def teacher_logits(self, split: Split, partly: bool = False) -> Tensor:
+        """Return the `logits` of `teacher_outputs`, without a row of the teacher's own in tables."""
         teacher = self.config.teacher
         if teacher.is_file:
-            return self.answers.of(split)
+            return self.answers.of(split, partly)
         each = []
         for _, folder in self.members:  # one model at a time is in memory
             reader = self.encoder_folder if teacher.members is None else folder / "model"
@@ -110,26 +136,33 @@ class Run(RunModels):
 
     def answered(self, split: Split) -> Split:
         """Return the examples that the teacher answers. Raises UserError if a file lacks some that it must have."""
+        return self._learned(split, hard=False)[0] if self.config.teacher.is_file else split
+
+    def judged(self) -> dict[str, Split]:
+        """Return the examples of dev and test that the teacher answers. Raises UserError if a file answers none."""
+        splits = {"dev": self.data.dev, "test": self.data.test}
         if not self.config.teacher.is_file:
-            return split
-        known = self.answers.answered(split)
-        if lost := len(split) - len(known):
-            log.info("teacher: %d of %d examples have no answer and are left out", lost, len(split))
-        return known
+            return splits
+        known = {name: self.answers.required(split, partly=True) for name, split in splits.items()}
+        if not all(one.all() for one in known.values()):
+            self.report("answered", {name: {"rows": int(one.sum()), "of": len(one)} for name, one in known.items()})
+        return {
+            name: split if known[name].all() else split.take(np.flatnonzero(known[name]))
+            for name, split in splits.items()
+        }
 
     def _can_be_judged(self) -> bool:
-        """Return whether a teacher that is no network answers all of dev and test. Log how many, if it does not."""
+        """Return whether a teacher that is no network answers some of dev and of test. Log how many, if not all."""
         if not self.config.teacher.is_file:
             return True
         splits = {"dev": self.data.dev, "test": self.data.test}
-        lost = {name: len(self.answers.missing(split)) for name, split in splits.items()}
-        if not any(lost.values()):
-            return True
-        found = " and ".join(
-            f"{len(split) - lost[name]} of {len(split)} {name} texts" for name, split in splits.items()
-        )
-        log.info("teacher: has no row in tables, because its file answers %s", found)
-        return False
+        known = {name: int(self.answers.known(split).sum()) for name, split in splits.items()}
+        found = " and ".join(f"{known[name]} of {len(split)} {name} texts" for name, split in splits.items())
+        if not all(known.values()):
+            log.info("teacher: has no row in tables, because its file answers %s", found)
+        elif any(known[name] < len(split) for name, split in splits.items()):
+            log.info("teacher: is judged by the texts that its file answers: %s", found)
+        return all(known.values())
 
     def finished(self, path: str | None, stage: str) -> Finished:
         """Return the finished run at `path`.
@@ -253,6 +286,12 @@ class Run(RunModels):
                 return predict(moved, step)  # type: ignore[arg-type]
 
         return on_device
+
+
+def _of_these(alone: int, out: int) -> str:
+    """Say what becomes of texts without an answer."""
+    told = [f"{alone} are learned by their label alone"] if alone else []
+    return " and ".join([*told, *([f"{out} are left out"] if out else [])])
 
 
 def _first_tokens(teacher: Any, batch: Any) -> Tensor:

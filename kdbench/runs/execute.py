@@ -14,6 +14,7 @@ from accelerate import Accelerator
 
 from kdbench.console import quiet_libraries
 from kdbench.data.batches import TrainBatches
+from kdbench.data.report import ReadReport
 from kdbench.errors import UserError
 from kdbench.models import students
 from kdbench.models.network import view
@@ -71,22 +72,9 @@ def _execute(config: RunConfig, about: About) -> dict[str, Any]:
     processes = accelerator(hardware)
     if processes.is_main_process:
         show_log()
-    found = RunData(config, hardware, processes)
-    if uses_unlabelled(config):
-        _ = found.unlabelled  # its faults are found before anything is written
-    elif config.dataset.unlabelled is not None and config.phase == "task" and config.corpus is None:
-        log.info("dataset.unlabelled: method=%s learns from labels alone, and does not read it", config.method.name)
-    if config.phase == "task":
-        found.require_classes()  # the same
-    if config.teacher.is_file and uses_teacher(config):
-        found.require_answers()  # the same
-    if config.inspect or (config.dry_run and config.phase == "task"):  # all of it: a dry run trains on little
-        if processes.is_main_process:
-            tell(found.read)
-        if config.inspect:
-            if processes.is_main_process:
-                show_rows(found.data)
-            return {"data": found.read}
+    shown = _look(RunData(config, hardware, processes))  # which is not kept: its answers may be large
+    if config.inspect:
+        return {"data": shown}
     if config.dry_run:
         with tempfile.TemporaryDirectory() as scratch:
             result, _ = ensure(_small(config, scratch), hardware, processes, about)
@@ -97,6 +85,29 @@ def _execute(config: RunConfig, about: About) -> dict[str, Any]:
     if wanted.forms and processes.is_main_process and not has_export(folder, wanted):
         log.info("exported: %s", export_run(folder, wanted))
     return result
+
+
+def _look(found: RunData) -> ReadReport | None:
+    """Read what the run learns from, so that its faults are found before anything is written.
+
+    Tell how it was read, and return it, for `inspect` and `dry_run`.
+    """
+    config = found.config
+    if uses_unlabelled(config):
+        _ = found.unlabelled
+    elif config.dataset.unlabelled is not None and config.phase == "task" and config.corpus is None:
+        log.info("dataset.unlabelled: method=%s learns from labels alone, and does not read it", config.method.name)
+    if config.phase == "task":
+        found.require_classes()
+    if config.teacher.is_file and uses_teacher(config):
+        found.require_answers()
+    if not config.inspect and not (config.dry_run and config.phase == "task"):
+        return None
+    if found.accelerator.is_main_process:
+        tell(found.read)  # all of it: a dry run trains on little
+        if config.inspect:
+            show_rows(found.data)
+    return found.read
 
 
 def _small(config: RunConfig, outputs: str) -> RunConfig:

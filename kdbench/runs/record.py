@@ -74,8 +74,12 @@ def finish(run: "Run", about: About, stages: list[dict[str, Any]], student: Any)
         return _finish_general(run, about, stages, student)
     data = run.data
     log.info("evaluating dev and test")
-    measured, logits = _network(run, student) if run.predictions is None else _handed_in(run, run.predictions)
     splits = {"dev": data.dev, "test": data.test}
+    if run.predictions is None:
+        measured, logits = _network(run, student)
+    else:
+        splits = {**splits, **(run.predictions.judged or {})}
+        measured, logits = _handed_in(run, run.predictions, splits)
     if run.accelerator.is_main_process:
         write_bytes(
             run.folder / PREDICTIONS,
@@ -198,8 +202,8 @@ def _network(run: "Run", student: Any) -> tuple[dict[str, Any], dict[str, Logits
     }, logits
 
 
-def _handed_in(run: "Run", given: "Predictions") -> tuple[dict[str, Any], dict[str, Logits]]:
-    """Return the same figures for a method that trained no network.
+def _handed_in(run: "Run", given: "Predictions", splits: dict[str, Split]) -> tuple[dict[str, Any], dict[str, Logits]]:
+    """Return the same figures for a method that trained no network, with the logits of `splits`.
 
     If it saves no model, its latency is measured here, by itself.
     """
@@ -220,7 +224,7 @@ def _handed_in(run: "Run", given: "Predictions") -> tuple[dict[str, Any], dict[s
         "flops_per_example": None,
         "bytes": size,
         "latency": _unmeasured(run, None) | measured,
-    }, {name: given.logits(getattr(run.data, name)) for name in ("dev", "test")}
+    }, {name: given.logits(split) for name, split in splits.items()}
 
 
 def _unmeasured(run: "Run", length: int | None) -> dict[str, Any]:

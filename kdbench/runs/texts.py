@@ -34,12 +34,11 @@ from kdbench.training.hardware import Hardware
 from kdbench.validation.load import cache_folder
 
 
-class RunData:
-    """The data of a run; each part is made when it is first used."""
+class Inputs:
+    """What a run reads; each part is read when it is first used."""
 
-    def __init__(self, config: RunConfig, hardware: Hardware, accelerator: Accelerator) -> None:
-        self.config, self.hardware, self.accelerator = config, hardware, accelerator
-        self.cache = cache_folder(config)
+    def __init__(self, config: RunConfig) -> None:
+        self.config, self.cache = config, cache_folder(config)
 
     @property
     def task(self) -> str:
@@ -67,38 +66,21 @@ class RunData:
         return split if self.unlabelled is None else with_unlabelled(split, self.unlabelled.split)
 
     @cached_property
-    def read(self) -> ReadReport:
-        """How the data were read, and how each tokenizer of the run splits the texts."""
-        pieces: list[PiecesReport] = []
-        if "encoder" in self.config.method.needs:
-            own_words, table = self._own.own_words, self.config.student.table
-            name = "the words of train" if own_words else self.config.origin.name if table is None else table.name
-            name += ", without special tokens" if self._own.bare_pieces else ""
-            pieces.append(self._pieces(name, self.tokenizer_folder, not own_words))
-            teacher_reads = uses_teacher(self.config) and not self.config.teacher.is_file
-            if teacher_reads and self.encoder_folder != self.tokenizer_folder:
-                pieces.append(self._pieces(self.config.teacher.name, self.encoder_folder, True))
-        if (raw := self.unlabelled) is None:
-            return {**self.data.report, "pieces": pieces}
-        whole: SplitReport = {"rows": len(raw.split), "cut": None, "empty": 0, "repeated": 0}
-        splits = {**self.data.report["splits"], "unlabelled": whole}
-        return {**self.data.report, "splits": splits, "unlabelled": raw.report, "pieces": pieces}
-
-    @cached_property
     def answers(self) -> Answers:
         """The answers of a teacher that is a file."""
         return read_answers(self.config.teacher, self.data.label_names, self.config.dataset.text_pair is not None)
 
     def require_answers(self) -> None:
-        """Raise SourceError if the teacher's file cannot be used, or does not answer the texts that are to be learned.
-
-        If nothing is learned (method=answers), these are dev and test.
-        """
-        if self.config.method.name == "answers":
-            self.answers.of(self.data.dev)
-            self.answers.of(self.data.test)
+        """Raise SettingError if the teacher's file cannot be used, or does not answer what the method asks it."""
+        asked = self.config.method.asks
+        if "train" in asked:
+            self.answers.required(self.with_unlabelled(self.data.train))
+        elif "unlabelled" in asked:
+            assert self.unlabelled is not None  # crosscheck
+            self.answers.required(self.unlabelled.split)
         else:
-            self.answers.answered(self.with_unlabelled(self.data.train))
+            for split in (self.data.dev, self.data.test):
+                self.answers.required(split, partly=True)
 
     def class_weights(self, given: Given) -> Weights | None:
         """Return the weights of the classes by `schedule.class_weights` and the labels of train; None: all have 1."""
@@ -122,6 +104,32 @@ class RunData:
                 raise SettingError(
                     Code.MISMATCHED_CLASSES, f"{key}.class_weights", shown(given), f"{problem}. Classes: {shown(names)}"
                 )
+
+
+class RunData(Inputs):
+    """The data of a run; each part is made when it is first used."""
+
+    def __init__(self, config: RunConfig, hardware: Hardware, accelerator: Accelerator) -> None:
+        super().__init__(config)
+        self.hardware, self.accelerator = hardware, accelerator
+
+    @cached_property
+    def read(self) -> ReadReport:
+        """How the data were read, and how each tokenizer of the run splits the texts."""
+        pieces: list[PiecesReport] = []
+        if "encoder" in self.config.method.needs:
+            own_words, table = self._own.own_words, self.config.student.table
+            name = "the words of train" if own_words else self.config.origin.name if table is None else table.name
+            name += ", without special tokens" if self._own.bare_pieces else ""
+            pieces.append(self._pieces(name, self.tokenizer_folder, not own_words))
+            teacher_reads = uses_teacher(self.config) and not self.config.teacher.is_file
+            if teacher_reads and self.encoder_folder != self.tokenizer_folder:
+                pieces.append(self._pieces(self.config.teacher.name, self.encoder_folder, True))
+        if (raw := self.unlabelled) is None:
+            return {**self.data.report, "pieces": pieces}
+        whole: SplitReport = {"rows": len(raw.split), "cut": None, "empty": 0, "repeated": 0}
+        splits = {**self.data.report["splits"], "unlabelled": whole}
+        return {**self.data.report, "splits": splits, "unlabelled": raw.report, "pieces": pieces}
 
     def _pieces(self, name: str, folder: Path, pretrained: bool) -> PiecesReport:
         length, counts = self.config.dataset.max_length, {}

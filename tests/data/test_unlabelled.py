@@ -18,7 +18,7 @@ from kdbench.data.tokenize import Tokens
 from kdbench.data.unlabelled import NEAR, normalised, stored_unlabelled, with_unlabelled
 from kdbench.errors import Code, SettingError
 from kdbench.losses import IGNORED
-from kdbench.objectives import hard_loss, soft_and_hard
+from kdbench.objectives import soft_and_hard
 from kdbench.options import SoftAndHard
 from kdbench.runs.identity import run_id
 from kdbench.runs.pseudo_labels import surest
@@ -162,13 +162,17 @@ class TestRefusals:
             stored_unlabelled(made, stored_dataset(made, tmp_path), tmp_path)
 
 
-def examples(labelled: list[bool]) -> Examples:
+def examples(labelled: list[bool], answered: list[bool] | None = None) -> Examples:
+    """Texts of three classes. One without an answer has NaN, which must reach no sum."""
     n = len(labelled)
     lengths = np.arange(n) % 5 + 3
     flat = np.random.default_rng(0).integers(1, 30, lengths.sum()).astype(np.int32)
     tokens = Tokens("t", flat, np.concatenate([[0], lengths.cumsum()]))
     teacher = {"teacher_logits": torch.randn(n, 3, generator=torch.Generator().manual_seed(0))}
-    return Examples(tokens, np.arange(n), np.arange(n) % 3, 0, teacher, np.array(labelled))
+    if answered is not None:
+        teacher["teacher_logits"][~torch.tensor(answered)] = torch.nan
+    known = None if answered is None else np.array(answered)
+    return Examples(tokens, np.arange(n), np.arange(n) % 3, 0, teacher, np.array(labelled), answered=known)
 
 
 def test_an_epoch_has_each_text_once_or_the_asked_share_without_labels():
@@ -191,37 +195,56 @@ def test_an_epoch_has_each_text_once_or_the_asked_share_without_labels():
 
 
 SOFT = SoftAndHard(0.3, None, 2.0, "batchmean", True)
+MEAN = SoftAndHard(0.3, None, 2.0, "elementmean", True)
 
 
-def test_the_soft_term_is_over_all_texts_and_the_hard_one_over_those_with_a_label():
+@pytest.mark.parametrize("p", [SOFT, MEAN])
+@pytest.mark.parametrize("answered", [None, [True, True, False, False, True]])
+def test_terms_are_means_over_all_texts_to_which_one_without_a_label_or_answer_adds_nothing(p, answered):
     labelled = [True, False, False, True, False]
-    batch = examples(labelled).batch(np.arange(5))
-    z = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    found = soft_and_hard("classification", z, batch, SOFT)
+    batch = examples(labelled, answered).batch(np.arange(5))
+    z = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    found = soft_and_hard("classification", z, batch, p)
     soft, hard = 0.0, 0.0
+    elements = 5 * {"batchmean": 1, "elementmean": 3}[p.reduction]
     for row in range(5):  # by hand, a text at a time
-        p = (batch["teacher_logits"][row].double() / 2).softmax(-1)
-        q = (z[row] / 2).log_softmax(-1)
-        soft += 0.3 * 4 * float((p * (p.log() - q)).sum()) / 5
+        if answered is None or answered[row]:
+            t = (batch["teacher_logits"][row].double() / 2).softmax(-1)
+            q = (z[row].detach() / 2).log_softmax(-1)
+            soft += 0.3 * 4 * float((t * (t.log() - q)).sum()) / elements
         if labelled[row]:
-            hard -= 0.7 * float(z[row].log_softmax(-1)[batch["labels"][row]]) / 5
-    assert float(found["soft"]) == pytest.approx(soft, rel=1e-5)
-    assert float(found["hard"]) == pytest.approx(hard, rel=1e-5)
+            hard -= 0.7 * float(z[row].detach().log_softmax(-1)[batch["labels"][row]]) / 5
+    assert found["soft"].item() == pytest.approx(soft, rel=1e-5)
+    assert found["hard"].item() == pytest.approx(hard, rel=1e-5)
+    (of_soft,) = torch.autograd.grad(found["soft"], z, retain_graph=True)
+    known = torch.tensor(answered or [True] * 5)
+    assert of_soft.isfinite().all() and not of_soft[~known].any() and of_soft[known].any(1).all()
+
+
+def test_a_batch_without_any_answer_has_no_soft_term():
+    batch = examples([True] * 3, [False] * 3).batch(np.arange(3))
+    z = torch.randn(3, 3, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    found = soft_and_hard("classification", z, batch, SOFT)
+    (gradient,) = torch.autograd.grad(found["soft"], z, retain_graph=True)
+    assert found["soft"].item() == 0 and not gradient.any() and found["hard"].item() > 0
 
 
 @pytest.mark.parametrize("passes", [2, 3, 5])
 def test_shares_of_a_batch_add_up_to_its_loss(passes):
-    batch = examples([True, False, False, True, False, False, True]).batch(np.arange(7))
+    batch = examples(
+        [True, False, False, True, False, False, True], [True, True, False, False, False, True, True]
+    ).batch(np.arange(7))
     table = torch.randn(30, 3, generator=torch.Generator().manual_seed(2))
 
     class One:
         num_processes, process_index, device = 1, 0, torch.device("cpu")
 
-    def loss(part):
-        return hard_loss("classification", table[part["input_ids"][:, 0]], part)
+    def losses(part):
+        return soft_and_hard("classification", table[part["input_ids"][:, 0]], part, SOFT)
 
-    total = sum(loss(part) * weights["examples"] for part, weights in shares(batch, One, passes))
-    torch.testing.assert_close(total, loss(batch))
+    for name, whole in losses(batch).items():
+        total = sum(losses(part)[name] * weights["examples"] for part, weights in shares(batch, One, passes))
+        torch.testing.assert_close(total, whole)
 
 
 def test_words_of_a_text_without_labels_have_a_soft_term_only():
