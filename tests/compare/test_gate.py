@@ -278,6 +278,7 @@ def test_a_terminal_obeys_no_text() -> None:
         (["--gate", "{base}", "{other}", "--margin", "1"], "different test"),
         (["--gate", "{base}", "{metric}", "--margin", "1"], "--metric"),
         (["--gate", "{base}", "{silent}", "--margin", "1"], "predictions"),
+        (["--gate", "{base}", "{part}", "--margin", "1"], "of 9000 test texts"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_compared_is_refused(
@@ -290,6 +291,7 @@ def test_what_cannot_be_compared_is_refused(
         "other": make(tmp_path, "eeee0001", {0: [1], 1: [2]}, identity__test_id="00000000"),
         "metric": make(tmp_path, "eeee0002", {0: [1], 1: [2]}, identity__metric="macro_f1"),
         "silent": make(tmp_path, "eeee0003", {0: [1], 1: [2]}),
+        "part": make(tmp_path, "eeee0004", {0: [1], 1: [2]}, reported={"answered": {"test": {"of": 9000}}}),
     }
     (places["silent"] / "seed1/predictions.parquet").unlink()
     assert named in refusal(capsys, *(word.format(**places) for word in words))
