@@ -33,6 +33,7 @@ class Op:
     at: tuple[int, str] | None = None  # (folder's inode, name)
     to: tuple[int, str] | None = None  # of a rename
     content: bytes = b""
+    start: int = 0  # of a write: its place in the file
 
 
 @dataclass
@@ -97,9 +98,19 @@ class _File(io.RawIOBase):
 
     def __init__(self, disk: Disk, path: Any, file: Any) -> None:
         self.disk, self.path, self.file = disk, path, file
+        self.appends = "a" in file.mode
 
     def writable(self) -> bool:
         return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return int(self.file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self.file.tell())
 
     def write(self, content: Any) -> int:
         content = content.encode() if isinstance(content, str) else bytes(content)
@@ -110,7 +121,8 @@ class _File(io.RawIOBase):
                 self.file.write(content[: len(content) // 2])
                 self.file.close()
             raise
-        self.disk.trace.append(Op("write", self.disk.inode(self.path), content=content))
+        start = int(self.file.seek(0, os.SEEK_END) if self.appends else self.file.tell())
+        self.disk.trace.append(Op("write", self.disk.inode(self.path), content=content, start=start))
         return int(self.file.write(content))
 
     def fileno(self) -> int:

@@ -50,7 +50,9 @@ def _state(disk: Disk, done: list[Op], gone: dict[int, str]) -> dict[str, bytes 
             contents[op.inode] = None
         elif op.kind == "write":
             end = len(op.content) // 2 if i in gone else None
-            contents[op.inode] = (contents.get(op.inode) or b"") + op.content[:end]
+            before, new = contents.get(op.inode) or b"", op.content[:end]
+            before = before.ljust(op.start, b"\0")  # a write that was lost leaves zeros before a later one
+            contents[op.inode] = before[: op.start] + new + before[op.start + len(new) :]
         elif op.kind == "remove":
             entries.pop(op.at, None)  # type: ignore[arg-type]
         elif op.kind == "rename":
