@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from kdbench.best import answer
-from kdbench.best.standing import Standing
+from kdbench.best.standing import Clock, Standing
 from kdbench.cli import main as cli
 from kdbench.cli import predict, serve
 from kdbench.cli.compose import composing
@@ -169,7 +169,9 @@ OTHERS: dict[Code, Callable[[Path, pytest.MonkeyPatch], object]] = {
     Code.PROCESS_LOST: lost_process,
     Code.REFUSED_UPLOAD: no_token,
     Code.UNUSABLE_ADDRESS: taken_port,
-    Code.NOTHING_FITS: lambda folder, _: answer.refuse(Standing(plan(wish(folder)), folder / "log")),
+    Code.NOTHING_FITS: lambda folder, _: answer.refuse(
+        Standing(plan(wish(folder)), Clock(wish(folder)), folder / "log")
+    ),
     Code.MISMATCHED_INPUT: lambda _, __: asked("--text", "a", "--pair", "b", "--pair", "c"),
 }
 

@@ -27,6 +27,11 @@ def test_compare_runs_loads_no_torch():
     assert not loaded & {"torch", "transformers", "datasets", "numpy", "scipy", "hydra", "rich"}
 
 
+def test_help_and_a_refusal_of_kdbench_best_load_no_torch():
+    begin = "from kdbench.best.cli import main; main(['no_such.csv', '--time', '5m'])"
+    assert not loaded_after(begin) & {"torch", "transformers", "numpy", "hydra"}
+
+
 def test_importing_a_method_loads_neither_transformers_nor_datasets():
     names = [module for module in MODULES if module.startswith("kdbench.methods.")]
     loaded = loaded_after(f"import {', '.join(names)}")

@@ -73,6 +73,11 @@ def test_probabilities_that_are_the_shares_of_right_answers_have_no_error() -> N
     assert counts == {7: 4, 11: 10}  # 0.5 is in (7/15, 8/15], 0.8 in (11/15, 12/15], 12/15 being its upper border
 
 
+def test_a_probability_on_a_border_belongs_to_the_lower_bin() -> None:
+    equal = of_classes(np.array([0, 1, 1]), np.zeros((3, 2)))  # one half
+    assert [one.size for one in reliability(equal, bins=2)] == [3, 0]
+
+
 def test_a_single_bin_compares_the_means() -> None:
     top = softmax(LOGITS.astype(np.float64), -1).max(-1)
     right = LOGITS.argmax(-1) == LABELS

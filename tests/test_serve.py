@@ -312,13 +312,14 @@ def test_a_request_is_answered_by_one_model() -> None:
         first = asyncio.create_task(batcher.answer(["x"] * 10, None))
         await asyncio.sleep(0)
         batcher.model = new  # type: ignore[assignment]
-        (model, answers), (later, others) = await first, await batcher.answer(["x"] * 10, None)
+        second = asyncio.create_task(batcher.answer(["x"] * 10, None))  # while texts of the first still wait
+        (model, answers), (later, others) = await asyncio.gather(first, second)
         assert (model.digest, later.digest) == ("old", "new")
         assert {one["label"] for one in answers} == {"old"} and {one["label"] for one in others} == {"new"}
         running.cancel()
 
     asyncio.run(do())
-    assert old.batches == [4, 4, 2]
+    assert old.batches == new.batches == [4, 4, 2]
 
 
 def test_too_many_texts_in_the_queue_are_refused() -> None:

@@ -22,6 +22,14 @@ Z = 1.96  # of a 95 % interval
 _ENOUGH = 0.5  # points on dev that a doubling of the labels must bring to be recommended
 
 
+def require_place(out: Path) -> None:
+    """Raise UserError if the folder of the answer has what this command did not write: it will be replaced."""
+    if out.exists() and not (out / ANSWER).is_file() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(
+            Code.WOULD_OVERWRITE, f"--out {out}: exists, and is not an answer of kdbench-best. Name another folder"
+        )
+
+
 def write(standing: Standing, page: bool) -> Form | None:
     """Write the folder of the best model so far, in place of the one before, and return the model; None: none fits."""
     leading = standing.leading
@@ -56,7 +64,7 @@ def command_of(words: Sequence[str]) -> str:
 def commands(standing: Standing, leading: Form) -> list[str]:
     """Return the commands that make the model anew."""
     words = standing.entry_of(leading).candidate.words
-    forms = ["--int8"] if leading.name == "int8" else ["--onnx"]
+    forms = [FORMS[leading.name].option] if leading.name in FORMS else []
     return [command_of(words), shlex.join(["kdbench-export", str(leading.run), *forms])]
 
 

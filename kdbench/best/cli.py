@@ -3,19 +3,14 @@
 import argparse
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kdbench.best import answer
-from kdbench.best.look import Look, look
-from kdbench.best.machine import measure
-from kdbench.best.plan import Plan, encoders
-from kdbench.best.race import Race
-from kdbench.best.show import Screen
-from kdbench.best.standing import Standing
 from kdbench.best.wish import Wish, quantity
-from kdbench.best.work import Ended, Workers
 from kdbench.console import guarded
 from kdbench.errors import Code, UserError
+
+if TYPE_CHECKING:
+    from kdbench.best.work import Ended
 
 EPILOG = """\
 FILE is a table with a column of texts and a column of labels: .csv, .tsv, .jsonl, .parquet, .xlsx; docs/data.md has the
@@ -93,27 +88,39 @@ def wish_of(options: argparse.Namespace) -> Wish:
 
 def _best(options: argparse.Namespace) -> int:
     wish = wish_of(options)
-    workers, screen = Workers(), Screen(options.explain, options.json)
-    found: Look = _found(workers.do(look, wish.words, seconds=wish.seconds))
-    plan = Plan(wish, found, _found(workers.do(measure, seconds=wish.seconds)), encoders())
-    screen.say(found.lines)
-    if options.dry_run:
-        screen.plan(plan)
-        return 0
-    wish.out.parent.mkdir(parents=True, exist_ok=True)
-    workers.log = wish.out.with_name(f".{wish.out.name}.log")
-    standing = Standing(plan, workers.log)
-    with screen:
-        Race(standing, workers, screen).go()
-    leading = answer.write(standing, page=True)
+    from kdbench.best import answer  # loads torch, with all below: not for --help
+    from kdbench.best.look import look
+    from kdbench.best.machine import measure
+    from kdbench.best.plan import Plan, encoders
+    from kdbench.best.race import Race
+    from kdbench.best.show import Screen
+    from kdbench.best.standing import Clock, Standing
+    from kdbench.best.work import Workers
+    from kdbench.training.interrupts import listening
+
+    answer.require_place(wish.out)
+    clock, workers, screen = Clock(wish), Workers(), Screen(options.explain, options.json)
+    with listening():  # SIGTERM ends the job, too
+        found = _found(workers.do(look, wish.words, seconds=clock.left))
+        plan = Plan(wish, found, _found(workers.do(measure, seconds=clock.left)), encoders())
+        screen.say(found.lines)
+        if options.dry_run:
+            screen.plan(plan)
+            return 0
+        wish.out.parent.mkdir(parents=True, exist_ok=True)
+        workers.log = wish.out.with_name(f".{wish.out.name}.log")
+        standing = Standing(plan, clock, workers.log)
+        with screen:
+            Race(standing, workers, screen).go()
+        leading = answer.write(standing, page=True)
     if leading is None:
         answer.refuse(standing)
-    standing.clock.close()
+    clock.close()
     screen.answer(standing, leading)
     return 0
 
 
-def _found(ended: Ended) -> Any:
+def _found(ended: "Ended") -> Any:
     """Return what a job found. Raises UserError in the words of this command."""
     if ended.code is not None:
         problem = ended.problem or ""

@@ -19,12 +19,10 @@ _FERTILE = 3.0  # pieces a word; above it the tokenizer spells the words out, as
 @dataclass(frozen=True)
 class Look:
     rows: dict[str, int]  # of train, dev and test, and without labels
-    classes: int | None  # None: numbers
     words: tuple[str, ...]  # of kdbench, that all runs share beside those of the wish: length and cuts
     tokens: float  # mean length of a train text, with special tokens, cut at max_length
     foreign: bool  # the encoder cannot read the texts
     lines: tuple[str, ...]  # for the user
-    metric: str
 
 
 def look(words: tuple[str, ...]) -> Look:
@@ -72,4 +70,4 @@ def look(words: tuple[str, ...]) -> Look:
     ]
     rows = {name: split["rows"] for name, split in found["splits"].items()}
     shared = (*cuts, f"dataset.max_length={longest}")
-    return Look(rows, found["class_count"], shared, float(cut.mean()), bool(said), tuple(lines), data.metric)
+    return Look(rows, shared, float(cut.mean()), bool(said), tuple(lines))

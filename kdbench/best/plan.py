@@ -57,7 +57,7 @@ class Candidate:
     name: str  # for people
     words: tuple[str, ...]
     seconds: float  # expected
-    ships: bool = True  # False: a teacher that keeps no limit
+    ships: bool = True  # False: it cannot keep the limits, or is a control
     steps: int = 0  # updates of a network; 0: another method
 
 
@@ -65,10 +65,6 @@ class Board(Protocol):
     """What the plan needs to know of the runs that are done."""
 
     pace: float  # measured time over expected time
-
-    @property
-    def left(self) -> float:
-        """Seconds."""
 
     def score(self, candidate: Candidate) -> float | None:
         """Return the dev score, or None if it was not done."""
@@ -78,9 +74,6 @@ class _Paper:
     """A board without results."""
 
     pace = 1.0
-
-    def __init__(self, wish: Wish) -> None:
-        self.left = wish.seconds
 
     def score(self, candidate: Candidate) -> float | None:
         return None
@@ -116,7 +109,7 @@ class Plan:
 
     def on_paper(self) -> Iterator[Candidate]:
         """Yield the runs that do not depend on the results of others."""
-        return self.candidates(_Paper(self.wish))
+        return self.candidates(_Paper())
 
     @property
     def half(self) -> Candidate:
@@ -183,7 +176,7 @@ class Plan:
         return None
 
     def _student(self, encoder: Encoder, depth: int, steps: int) -> Candidate:
-        words = ["method=finetune", f"teacher={encoder.name}", f"student.layers={depth}"]
+        words = ("method=finetune", f"teacher={encoder.name}", f"student.layers={depth}")
         return self._network(
             f"{depth} layers of {encoder.name}, fine-tuned on the labels", encoder, depth, steps, *words
         )

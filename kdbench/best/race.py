@@ -8,10 +8,10 @@ from typing import Any
 from kdbench.best import answer
 from kdbench.best.show import Screen
 from kdbench.best.standing import Entry, Form, Standing
-from kdbench.best.times import minutes
 from kdbench.best.work import Ended, Workers, export, run
 from kdbench.storage.files import read_json
 from kdbench.storage.results import MEASURED, RESULTS, read_result
+from kdbench.training.progress import in_words
 
 RESERVE = 10.0  # seconds that the folder and the page need at the end
 WORTH = 1.0  # points below the best on dev; other forms of such a run are made and measured, too
@@ -28,8 +28,8 @@ class Race:
             entry = Entry(candidate)
             standing.entries.append(entry)
             expected = candidate.seconds * standing.pace
-            if standing.leading is not None and expected > standing.left - RESERVE:
-                entry.state, entry.why = "no time", f"it needs about {minutes(expected)}"
+            if standing.leading is not None and expected > standing.clock.left - RESERVE:
+                entry.state, entry.why = "no time", f"it needs {in_words(expected)}"
             else:
                 self.screen.begun(entry)
                 self._do(entry)
@@ -66,4 +66,4 @@ class Race:
             self.standing.clock.save()
             self.screen.standing(self.standing)
 
-        return self.workers.do(job, *given, seconds=max(self.standing.left - RESERVE, 1.0), meanwhile=meanwhile)
+        return self.workers.do(job, *given, seconds=max(self.standing.clock.left - RESERVE, 1.0), meanwhile=meanwhile)

@@ -11,7 +11,7 @@ from rich.table import Table
 from kdbench.best import answer
 from kdbench.best.plan import Plan
 from kdbench.best.standing import Entry, Form, Standing
-from kdbench.best.times import minutes
+from kdbench.training.progress import in_words
 
 _MARKS = {"running": "…", "done": "", "failed": "failed", "stopped": "stopped", "no time": "no time"}
 
@@ -23,7 +23,6 @@ class Screen:
         self.explain, self.as_json = explain, as_json
         self.console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 10_000)
         self.live = Live(console=self.console, transient=True, refresh_per_second=2)
-        self.told = 0  # entries that have been told as lines
 
     def __enter__(self) -> "Screen":
         if self.console.is_terminal:
@@ -43,9 +42,9 @@ class Screen:
         for candidate in plan.on_paper():
             spent += candidate.seconds
             late = "" if spent <= plan.wish.seconds else "  (no time)"
-            print(f"{minutes(candidate.seconds):>10}  {minutes(spent):>10}  {candidate.name}{late}")
+            print(f"{in_words(candidate.seconds):>12}  {in_words(spent):>12}  {candidate.name}{late}")
             if self.explain:
-                print(f"{'':24}{answer.command_of(candidate.words)}")
+                print(f"{'':28}{answer.command_of(candidate.words)}")
         print("After these, schedules of the best student are compared by successive halving while time is left.")
 
     def begun(self, entry: Entry) -> None:
@@ -62,8 +61,8 @@ class Screen:
         best = max(entry.forms, key=lambda form: form.dev, default=None)
         what = entry.why if best is None else f"dev {best.dev:.2f}, {answer.cost(best)}"
         state = "" if entry.state == "done" else f"{entry.state}: "
-        left = f"{minutes(max(standing.clock.left, 0))} left"
-        self.say([f"{entry.candidate.name}: {state}{what} ({minutes(entry.seconds)}; {left})"])
+        left = f"{in_words(max(standing.clock.left, 0))} left"
+        self.say([f"{entry.candidate.name}: {state}{what} ({in_words(entry.seconds)}; {left})"])
 
     def better(self, standing: Standing, leading: Form) -> None:
         self.say([f"best so far: {standing.entry_of(leading).candidate.name}, in {standing.wish.out}"])
@@ -78,12 +77,12 @@ class Screen:
 
 
 def _table(standing: Standing) -> Table:
-    title = f"{standing.wish.name}: {minutes(max(standing.clock.left, 0))} left"
+    title = f"{standing.wish.name}: {in_words(max(standing.clock.left, 0))} left"
     table = Table("model", "dev", "ms", "MB", "", title=title, title_justify="left")
     for entry in standing.entries:
         best = max(entry.forms, key=lambda form: form.dev, default=None)
         figures = ["", "", ""]
         if best is not None:
             figures = [f"{best.dev:.2f}", *("" if one is None else f"{one:.3g}" for one in (best.ms, best.megabytes))]
-        table.add_row(entry.candidate.name, *figures, _MARKS[entry.state] or minutes(entry.seconds))
+        table.add_row(entry.candidate.name, *figures, _MARKS[entry.state] or in_words(entry.seconds))
     return table

@@ -80,6 +80,7 @@ class Clock:
         """Keep the time on disk, at most once in `every` seconds."""
         if time.monotonic() - self.saved >= every:
             self.saved = time.monotonic()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             write_json(self.path, {"wish": self.what, "used": self.spent})
 
     def close(self) -> None:
@@ -90,15 +91,10 @@ class Clock:
 class Standing:
     """The runs of one command. It is the `Board` of the plan."""
 
-    def __init__(self, plan: Plan, log: Path) -> None:
-        self.plan, self.wish, self.log = plan, plan.wish, log
+    def __init__(self, plan: Plan, clock: Clock, log: Path) -> None:
+        self.plan, self.wish, self.clock, self.log = plan, plan.wish, clock, log
         self.entries: list[Entry] = []
         self.pace = 1.0
-        self.clock = Clock(plan.wish)
-
-    @property
-    def left(self) -> float:
-        return self.clock.left
 
     def score(self, candidate: Candidate) -> float | None:
         return next((entry.dev for entry in self.entries if entry.candidate == candidate), None)
@@ -119,8 +115,7 @@ class Standing:
     @property
     def leading(self) -> Form | None:
         """The model to ship: the best on dev of those that keep the limits, of equal ones the fastest."""
-        ms = float("inf")
-        return max(self.forms, key=lambda form: (form.dev, -(ms if form.ms is None else form.ms)), default=None)
+        return min(self.forms, key=lambda form: (-form.dev, form.ms is None, form.ms), default=None)
 
     @property
     def nearest(self) -> Form | None:

@@ -4,7 +4,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdbench.cli.main import literal
 from kdbench.errors import Code, UserError
 
 _UNITS = {
@@ -35,7 +34,9 @@ class Wish:
 
     @property
     def words(self) -> tuple[str, ...]:
-        """Return the words of kdbench that all runs share, but for the length of the texts."""
+        """Return the words of kdbench that all runs share, but for cuts and lengths."""
+        from kdbench.cli.main import literal  # Hydra: not for --help
+
         given = {
             "dataset.source": str(self.file), "dataset.name": self.name, "dataset.text": self.text,
             "dataset.text_pair": self.pair, "dataset.label": self.label[0] if len(self.label) == 1 else [*self.label],

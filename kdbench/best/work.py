@@ -65,7 +65,7 @@ def export(folder: Path) -> Path:
 
 
 class Workers:
-    """Starts one job at a time. Use as a context manager: no process is left when the block ends."""
+    """Starts one job at a time, and ends it if the command itself is stopped."""
 
     def __init__(self) -> None:
         self.log: Path | None = None  # gets what the jobs print

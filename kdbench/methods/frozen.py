@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from kdbench.models.network import view
 from kdbench.options import MISSING, Rule, at_least, option
-from kdbench.schema import DEFAULT_TASK, TASKS
+from kdbench.schema import TASKS
 from kdbench.stage import Batch, ParamGroup, Stage, Terms, Words
 from kdbench.tasks import traits
 from kdbench.tasks.weights import as_option
@@ -47,7 +47,7 @@ class Params:
 
     def conflicts(self, config: "RunConfig") -> Iterator[tuple[str, str]]:
         """Yield (key, problem) if there are no classes by which pairs could be drawn."""
-        if self.contrastive and config.dataset.task != DEFAULT_TASK:
+        if self.contrastive and not traits(config.dataset.task).one_class:
             problem = f"must be false for dataset.task={config.dataset.task}: pairs are of one class or of two"
             yield "method.contrastive", problem
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from kdbench.objectives import supervised
 from kdbench.options import between, option
-from kdbench.schema import ARCHITECTURES, DEFAULT_TASK, TASKS
+from kdbench.schema import ARCHITECTURES, TASKS
 from kdbench.stage import Stage
+from kdbench.tasks import traits
 
 if TYPE_CHECKING:
     from kdbench.runs.context import Run
@@ -34,7 +35,7 @@ class Params:
         if config.dataset.unlabelled is None:
             problem = "must name the texts that method=pseudo_label lets the teacher label, such as rest, or a file"
             yield "dataset.unlabelled", f"{problem}. A sweep without it is 'method=glob(*,exclude=pseudo_label)'"
-        if config.dataset.task != DEFAULT_TASK:
+        if not traits(config.dataset.task).one_class:
             for key, all_of_it in (("threshold", 0), ("kept_share", 1)):
                 if getattr(self, key) != all_of_it:
                     problem = f"must be {all_of_it} for dataset.task={config.dataset.task}: it has no one answer a text"

@@ -15,7 +15,6 @@ from typing import Any
 import jinja2
 import numpy as np
 import torch
-from filelock import FileLock
 
 from kdbench.compare.columns import unit
 from kdbench.console import quiet_libraries
@@ -31,6 +30,7 @@ from kdbench.models.network import view
 from kdbench.schema import ExportConfig
 from kdbench.shipping.card import Forms
 from kdbench.shipping.export import copy_reader, require_forms, write_forms
+from kdbench.storage.cache import locked_hidden
 from kdbench.storage.files import explained, filling, remove_leftovers, write_bytes, write_text
 from kdbench.storage.predictions import read_logits
 from kdbench.storage.provenance import machine, versions
@@ -57,7 +57,7 @@ def export_average(folders: Sequence[Path], wanted: ExportConfig) -> Path:
     target, measured = home / EXPORT, home / MEASURED
     torch.set_num_threads(first.result["threads"])
     home.mkdir(exist_ok=True)
-    with explained(target), FileLock(home.with_name(f".{home.name}.lock")):
+    with explained(target), locked_hidden(home):
         remove_leftovers(home)
         with filling(measured) as records, filling(target) as staged:
             copy_reader(first, staged)

@@ -25,12 +25,10 @@ def wish(folder: Path) -> Wish:
 
 LOOK = Look(
     {"train": 1000, "dev": 200, "test": 200, "unlabelled": 9000},
-    3,
     ("dataset.max_length=64",),
     30.0,
     foreign=False,
     lines=(),
-    metric="accuracy",
 )
 SMALL = Encoder("small", 6, 384, 1536, 2e-4, 30_000)
 LARGE = Encoder("large", 12, 768, 3072, 2e-5, 30_000)
@@ -42,8 +40,8 @@ class Board:
 
     pace = 1.0
 
-    def __init__(self, scores: dict[str, float] | None = None, left: float = 3600.0) -> None:
-        self.scores, self.left = scores or {}, left
+    def __init__(self, scores: dict[str, float] | None = None) -> None:
+        self.scores = scores or {}
 
     def score(self, candidate: Candidate) -> float | None:
         return next((score for part, score in self.scores.items() if part in candidate.name), 50.0)

@@ -19,7 +19,7 @@ N = 400
 @pytest.fixture
 def standing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    return Standing(plan(), Path("log"))
+    return Standing(plan(), Clock(WISH), Path("log"))
 
 
 def add(standing: Standing, name: str, wrong: set[int], ms: float | None, size: float | None = 10.0) -> Form:
@@ -73,7 +73,8 @@ def test_a_model_beyond_a_limit_does_not_lead(tmp_path, monkeypatch):
     from dataclasses import replace
 
     monkeypatch.chdir(tmp_path)
-    made = Standing(plan(replace(WISH, latency=2.0, size=20.0)), Path("log"))
+    wish = replace(WISH, latency=2.0, size=20.0)
+    made = Standing(plan(wish), Clock(wish), Path("log"))
     slow, large = add(made, "slow", set(), 3.0), add(made, "large", set(range(3)), 1.0, 50.0)
     assert made.leading is None
     assert made.nearest == slow  # 1.5 times its limit, the other 2.5 times

@@ -1,7 +1,6 @@
 """compare-runs --gate: the verdict and its exit code, the interval, what would decide, what got worse, refusals."""
 
 import csv
-import importlib.util
 import io
 import json
 import shutil
@@ -119,16 +118,6 @@ def test_an_end_of_the_interval_errs_in_at_most_5_percent(seeds: int, least: flo
     degrees = [inference.degrees_of_freedom(part, seeds) for part in share * factor / variance]
     error = 100 * float(np.mean(stats.norm.sf(stats.t.ppf(0.95, degrees) * np.sqrt(variance))))
     assert least <= error <= 5.03
-
-
-@pytest.fixture(scope="module")
-def study() -> ModuleType:
-    path = Path(__file__).parents[2] / "scripts/study/error_rates.py"
-    spec = importlib.util.spec_from_file_location("error_rates", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def limits(repeats: int) -> tuple[float, float]:

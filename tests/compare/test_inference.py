@@ -1,7 +1,5 @@
 """The tests of differences, against values by hand, other libraries and simulation."""
 
-import importlib.util
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -13,16 +11,6 @@ from statsmodels.stats.proportion import proportion_confint
 from kdbench.compare import inference
 from kdbench.compare.inference import Scores
 from kdbench.tasks.classification import macro_f1
-
-
-@pytest.fixture(scope="module")
-def study() -> ModuleType:
-    path = Path(__file__).parents[2] / "scripts/study/error_rates.py"
-    spec = importlib.util.spec_from_file_location("error_rates", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_seeds_alone_give_the_interval_of_the_paired_t_test() -> None:
