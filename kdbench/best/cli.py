@@ -77,9 +77,13 @@ def wish_of(options: argparse.Namespace) -> Wish:
         path = getattr(options, name)
         if path is not None and not path.exists():
             raise UserError(Code.MISSING_FILE, f"{'FILE' if name == 'file' else '--unlabelled'} {path}: no such file")
+    labels = tuple(options.label or ["label"])
+    if options.text in labels:
+        problem = "is also --text: name the column of the texts and that of their labels"
+        raise UserError(Code.CONFLICTING_OPTIONS, f"--label {options.text}: {problem}")
     name = re.sub(r"[^a-z0-9]+", "_", options.file.name.partition(".")[0].lower()).strip("_") or "data"
     return Wish(
-        file=options.file, text=options.text, label=tuple(options.label or ["label"]), pair=options.pair,
+        file=options.file, text=options.text, label=labels, pair=options.pair,
         unlabelled=options.unlabelled, task=options.task, metric=options.metric, latency=latency, size=size,
         seconds=quantity("time", options.time), seed=options.seed, name=name, outputs=options.outputs,
         out=options.out or Path("best") / name,

@@ -16,7 +16,7 @@ from kdbench.best.plan import Candidate
 from kdbench.best.race import Race
 from kdbench.best.show import Screen
 from kdbench.best.standing import Clock, Standing
-from kdbench.best.work import Ended, Workers
+from kdbench.best.work import Ended, Workers, export, run
 from kdbench.errors import Code, UserError
 from tests.best.test_plan import WISH, plan
 from tests.best.test_standing import add
@@ -41,7 +41,7 @@ class Done:
 
     def do(self, job: Callable[..., Any], given: Any, *, seconds: float, meanwhile: Callable[[], None]) -> Ended:
         self.asked.append((job, given))
-        return Ended(found=self.found[given] if job is race.run else given)
+        return Ended(found=self.found[given] if job is run else given)
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_the_answer_is_written_for_each_better_model_and_what_has_no_time_is_not
     assert written == ["a", "b"]
     assert [entry.state for entry in standing.entries] == ["done", "done", "done", "no time", "failed"]
     assert ("method=late",) not in [given for _, given in workers.asked]
-    exported = [given.name for job, given in workers.asked if job is race.export]
+    exported = [given.name for job, given in workers.asked if job is export]
     assert exported == ["a", "b"]  # c is more than WORTH points below b
 
 
@@ -110,8 +110,10 @@ def test_a_command_that_cannot_work_is_one_line(tmp_path, capsys):
     assert main([str(tmp_path / "none.csv")]) == 2
     (tmp_path / "a.csv").write_text("text,label\n")
     assert main([str(tmp_path / "a.csv"), "--latency", "2"]) == 2
+    assert main([str(tmp_path / "a.csv"), "--text", "label"]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 2 and str(Code.MISSING_FILE) in lines[0] and "--latency 2:" in lines[1]
+    assert len(lines) == 3 and str(Code.MISSING_FILE) in lines[0]
+    assert "--latency 2:" in lines[1] and "--label label" in lines[2]
 
 
 def fails(kind: str) -> None:
