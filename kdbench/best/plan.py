@@ -147,14 +147,14 @@ class Plan:
         direct = [self._student(small, depth, steps) for depth in students if depth < small.layers]
         if direct:
             yield direct[0]
-        if teacher is None:
-            return
-        yield teacher[1]
-        teaching = f"teacher.schedule.steps={self._steps(self.look.rows['train'])}"
-        raw = " and raw texts" if "unlabelled" in self.look.rows else ""
-        yield self._static(f"static vectors, taught by {teacher[0].name} on labels{raw}", teacher[0], teaching)
-        taught = [self._taught(small, depth, teacher[0], board) for depth in students]
-        yield from taught
+        taught: list[Candidate] = []
+        if teacher is not None:
+            yield teacher[1]
+            teaching = f"teacher.schedule.steps={self._steps(self.look.rows['train'])}"
+            raw = " and raw texts" if "unlabelled" in self.look.rows else ""
+            yield self._static(f"static vectors, taught by {teacher[0].name} on labels{raw}", teacher[0], teaching)
+            taught = [self._taught(small, depth, teacher[0], board) for depth in students]
+            yield from taught
         yield from direct[1:]
         every = [one for one in (*taught, *direct) if board.score(one) is not None]
         if every:

@@ -73,6 +73,12 @@ def test_the_largest_teacher_that_the_time_allows_is_taken():
     assert teachers(20) == []
 
 
+def test_without_time_for_a_teacher_the_rest_of_it_goes_to_schedules():
+    found = [*plan(replace(WISH, seconds=20.0)).candidates(Board())]
+    assert not any("taught" in one.name or "the teacher" in one.name for one in found)
+    assert sum("learning rate" in one.name for one in found) == len(RATES) - 1 + 2 + 1
+
+
 def test_students_that_cannot_keep_a_limit_are_not_trained():
     ms = MACHINE.ms(3 * SMALL.layer, LOOK.tokens)  # so that 6 layers take twice as long, and are just left out
     found = [*plan(replace(WISH, latency=0.95 * ms)).candidates(Board())]
