@@ -19,7 +19,7 @@ from kdbench.runs import execute as run
 from kdbench.runs import texts as context_data
 from kdbench.runs.context import Run
 from kdbench.runs.execute import run_folder
-from kdbench.runs.identity import run_id
+from kdbench.runs.identity import id_without_teacher_seed, run_id
 from kdbench.runs.related import baseline, teacher_run, total_baseline
 from kdbench.training import dropout
 from kdbench.training import loop as train
@@ -70,6 +70,22 @@ class TestIdentity:
             )
         }  # fmt: skip
         assert len(ids) == 2  # the last two count steps, and are one
+
+    def test_without_the_teachers_seed(self, configure):
+        """Each method with a teacher of another seed is another run of the same row."""
+
+        def ids(*words):
+            config = configure(*words)
+            return run_id(config, settle(config.hardware)), id_without_teacher_seed(config, settle(config.hardware))
+
+        for method in ("logit_kd", "theseus", "pkd"):
+            (one, row), (other, same) = (ids(f"method={method}", f"teacher.seed={seed}") for seed in (0, 1))
+            assert one != other and row == same
+        others = ([], ["method.alpha=0.7"], ["teacher.schedule.lr=2e-3"])
+        assert len({ids("method=logit_kd", *change)[1] for change in others}) == 3
+        (one, row), (other, same) = (ids("method=logit_kd", f"+teacher.seeds={seeds}") for seeds in ("[0,1]", "[2,3]"))
+        assert one != other and row == same
+        assert len({*ids("method=finetune")}) == 1
 
     def test_one_and_one_point_zero_are_one(self, configure):
         kd = [identity(configure("method=logit_kd", f"method.temperature={t}")) for t in ("1", "1.0")]

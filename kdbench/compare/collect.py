@@ -6,8 +6,9 @@ still compared.
 
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ from kdbench.tasks import PROBABILITIES
 
 T = TypeVar("T")
 NULL = "null"  # a setting that is not set
+TEACHER_SEED = "teacher.seed"  # a setting of runs with a teacher
 ANY = "any"  # length of a model that reads whole texts
 
 
@@ -54,6 +56,7 @@ class Run:
 
     path: Path
     id: str
+    row_id: str  # of its row: see `_in_rows`
     seed: int
     dataset: str
     data_id: str  # of all splits and limits
@@ -121,7 +124,33 @@ def read_runs(roots: list[Path], metric: str | None, split: str, wanted: Wanted)
             known = runs.setdefault((run.examples_id, run.id, run.seed), run)
             if known is not run:
                 warnings.append(f"{path}: left out, it is the same run (id and seed) as {known.path}")
-    return list(runs.values()), warnings
+    return _in_rows(list(runs.values())), warnings
+
+
+def _in_rows(runs: list[Run]) -> list[Run]:
+    """Let runs share a row that differ in nothing but their own seed and that of their teacher.
+
+    Each of these runs has a teacher of its own, so the spread between them contains that between teachers. A setting
+    with several seeds under one teacher stays a row. So does each run if two have the same seed, under two teachers.
+    """
+    seeds = Counter((run.examples_id, run.id) for run in runs)
+    alike: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        if seeds[run.examples_id, run.id] == 1:
+            alike.setdefault((run.examples_id, run.row_id), []).append(run)
+    shared = [one for one in alike.values() if len(one) > 1 and len({run.seed for run in one}) == len(one)]
+    joined = {id(run): _joined(run, one) for one in shared for run in one}
+    return [joined.get(id(run)) or replace(run, row_id=run.id) for run in runs]
+
+
+def _joined(run: Run, row: list[Run]) -> Run:
+    """Return `run` without what differs between the runs of its row: the teacher's seed, perhaps the longer baseline.
+
+    The teachers decide which pseudo-labels are kept, and so the number of updates.
+    """
+    ids = [{base and base[0] for base in every} for every in zip(*(one.baselines for one in row), strict=True)]
+    baselines = tuple(base if len(its) == 1 else None for base, its in zip(run.baselines, ids, strict=True))
+    return replace(run, settings=run.settings | {TEACHER_SEED: NULL}, baselines=baselines)
 
 
 def _find(roots: list[Path], warnings: list[str]) -> Iterator[Path]:
@@ -150,10 +179,12 @@ def _read(path: Path, raw: dict[str, Any], asked: str | None, split: str, wanted
     parameters = _get(raw, "identity.parameters", dict)
     stages = {name: _texts(stage) for name, stage in (_maybe(parameters, "stages", dict) or {}).items()}
     settings = _texts({key: value for key, value in parameters.items() if key != "stages"})
+    teacher = _teacher(raw, metric, split)
     chosen = {"schedule": "identity.choices.schedule", "teacher": "identity.teacher"}
     return Run(
         path=path,
         id=id_,
+        row_id=_maybe(raw, "id_without_teacher_seed", str) or id_,
         seed=_get(raw, "seed", int),
         dataset=_get(raw, "identity.dataset", str),
         data_id=_get(raw, "identity.data_id", str),
@@ -171,7 +202,8 @@ def _read(path: Path, raw: dict[str, Any], asked: str | None, split: str, wanted
         tag=_maybe(raw, "tag", str),
         settings={"form": _maybe(raw, "form", str) or NULL}
         | settings
-        | {key: _maybe(raw, place, str) or NULL for key, place in chosen.items()},
+        | {key: _maybe(raw, place, str) or NULL for key, place in chosen.items()}
+        | ({} if teacher is None else {TEACHER_SEED: str(teacher.seed)}),
         training=_training(stages),
         selected_on=_maybe(raw, "identity.selected_on", str),
         conditions={
@@ -186,7 +218,7 @@ def _read(path: Path, raw: dict[str, Any], asked: str | None, split: str, wanted
         dev_score=100 * _get(raw, f"metrics.dev.{metric}", float),
         baselines=(_baseline(raw, "baseline"), _baseline(raw, "total_baseline")),
         tfidf_command=_maybe(raw, "tfidf_command", str),
-        teacher=_teacher(raw, metric, split),
+        teacher=teacher,
         parameters=_maybe(raw, "parameters.total", int),
         bytes=_maybe(raw, "bytes", int),
         flops=_maybe(raw, "flops_per_example", float),

@@ -78,12 +78,14 @@ def columns(table: Table) -> list[Column]:
     if all(run.baselines[0] == run.baselines[1] for run in runs):
         longer = [NOTHING for _ in rows]
     marked = bold(table)
+    several = any(row.teachers > 1 for row in rows)
     found = [
         Column("method", [row.labelled_settings for row in rows], left=True),
         Column(
             "student", [run.student or NOTHING for run in runs], drop=6 if len(_students(rows)) < 2 else 1, left=True
         ),
         *(Column(name, [str(getattr(run, name)) for run in runs]) for name in varying(rows)),
+        Column("teachers", [str(row.teachers or NOTHING) if several else NOTHING for row in rows]),
         Column("id", [row.id + "†" * row.selected_on_reported + "‡" * row.dirty for row in rows], left=True),
         Column("n", [str(row.score.n) for row in rows]),
         Column(

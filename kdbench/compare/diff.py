@@ -36,17 +36,21 @@ def find(name: str, runs: Iterable[Run]) -> Path:
 
 
 def named(name: str, runs: Iterable[Run]) -> list[Run]:
-    """Return the runs of an id (or its beginning), or the one of an id with /seed<k>, ordered by seed."""
+    """Return the runs of a row's or run's id (or its beginning), or the one of an id with /seed<k>, by seed."""
     id_, _, seed = name.partition("/seed")
     fitting = sorted(
-        (run for run in runs if run.id.startswith(id_) and id_ and (not seed or str(run.seed) == seed)),
+        (run for run in runs if id_ and _has_id(run, id_) and seed in ("", str(run.seed))),
         key=lambda run: run.seed,
     )
-    ids = sorted({run.id for run in fitting})
+    ids = sorted({run.row_id for run in fitting})
     if len(ids) != 1:
         why = f"it fits {', '.join(ids)}" if ids else "no finished run has this id"
         raise UserError(Code.NOT_A_RUN, f"{name}: {why}; give a run's folder, its id as in the table, or id/seed1")
     return fitting
+
+
+def _has_id(run: Run, start: str) -> bool:
+    return run.row_id.startswith(start) or run.id.startswith(start)
 
 
 def differences(a: Path, b: Path) -> list[Difference]:

@@ -317,7 +317,7 @@ def _side(name: str, metric: str | None, split: str, roots: list[Path], warnings
             ]
             raise UserError(Code.NOT_A_RUN, f"--gate {why[0]}")
         warnings += left_out
-    if len(ids := sorted({run.id for run in runs})) > 1:
+    if len(ids := sorted({run.row_id for run in runs})) > 1:
         raise UserError(Code.NOT_A_RUN, f"--gate {name} holds several settings: name one of {', '.join(ids)}")
     return Side(name, sorted(runs, key=lambda run: run.seed), single)
 
@@ -500,7 +500,7 @@ def _verdict(made: Gate) -> Sheet:
         [
             Column("", ["BASE", "CANDIDATE", "difference"], left=True),
             Column("method", [*(side[0].method for side in sides), NOTHING], left=True),
-            Column("id", [*(side[0].id for side in sides), NOTHING], left=True),
+            Column("id", [*(side[0].row_id for side in sides), NOTHING], left=True),
             Column("seeds", [*(_join(one.seed for one in side) for side in sides), NOTHING], left=True),
             Column(f"{METRICS[run.metric]}\n{unit(run.metric)}", [*means, f"{made.found.mean:+.2f}"]),
             Column("90 %\ninterval", [NOTHING, NOTHING, f"{low:+.2f} to {high:+.2f}"]),
@@ -598,7 +598,7 @@ def document(made: Gate) -> dict[str, Any]:
 
 
 def _record(side: Side) -> dict[str, Any]:
-    return {"name": side.name, "id": side.runs[0].id, "scores_points": {run.seed: run.score for run in side.runs}}
+    return {"name": side.name, "id": side.runs[0].row_id, "scores_points": {run.seed: run.score for run in side.runs}}
 
 
 def records(made: Gate) -> list[dict[str, Any]]:

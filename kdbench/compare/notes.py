@@ -114,6 +114,10 @@ def _teachers(table: Table) -> list[str]:
         f"{'this run' if len(rows) == 1 else 'these runs'} {own:,}."
         for (theirs, own), rows in more.items()
     ]
+    if several := [row for row in table.rows if row.teachers > 1]:
+        sentences.append(
+            f"Each seed has a teacher of its own, so ± and the intervals cover the teachers too: {_names(several)}."
+        )
     sentences += [
         f"{row.name}: the file answers {row.runs[0].judged:,} of {row.runs[0].examples:,} texts. Its score is of these"
         " alone, so no share of the gap is shown."
@@ -146,6 +150,10 @@ def _tested(table: Table) -> list[str]:
         )
     if len(taught) == 1:
         sentences.append("All students had the same teacher: no interval covers the effect of another teacher seed.")
+    several = [row for row in compared if row.teachers > 1]
+    one = [row for row in compared if row.teachers == 1 and len(row.runs) > 1]
+    if several and one:
+        sentences.append(f"Only one teacher, so no interval covers the effect of another teacher seed: {_names(one)}.")
     return sentences
 
 

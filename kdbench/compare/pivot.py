@@ -69,7 +69,7 @@ def groups(tables: Sequence[Table], keys: Sequence[str], across: str | None) -> 
                 values = tuple(_value(row, run, key) for key in keys)
                 found.setdefault((at, values, _value(row, run, across) if across else None), []).append(run)
     return [
-        Group(tables[at], values, column, summarize([run.score for run in runs]), len({run.id for run in runs}))
+        Group(tables[at], values, column, summarize([run.score for run in runs]), len({run.row_id for run in runs}))
         for (at, values, column), runs in found.items()
     ]
 

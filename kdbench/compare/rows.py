@@ -37,10 +37,10 @@ def _rows(runs: list[Run], chosen: list[Run]) -> list[Row]:
     """Return the rows of the `chosen` runs; what they are compared with is taken from all `runs`."""
     by_id: dict[str, list[Run]] = {}
     for run in sorted(runs, key=lambda run: run.seed):
-        by_id.setdefault(run.id, []).append(run)
+        by_id.setdefault(run.row_id, []).append(run)
     teachers = {run.teacher.id for run in runs if run.teacher}
     scores = {id_: {run.seed: run.score for run in members} for id_, members in by_id.items()}
-    roles = {id_: _role(members[0], teachers) for id_, members in by_id.items()}
+    roles = {id_: _role(members, teachers) for id_, members in by_id.items()}
     settings = {}
     for kind in {(roles[id_], members[0].method) for id_, members in by_id.items()}:
         settings.update(
@@ -51,8 +51,9 @@ def _rows(runs: list[Run], chosen: list[Run]) -> list[Row]:
     return [_row(roles[id_], settings[id_], members, scores) for id_, members in rows.items() if members]
 
 
-def _role(run: Run, teachers: set[str]) -> str:
-    if run.id in teachers:
+def _role(runs: list[Run], teachers: set[str]) -> str:
+    run = runs[0]
+    if any(run.id in teachers for run in runs):
         return "teacher"
     if run.method == "tfidf" and run.raw:  # it learned a teacher's answers
         return "method"
@@ -145,7 +146,7 @@ def distinguishing(runs: list[Run]) -> dict[str, str]:
     for run in runs:
         values = [(key, run.settings.get(key, NULL)) for key in keys]
         values += [(key, run.training.get(key, NULL)) for key in hand_set]
-        texts[run.id] = " ".join(f"{key}={value}" for key, value in values if value != NULL)
+        texts[run.row_id] = " ".join(f"{key}={value}" for key, value in values if value != NULL)
     return texts
 
 

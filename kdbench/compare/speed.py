@@ -62,11 +62,11 @@ def _teachers(table: Table) -> list[Row]:
 
 def _timed(row: Row, table: Table, session: Session) -> Row:
     """Replace the times of the row's runs by those of the session. A row without a network keeps its own."""
-    teachers = {one.id: one for one in _teachers(table)}
+    teachers = {run.id: one for one in _teachers(table) for run in one.runs}
     shown = [one for one in table.rows if one.role == "teacher"]  # a run without a teacher is compared with this one
-    sole = next((group[0] for group in (shown, list(teachers.values())) if len(group) == 1), None)
+    sole = next((group[0] for group in (shown, _teachers(table)) if len(group) == 1), None)
     own = row.runs[0].teacher
-    teacher = teachers.get(own.id if own else row.id, sole)
+    teacher = teachers.get(own.id if own else row.runs[0].id, sole)
     fast = session.times(row, "real")
     speedup = ratio(session.times(teacher, "real"), fast) if teacher else None
     return replace(row, times=row.times if fast.batch_1 is None else fast, speedup=speedup)

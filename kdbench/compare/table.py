@@ -90,7 +90,7 @@ class RowTests:
 
 @dataclass(frozen=True)
 class Row:
-    """One configuration: all seeds of one id."""
+    """One configuration: all seeds of one id, or runs that differ in their seed and in their teacher's."""
 
     role: str  # one of ROLES
     settings: str  # in which it differs from other rows of its method
@@ -109,7 +109,12 @@ class Row:
 
     @property
     def id(self) -> str:
-        return self.runs[0].id
+        return self.runs[0].row_id
+
+    @property
+    def teachers(self) -> int:
+        """The number of teachers that its runs had."""
+        return len({(run.teacher.id, run.teacher.seed) for run in self.runs if run.teacher})
 
     @property
     def dirty(self) -> bool:
@@ -181,10 +186,11 @@ class Row:
             "role": self.role,
             "method": run.method,
             "student": run.student,
-            "id": run.id,
+            "id": self.id,
             "settings": self.settings,
             "data_id": run.data_id,
             **{name: getattr(run, name) for name in TRAINED_ON},
+            "teachers": self.teachers,
         }
         for name, summary in zip(("score", *AGAINST), (self.score, *self.differences), strict=True):
             figures[f"{name}_points"] = summary.mean if summary else None

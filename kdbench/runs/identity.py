@@ -174,6 +174,16 @@ def run_id(config: RunConfig, hardware: Hardware) -> str:
     return digest(identity(config, hardware))
 
 
+def id_without_teacher_seed(config: RunConfig, hardware: Hardware) -> str:
+    """Return the digest that all runs share which differ in nothing but their own seed and those of their teachers."""
+    what = identity(config, hardware)
+    if "teacher" in what:
+        what["teacher"] = {key: value for key, value in what["teacher"].items() if key != "seed"}
+    if "members" in what.get("teacher", {}):
+        what["teacher"]["members"] = [member["id"] for member in what["teacher"]["members"]]
+    return digest(what)
+
+
 def data_id(config: RunConfig) -> str:
     """Return the digest of the data; runs with equal data ids may be compared example by example."""
     return digest(data_identity(config))

@@ -17,7 +17,7 @@ from kdbench.data.teacher_cache import compute_outputs
 from kdbench.inference import calibration, measure
 from kdbench.models import students
 from kdbench.models.network import view
-from kdbench.runs.identity import data_id, run_id, teacher_identity
+from kdbench.runs.identity import data_id, id_without_teacher_seed, run_id, teacher_identity
 from kdbench.runs.look import label_of
 from kdbench.runs.related import baseline, row_to_beat, total_baseline, uses_teacher
 from kdbench.schema import GROUPS, RunConfig
@@ -96,6 +96,7 @@ def finish(run: "Run", about: About, stages: list[dict[str, Any]], student: Any)
     return {
         "schema": SCHEMA,
         "id": run_id(run.config, run.hardware),
+        "id_without_teacher_seed": id_without_teacher_seed(run.config, run.hardware),
         "seed": run.config.seed,
         "tag": run.config.tag,
         "identity": _identity(run, about),
