@@ -180,7 +180,7 @@ def _write_record(run: FinishedRun, folder: Path, predict: Predict, more: dict[s
     answered = {name: (split.ids, split.labels, logits[name]) for name, split in splits.items()}
     write_bytes(folder / PREDICTIONS, predictions_file(task, names, answered))
     shutil.copy(run.folder / "config.yaml", folder)
-    ids = {
+    ids: dict[str, Any] = {
         key: digest({"run": more.get("exported_from", run.result[key]), "form": folder.name})
         for key in ("id", "id_without_teacher_seed")
         if key in run.result
