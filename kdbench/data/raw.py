@@ -1,7 +1,7 @@
 """Stream the texts of a file of any size, without labels: only a few rows are in memory at a time."""
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -40,7 +40,7 @@ def texts(path: Path, config: DatasetConfig) -> Iterator[Row]:
                     for line, row in zip(table.lines, cells, strict=True):
                         yield tuple(_text(cell, path, table.reading.unit, line) for cell in row)
                     return
-        encoding = _encoding(path, config.encoding)
+        encoding = encoding_of(path, config.encoding)
         match ending:
             case ".csv" | ".tsv" | ".tab":
                 yield from _table(path, ending, encoding, config, columns)
@@ -56,7 +56,7 @@ def is_blank(row: Row) -> bool:
     return not "".join(row).strip()
 
 
-def _encoding(path: Path, other: str) -> str:
+def encoding_of(path: Path, other: str) -> str:
     """Return UTF-8 or else the other encoding, whichever fits the file."""
     try:
         with files.opened(path) as (_, file):
@@ -81,20 +81,22 @@ def _table(path: Path, ending: str, encoding: str, config: DatasetConfig, column
     at = [header.names.index(name) for name in columns]
 
     def lines() -> Iterator[str]:
-        with files.stream(path, encoding, newline="") as stream:
-            stream.read(header.begin)
-            yield from _table_lines(stream, encoding)
+        return table_lines(path, encoding, header.begin)
 
     quoting = tables.quoting_of(path, lines, header)
     for _, row in islice(tables.rows(path, lines(), header, quoting), header.rows, None):
         yield tuple(row[index] if index < len(row) else "" for index in at)
 
 
-def _table_lines(stream: io.TextIOWrapper, encoding: str) -> Iterable[str]:
-    """Return the lines with their ends, as csv wants them."""
-    if tables.with_line_ends("\x85", encoding) == "\x85":
-        return stream
-    return (part for line in stream for part in io.StringIO(tables.with_line_ends(line, encoding), newline=""))
+def table_lines(path: Path, encoding: str, begin: int) -> Iterator[str]:
+    """Yield the lines from character `begin` on with their ends, as csv wants them."""
+    with files.stream(path, encoding, newline="") as stream:
+        stream.read(begin)
+        if tables.with_line_ends("\x85", encoding) == "\x85":
+            yield from stream
+        else:
+            for line in stream:
+                yield from io.StringIO(tables.with_line_ends(line, encoding), newline="")
 
 
 # --- other formats

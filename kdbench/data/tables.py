@@ -23,7 +23,7 @@ _SEPARATORS = (",", ";", "\t", "|")
 _LINES = (".jsonl", ".ndjson")
 START = 1 << 16  # characters in which the header is looked for
 _PIECE = 1 << 16  # bytes of a Parquet column that are read at a time
-_MOST_LEFT_OUT = 0.2  # share of rows that may be dropped; above it, the file was misread
+MOST_LEFT_OUT = 0.2  # share of rows that may be dropped; above it, the file was misread
 _END = "\0end"
 _BLANK = re.compile(r'(?:""|[,;|]|[^\S\n])*\n')  # a line of empty cells
 _TYPES = re.compile(r"([cdst]|continuous|discrete|string|time|basket)?", re.IGNORECASE)  # Orange's second row
@@ -254,7 +254,7 @@ def _empty(cells: list[str]) -> bool:
     return not "".join(cells).strip()
 
 
-def _blank(row: list[str]) -> bool:
+def blank(row: list[str]) -> bool:
     return not row or (len(row) == 1 and not row[0].strip())
 
 
@@ -287,7 +287,7 @@ def quoting_of(path: Path, lines: Callable[[], Iterable[str]], header: Header) -
     plain, begun = 0, False
     for _, row in rows(path, lines(), header, csv.QUOTE_NONE):
         around = any(len(cell) > 1 and cell[0] == cell[-1] == '"' for cell in row)
-        if around or not (len(row) == len(header.names) or _blank(row)):
+        if around or not (len(row) == len(header.names) or blank(row)):
             return csv.QUOTE_MINIMAL
         plain += 1
         begun |= any(cell[:1] == '"' for cell in row)
@@ -315,16 +315,16 @@ def _delimited(path: Path, ending: str, text: str, config: DatasetConfig) -> Tab
     quoting = quoting_of(path, lines, header) if '"' in text else csv.QUOTE_MINIMAL
     if quoting == csv.QUOTE_NONE:
         notes.append('the sign " is a letter like others: no cell is in quotes')
-    body = [one for one in islice(rows(path, lines(), header, quoting), header.rows, None) if not _blank(one[1])]
+    body = [one for one in islice(rows(path, lines(), header, quoting), header.rows, None) if not blank(one[1])]
     surplus = [row for _, row in body if len(row) > len(names) and _empty(row[len(names) :])]
-    if surplus and (header.padded or len(surplus) <= _MOST_LEFT_OUT * len(body)):
+    if surplus and (header.padded or len(surplus) <= MOST_LEFT_OUT * len(body)):
         notes.append(f"{len(surplus)} rows end in empty cells beyond the last column, which are cut off")
         for row in surplus:
             del row[len(names) :]
     kept = [one for one in body if len(one[1]) == len(names)]
     other = [one for one in body if len(one[1]) != len(names)]
-    if len(other) > _MOST_LEFT_OUT * len(body):
-        said = _other_width(path, *other[0], f"{len(other)} of {len(body)}", header)
+    if len(other) > MOST_LEFT_OUT * len(body):
+        said = other_width(path, *other[0], f"{len(other)} of {len(body)}", header)
         raise SourceError(Code.UNREADABLE_TABLE, f"{said}{_backslashes(text)}")
     reason = "another number of columns than the header" if config.header else "another number of columns than most"
     dropped = (Dropped(reason, len(other), other[0][0]),) if other else ()
@@ -350,7 +350,7 @@ def _backslashes(text: str) -> str:
     return ' In a CSV a quote inside quotes is doubled, "", where this file has \\".' if '\\"' in text else ""
 
 
-def _other_width(path: Path, line: int, row: list[str], how_many: str, header: Header) -> str:
+def other_width(path: Path, line: int, row: list[str], how_many: str, header: Header) -> str:
     width = len(header.names)
     if _empty(row[width:]) and len(row) > width:
         cure = "Its cells beyond those are empty: give the header a name for each, or take them off the rows."
@@ -505,14 +505,18 @@ def _parquet_names(source: Path | io.BytesIO) -> list[str]:
 def _parquet(path: Path, source: Path | io.BytesIO, config: DatasetConfig) -> Table:
     with unreadable_parquet(path):
         file, names, outer = opened_parquet(path, source, config)
-        table = file.read(columns=outer)
+        return of_arrow(path, names, file.read(columns=outer))
+
+
+def of_arrow(path: Path, names: list[str], content: Any, first: int = 1) -> Table:
+    """Return a table or record batch of a Parquet file, which begins at row `first`."""
 
     def column(name: str) -> list[Any]:
-        if name in table.column_names:
-            return list(table[name].to_pylist())
-        return [reached(row, name) for row in table.select([name.partition(".")[0]]).to_pylist()]
+        if name in content.schema.names:
+            return list(content[name].to_pylist())
+        return [reached(row, name) for row in content.select([name.partition(".")[0]]).to_pylist()]
 
-    return Table(names, column, range(1, table.num_rows + 1), Reading(str(path), "parquet"))
+    return Table(names, column, range(first, first + content.num_rows), Reading(str(path), "parquet"))
 
 
 def opened_parquet(path: Path, source: Path | io.BytesIO, config: DatasetConfig) -> tuple[Any, list[str], list[str]]:
