@@ -16,7 +16,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from kdbench.compare.collect import NULL
 from kdbench.compare.columns import METRICS, NOTHING, metric_in_words, unit
@@ -315,11 +315,22 @@ def labels(table: Table, details: dict[str, Detail]) -> Figure | None:
         axes.fill_between(counts, low, high, color=style["color"], alpha=0.12, linewidth=0)
         if len(members) == 1:  # a band needs two points
             axes.vlines(counts, low, high, color=style["color"], linewidth=1)
-    log_axis(axes)
+    _label_ticks(axes, sorted({row.runs[0].labelled for row in table.rows}))
     axes.set_xlabel("labelled train texts (log scale)" + "\nbands: 95 % interval" * (table.tests is not None))
     axes.set_ylabel(f"{metric_in_words(table)}; {table.examples:,} examples")
     figure.legend(loc="outside right upper", fontsize=8)
     return figure
+
+
+def _label_ticks(axes: Axes, counts: Sequence[int]) -> None:
+    """Make the x axis logarithmic, with a tick at each count that has room for its number."""
+    ticks = [counts[0]]
+    for count in counts[1:]:
+        if count >= ticks[-1] * (counts[-1] / counts[0]) ** 0.08:
+            ticks.append(count)
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _lines(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -424,7 +435,8 @@ def pictures(table: Table) -> Iterator[tuple[str, Figure]]:
         shown = replace(table, dataset=title, rows=table.rows[:ROWS])
     details = {row.id: detail(row) for row in shown.rows}
     for name, draw in PICTURES.items():
-        if (figure := draw(shown, details)) is not None:
+        # a line of `labels` has several rows, and must keep them all
+        if (figure := draw(table if draw is labels else shown, details)) is not None:
             yield name, figure
     yield from grids(table)
 

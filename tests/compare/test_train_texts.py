@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import kdbench
+from kdbench.compare import pictures as compare_pictures
 from kdbench.compare.cli import main
 from kdbench.compare.collect import read_runs
 from kdbench.compare.curves import detail
@@ -190,6 +191,7 @@ def test_score_against_labels(tree: Path, tmp_path: Path, capsys: pytest.Capture
     assert set(lines) == {"logit_kd", "logit_kd with raw texts"}  # whose number falls as that of the labels grows
     assert np.column_stack(lines["logit_kd"].get_data()).tolist() == [[200, 70.5], [1000, 80.5], [5000, 92.5]]
     assert np.column_stack(lines["logit_kd with raw texts"].get_data()).tolist() == [[200, 85.5], [1000, 90.5]]
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["200", "1,000", "5,000"]
     assert figure.axes[0].get_xscale() == "log" and "95 % interval" in figure.axes[0].get_xlabel()
     band = np.array(figure.axes[0].collections[0].get_paths()[0].vertices)[:, 1]
     low, high = (getattr(row.tests.score, end) for row in found.rows if row.id == "ffff0003" for end in ("low", "high"))
@@ -205,6 +207,14 @@ def test_score_against_labels(tree: Path, tmp_path: Path, capsys: pytest.Capture
     capsys.readouterr()
     assert main([str(tree), "--format", "html", "--no-tests"]) == 0
     assert 'alt="r52: test accuracy against labels"' in capsys.readouterr().out
+
+
+def test_a_curve_keeps_all_its_rows(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other pictures have a limit of rows, but a line has several."""
+    student(tree, "logit_kd", "ffff0003", 0, 70.0, **splits(200))
+    monkeypatch.setattr(compare_pictures, "ROWS", 2)
+    figure = dict(compare_pictures.pictures(table(tree, "logit_kd")))["labels"]
+    assert {np.size(line.get_xdata()) for line in figure.axes[0].lines} == {3, 1}
 
 
 def test_a_record_without_the_digests_is_one_line(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
