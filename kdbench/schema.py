@@ -119,6 +119,7 @@ class TeacherConfig:
     source_architecture: str = option(one_of(*ENCODERS))  # of what lies at `source`; `path` may be another's student
     seed: int = option(at_least(0))
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    student_lr: float = option(above(0))  # default of schedule.lr for students that are made of this encoder
     path: str | None = None  # a finished run's folder: its model is the teacher, nothing is fine-tuned
     finetune: bool | None = None  # on the task; null: unless the source has a head for the data set's classes
     # An ensemble: finished runs, or this teacher fine-tuned with several seeds. The shape above is the first one's.

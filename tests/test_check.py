@@ -328,3 +328,21 @@ def test_a_path_may_begin_with_the_home_folder(tmp_path: Path, monkeypatch: pyte
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         whole = compose("config", overrides=['outputs="~/runs"'], return_hydra_config=True)
     assert whole.hydra.run.dir == whole.hydra.sweep.dir == str(tmp_path / "runs"), "Hydra makes that folder itself"
+
+
+@pytest.mark.parametrize(
+    ("words", "lr"),
+    [
+        (["teacher=bert_base_chinese"], 5e-5),
+        (["teacher=mpnet_base"], 1e-4),
+        (["teacher=mpnet_base", "student=own"], 3e-4),  # made of minilm_l6
+        (["teacher=mpnet_base", "student=own", "teacher@student.encoder=roberta_base"], 2e-5),
+        (["teacher=mpnet_base", "schedule=study"], 1.5e-4),
+        (["teacher=mpnet_base", "schedule.lr=1e-3"], 1e-3),
+        (["teacher=mpnet_base", "teacher.student_lr=2e-3"], 2e-3),
+    ],
+)
+def test_the_learning_rate_follows_the_encoder_that_the_student_is_made_of(words, lr):
+    made = load(composed("method=logit_kd", *words))
+    assert made.schedule.lr == made.method.stages["training"].lr == lr
+    assert made.teacher.schedule.lr == 2e-5 or words[0] != "teacher=mpnet_base"

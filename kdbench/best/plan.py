@@ -24,8 +24,7 @@ UPDATES = 300  # at least
 EPOCHS = {1_000: 10, 10_000: 5, 100_000: 3}  # of the labelled texts, by their number; of more texts: 2
 PASSES = 2  # over labelled and raw texts
 TEACHER, STUDENT = 0.35, 0.3  # shares of the whole time that one may take
-DEFAULT_LR = 3e-4  # conf/schedule/default.yaml
-RATES = (1.0, 1 / 3, 2.0, 0.1)  # of the default, for successive halving
+RATES = (1.0, 1 / 3, 2.0, 0.1)  # of the encoder's own for students, for successive halving
 SLACK = 2.0  # a student is tried if its expected time keeps the limit within this factor
 
 
@@ -38,6 +37,7 @@ class Encoder:
     hidden: int
     ffn: int
     lr: float  # of its own schedule
+    student_lr: float  # default of the students that are made of it
     vocabulary: int
 
     @property
@@ -85,7 +85,7 @@ def encoders() -> list[Encoder]:
     for name in ("mpnet_base", "minilm_l6"):
         config, _ = configured((f"teacher={name}", "method=finetune"))
         one = config.teacher
-        found.append(Encoder(name, one.layers, one.hidden or 0, one.ffn or 0, one.schedule.lr, one.vocab_size))
+        found.append(Encoder(name, one.layers, one.hidden or 0, one.ffn or 0, one.schedule.lr, one.student_lr, one.vocab_size))
     return found
 
 
@@ -205,8 +205,9 @@ class Plan:
 
     def _halving(self, best: Candidate, board: Board) -> Iterator[Candidate]:
         """Yield variants of a run: four learning rates, then the better two with twice the updates, then the best."""
-        rates = tuple(rate * DEFAULT_LR for rate in RATES)
-        steps, done = best.steps, {DEFAULT_LR: best}
+        default = self.encoders[-1].student_lr  # all students are made of it
+        rates = tuple(rate * default for rate in RATES)
+        steps, done = best.steps, {default: best}
         while rates:
             for lr in rates:
                 if lr not in done:

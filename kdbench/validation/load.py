@@ -28,11 +28,18 @@ def _half(count: int | None) -> int | None:
     return None if count is None else max(1, round(count / 2))
 
 
-# What a YAML may compute: the length of a second stage that is half as long, the length of both stages, and a default
-# for another key that is null.
+def _own_encoder(key: str, other: Any, *, _root_: DictConfig) -> Any:
+    """Return a key of the student's own encoder, or `other`, the teacher's, if it has none."""
+    own = OmegaConf.select(_root_, f"student.encoder.{key}")
+    return other if own is None else own
+
+
+# What a YAML may compute: the length of a second stage that is half as long, the length of both stages, a default for
+# another key that is null, and a key of the encoder that the student is made of.
 OmegaConf.register_new_resolver("half", _half, replace=True)
 OmegaConf.register_new_resolver("half_again", lambda count: count + (_half(count) or 0), replace=True)
 OmegaConf.register_new_resolver("home", os.path.expanduser, replace=True)  # used in conf/config.yaml only
+OmegaConf.register_new_resolver("own_encoder", _own_encoder, replace=True)
 OmegaConf.register_new_resolver("or", lambda given, other: other if given is None else given, replace=True)
 
 

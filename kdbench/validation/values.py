@@ -27,8 +27,8 @@ from kdbench.validation.own_method import own_method_fault
 
 __all__ = ["cross_faults", "faults"]
 
-# Resolvers run code or read the environment. kdbench's own `half`, `half_again` and `or` (load.py) are allowed.
-REFUSED = re.compile(r"\$\{(?!half:|half_again:|or:)[^{}]*:|'_target_':")
+# Resolvers run code or read the environment. kdbench's own (load.py) are allowed.
+REFUSED = re.compile(r"\$\{(?!half:|half_again:|or:|own_encoder:)[^{}]*:|'_target_':")
 REFERENCE = re.compile(r"\$\{(\.*)([\w.]+)\}")
 RULES = {f"{group}.name": FOLDER for group in ("teacher", "student", "dataset", "corpus")}
 EXAMPLES = {

@@ -30,8 +30,8 @@ LOOK = Look(
     foreign=False,
     lines=(),
 )
-SMALL = Encoder("small", 6, 384, 1536, 2e-4, 30_000)
-LARGE = Encoder("large", 12, 768, 3072, 2e-5, 30_000)
+SMALL = Encoder("small", 6, 384, 1536, 2e-4, 3e-4, 30_000)
+LARGE = Encoder("large", 12, 768, 3072, 2e-5, 1e-4, 30_000)
 MACHINE = Machine(training=5e-12, answering=2e-11)
 
 

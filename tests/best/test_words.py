@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from kdbench.best.plan import DEFAULT_LR, encoders
+from kdbench.best.plan import encoders
 from kdbench.best.work import configured
 from kdbench.runs.identity import run_id
 from kdbench.runs.related import teacher_run
@@ -21,10 +21,6 @@ def candidates(tmp_path):
     wish = replace(WISH, file=path, outputs=tmp_path / "a b", seconds=600.0)
     look = replace(LOOK, rows={name: LOOK.rows[name] for name in ("train", "dev", "test")})
     return [*plan(wish, look, tuple(encoders())).candidates(Board())]
-
-
-def test_the_default_rate_is_that_of_the_yaml():
-    assert configured(("method=finetune",))[0].schedule.lr == DEFAULT_LR
 
 
 def test_every_candidate_is_a_command_of_kdbench(candidates):
