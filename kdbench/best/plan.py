@@ -85,7 +85,9 @@ def encoders() -> list[Encoder]:
     for name in ("mpnet_base", "minilm_l6"):
         config, _ = configured((f"teacher={name}", "method=finetune"))
         one = config.teacher
-        found.append(Encoder(name, one.layers, one.hidden or 0, one.ffn or 0, one.schedule.lr, one.student_lr, one.vocab_size))
+        found.append(
+            Encoder(name, one.layers, one.hidden or 0, one.ffn or 0, one.schedule.lr, one.student_lr, one.vocab_size)
+        )
     return found
 
 
@@ -154,6 +156,8 @@ class Plan:
             raw = " and raw texts" if "unlabelled" in self.look.rows else ""
             yield self._static(f"static vectors, taught by {teacher[0].name} on labels{raw}", teacher[0], teaching)
             taught = [self._taught(small, depth, teacher[0], board) for depth in students]
+            if raw and students:
+                taught.append(self._taught(small, students[0], teacher[0], board, "pseudo_label"))
             yield from taught
         yield from direct[1:]
         every = [one for one in (*taught, *direct) if board.score(one) is not None]
@@ -181,18 +185,21 @@ class Plan:
             f"{depth} layers of {encoder.name}, fine-tuned on the labels", encoder, depth, steps, *words
         )
 
-    def _taught(self, encoder: Encoder, depth: int, teacher: Encoder, board: Board) -> Candidate:
-        """Return the student that learns the teacher's logits, from the raw texts too."""
+    def _taught(
+        self, encoder: Encoder, depth: int, teacher: Encoder, board: Board, method: str = "logit_kd"
+    ) -> Candidate:
+        """Return the student that learns the teacher's logits, or its hard answers, from the raw texts too."""
         texts = self.look.rows["train"] + self.look.rows.get("unlabelled", 0)
         steps = max(self._steps(self.look.rows["train"]), PASSES * texts // BATCH)
         step = self.machine.step(depth * encoder.layer, BATCH * self.look.tokens) * board.pace
         steps = max(UPDATES, min(steps, int(STUDENT * self.wish.seconds / step)))
         raw = " and raw texts" if "unlabelled" in self.look.rows else ""
+        how = "taught by" if method == "logit_kd" else "trained on the hard answers of"
         own = [] if teacher is encoder else ["student=own", f"teacher@student.encoder={encoder.name}"]
         teaching = (f"teacher={teacher.name}", f"teacher.schedule.steps={self._steps(self.look.rows['train'])}")
         return self._network(
-            f"{depth} layers of {encoder.name}, taught by {teacher.name} on labels{raw}", encoder, depth, steps,
-            "method=logit_kd", *teaching, *own, f"student.layers={depth}",
+            f"{depth} layers of {encoder.name}, {how} {teacher.name} on labels{raw}", encoder, depth, steps,
+            f"method={method}", *teaching, *own, f"student.layers={depth}",
         )  # fmt: skip
 
     def _network(self, name: str, encoder: Encoder, depth: int, steps: int, *words: str) -> Candidate:

@@ -73,6 +73,13 @@ def test_the_largest_teacher_that_the_time_allows_is_taken():
     assert teachers(20) == []
 
 
+def test_with_raw_texts_the_hard_answers_are_tried_too():
+    found = [*plan(look=replace(LOOK, rows=LOOK.rows | {"unlabelled": 9_000})).candidates(Board())]
+    assert words(found).count("pseudo_label") == 1
+    rows = {name: count for name, count in LOOK.rows.items() if name != "unlabelled"}
+    assert "pseudo_label" not in words([*plan(look=replace(LOOK, rows=rows)).candidates(Board())])
+
+
 def test_without_time_for_a_teacher_the_rest_of_it_goes_to_schedules():
     found = [*plan(replace(WISH, seconds=20.0)).candidates(Board())]
     assert not any("taught" in one.name or "the teacher" in one.name for one in found)
