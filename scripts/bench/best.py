@@ -1,11 +1,12 @@
 """What other tools make of the same file in the same time, beside kdbench-best.
 
-    python scripts/bench/best.py data tweet_sentiment DIR --rows 1000    # with kdbench's Python: train, raw, held-out CSVs
-    python scripts/bench/best.py TOOL DIR --seconds 300 --encoder FOLDER # with the tool's own: one JSON line
+    python scripts/bench/best.py data tweet_sentiment DIR --rows 1000     # kdbench's Python: train, raw, held-out CSVs
+    python scripts/bench/best.py TOOL DIR --seconds 300 --encoder FOLDER  # the tool's own Python: one JSON line
+    python scripts/bench/best.py judge DIR --model best/train/model       # kdbench's: the same line for its answer
 
-A tool gets DIR/train.csv and the seconds, in its documented quick form, and nothing of the held-out texts. The time that
-it takes includes its imports. Encoder: a folder that transformers loads. Latency is the median of single texts, with one
-thread, through the tool's own call. kdbench-best is judged by `... judge DIR --model best/train/model`.
+A tool gets DIR/train.csv and the seconds, in its documented quick form, and nothing of the held-out texts. Its time
+includes its imports. The encoder is a folder that transformers loads. Latency is the median of single texts, through the
+tool's own call.
 """
 
 import argparse
