@@ -5,8 +5,8 @@
     python scripts/bench/best.py judge DIR --model best/train/model       # kdbench's: the same line for its answer
 
 A tool gets DIR/train.csv and the seconds, in its documented quick form, and nothing of the held-out texts. Its time
-includes its imports. The encoder is a folder that transformers loads. Latency is the median of single texts, through the
-tool's own call.
+includes its imports. The encoder is a folder that transformers loads. Latency is the median of single texts,
+through the tool's own call.
 """
 
 import argparse
@@ -43,10 +43,8 @@ def main() -> None:
         make_data(options.words[0], folder, options.rows)
         return
     texts, labels = columns(folder / "train.csv")
-    if options.what == "judge":
-        answer = kdbench_model(options.model)
-    else:
-        answer = TOOLS[options.what](texts, labels, options)
+    judged = options.what == "judge"
+    answer = kdbench_model(options.model) if judged else TOOLS[options.what](texts, labels, options)
     seconds = time.monotonic() - BEGAN
     held_out, truth = columns(folder / "held_out.csv")
     given = list(answer(held_out))
