@@ -21,17 +21,11 @@ def hard_loss(task: str, z: Tensor, batch: Batch) -> Tensor:
     """
     labels, weights = batch["labels"], batch.get("weights")
     if "labelled" not in batch:
-        return _hard_loss(task, z, labels, weights)
+        return kind(task).hard_loss(z, labels, weights)
     known = batch["labelled"]
     counted = (labels != IGNORED).sum(1) if kind(task).words else torch.ones_like(known, dtype=torch.int64)
     share = counted[known].sum() / counted.sum().clamp_min(1)
-    return share * _hard_loss(task, z[known], labels[known], None if weights is None else weights[known])
-
-
-def _hard_loss(task: str, z: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
-    if weights is None:
-        return kind(task).hard_loss(z, labels)
-    return kind(task).weighted_loss(z, labels, weights)
+    return share * kind(task).hard_loss(z[known], labels[known], None if weights is None else weights[known])
 
 
 def hard_terms(task: str, z: Tensor, batch: Batch) -> dict[str, Tensor]:

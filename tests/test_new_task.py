@@ -36,8 +36,7 @@ class Traits(Task):
     one_class = True
     described = "A model of {} stars"
 
-    @staticmethod
-    def conflicts(config: RunConfig):
+    def conflicts(self, config: RunConfig):
         if config.dataset.classes == 7:
             yield Code.INAPPLICABLE_KEY, "dataset.classes", "seven stars are too many"
 
@@ -47,51 +46,40 @@ class Stars(NamedTuple):
 
 
 class Kind(Traits):
-    @staticmethod
-    def read(files):
+    def read(self, files):
         read = [[str("fmw".index(value[0])) for value in file.values] for file in files]
         return [ReadLabels(labels, ["topics are stars"]) for labels in read]
 
-    @staticmethod
-    def encode(labels, names, texts, where):
+    def encode(self, labels, names, texts, where):
         return np.array([names.index(label) for label in labels], np.int64)
 
-    @staticmethod
-    def stored(column):
+    def stored(self, column):
         return np.array(column.to_numpy(), np.int64)
 
-    @staticmethod
-    def hard_loss(z, labels):
+    def hard_loss(self, z, labels, weights=None):
         from kdbench.losses import cross_entropy
 
-        return cross_entropy(z, labels)
+        return cross_entropy(z, labels, weights)
 
-    @staticmethod
-    def soft_loss(z, batch, p, of_classes):
+    def soft_loss(self, z, batch, p, of_classes):
         return of_classes(z, batch["teacher_logits"])
 
-    @staticmethod
-    def answers(logits):
+    def answers(self, logits):
         return np.asarray(logits).argmax(-1)
 
-    @staticmethod
-    def figures(labels, predicted, names):
+    def figures(self, labels, predicted, names):
         return {"closeness": float(np.clip(1 - abs(labels - predicted) / 2, 0, 1).mean())}
 
-    @staticmethod
-    def points(metric, labels, predicted, names):
+    def points(self, metric, labels, predicted, names):
         return in_points(np.clip(1 - abs(labels - predicted) / 2, 0, 1))
 
-    @staticmethod
-    def answer(probable):
+    def answer(self, probable):
         return Stars
 
-    @classmethod
-    def tell(cls, logits, texts, names, probable):
-        return [Stars(int(names[at])) for at in cls.answers(logits)]
+    def tell(self, logits, texts, names, probable):
+        return [Stars(int(names[at])) for at in self.answers(logits)]
 
-    @staticmethod
-    def cells(answer):
+    def cells(self, answer):
         return ("" if answer is None else "*" * answer.stars,), ()
 '''
 COMMANDS = """

@@ -13,6 +13,7 @@ token_classification  a class a word, (words,)      (words, C), NaN: unread  the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from kdbench.tasks.cells import Label, LabelCells, ReadLabels
     from kdbench.tasks.probabilities import Questions
     from kdbench.tasks.weights import Given, Weights
+
+    Compare = Callable[[Tensor, Tensor], Tensor]  # (N, C) logits of the student and of the teacher -> loss
 
 # Figures of probabilities, by name in the record, and their names in tables; less is better.
 PROBABILITIES = {"nll": "NLL", "brier": "Brier", "ece": "ECE"}
@@ -67,42 +70,35 @@ class Task:
     pipeline_options: ClassVar[str] = ""  # of the call in the model card
     described: ClassVar[str]  # a model of the task, for its card; {} is the number of labels
 
-    @staticmethod
-    def conflicts(config: RunConfig) -> Iterable[tuple[Code, str, str]]:
+    def conflicts(self, config: RunConfig) -> Iterable[tuple[Code, str, str]]:
         """Yield (code, key, problem) for each key that this task cannot have."""
         return ()
 
     # Labels
 
-    @staticmethod
-    def read(files: Sequence[LabelCells]) -> list[ReadLabels]:
+    def read(self, files: Sequence[LabelCells]) -> list[ReadLabels]:
         """Return the labels of each file, spelled alike over all of them. Raises SourceError, which names the cell."""
         raise NotImplementedError
 
-    @staticmethod
-    def read_columns(files: Sequence[dict[str, LabelCells]]) -> list[ReadLabels]:
+    def read_columns(self, files: Sequence[dict[str, LabelCells]]) -> list[ReadLabels]:
         """Return the labels of files that have a column for each label, by its name. Raises SourceError."""
         raise NotImplementedError
 
-    @classmethod
-    def label_names(cls, train: Sequence[Label], declared: list[str] | None, config: DatasetConfig) -> list[str]:
+    def label_names(self, train: Sequence[Label], declared: list[str] | None, config: DatasetConfig) -> list[str]:
         """Return the names of the classes: declared by the source, or found in train. Raises SourceError."""
         from kdbench.tasks.cells import class_names
 
         return class_names(train, declared, config)
 
-    @staticmethod
-    def encode(labels: Sequence[Any], names: list[str], texts: Sequence[str], where: str) -> Labels:
+    def encode(self, labels: Sequence[Any], names: list[str], texts: Sequence[str], where: str) -> Labels:
         """Return labels, none of them missing, as arrays. Raises SourceError, which names the file by `where`."""
         raise NotImplementedError
 
-    @staticmethod
-    def stored(column: Any) -> Labels:
+    def stored(self, column: Any) -> Labels:
         """Return the labels in a column of an Arrow table, which holds `plain(labels)`."""
         raise NotImplementedError
 
-    @staticmethod
-    def unknown(texts: Sequence[str]) -> Labels:
+    def unknown(self, texts: Sequence[str]) -> Labels:
         """Return labels of the right form for texts that have none."""
         import numpy as np
 
@@ -110,48 +106,39 @@ class Task:
 
     # Learning
 
-    @staticmethod
-    def hard_loss(z: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss of a batch's logits against its labels."""
+    def hard_loss(self, z: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Return the loss of a batch's logits against its labels.
+
+        `weights` has a weight for each label, as `weigh` gives them. The loss is not divided by their sum.
+        """
         raise NotImplementedError
 
-    @staticmethod
-    def class_weights(given: Given, labels: Labels, names: list[str]) -> Weights:
+    def class_weights(self, given: Given, labels: Labels, names: list[str]) -> Weights:
         """Return the weights of the classes from `schedule.class_weights` and the labels of train."""
         raise NotImplementedError
 
-    @staticmethod
-    def weigh(weights: Weights, labels: Labels) -> Labels:
+    def weigh(self, weights: Weights, labels: Labels) -> Labels:
         """Return the weight of each label, float32, in the form of the labels."""
         raise NotImplementedError
 
-    @staticmethod
-    def weighted_loss(z: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        """Return `hard_loss` with a weight for each label, as `weigh` gives them; it is not divided by their sum."""
-        raise NotImplementedError
-
-    @staticmethod
-    def soft_loss(z: Tensor, batch: Batch, p: SoftTargets, of_classes: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    def soft_loss(self, z: Tensor, batch: Batch, p: SoftTargets, of_classes: Compare) -> Tensor:
         """Return the loss of a batch's logits against the teacher's.
 
-        `of_classes` compares (N, C) logits of the student and of the teacher where one of C classes is right.
+        `of_classes` compares logits where one of C classes is right.
         """
         raise NotImplementedError
 
     # Judging
 
-    @staticmethod
-    def answers(logits: Logits) -> Labels:
+    def answers(self, logits: Logits) -> Labels:
         """Return what a model says of n examples, in the form of their labels."""
         raise NotImplementedError
 
-    @staticmethod
-    def figures(labels: Labels, predicted: Labels, names: Sequence[str]) -> dict[str, float]:
+    def figures(self, labels: Labels, predicted: Labels, names: Sequence[str]) -> dict[str, float]:
         """Return all metrics; `names` are those of the classes, in their order."""
         raise NotImplementedError
 
-    @staticmethod
-    def points(metric: str, labels: Labels, predicted: Labels, names: Sequence[str]) -> Points:
+    def points(self, metric: str, labels: Labels, predicted: Labels, names: Sequence[str]) -> Points:
         """Return (n,) points of the examples, whose mean is 100 * metric and whose spread allows for tests.
 
         A metric that is no mean over examples is given by its first-order change with each example (infinitesimal
@@ -159,42 +146,40 @@ class Task:
         """
         raise NotImplementedError
 
-    @classmethod
-    def judge(cls, labels: Labels, logits: Logits, names: Sequence[str]) -> dict[str, float]:
+    def judge(self, labels: Labels, logits: Logits, names: Sequence[str]) -> dict[str, float]:
         """Return all metrics of a model's logits, and the number of examples n."""
-        return {"n": len(labels), **cls.figures(labels, cls.answers(logits), names)}
+        return {"n": len(labels), **self.figures(labels, self.answers(logits), names)}
 
-    @staticmethod
-    def questions(labels: Labels, logits: Logits) -> Questions | None:
+    def questions(self, labels: Labels, logits: Logits) -> Questions | None:
         """Return what probabilities are judged by; None if the logits of the task stand for no probabilities."""
         return None
 
     # Answers to people
 
-    @staticmethod
-    def answer(probable: bool) -> Any:
+    def answer(self, probable: bool) -> Any:
         """Return the NamedTuple that an answer is, of a model whose logits stand for probabilities or do not."""
         raise NotImplementedError
 
-    @classmethod
-    def tell(cls, logits: Logits, texts: Sequence[str], names: list[str], probable: bool) -> list[Any]:
+    def tell(self, logits: Logits, texts: Sequence[str], names: list[str], probable: bool) -> list[Any]:
         """Return an `answer` for each text."""
         raise NotImplementedError
 
-    @staticmethod
-    def cells(answer: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def cells(self, answer: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Return the cells before and after the text in a line of kdbench-predict; None is answered by empty ones."""
         raise NotImplementedError
 
 
-def traits(task: str) -> type[Task]:
+@cache
+def traits(task: str) -> Task:
     """Return what a task declares. Its file is not imported."""
-    return declared(f"{__name__}.{task}", "Traits")
+    found: Task = declared(f"{__name__}.{task}", "Traits")()
+    return found
 
 
-def kind(task: str) -> type[Task]:
+@cache
+def kind(task: str) -> Task:
     """Return all that a task is: its file is imported, with NumPy. torch is imported when a loss is computed."""
-    found: type[Task] = import_module(f"{__name__}.{task}").Kind
+    found: Task = import_module(f"{__name__}.{task}").Kind()
     return found
 
 

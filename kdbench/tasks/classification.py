@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from kdbench.schema import DatasetConfig
     from kdbench.stage import Batch
-    from kdbench.tasks import SoftTargets
+    from kdbench.tasks import Compare, SoftTargets
     from kdbench.tasks.probabilities import Questions
     from kdbench.tasks.weights import Given, Weights
 
@@ -50,13 +50,11 @@ class Scored(NamedTuple):
 
 
 class Kind(Traits):
-    @staticmethod
-    def read(files: Sequence[LabelCells]) -> list[ReadLabels]:
+    def read(self, files: Sequence[LabelCells]) -> list[ReadLabels]:
         written = [[[class_of(value, where)] for value, where in file.places()] for file in files]
         return [ReadLabels([one for (one,) in rows], notes) for rows, notes in settled(written)]
 
-    @classmethod
-    def label_names(cls, train: Sequence[Label], declared: list[str] | None, config: DatasetConfig) -> list[str]:
+    def label_names(self, train: Sequence[Label], declared: list[str] | None, config: DatasetConfig) -> list[str]:
         names = class_names(train, declared, config)
         if config.metric == "f1" and len(names) != 2:
             raise SourceError(
@@ -65,47 +63,33 @@ class Kind(Traits):
             )
         return names
 
-    @staticmethod
-    def encode(labels: Sequence[Any], names: list[str], texts: Sequence[str], where: str) -> Labels:
+    def encode(self, labels: Sequence[Any], names: list[str], texts: Sequence[str], where: str) -> Labels:
         number = numbered(labels, names, where)
         return np.array([number[str(label)] for label in labels], np.int64)
 
-    @staticmethod
-    def stored(column: Any) -> Labels:
+    def stored(self, column: Any) -> Labels:
         return np.array(column.to_numpy(), np.int64)
 
-    @staticmethod
-    def hard_loss(z: Tensor, labels: Tensor) -> Tensor:
-        from kdbench.losses import cross_entropy
-
-        return cross_entropy(z, labels)
-
-    @staticmethod
-    def class_weights(given: Given, labels: Labels, names: list[str]) -> Weights:
-        from kdbench.tasks.weights import of_classes
-
-        return of_classes(given, np.bincount(labels, minlength=len(names)), names)
-
-    @staticmethod
-    def weigh(weights: Weights, labels: Labels) -> Labels:
-        return weights[labels].astype(np.float32)
-
-    @staticmethod
-    def weighted_loss(z: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    def hard_loss(self, z: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
         from kdbench.losses import cross_entropy
 
         return cross_entropy(z, labels, weights)
 
-    @staticmethod
-    def soft_loss(z: Tensor, batch: Batch, p: SoftTargets, of_classes: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    def class_weights(self, given: Given, labels: Labels, names: list[str]) -> Weights:
+        from kdbench.tasks.weights import of_classes
+
+        return of_classes(given, np.bincount(labels, minlength=len(names)), names)
+
+    def weigh(self, weights: Weights, labels: Labels) -> Labels:
+        return weights[labels].astype(np.float32)
+
+    def soft_loss(self, z: Tensor, batch: Batch, p: SoftTargets, of_classes: Compare) -> Tensor:
         return of_classes(z, batch["teacher_logits"])
 
-    @staticmethod
-    def answers(logits: Logits) -> Labels:
+    def answers(self, logits: Logits) -> Labels:
         return np.asarray(np.argmax(np.asarray(logits), -1))
 
-    @staticmethod
-    def figures(labels: Labels, predicted: Labels, names: Sequence[str]) -> dict[str, float]:
+    def figures(self, labels: Labels, predicted: Labels, names: Sequence[str]) -> dict[str, float]:
         """Macro-F1 is over the classes that occur in either; F1 is the second class's, of two (GLUE: MRPC, QQP)."""
         from sklearn.metrics import f1_score, matthews_corrcoef
 
@@ -119,8 +103,7 @@ class Kind(Traits):
             found["f1"] = float(f1_score(labels, predicted, average="binary", zero_division=0.0))
         return found
 
-    @staticmethod
-    def points(metric: str, labels: Labels, predicted: Labels, names: Sequence[str]) -> Points:
+    def points(self, metric: str, labels: Labels, predicted: Labels, names: Sequence[str]) -> Points:
         match metric:
             case "accuracy":
                 return in_points(labels == predicted)
@@ -132,24 +115,20 @@ class Kind(Traits):
                 return matthews(labels, predicted)
         raise ValueError(metric)
 
-    @staticmethod
-    def questions(labels: Labels, logits: Logits) -> Questions:
+    def questions(self, labels: Labels, logits: Logits) -> Questions:
         from kdbench.tasks.probabilities import of_classes
 
         return of_classes(labels, logits)
 
-    @staticmethod
-    def answer(probable: bool) -> type[Answer] | type[Scored]:
+    def answer(self, probable: bool) -> type[Answer] | type[Scored]:
         return Answer if probable else Scored
 
-    @classmethod
-    def tell(cls, logits: Logits, texts: Sequence[str], names: list[str], probable: bool) -> list[Any]:
+    def tell(self, logits: Logits, texts: Sequence[str], names: list[str], probable: bool) -> list[Any]:
         z = np.asarray(logits)
         every = [dict(zip(names, row, strict=True)) for row in (softmax(z) if probable else z).tolist()]
-        return [cls.answer(probable)(max(one, key=one.__getitem__), one) for one in every]
+        return [self.answer(probable)(max(one, key=one.__getitem__), one) for one in every]
 
-    @staticmethod
-    def cells(answer: Answer | Scored | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def cells(self, answer: Answer | Scored | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
         return ("", "") if answer is None else (answer.label, f"{max(answer[1].values()):.4f}"), ()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from kdbench.stage import Batch
-    from kdbench.tasks import SoftTargets
+    from kdbench.tasks import Compare, SoftTargets
     from kdbench.tasks.probabilities import Questions
     from kdbench.tasks.weights import Given, Weights
 
@@ -53,8 +53,7 @@ class ScoredLabels(NamedTuple):
 
 
 class Kind(Traits):
-    @staticmethod
-    def read(files: Sequence[LabelCells]) -> list[ReadLabels]:
+    def read(self, files: Sequence[LabelCells]) -> list[ReadLabels]:
         """Read lists, or text with a sign between the labels; an empty one says that no label holds."""
         cells: list[list[tuple[Any, Place]]] = []
         for file in files:
@@ -74,58 +73,43 @@ class Kind(Traits):
             read.append(ReadLabels([*labels], notes))
         return read
 
-    @staticmethod
-    def read_columns(files: Sequence[dict[str, LabelCells]]) -> list[ReadLabels]:
+    def read_columns(self, files: Sequence[dict[str, LabelCells]]) -> list[ReadLabels]:
         return [ReadLabels([*_one_hot(columns)], []) for columns in files]
 
-    @staticmethod
-    def encode(labels: Sequence[Any], names: list[str], texts: Sequence[str], where: str) -> Labels:
+    def encode(self, labels: Sequence[Any], names: list[str], texts: Sequence[str], where: str) -> Labels:
         number = numbered(labels, names, where)
         result = np.zeros((len(labels), len(names)), np.int8)
         for row, several in enumerate(labels):
             result[row, [number[str(one)] for one in several]] = 1
         return result
 
-    @staticmethod
-    def stored(column: Any) -> Labels:
+    def stored(self, column: Any) -> Labels:
         return np.array(column.to_pylist(), np.int8)
 
-    @staticmethod
-    def hard_loss(z: Tensor, labels: Tensor) -> Tensor:
+    def hard_loss(self, z: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
         from kdbench.losses import binary_cross_entropy
 
-        return binary_cross_entropy(z, labels)
+        return binary_cross_entropy(z, labels, weights)
 
-    @staticmethod
-    def class_weights(given: Given, labels: Labels, names: list[str]) -> Weights:
+    def class_weights(self, given: Given, labels: Labels, names: list[str]) -> Weights:
         from kdbench.tasks.weights import of_labels
 
         having = labels.sum(0, dtype=np.int64)
         return of_labels(given, np.stack([len(labels) - having, having], -1), names)
 
-    @staticmethod
-    def weigh(weights: Weights, labels: Labels) -> Labels:
+    def weigh(self, weights: Weights, labels: Labels) -> Labels:
         return np.where(labels, weights[:, 1], weights[:, 0]).astype(np.float32)
 
-    @staticmethod
-    def weighted_loss(z: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        from kdbench.losses import binary_cross_entropy
-
-        return binary_cross_entropy(z, labels, weights)
-
-    @staticmethod
-    def soft_loss(z: Tensor, batch: Batch, p: SoftTargets, of_classes: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    def soft_loss(self, z: Tensor, batch: Batch, p: SoftTargets, of_classes: Compare) -> Tensor:
         """Return the KL of each label's own two outcomes."""
         from kdbench.losses import soft_binary_kl
 
         return soft_binary_kl(z, batch["teacher_logits"], p.temperature, p.reduction, p.scale_by_temperature_squared)
 
-    @staticmethod
-    def answers(logits: Logits) -> Labels:
+    def answers(self, logits: Logits) -> Labels:
         return (np.asarray(logits) > 0).astype(np.int8)
 
-    @staticmethod
-    def figures(labels: Labels, predicted: Labels, names: Sequence[str]) -> dict[str, float]:
+    def figures(self, labels: Labels, predicted: Labels, names: Sequence[str]) -> dict[str, float]:
         """Macro-F1 is over all labels; subset accuracy is the share of examples with every label right."""
         from sklearn.metrics import f1_score
 
@@ -135,8 +119,7 @@ class Kind(Traits):
             "subset_accuracy": float((labels == predicted).all(1).mean()),
         }
 
-    @staticmethod
-    def points(metric: str, labels: Labels, predicted: Labels, names: Sequence[str]) -> Points:
+    def points(self, metric: str, labels: Labels, predicted: Labels, names: Sequence[str]) -> Points:
         match metric:
             case "micro_f1":
                 return ratio(2.0 * (labels & predicted).sum(1), labels.sum(1) + predicted.sum(1))
@@ -147,25 +130,21 @@ class Kind(Traits):
                 return in_points((labels == predicted).all(1))
         raise ValueError(metric)
 
-    @staticmethod
-    def questions(labels: Labels, logits: Logits) -> Questions:
+    def questions(self, labels: Labels, logits: Logits) -> Questions:
         from kdbench.tasks.probabilities import of_labels
 
         return of_labels(labels, logits)
 
-    @staticmethod
-    def answer(probable: bool) -> type[Chosen] | type[ScoredLabels]:
+    def answer(self, probable: bool) -> type[Chosen] | type[ScoredLabels]:
         return Chosen if probable else ScoredLabels
 
-    @classmethod
-    def tell(cls, logits: Logits, texts: Sequence[str], names: list[str], probable: bool) -> list[Any]:
+    def tell(self, logits: Logits, texts: Sequence[str], names: list[str], probable: bool) -> list[Any]:
         z = np.asarray(logits)
         every = [dict(zip(names, row, strict=True)) for row in (sigmoid(z) if probable else z).tolist()]
         least = 0.5 if probable else 0.0
-        return [cls.answer(probable)([name for name, value in one.items() if value > least], one) for one in every]
+        return [self.answer(probable)([name for name, value in one.items() if value > least], one) for one in every]
 
-    @staticmethod
-    def cells(answer: Chosen | ScoredLabels | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def cells(self, answer: Chosen | ScoredLabels | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
         return ("" if answer is None else ",".join(answer.labels),), ()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from kdbench.schema import DatasetConfig, RunConfig
     from kdbench.stage import Batch
-    from kdbench.tasks import SoftTargets
+    from kdbench.tasks import Compare, SoftTargets
 
 _DECIMAL = re.compile(r"[+-]?\d*,\d+")  # 3,5
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
@@ -37,8 +37,7 @@ class Traits(Task):
     pipeline_options = ', function_to_apply="none"'
     described = "A text regressor, which tells one number"
 
-    @staticmethod
-    def conflicts(config: RunConfig) -> Iterator[tuple[Code, str, str]]:
+    def conflicts(self, config: RunConfig) -> Iterator[tuple[Code, str, str]]:
         if config.dataset.classes is not None:
             yield Code.INAPPLICABLE_KEY, "dataset.classes", "must be null: a number is predicted, no class"
 
@@ -50,8 +49,7 @@ class Value(NamedTuple):
 
 
 class Kind(Traits):
-    @staticmethod
-    def read(files: Sequence[LabelCells]) -> list[ReadLabels]:
+    def read(self, files: Sequence[LabelCells]) -> list[ReadLabels]:
         """Read numbers; a comma is the decimal sign where the files cannot mean thousands by it."""
         texts = {value.strip() for file in files for value in file.values if isinstance(value, str)}
         commas = {text for text in texts if "," in text}
@@ -73,38 +71,32 @@ class Kind(Traits):
             read.append(ReadLabels(labels, notes))
         return read
 
-    @classmethod
-    def label_names(cls, train: Sequence[Label], declared: list[str] | None, config: DatasetConfig) -> list[str]:
+    def label_names(self, train: Sequence[Label], declared: list[str] | None, config: DatasetConfig) -> list[str]:
         """Return the name of the column."""
         return [config.label]
 
-    @staticmethod
-    def encode(labels: Sequence[Any], names: list[str], texts: Sequence[str], where: str) -> Labels:
+    def encode(self, labels: Sequence[Any], names: list[str], texts: Sequence[str], where: str) -> Labels:
         return np.array(labels, np.float32)
 
-    @staticmethod
-    def stored(column: Any) -> Labels:
+    def stored(self, column: Any) -> Labels:
         return np.array(column.to_numpy(), np.float32)
 
-    @staticmethod
-    def hard_loss(z: Tensor, labels: Tensor) -> Tensor:
+    def hard_loss(self, z: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Return the squared error; a number has no class, so no weight."""
         from kdbench.losses import squared_error
 
         return squared_error(z, labels)
 
-    @staticmethod
-    def soft_loss(z: Tensor, batch: Batch, p: SoftTargets, of_classes: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    def soft_loss(self, z: Tensor, batch: Batch, p: SoftTargets, of_classes: Compare) -> Tensor:
         """Return the squared distance to the teacher's number, which has no distribution and so no temperature."""
         from kdbench.losses import logit_mse
 
         return logit_mse(z, batch["teacher_logits"], p.reduction)
 
-    @staticmethod
-    def answers(logits: Logits) -> Labels:
+    def answers(self, logits: Logits) -> Labels:
         return np.asarray(logits)[:, 0]
 
-    @staticmethod
-    def figures(labels: Labels, predicted: Labels, names: Sequence[str]) -> dict[str, float]:
+    def figures(self, labels: Labels, predicted: Labels, names: Sequence[str]) -> dict[str, float]:
         """A correlation is 0 where one side is constant: there it is undefined."""
         from scipy.stats import pearsonr, spearmanr
 
@@ -116,22 +108,18 @@ class Kind(Traits):
             "mean_squared_error": float(((true - said) ** 2).mean()),
         }
 
-    @staticmethod
-    def points(metric: str, labels: Labels, predicted: Labels, names: Sequence[str]) -> Points:
+    def points(self, metric: str, labels: Labels, predicted: Labels, names: Sequence[str]) -> Points:
         if np.ptp(labels) == 0 or np.ptp(predicted) == 0:
             return np.zeros(len(labels))
         return {"pearson": pearson, "spearman": spearman}[metric](labels.astype(float), predicted.astype(float))
 
-    @staticmethod
-    def answer(probable: bool) -> type[Value]:
+    def answer(self, probable: bool) -> type[Value]:
         return Value
 
-    @classmethod
-    def tell(cls, logits: Logits, texts: Sequence[str], names: list[str], probable: bool) -> list[Any]:
+    def tell(self, logits: Logits, texts: Sequence[str], names: list[str], probable: bool) -> list[Any]:
         return [Value(value) for (value,) in np.asarray(logits).tolist()]
 
-    @staticmethod
-    def cells(answer: Value | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def cells(self, answer: Value | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
         return ("" if answer is None else f"{answer.value:.4f}",), ()
 
 

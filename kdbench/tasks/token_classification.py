@@ -6,7 +6,7 @@ A word behind the cut of a long text is not read: its logits are NaN, and its an
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from kdbench.schema import DatasetConfig, RunConfig
     from kdbench.stage import Batch
-    from kdbench.tasks import SoftTargets
+    from kdbench.tasks import Compare, SoftTargets
     from kdbench.tasks.weights import Given, Weights
 
 UNREAD = -1
@@ -53,8 +53,7 @@ class Traits(Task):
     pipeline_options = ', aggregation_strategy="first"'
     described = "A classifier of words with {} tags"
 
-    @staticmethod
-    def conflicts(config: RunConfig) -> Iterator[tuple[Code, str, str]]:
+    def conflicts(self, config: RunConfig) -> Iterator[tuple[Code, str, str]]:
         if config.dataset.text_pair is not None:
             yield Code.INAPPLICABLE_KEY, "dataset.text_pair", "must be null: the words of one text are labelled"
         if find_spec("seqeval") is None:
@@ -70,13 +69,11 @@ class Tagged(NamedTuple):
 
 
 class Kind(Traits):
-    @staticmethod
-    def read(files: Sequence[LabelCells]) -> list[ReadLabels]:
+    def read(self, files: Sequence[LabelCells]) -> list[ReadLabels]:
         read = settled([[_tags_of(value, where) for value, where in file.places()] for file in files])
         return [ReadLabels([present(row) or None for row in rows], notes) for rows, notes in read]  # no words: no label
 
-    @classmethod
-    def label_names(cls, train: Sequence[Label], declared: list[str] | None, config: DatasetConfig) -> list[str]:
+    def label_names(self, train: Sequence[Label], declared: list[str] | None, config: DatasetConfig) -> list[str]:
         """Return the tags. Where train's are BIO, each entity has both, and O is the first."""
         found = {str(tag) for tag in each(train)}
         names = class_names(train, declared or (_whole_bio(found) if is_bio(found) else None), config)
@@ -88,8 +85,7 @@ class Kind(Traits):
             )
         return names
 
-    @staticmethod
-    def encode(labels: Sequence[Any], names: list[str], texts: Sequence[str], where: str) -> Labels:
+    def encode(self, labels: Sequence[Any], names: list[str], texts: Sequence[str], where: str) -> Labels:
         number = numbered(labels, names, where)
         for text, row in zip(texts, labels, strict=True):
             if len(row) != len(text.split(" ")):
@@ -99,51 +95,37 @@ class Kind(Traits):
                 )
         return ragged([np.array([number[str(tag)] for tag in row], np.int64) for row in labels])
 
-    @staticmethod
-    def stored(column: Any) -> Labels:
+    def stored(self, column: Any) -> Labels:
         return ragged([np.array(row, np.int64) for row in column.to_pylist()])
 
-    @staticmethod
-    def unknown(texts: Sequence[str]) -> Labels:
+    def unknown(self, texts: Sequence[str]) -> Labels:
         return ragged([np.zeros(len(text.split(" ")), np.int64) for text in texts])
 
-    @staticmethod
-    def hard_loss(z: Tensor, labels: Tensor) -> Tensor:
+    def hard_loss(self, z: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
         from kdbench.losses import masked_cross_entropy
 
-        return masked_cross_entropy(z.flatten(0, 1), labels.flatten())
+        return masked_cross_entropy(z.flatten(0, 1), labels.flatten(), None if weights is None else weights.flatten())
 
-    @staticmethod
-    def class_weights(given: Given, labels: Labels, names: list[str]) -> Weights:
+    def class_weights(self, given: Given, labels: Labels, names: list[str]) -> Weights:
         """Return the weights of the tags, by the number of words that have them."""
         from kdbench.tasks.weights import of_classes
 
         return of_classes(given, np.bincount(np.concatenate([*labels]), minlength=len(names)), names)
 
-    @staticmethod
-    def weigh(weights: Weights, labels: Labels) -> Labels:
+    def weigh(self, weights: Weights, labels: Labels) -> Labels:
         return ragged([weights[row].astype(np.float32) for row in labels])
 
-    @staticmethod
-    def weighted_loss(z: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        from kdbench.losses import masked_cross_entropy
-
-        return masked_cross_entropy(z.flatten(0, 1), labels.flatten(), weights.flatten())
-
-    @staticmethod
-    def soft_loss(z: Tensor, batch: Batch, p: SoftTargets, of_classes: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    def soft_loss(self, z: Tensor, batch: Batch, p: SoftTargets, of_classes: Compare) -> Tensor:
         """Return the mean over the words that have a label."""
         from kdbench.losses import IGNORED
 
         labelled = batch["labels"] != IGNORED
         return of_classes(z[labelled], batch["teacher_logits"][labelled])
 
-    @staticmethod
-    def answers(logits: Logits) -> Labels:
+    def answers(self, logits: Logits) -> Labels:
         return ragged([np.where(np.isnan(one[:, 0]), UNREAD, one.argmax(-1)) for one in logits])
 
-    @staticmethod
-    def figures(labels: Labels, predicted: Labels, names: Sequence[str]) -> dict[str, float]:
+    def figures(self, labels: Labels, predicted: Labels, names: Sequence[str]) -> dict[str, float]:
         """seqeval counts an entity as found where its type and both ends are right. Other tags than BIO have none."""
         from seqeval.metrics import accuracy_score, f1_score, precision_score, recall_score
 
@@ -154,8 +136,7 @@ class Kind(Traits):
                 found[f"entity_{name}"] = float(score(true, said, zero_division=0))
         return found
 
-    @staticmethod
-    def points(metric: str, labels: Labels, predicted: Labels, names: Sequence[str]) -> Points:
+    def points(self, metric: str, labels: Labels, predicted: Labels, names: Sequence[str]) -> Points:
         true, said = tags(labels, names), tags(predicted, names)
         if metric == "word_accuracy":
             right = [sum(a == b for a, b in zip(*pair, strict=True)) for pair in zip(true, said, strict=True)]
@@ -167,22 +148,19 @@ class Kind(Traits):
         found = np.array(counts)
         return ratio(2.0 * found[:, 0], found[:, 1])
 
-    @staticmethod
-    def answer(probable: bool) -> type[Tagged]:
+    def answer(self, probable: bool) -> type[Tagged]:
         return Tagged
 
-    @classmethod
-    def tell(cls, logits: Logits, texts: Sequence[str], names: list[str], probable: bool) -> list[Any]:
+    def tell(self, logits: Logits, texts: Sequence[str], names: list[str], probable: bool) -> list[Any]:
         told = []
-        for text, given in zip(texts, tags(cls.answers(logits), names), strict=True):
+        for text, given in zip(texts, tags(self.answers(logits), names), strict=True):
             words = text.split()
             given = given[: len(words)]  # a text without words has one tag all the same
             found = _entities(given) if is_bio(names) else []
             told.append(Tagged(words, given, [(kind, " ".join(words[a : b + 1])) for kind, a, b in found]))
         return told
 
-    @staticmethod
-    def cells(answer: Tagged | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def cells(self, answer: Tagged | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
         if answer is None:
             return ("",), ("",)
         return (" ".join(answer.tags),), ("; ".join(f"{kind}: {words}" for kind, words in answer.entities),)

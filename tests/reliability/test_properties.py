@@ -163,7 +163,7 @@ PS = st.lists(st.floats(0, 1), min_size=1, max_size=12)
 @given(LABELS)
 def test_metrics_are_scikit_learns(pairs):
     labels, predicted = pairs.T
-    found = classification.Kind.figures(labels, predicted, "abcdefg")
+    found = classification.Kind().figures(labels, predicted, "abcdefg")
     assert found["accuracy"] == pytest.approx(accuracy_score(labels, predicted))
     counts = confusion_matrix(labels, predicted, labels=range(7))  # counted here again, not by f1_score alone
     either = counts.sum(0) + counts.sum(1)
@@ -171,7 +171,7 @@ def test_metrics_are_scikit_learns(pairs):
     assert found["macro_f1"] == pytest.approx(f1.mean())
     assert found["macro_f1"] == pytest.approx(f1_score(labels, predicted, average="macro", zero_division=0.0))
     assert classification.macro_f1(labels, predicted).mean() == pytest.approx(100 * f1.mean())
-    points = classification.Kind.points("accuracy", labels, predicted, "abcdefg")
+    points = classification.Kind().points("accuracy", labels, predicted, "abcdefg")
     assert points.mean() == pytest.approx(100 * found["accuracy"])
 
 
