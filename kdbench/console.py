@@ -1,5 +1,6 @@
-"""What the commands share: printed errors, exit codes, quiet libraries, a bar for downloads."""
+"""What the commands share: their parsers, printed errors, exit codes, quiet libraries, bars."""
 
+import argparse
 import os
 import sys
 import threading
@@ -12,6 +13,23 @@ from kdbench.errors import UserError, to_stderr
 from kdbench.storage.files import Damaged, StoreError
 
 A_LINE_EVERY = 60  # seconds
+
+
+def command(name: str, description: str, epilog: str) -> argparse.ArgumentParser:
+    """Return the parser of a command, which takes no abbreviated options and prints the epilog as it is."""
+    raw = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(name, None, description, epilog, formatter_class=raw, allow_abbrev=False)
+
+
+def obey(parser: argparse.ArgumentParser, argv: list[str] | None, do: Callable[[argparse.Namespace], int]) -> int:
+    """Read the words of a command and do what they ask for. Return the exit code."""
+    options = parser.parse_args(argv)
+    return guarded(parser.prog, lambda: do(options))
+
+
+def sayer(name: str, quiet: bool) -> Callable[[str], None]:
+    """Return what prints a command's messages on stderr, or nothing if it is to be quiet."""
+    return lambda line: None if quiet else print(f"{name}: {line}", file=sys.stderr)
 
 
 def guarded(name: str, do: Callable[[], int]) -> int:

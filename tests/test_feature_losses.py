@@ -4,7 +4,6 @@ test_seeded_faults.py runs every `test_<function>...` against faulty versions of
 """
 
 import inspect
-import math
 from typing import get_type_hints
 
 import pytest
@@ -22,7 +21,6 @@ from kdbench.losses import (
     hidden_mse,
     logit_mse,
     masked_cross_entropy,
-    normalised_entropy,
     normalised_feature_mse,
     patience,
     regroup_heads,
@@ -109,26 +107,6 @@ def test_target_cross_entropy(oracles):
 
 def test_target_cross_entropy_of_no_token_is_zero():
     assert target_cross_entropy(torch.zeros(0, 3), torch.zeros(0, 3)).item() == 0
-
-
-def test_normalised_entropy(oracles):
-    probabilities = {
-        "[.5,.5]": [0.5, 0.5],
-        "[.9,.1]": [0.9, 0.1],
-        "[.7,.2,.1]": [0.7, 0.2, 0.1],
-        "[1,0,0]": [1, 0, 0],
-        "[.25]*4": [0.25] * 4,
-        "[.97,.01,.01,.01]": [0.97, 0.01, 0.01, 0.01],
-    }
-    assert probabilities.keys() == oracles["O10_fastbert"]["norm_entropy"].keys()
-    for key, row in probabilities.items():
-        value = normalised_entropy(wide([row]).log())  # log 0 = -inf
-        assert value.item() == pytest.approx(oracles["O10_fastbert"]["norm_entropy"][key], rel=1e-6, abs=1e-12)
-
-
-def test_normalised_entropy_of_certain_rows_is_zero_each_by_itself():
-    rows = torch.tensor([[0.0, -1e4, -1e4], [3.0, 3.0, 3.0], [0.0, -math.inf, -math.inf]])
-    assert normalised_entropy(rows).tolist() == pytest.approx([0, 1, 0], abs=1e-6)
 
 
 # --- hidden states --------------------------------------------------------------------------------------------------
@@ -382,7 +360,6 @@ OTHERS = {
     "soft_cross_entropy": (lambda s, t: soft_cross_entropy(s, t, 2.0, "batchmean"), (2, 3)),
     "masked_cross_entropy": (lambda s, t: masked_cross_entropy(s, LABELS), (2, 3)),
     "target_cross_entropy": (lambda s, t: target_cross_entropy(s, distillation_targets(t, LABELS, 0.5)), (2, 3)),
-    "normalised_entropy": (lambda s, t: normalised_entropy(s).sum(), (2, 3)),
     "relation": (lambda s, t: relation(s, t).square().sum(), (1, 2, 3, 4)),
 }
 

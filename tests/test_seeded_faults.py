@@ -53,13 +53,6 @@ FEATURE_FAULTS = {
     "target_cross_entropy: sign": ("-targets", "targets"),
     "target_cross_entropy: reduction": ('"batchmean"', '"elementmean"'),
     "target_cross_entropy: no token": ("max(count, 1)", "count", "_mean"),
-    "normalised_entropy: sign": ("return torch", "return -torch"),
-    "normalised_entropy: scale": ("logits.shape[-1]", "2"),
-    "normalised_entropy: reduction": (".sum(-1)", ".mean(-1)"),
-    "normalised_entropy: 0 log 0": (
-        "torch.special.entr(F.softmax(_wide(logits), dim=-1))",
-        "-(F.softmax(_wide(logits), dim=-1) * F.log_softmax(_wide(logits), dim=-1))",
-    ),
     "cosine_distance: sign": ("(1 - F", "(1 + F"),
     "cosine_distance: dimension": ("dim=-1", "dim=0"),
     "cosine_distance: reduction": ("return _reduce(", "return len(student) * _reduce("),

@@ -193,20 +193,13 @@ def _page(standing: Standing) -> str:
 
 def refuse(standing: Standing) -> NoReturn:
     """Raise UserError: there is no model that keeps the limits. The message says what comes nearest."""
-    raise UserError(Code.NOTHING_FITS, _nothing_fits(standing))
-
-
-def _nothing_fits(standing: Standing) -> str:
-    nearest = standing.nearest
-    wish = standing.wish
-    limits = ", ".join(
-        words
-        for words, limit in ((f"--latency {wish.latency} ms", wish.latency), (f"--size {wish.size} MB", wish.size))
-        if limit is not None
-    )
+    nearest, wish = standing.nearest, standing.wish
     if nearest is None:
-        return f"no run was finished, so there is no model; see {standing.log}"
-    return (
-        f"no model keeps {limits}. The nearest is {standing.entry_of(nearest).candidate.name}, as {nearest.name}: dev"
-        f" {nearest.dev:.2f}, {cost(nearest)}, in {nearest.run}"
+        raise UserError(Code.NOTHING_FITS, f"no run was finished, so there is no model; see {standing.log}")
+    limits = [f"--latency {wish.latency} ms"] if wish.latency is not None else []
+    limits += [f"--size {wish.size} MB"] if wish.size is not None else []
+    raise UserError(
+        Code.NOTHING_FITS,
+        f"no model keeps {', '.join(limits)}. The nearest is {standing.entry_of(nearest).candidate.name}, as"
+        f" {nearest.name}: dev {nearest.dev:.2f}, {cost(nearest)}, in {nearest.run}",
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdbench.best.wish import Wish, quantity
-from kdbench.console import guarded
+from kdbench.console import command, obey
 from kdbench.errors import Code, UserError
 
 if TYPE_CHECKING:
@@ -36,37 +36,33 @@ _KEYS = {  # of kdbench -> of this command
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="kdbench-best",
-        description="Find the best small text classifier for a file, a latency, a size and a time.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    made = command(
+        "kdbench-best", "Find the best small text classifier for a file, a latency, a size and a time.", EPILOG
     )
-    made.add_argument("file", type=Path, metavar="FILE", help="texts with labels")
-    made.add_argument("--text", default="text", metavar="COLUMN", help="the texts (default: text)")
-    made.add_argument("--label", action="append", metavar="COLUMN", help="the labels (default: label); --label twice"
+    add = made.add_argument
+    add("file", type=Path, metavar="FILE", help="texts with labels")
+    add("--text", default="text", metavar="COLUMN", help="the texts (default: text)")
+    add("--label", action="append", metavar="COLUMN", help="the labels (default: label); --label twice"
                       " or more: columns of 0 and 1, for --task multi_label")  # fmt: skip
-    made.add_argument("--pair", metavar="COLUMN", help="the second text of each row, for pairs")
-    made.add_argument("--task", default="classification", help="kind of task (default: classification)")
-    made.add_argument("--unlabelled", type=Path, metavar="FILE", help="texts without labels, to be taught on")
-    made.add_argument("--latency", metavar="TIME", help="limit of a text at batch size 1, such as 2ms")
-    made.add_argument("--size", metavar="BYTES", help="limit of the model's file, such as 30MB")
-    made.add_argument("--time", default="60m", metavar="TIME", help="what all may take (default: 60m)")
-    made.add_argument("--metric", metavar="NAME", help="what chooses on dev (default: the task's first)")
-    made.add_argument("--seed", type=int, default=0, metavar="N", help="(default: 0)")
-    made.add_argument("--outputs", type=Path, default=Path("outputs"), metavar="DIR", help="(default: outputs)")
-    made.add_argument("--out", type=Path, metavar="DIR", help="folder of the answer (default: best/<name of FILE>)")
-    made.add_argument("--dry-run", action="store_true", help="print the plan and its costs; train nothing")
-    made.add_argument("--explain", action="store_true", help="print the kdbench command of each run as it begins")
-    made.add_argument("--json", action="store_true", help="print the answer as one JSON document")
+    add("--pair", metavar="COLUMN", help="the second text of each row, for pairs")
+    add("--task", default="classification", help="kind of task (default: classification)")
+    add("--unlabelled", type=Path, metavar="FILE", help="texts without labels, to be taught on")
+    add("--latency", metavar="TIME", help="limit of a text at batch size 1, such as 2ms")
+    add("--size", metavar="BYTES", help="limit of the model's file, such as 30MB")
+    add("--time", default="60m", metavar="TIME", help="what all may take (default: 60m)")
+    add("--metric", metavar="NAME", help="what chooses on dev (default: the task's first)")
+    add("--seed", type=int, default=0, metavar="N", help="(default: 0)")
+    add("--outputs", type=Path, default=Path("outputs"), metavar="DIR", help="(default: outputs)")
+    add("--out", type=Path, metavar="DIR", help="folder of the answer (default: best/<name of FILE>)")
+    add("--dry-run", action="store_true", help="print the plan and its costs; train nothing")
+    add("--explain", action="store_true", help="print the kdbench command of each run as it begins")
+    add("--json", action="store_true", help="print the answer as one JSON document")
     return made
 
 
 def main(argv: list[str] | None = None) -> int:
     """Print the three sentences and the folder. Return the exit code."""
-    options = parser().parse_args(argv)
-    return guarded("kdbench-best", lambda: _best(options))
+    return obey(parser(), argv, _best)
 
 
 def wish_of(options: argparse.Namespace) -> Wish:

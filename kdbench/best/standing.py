@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kdbench.best.plan import Candidate, Plan
+from kdbench.best.plan import Board, Candidate, Plan
 from kdbench.best.wish import Wish
 from kdbench.storage import predictions
 from kdbench.storage.files import read_json, write_json
 from kdbench.storage.results import metric_of
-from kdbench.tasks import kind
+from kdbench.tasks.arrays import Points
 
 
 @dataclass(frozen=True)
@@ -88,13 +88,12 @@ class Clock:
         self.path.unlink(missing_ok=True)
 
 
-class Standing:
-    """The runs of one command. It is the `Board` of the plan."""
+class Standing(Board):
+    """The runs of one command."""
 
     def __init__(self, plan: Plan, clock: Clock, log: Path) -> None:
         self.plan, self.wish, self.clock, self.log = plan, plan.wish, clock, log
         self.entries: list[Entry] = []
-        self.pace = 1.0
 
     def score(self, candidate: Candidate) -> float | None:
         return next((entry.dev for entry in self.entries if entry.candidate == candidate), None)
@@ -132,13 +131,12 @@ class Standing:
         return min(every, key=lambda form: (excess(form), -form.dev), default=None)
 
 
-def standard_error(a: Form, b: Form, split: str = "dev") -> float:
-    """Return the standard error of the difference of two scores, in points, over the texts of a split."""
-    difference = points(a, split) - points(b, split)
+def standard_error(a: Form, b: Form) -> float:
+    """Return the standard error of the difference of two scores, in points, over the texts of dev."""
+    difference = points(a, "dev") - points(b, "dev")
     return float(difference.std(ddof=1) / len(difference) ** 0.5) if len(difference) > 1 else 0.0
 
 
-def points(form: Form, split: str) -> Any:
-    """Return the points of each text of a split, see `kdbench.tasks`."""
-    found = predictions.read(form.record, split)
-    return kind(found.task).points(metric_of(form.result), found.labels, found.predicted, found.names)
+def points(form: Form, split: str) -> Points:
+    """Return the points of each text of a split."""
+    return predictions.read(form.record, split).points(metric_of(form.result))

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from kdbench.console import guarded
+from kdbench.console import command, obey
 from kdbench.errors import Code, UserError
 
 EPILOG = """\
@@ -28,25 +28,24 @@ no such folder; 130 interrupted. Error messages begin with a code: docs/errors.m
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="kdbench-clean",
-        description="Delete what finished runs keep and nothing reads again. Without --yes, it lists and asks first.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    made = command(
+        "kdbench-clean",
+        "Delete what finished runs keep and nothing reads again. Without --yes, it lists and asks first.",
+        EPILOG,
     )
-    made.add_argument("outputs", type=Path, metavar="OUTPUTS", help="the folder of the runs: outputs")
-    made.add_argument("--yes", action="store_true", help="delete without asking; needed where there is no terminal")
+    add = made.add_argument
+    add("outputs", type=Path, metavar="OUTPUTS", help="the folder of the runs: outputs")
+    add("--yes", action="store_true", help="delete without asking; needed where there is no terminal")
     return made
 
 
 def main(argv: list[str] | None = None) -> int:
     """List, ask and delete. Return the exit code."""
-    options = parser().parse_args(argv)
-    return guarded("kdbench-clean", lambda: _clean(options.outputs, options.yes))
+    return obey(parser(), argv, _clean)
 
 
-def _clean(outputs: Path, sure: bool) -> int:
+def _clean(options: argparse.Namespace) -> int:
+    outputs, sure = options.outputs, options.yes
     if not outputs.is_dir():
         raise UserError(Code.MISSING_FILE, f"{outputs}: no such folder. Name the folder of the runs, such as outputs")
     from kdbench.runs import spare  # loads OmegaConf: not for --help

@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdbench.console import guarded, quiet_libraries
+from kdbench.console import command, obey, quiet_libraries
 from kdbench.errors import Code, UserError
 
 if TYPE_CHECKING:
@@ -36,42 +36,32 @@ Error messages begin with a code: docs/errors.md
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="kdbench-export",
-        description="Export finished runs as Hugging Face folders with a model card, and as ONNX and int8 graphs.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    made = command(
+        "kdbench-export",
+        "Export finished runs as Hugging Face folders with a model card, and as ONNX and int8 graphs.",
+        EPILOG,
     )
-    made.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a finished run: outputs/<...>/seed0")
-    made.add_argument(
-        "--average", action="store_true", help="export one ONNX graph with the mean of the logits of all RUNs"
-    )
-    made.add_argument("--onnx", action="store_true", help="also export an ONNX graph, equal to PyTorch within 1e-5")
-    made.add_argument("--int8", action="store_true", help="also export a graph quantised to 8 bits (includes --onnx)")
-    made.add_argument(
-        "--best-int8",
-        action="store_true",
-        help="--int8 in the way that is fastest here and loses little on dev",
-    )
-    made.add_argument(
-        "--max-loss", type=float, default=0.5, metavar="POINTS", help="that --best-int8 may lose on dev (default: 0.5)"
-    )
-    made.add_argument("--qat", action="store_true", help="--int8 after one more epoch that rounds to 8 bits")
-    made.add_argument("--fp16", action="store_true", help="also export an fp16 graph for a GPU (includes --onnx)")
-    made.add_argument("--openvino", action="store_true", help="also export a graph for OpenVINO (includes --onnx)")
-    made.add_argument("--demo", action="store_true", help="also write RUN/demo.html, a page that runs the int8 graph")
-    made.add_argument("--push", metavar="ORG/NAME", help="upload the export to the model hub, as a private model")
-    made.add_argument("--public", action="store_true", help="with --push: a new model is public")
-    made.add_argument("--json", action="store_true", help="print the folders as one JSON document")
-    made.add_argument("--quiet", action="store_true", help="print only the folders, no messages")
+    add = made.add_argument
+    add("runs", nargs="+", type=Path, metavar="RUN", help="a finished run: outputs/<...>/seed0")
+    add("--average", action="store_true", help="export one ONNX graph with the mean of the logits of all RUNs")
+    add("--onnx", action="store_true", help="also export an ONNX graph, equal to PyTorch within 1e-5")
+    add("--int8", action="store_true", help="also export a graph quantised to 8 bits (includes --onnx)")
+    add("--best-int8", action="store_true", help="--int8 in the way that is fastest here and loses little on dev")
+    add("--max-loss", type=float, default=0.5, metavar="POINTS", help="that --best-int8 may lose on dev (default: 0.5)")
+    add("--qat", action="store_true", help="--int8 after one more epoch that rounds to 8 bits")
+    add("--fp16", action="store_true", help="also export an fp16 graph for a GPU (includes --onnx)")
+    add("--openvino", action="store_true", help="also export a graph for OpenVINO (includes --onnx)")
+    add("--demo", action="store_true", help="also write RUN/demo.html, a page that runs the int8 graph")
+    add("--push", metavar="ORG/NAME", help="upload the export to the model hub, as a private model")
+    add("--public", action="store_true", help="with --push: a new model is public")
+    add("--json", action="store_true", help="print the folders as one JSON document")
+    add("--quiet", action="store_true", help="print only the folders, no messages")
     return made
 
 
 def main(argv: list[str] | None = None) -> int:
     """Print the exported folders. Return the exit code."""
-    options = parser().parse_args(argv)
-    return guarded("kdbench-export", lambda: _export(options))
+    return obey(parser(), argv, _export)
 
 
 def _export(options: argparse.Namespace) -> int:

@@ -4,13 +4,12 @@ import argparse
 import csv
 import io
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdbench.cli import texts_file
-from kdbench.console import guarded, quiet_libraries, text_bar
+from kdbench.console import command, obey, quiet_libraries, sayer, text_bar
 from kdbench.errors import Code, UserError
 from kdbench.schema import DatasetConfig
 from kdbench.storage.files import explained, write_bytes
@@ -45,38 +44,29 @@ model or file; 130 interrupted. Error messages begin with a code: docs/errors.md
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="kdbench-label",
-        description="Write the texts of a file whose labels would help a model most, for a person to label.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    made = command(
+        "kdbench-label",
+        "Write the texts of a file whose labels would help a model most, for a person to label.",
+        EPILOG,
     )
-    made.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a finished run, or its export")
-    made.add_argument("--texts", type=Path, required=True, metavar="FILE", help="texts without labels; - is stdin")
-    made.add_argument("--top", type=int, default=200, metavar="N", help="number of texts to write (default: 200)")
-    made.add_argument(
-        "--by", choices=("margin", "entropy", "disagreement"), default="margin", help="criterion (default: margin)"
-    )
-    made.add_argument(
-        "--out", type=Path, default=Path("labels_to_give.csv"), metavar="FILE", help="(default: labels_to_give.csv)"
-    )
-    made.add_argument("--force", action="store_true", help="overwrite --out even if it has labels")
-    made.add_argument("--quiet", action="store_true", help="print only the path of --out, no messages")
+    add = made.add_argument
+    add("runs", nargs="+", type=Path, metavar="RUN", help="a finished run, or its export")
+    add("--texts", type=Path, required=True, metavar="FILE", help="texts without labels; - is stdin")
+    add("--top", type=int, default=200, metavar="N", help="number of texts to write (default: 200)")
+    add("--by", choices=("margin", "entropy", "disagreement"), default="margin", help="criterion (default: margin)")
+    add("--out", type=Path, default=Path("labels_to_give.csv"), metavar="FILE", help="(default: labels_to_give.csv)")
+    add("--force", action="store_true", help="overwrite --out even if it has labels")
+    add("--quiet", action="store_true", help="print only the path of --out, no messages")
     return made
 
 
 def main(argv: list[str] | None = None) -> int:
     """Write the texts and print the path. Return the exit code."""
-    options = parser().parse_args(argv)
-    return guarded("kdbench-label", lambda: _label(options))
+    return obey(parser(), argv, _label)
 
 
 def _label(options: argparse.Namespace) -> int:
-    def say(line: str) -> None:
-        if not options.quiet:
-            print(f"kdbench-label: {line}", file=sys.stderr)
-
+    say = sayer("kdbench-label", options.quiet)
     if options.top < 1:
         raise UserError(Code.OUT_OF_RANGE, f"--top {options.top}: must be 1 or more")
     if options.out.suffix != ".csv" or options.out.is_dir():

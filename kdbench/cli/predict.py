@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdbench.cli import texts_file
-from kdbench.console import guarded, quiet_libraries, text_bar
+from kdbench.console import command, obey, quiet_libraries, sayer, text_bar
 from kdbench.data.raw import is_blank
 from kdbench.errors import Code, UserError
 from kdbench.inference.forms import graph_file
@@ -55,31 +55,28 @@ exit codes: 0 answered; 1 a stored file is damaged; 2 the command is wrong, or t
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="kdbench-predict",
-        description="Predict the labels of texts, with their probabilities, by the model of a finished run.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    made = command(
+        "kdbench-predict",
+        "Predict the labels of texts, with their probabilities, by the model of a finished run.",
+        EPILOG,
     )
-    made.add_argument("model", type=Path, metavar="MODEL", help="a finished run, or its export")
+    add = made.add_argument
+    add("model", type=Path, metavar="MODEL", help="a finished run, or its export")
     texts = made.add_mutually_exclusive_group(required=True)
     texts.add_argument("--text", action="append", help="a text; may be repeated")
     texts.add_argument(
         "--file", type=Path, help="one text per line, or a table; in UTF-8 or the training data's encoding; - is stdin"
     )
-    made.add_argument("--pair", action="append", help="the second text of each --text, for a model of pairs")
-    made.add_argument(
-        "--json", action="store_true", help="print one JSON document, with the probabilities of all labels"
-    )
-    made.add_argument(
+    add("--pair", action="append", help="the second text of each --text, for a model of pairs")
+    add("--json", action="store_true", help="print one JSON document, with the probabilities of all labels")
+    add(
         "--min-confidence",
         type=_share,
         metavar="P",
         help="answer `unsure` if the probability of the likeliest class is lower",
     )
-    made.add_argument("--out", type=Path, metavar="FILE", help="write the answers to a .parquet, .csv or .jsonl file")
-    made.add_argument("--quiet", action="store_true", help="print only the answers, no messages")
+    add("--out", type=Path, metavar="FILE", help="write the answers to a .parquet, .csv or .jsonl file")
+    add("--quiet", action="store_true", help="print only the answers, no messages")
     return made
 
 
@@ -96,8 +93,7 @@ def _share(text: str) -> float:
 
 def main(argv: list[str] | None = None) -> int:
     """Print the answers. Return the exit code."""
-    options = parser().parse_args(argv)
-    return guarded("kdbench-predict", lambda: _answer(options))
+    return obey(parser(), argv, _answer)
 
 
 def _answer(options: argparse.Namespace) -> int:
@@ -126,13 +122,11 @@ def _answer(options: argparse.Namespace) -> int:
     else:
         rows = list(zip(options.text, *([options.pair] if options.pair else []), strict=True))
     blank = [is_blank(row) for row in rows]
-    if all(blank) and not options.quiet:
-        print(f"kdbench-predict: there is no text in {options.file or '--text'}", file=sys.stderr)
-    elif any(blank) and not options.quiet:
-        first = blank.index(True) + 1
-        print(
-            f"kdbench-predict: blank texts have empty answers: {sum(blank)}, the first in row {first}", file=sys.stderr
-        )
+    say = sayer("kdbench-predict", options.quiet)
+    if all(blank):
+        say(f"there is no text in {options.file or '--text'}")
+    elif any(blank):
+        say(f"blank texts have empty answers: {sum(blank)}, the first in row {blank.index(True) + 1}")
     columns = list(zip(*(row for row, empty in zip(rows, blank, strict=True) if not empty), strict=True))
     found = iter(classifier(columns[0], columns[1] if len(columns) > 1 else None) if columns else [])
     answers = [None if empty else next(found) for empty in blank]
@@ -159,10 +153,7 @@ def _answer_into_file(options: argparse.Namespace, classifier: "Classifier") -> 
     from kdbench.inference.classifier import model_digest
     from kdbench.inference.out_file import OutFile
 
-    def say(line: str) -> None:
-        if not options.quiet:
-            print(f"kdbench-predict: {line}", file=sys.stderr)
-
+    say = sayer("kdbench-predict", options.quiet)
     with texts_file.readable(options.file) as path:
         asked = {"the model": model_digest(options.model), "the texts": texts_file.digest(path, classifier.dataset)}
         asked["--min-confidence"] = str(options.min_confidence)

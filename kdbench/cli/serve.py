@@ -8,7 +8,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-from kdbench.console import guarded
+from kdbench.console import command, obey
 from kdbench.errors import Code, UserError
 
 EPILOG = """\
@@ -46,13 +46,7 @@ def _whole(least: int, most: int) -> Callable[[str], int]:
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="kdbench-serve",
-        description="Answer texts over HTTP with the ONNX graph of an exported model.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    made = command("kdbench-serve", "Answer texts over HTTP with the ONNX graph of an exported model.", EPILOG)
     add = made.add_argument
     add("model", type=Path, metavar="MODEL", help="an exported run, its export, or a graph of the export")
     add("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine only")
@@ -71,8 +65,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Serve until a signal. Return the exit code."""
-    options = parser().parse_args(argv)
-    return guarded("kdbench-serve", lambda: _serve(options))
+    return obey(parser(), argv, _serve)
 
 
 def _serve(options: argparse.Namespace) -> int:

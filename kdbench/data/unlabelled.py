@@ -12,9 +12,9 @@ import hashlib
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, compress, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,27 +95,26 @@ def _write(folder: Path, config: DatasetConfig, data: TextData, cache: Path) -> 
         found = kept & np.isin(keys, held)
         dropped[name] = int(found.sum())
         kept &= ~found
-    rows = np.flatnonzero(kept)
     if config.max_unlabelled_samples is not None:
+        rows = np.flatnonzero(kept)
         drawn = np.random.default_rng([config.split_seed, _LIMIT]).permutation(len(rows))
-        rows = np.sort(rows[drawn[: config.max_unlabelled_samples]])
-    near = _NearCopies([*data.dev.inputs, *data.test.inputs] if len(rows) else [])
+        kept[rows[drawn[config.max_unlabelled_samples :]]] = False
+    near = _NearCopies([*data.dev.inputs, *data.test.inputs] if kept.any() else [])
     digest = hashlib.sha256()
     count = 0
     columns = ["text"] if config.text_pair is None else ["text", "pair"]
     schema = pa.schema([("id", pa.int64()), *((name, pa.string()) for name in columns)])
+    numbers = range(_FIRST, _FIRST + len(keys)) if ids is None else map(int, ids)
+    left = (one for one in compress(zip(numbers, given_texts(), strict=False), kept) if not near.holds(one[1]))
     with pa.ipc.new_file(folder / "texts.arrow", schema) as writer:
-        for batch in _batches(_at(given_texts(), rows), ids):
-            left = [(number, given) for number, given in batch if not near.holds(given)]
-            count += len(left)
-            for _, given in left:
+        while part := list(islice(left, _ROWS)):
+            count += len(part)
+            for _, given in part:
                 digest.update(hashlib.sha256("\0".join(given).encode()).digest())
             writer.write_table(
-                pa.table([[number for number, _ in left], *zip(*(given for _, given in left), strict=True)], schema)
-                if left
-                else schema.empty_table()
+                pa.table([[number for number, _ in part], *zip(*(given for _, given in part), strict=True)], schema)
             )
-    dropped["near_dev_or_test"] = len(rows) - count
+    dropped["near_dev_or_test"] = int(kept.sum()) - count
     if not count:
         told = ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in dropped.items() if number)
         raise SourceError(
@@ -156,30 +155,6 @@ def _of_hub(table: Any, columns: Sequence[str]) -> Iterator[Given]:
             yield tuple(
                 "" if cell is None else " ".join(cell) if isinstance(cell, list) else str(cell) for cell in cells
             )
-
-
-def _at(given_texts: Iterable[Given], rows: NDArray[np.int64]) -> Iterator[tuple[int, Given]]:
-    """Yield (row, text) at `rows`, which are in ascending order."""
-    wanted = (row for start in range(0, len(rows), _ROWS) for row in rows[start : start + _ROWS].tolist())
-    next_row = next(wanted, None)
-    for row, given in enumerate(given_texts):
-        if next_row is None:
-            return
-        if row == next_row:
-            yield row, given
-            next_row = next(wanted, None)
-
-
-def _batches(found: Iterator[tuple[int, Given]], ids: NDArray[np.int64] | None) -> Iterator[list[tuple[int, Given]]]:
-    """Yield lists of at most _ROWS (id, text)."""
-    batch = []
-    for row, given in found:
-        batch.append((_FIRST + row if ids is None else int(ids[row]), given))
-        if len(batch) == _ROWS:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 # --- what counts as the same text

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kdbench.losses import normalised_entropy
+from kdbench.models.fastbert import uncertainty
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
@@ -45,13 +45,11 @@ def curve(
     the reverse. `mean_exit_layer_hard` is over the rows that the last layer answers wrongly (null if there are none).
     """
     layers, n, classes = logits.shape
-    # In float64, rounded to float32, as models compute it: equal logits then come out as 1, not just below.
-    flat = torch.from_numpy(logits).double().reshape(-1, classes)
-    uncertainty = normalised_entropy(flat).float().reshape(layers, n).numpy()
+    unsure = uncertainty(torch.from_numpy(logits).reshape(-1, classes)).reshape(layers, n).numpy()
     correct = logits.argmax(axis=-1) == labels  # (L, n)
     result = []
     for speed in speeds:
-        classifier = exits(uncertainty, speed)
+        classifier = exits(unsure, speed)
         exit_layer = classifier + first
         shares = np.bincount(classifier, minlength=layers) / n
         costs = [flops_at(i) if speed > 0 else flops_full for i in range(first, first + layers)]

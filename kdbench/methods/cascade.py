@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from kdbench.losses import normalised_entropy
 from kdbench.methods._early_exit import cascade_curve
+from kdbench.models.fastbert import uncertainty
 from kdbench.options import Rule, between, option
 from kdbench.schema import ARCHITECTURES
 from kdbench.stage import Stage
@@ -47,7 +47,7 @@ def stages(run: "Run", p: Params) -> Iterator[Stage]:
 
     def logits(split: "Split") -> NDArray[np.float32]:
         answers = small.logits(split)
-        unsure = np.flatnonzero(~(normalised_entropy(answers.double()).float().numpy() < p.speed))
+        unsure = np.flatnonzero(~(uncertainty(answers).numpy() < p.speed))
         result = answers.numpy().copy()
         if len(unsure):
             result[unsure] = large.logits(split.take(unsure)).numpy()

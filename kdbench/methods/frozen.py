@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from kdbench.methods._linear import fitted
 from kdbench.models.network import view
 from kdbench.options import MISSING, Rule, at_least, option
 from kdbench.schema import TASKS
 from kdbench.stage import Batch, ParamGroup, Stage, Terms, Words
 from kdbench.tasks import traits
-from kdbench.tasks.weights import as_option
 
 if TYPE_CHECKING:
     from kdbench.runs.context import Run
@@ -140,36 +140,15 @@ def linear(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return planes (C, H) and offsets (C,) by logistic regression with an L2 penalty, weight `c` of the errors.
 
-    x (n, H), standardised. With several labels, each has a regression of its own. A number has a ridge regression,
-    whose penalty is 1 / c. `weights` of classes multiply c of their texts: (C,) of classes, (C, 2) of texts without and
-    with each label.
+    x (n, H), standardised. A number has a ridge regression, whose penalty is 1 / c. `weights`: see `fitted`.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression, Ridge
 
-    planes, offsets = np.zeros((classes, x.shape[1])), np.zeros(classes)
-    if traits(task).numbers:
-        ridge = Ridge(alpha=1 / c).fit(x, labels)
-        return np.reshape(ridge.coef_, (1, -1)), np.reshape(ridge.intercept_, 1)
-    machine = LogisticRegression(C=c, max_iter=iterations)
+    machine = Ridge(alpha=1 / c) if traits(task).numbers else LogisticRegression(C=c, max_iter=iterations)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # more iterations change the scores little
-        if traits(task).several:
-            for label, column in enumerate(labels.T):
-                if len(np.unique(column)) == 1:  # train never has it, or always
-                    offsets[label] = -ABSENT if column[0] else ABSENT
-                else:
-                    if weights is not None:
-                        machine.set_params(class_weight=as_option(weights[label], np.arange(2)))
-                    machine.fit(x, column)
-                    planes[label], offsets[label] = machine.coef_[0], machine.intercept_[0]
-            return planes, offsets
-        found = np.unique(labels)
-        if len(found) > 1:
-            if weights is not None:
-                machine.set_params(class_weight=as_option(weights, found))
-            machine.fit(x, labels)
-            halves = np.array([[-0.5], [0.5]]) if len(found) == 2 else 1  # of two, scikit-learn has the second's logit
-            planes[found], offsets[found] = machine.coef_ * halves, np.ravel(machine.intercept_ * np.squeeze(halves))
-    offsets[np.setdiff1d(np.arange(classes), found)] = offsets[found].min() + ABSENT
+        planes, offsets, absent = fitted(task, machine, x, labels, classes, weights, certain=-ABSENT, of_two=0.5)
+    if len(absent):
+        offsets[absent] = np.delete(offsets, absent).min() + ABSENT
     return planes, offsets

@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kdbench.methods._linear import fitted
 from kdbench.models import tfidf
 from kdbench.models.network import view
 from kdbench.options import MISSING, Rule, above, at_least, between, option
 from kdbench.stage import Stage
 from kdbench.tasks import traits
-from kdbench.tasks.weights import as_option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,13 +93,13 @@ def stages(run: "Run", p: Params) -> Iterator[Stage]:
     whole = pseudo_labelled(run) if p.pseudo_labels else data.train
     started = time.perf_counter()
     tokenizer = tfidf.tokenizer_of(whole.inputs, "word")
-    tried = list(fitted(run, p, whole, tokenizer, "word", p.max_ngrams))
+    tried = list(models(run, p, whole, tokenizer, "word", p.max_ngrams))
     unknown = tfidf.unknown_share(tfidf.encode(tokenizer, data.dev.inputs))
     run.report("unknown_words", unknown)
     unspaced = tfidf.unspaced_share(whole.inputs) > UNSPACED
     if p.max_char_ngrams and (unspaced or unknown > p.unknown_words):
         train = drawn(whole, p.most_characters, run.seed("characters"))
-        characters = fitted(run, p, train, tfidf.tokenizer_of(train.inputs, "char"), "char", p.max_char_ngrams)
+        characters = models(run, p, train, tfidf.tokenizer_of(train.inputs, "char"), "char", p.max_char_ngrams)
         tried = [*characters, *tried] if unspaced else [*tried, *characters]  # of equal scores on dev the first is kept
     best = max(tried, key=lambda one: one.dev)
     run.report("chosen", best.name)
@@ -117,7 +117,7 @@ def drawn(split: "Split", characters: int, seed: int) -> "Split":
     return split.take(np.sort(order[: max(1, np.searchsorted(lengths, characters, "right"))]))
 
 
-def fitted(
+def models(
     run: "Run", p: Params, train: "Split", tokenizer: Any, analyzer: str, longest: list[int]
 ) -> Iterator[Fitted]:
     """Yield a fitted model for each length of `longest`: n-grams of up to so many tokens."""
@@ -144,35 +144,12 @@ def fitted(
 def linear(
     task: str, matrix: Any, labels: NDArray[Any], classes: int, c: float, seed: int, weights: "Weights | None"
 ) -> tuple[Tensor, Tensor]:
-    """Return planes (G, C) and offsets (C,): one for each class, one for each label, or one for a number.
-
-    `weights` of classes multiply C of their texts: (C,) of classes, (C, 2) of texts without and with each label.
-    """
+    """Return planes (G, C) and offsets (C,): one for each class, one for each label, or one for a number."""
     from sklearn.svm import LinearSVC, LinearSVR
 
-    planes, offsets = np.zeros((matrix.shape[1], classes)), np.zeros(classes)
-    numbers = traits(task).numbers
-    machine: Any = LinearSVR(C=c, random_state=seed) if numbers else LinearSVC(C=c, random_state=seed)
-    if traits(task).several:
-        for label, column in enumerate(labels.T):
-            if len(np.unique(column)) == 1:  # train never has it, or always
-                offsets[label] = 2 * column[0] - 1
-            else:
-                if weights is not None:
-                    machine.set_params(class_weight=as_option(weights[label], np.arange(2)))
-                machine.fit(matrix, column)
-                planes[:, label], offsets[label] = machine.coef_[0], machine.intercept_[0]
-        return torch.from_numpy(planes), torch.from_numpy(offsets)
-    found = np.arange(1) if numbers else np.unique(labels)
-    if weights is not None:
-        machine.set_params(class_weight=as_option(weights, found))
-    if numbers or len(found) > 2:
-        machine.fit(matrix, labels)
-        planes[:, found], offsets[found] = machine.coef_.reshape(len(found), -1).T, machine.intercept_
-    elif len(found) == 2:  # scikit-learn gives the second one's plane only
-        machine.fit(matrix, labels)
-        planes[:, found], offsets[found] = machine.coef_.T * [-1, 1], machine.intercept_ * [-1, 1]
-    # A text's vector has the length 1, so a score is at most the plane's length from the offset.
-    least = (offsets - np.linalg.norm(planes, axis=0))[found].min()
-    offsets[np.setdiff1d(np.arange(classes), found)] = least - 1  # of classes that train lacks: below all others
-    return torch.from_numpy(planes), torch.from_numpy(offsets)
+    machine = (LinearSVR if traits(task).numbers else LinearSVC)(C=c, random_state=seed)
+    planes, offsets, absent = fitted(task, machine, matrix, labels, classes, weights, certain=1.0, of_two=1.0)
+    if len(absent):  # A text's vector has the length 1, so a score is at most the plane's length from the offset.
+        least = np.delete(offsets - np.linalg.norm(planes, axis=1), absent).min()
+        offsets[absent] = least - 1  # below all others
+    return torch.from_numpy(planes.T), torch.from_numpy(offsets)

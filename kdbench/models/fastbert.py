@@ -194,24 +194,23 @@ class Model(Around):
         return architecture_traits(self.model.config.encoder["model_type"]).no_exits_in_onnx
 
     @classmethod
+    @cache
     def config_class(cls) -> Any:
-        return _config_class()
+        class FastBertConfig(base_config()):  # type: ignore[misc]
+            model_type = Traits.model_type
+            speed: float = 0.0
+            logit_temperature: float = 1.0  # divides the logits, but not those that decide where a row leaves
+            embedding_branch: bool = False
+
+        return FastBertConfig
 
     @classmethod
     def head_of(cls, shape: dict[str, Any]) -> dict[str, Any]:
         return {"embedding_branch": shape["embedding_branch"]}
 
-    @classmethod
-    def flops(cls, shape: dict[str, Any], length: int, classes: int, words: bool = False) -> int:
-        """Return the FLOPs of one example through all layers and the last head, every matrix product counted."""
-        from torch.utils.flop_counter import FlopCounterMode
-
-        with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
-            model = cls.build(shape, [str(index) for index in range(classes)], "eager", 0).eval()
-            model.encoder.config.pad_token_id = None  # else transformers looks for it, and here ids have no values
-            ids = torch.ones(1, length, dtype=torch.long)
-            model.branches[-1](model.encoder(input_ids=ids).last_hidden_state, ids)
-        return counter.get_total_flops()
+    def counted(self, ids: Tensor) -> None:
+        """All layers, and the last head."""
+        self.model.branches[-1](self.encoder(input_ids=ids).last_hidden_state, ids)
 
     def divide_logits(self, temperature: float) -> None:
         """Divide the logits behind the exits, so that rows leave where they did."""
@@ -276,17 +275,6 @@ def _same(x: Tensor) -> Tensor:
 
 def _unchanged(x: Tensor, logits: Tensor, exit_layer: Tensor, mask: Tensor, speed: Tensor) -> Any:
     return x.clone(), logits.clone(), exit_layer.clone()  # a branch may not hand back its arguments
-
-
-@cache
-def _config_class() -> Any:
-    class FastBertConfig(base_config()):  # type: ignore[misc]
-        model_type = Traits.model_type
-        speed: float = 0.0
-        logit_temperature: float = 1.0  # divides the logits, but not those that decide where a row leaves
-        embedding_branch: bool = False
-
-    return FastBertConfig
 
 
 def flops(shape: dict[str, Any], length: int, exit_layer: int) -> int:

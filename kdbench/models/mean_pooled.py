@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from kdbench.declared import Architecture, architecture_traits
@@ -57,27 +56,15 @@ class Model(Around):
     module_class = MeanPooled
 
     @classmethod
+    @cache
     def config_class(cls) -> Any:
-        return _config_class()
+        class MeanPooledConfig(base_config()):  # type: ignore[misc]
+            model_type = Traits.model_type
 
-    @classmethod
-    def flops(cls, shape: dict[str, Any], length: int, classes: int, words: bool = False) -> int:
-        """Return the FLOPs of one example through the encoder and the linear layer, every matrix product counted."""
-        from torch.utils.flop_counter import FlopCounterMode
+        return MeanPooledConfig
 
-        with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
-            model = cls.build(shape, [str(index) for index in range(classes)], "eager", 0).eval()
-            model.encoder.config.pad_token_id = None  # else transformers looks for it, and here ids have no values
-            model.classifier(model.encoder(input_ids=torch.ones(1, length, dtype=torch.long)).last_hidden_state[:, 0])
-        return counter.get_total_flops()
+    def counted(self, ids: Tensor) -> None:
+        self.model.classifier(self.encoder(input_ids=ids).last_hidden_state[:, 0])
 
     def set_dropout(self, dropout: float) -> None:
         view(self.encoder).set_dropout(dropout)
-
-
-@cache
-def _config_class() -> Any:
-    class MeanPooledConfig(base_config()):  # type: ignore[misc]
-        model_type = Traits.model_type
-
-    return MeanPooledConfig

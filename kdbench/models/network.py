@@ -141,10 +141,14 @@ class Network:
         from torch.utils.flop_counter import FlopCounterMode
 
         with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
-            model = cls.build(shape, [str(index) for index in range(classes)], "eager", 0, words).eval()
-            model.config.pad_token_id = None  # else transformers looks for it, and here ids have no values
-            model(input_ids=torch.ones(1, length, dtype=torch.long))
+            made = cls(cls.build(shape, [str(index) for index in range(classes)], "eager", 0, words).eval())
+            made.encoder.config.pad_token_id = None  # else transformers looks for it, and here ids have no values
+            made.counted(torch.ones(1, length, dtype=torch.long))
         return counter.get_total_flops()
+
+    def counted(self, ids: Tensor) -> None:
+        """Do the matrix products that `flops` counts, for ids (1, T)."""
+        self.model(input_ids=ids)
 
     # One model
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from kdbench.schema import DEFAULT_TASK
 from kdbench.storage.results import PREDICTIONS
 from kdbench.tasks import kind, traits
-from kdbench.tasks.arrays import Labels, Logits, plain
+from kdbench.tasks.arrays import Labels, Logits, Points, plain
 
 
 class NoPredictionsError(Exception):
@@ -35,6 +35,10 @@ class Predictions:
     predicted: Labels
     task: str = DEFAULT_TASK
     names: list[str] = field(default_factory=list)  # of the classes; files of older versions have none
+
+    def points(self, metric: str) -> Points:
+        """Return the points of each example, see `kdbench.tasks`."""
+        return kind(self.task).points(metric, self.labels, self.predicted, self.names)
 
 
 def read(results: Path, split: str) -> Predictions:

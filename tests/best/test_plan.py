@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from kdbench.best import plan as plan_module
 from kdbench.best.look import Look
 from kdbench.best.machine import Machine
 from kdbench.best.plan import RATES, Candidate, Encoder, Plan
@@ -35,10 +36,8 @@ LARGE = Encoder("large", 12, 768, 3072, 2e-5, 1e-4, 30_000)
 MACHINE = Machine(training=5e-12, answering=2e-11)
 
 
-class Board:
+class Board(plan_module.Board):
     """Scores by the place of a candidate, so that the plan can be followed without a run."""
-
-    pace = 1.0
 
     def __init__(self, scores: dict[str, float] | None = None) -> None:
         self.scores = scores or {}
