@@ -54,9 +54,7 @@ class ScheduleConfig:
     dropout: float = option(between(0, 0.9))
     optimizer: str = option(one_of("adamw", "adadelta"))
     patience: int | None = option(or_none(at_least(1)))  # epochs without a better dev score
-    class_weights: Any = option(
-        CLASS_WEIGHTS, default=NO_WEIGHTS
-    )  # in the loss of the labels: none, balanced, {name: w}
+    class_weights: Any = option(CLASS_WEIGHTS, default=NO_WEIGHTS)  # in the loss of the labels
 
     def __post_init__(self) -> None:
         if isinstance(self.class_weights, dict):  # YAML reads the names of some classes as numbers, or as true
@@ -171,9 +169,7 @@ class StudentConfig:
     hidden: int = option(at_least(1))  # bilstm: units of each direction; static: width of the vectors
     heads: int | None = option(or_none(at_least(1)))
     ffn: int = option(at_least(1))  # bilstm: the layer after the last states; static: the head's hidden layer
-    embedding: int | None = option(
-        or_none(at_least(1)), default=None
-    )  # bilstm, mobilebert, ib_bert: width of the word vectors
+    embedding: int | None = option(or_none(at_least(1)), default=None)  # bilstm, mobilebert, ib_bert: of word vectors
     bottleneck: int | None = option(or_none(at_least(1)), default=None)  # mobilebert, ib_bert: width inside a block
     ffn_blocks: int | None = option(or_none(at_least(1)), default=None)  # mobilebert: feed-forward networks in a block
     embedding_branch: bool | None = None  # fastbert: a classifier on the embeddings too, as layer 0
@@ -258,9 +254,7 @@ class DatasetConfig(Sourced):
     subset: str | None = None  # the hub's configuration name
     splits: DatasetSplits = field(default_factory=DatasetSplits)
     task: str = option(one_of(*TASKS), default=DEFAULT_TASK)
-    metric: str | None = option(
-        or_none(one_of(*METRICS)), default=None
-    )  # what chooses on dev, and is shown; null: the task's first
+    metric: str | None = option(or_none(one_of(*METRICS)), default=None)  # that chooses on dev; null: the task's first
     text: str = MISSING  # column names
     text_pair: str | None = None  # the second sentence's column
     label: Any = option(column_or_columns())

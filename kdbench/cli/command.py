@@ -26,10 +26,10 @@ from kdbench.validation.values import faults, known_keys, references
 
 # Keys that only concern this command. The command for another run, such as its baseline, leaves them out.
 OF_THE_COMMAND = {"rerun", "dry_run", "inspect", "stop_after", "preempt_at"}
-OF_AN_ENCODER = ("teacher.", "student.", "schedule.")
-OF_LABELS = {"schedule.class_weights"}  # and of TF-IDF
 OF_THE_COMMAND |= {f"export.{field.name}" for field in fields(ExportConfig)}
 OF_THE_COMMAND |= {f"track.{field.name}" for field in fields(TrackConfig)}
+OF_AN_ENCODER = ("teacher.", "student.", "schedule.")
+OF_LABELS = {"schedule.class_weights"}  # and of TF-IDF
 
 
 class Override(NamedTuple):
@@ -252,9 +252,7 @@ def judge_job(configs: Configs, overrides: list[Override], by_files: list[DictCo
     every = [*found, *refused]
     if not every and cfg.teacher.get("join") is not None:
         by_files.append(cfg)
-    mistyped = {fault.nearest for fault in every} - {
-        o.key for o in overrides
-    }  # the default of a mistyped key is not a fault
+    mistyped = {fault.nearest for fault in every} - {o.key for o in overrides}  # whose defaults are no faults
     return [fault for fault in every if fault.key not in mistyped]
 
 

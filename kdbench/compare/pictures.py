@@ -79,6 +79,13 @@ def canvas(title: str, width: float = 8.5, height: float = 4.4) -> tuple[Figure,
     return figure, axes
 
 
+def described(figure: Figure, axes: Axes, x: str, y: str) -> Figure:
+    """Return the figure with the names of its axes, and a legend beside it."""
+    axes.set(xlabel=x, ylabel=y)
+    figure.legend(loc="outside right upper", fontsize=8)
+    return figure
+
+
 def points(axes: Axes, x: float, row: Row, look: dict[str, Any], label: str, faint: bool = False) -> None:
     """Draw a row's mean with its 95 % interval; without tests with one s.d. A direct baseline is not filled."""
     mean, sd = row.score.mean, row.score.sd or 0.0
@@ -131,10 +138,8 @@ def pareto(table: Table, details: dict[str, Detail]) -> Figure | None:
                 axes.plot(*zip(*known, strict=True), color=look[row.id]["color"], linestyle=look[row.id]["dash"], lw=1)
     log_axis(axes)
     whiskers = "95 % interval" if table.tests else "± 1 s.d. over seeds"
-    axes.set_xlabel("latency, batch 1, ms (median, log scale)")
-    axes.set_ylabel(f"{metric_in_words(table)}\nwhiskers: {whiskers}; {table.examples:,} examples")
-    figure.legend(loc="outside right upper", fontsize=8)
-    return figure
+    score = f"{metric_in_words(table)}\nwhiskers: {whiskers}; {table.examples:,} examples"
+    return described(figure, axes, "latency, batch 1, ms (median, log scale)", score)
 
 
 def _in_turns(curve: Curve, row: Row) -> list[float | None]:
@@ -185,10 +190,8 @@ def learning(table: Table, details: dict[str, Detail]) -> Figure | None:
     top = max(max(one.scores) for row in rows for one in details[row.id].learning)
     axes.set_ylim(min(lowest) - 0.15 * (top - min(lowest)) - 0.5, top + 0.5)  # the first epochs may be below
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("optimiser steps, over all stages\n|: a stage begins; band: lowest to highest seed")
-    axes.set_ylabel(f"dev {METRICS[table.metric]}, {unit(table.metric)}")
-    figure.legend(loc="outside right upper", fontsize=8)
-    return figure
+    steps_taken = "optimiser steps, over all stages\n|: a stage begins; band: lowest to highest seed"
+    return described(figure, axes, steps_taken, f"dev {METRICS[table.metric]}, {unit(table.metric)}")
 
 
 def speeds(table: Table, details: dict[str, Detail]) -> Figure | None:
@@ -207,10 +210,8 @@ def speeds(table: Table, details: dict[str, Detail]) -> Figure | None:
         if not details[row.id].curves and row.runs[0].flops:
             points(axes, row.runs[0].flops / 1e9, row, style, label)
     log_axis(axes)
-    axes.set_xlabel("mean GFLOPs of an example (log scale)")
-    axes.set_ylabel(f"{metric_in_words(table)}; {table.examples:,} examples")
-    figure.legend(loc="outside right upper", fontsize=8)
-    return figure
+    score = f"{metric_in_words(table)}; {table.examples:,} examples"
+    return described(figure, axes, "mean GFLOPs of an example (log scale)", score)
 
 
 def exits(table: Table, details: dict[str, Detail]) -> Figure | None:
@@ -236,21 +237,21 @@ def exits(table: Table, details: dict[str, Detail]) -> Figure | None:
 
 def reliable(table: Table, details: dict[str, Detail]) -> Figure | None:
     """Draw the accuracy of answers against their probability, over all seeds; small bins are left out."""
-    found = {row.id: one for row in table.rows if (one := trust(row, table.split)) is not None}
+    found = _trusted(table)
     if not found:
         return None
     figure, axes = canvas(f"{table.dataset}: {table.split} accuracy against probability")
     look = looks(table.rows)
     axes.plot((0, 1), (0, 1), color="#999999", linewidth=1, zorder=1, label="calibrated")
-    for row in table.rows:
-        if row.id in found:
-            _, bins = found[row.id].bins()
-            _bins(axes, bins, look[row.id], f"{name_of(row, table.rows)} (ECE {ece(bins):.3f})")
+    for row, one in found:
+        _, bins = one.bins()
+        _bins(axes, bins, look[row.id], f"{name_of(row, table.rows)} (ECE {ece(bins):.3f})")
     few = f"{BINS} bins, those with fewer than {FEWEST} texts are left out"
-    axes.set_xlabel(f"probability of the likeliest answer; {few}")
-    axes.set_ylabel("share of right answers")
-    figure.legend(loc="outside right upper", fontsize=8)
-    return figure
+    return described(figure, axes, f"probability of the likeliest answer; {few}", "share of right answers")
+
+
+def _trusted(table: Table) -> list[tuple[Row, Trust]]:
+    return [(row, one) for row in table.rows if (one := trust(row, table.split)) is not None]
 
 
 def _bins(axes: Axes, bins: Sequence[Bin], look: dict[str, Any], label: str) -> None:
@@ -283,20 +284,17 @@ def diagram(title: str, found: Trust) -> Figure:
 
 def covered(table: Table, details: dict[str, Detail]) -> Figure | None:
     """Draw the accuracy of the answered texts against their share, the surest first: the mean over seeds."""
-    found = {row.id: one for row in table.rows if (one := trust(row, table.split)) is not None}
+    found = _trusted(table)
     if not found:
         return None
     figure, axes = canvas(f"{table.dataset}: {table.split} accuracy if unsure texts are not answered")
     look, shares = looks(table.rows), np.linspace(0.05, 1, 96)
-    for row in table.rows:
-        if row.id in found:
-            style = look[row.id]
-            axes.plot(100 * shares, 100 * mean_coverage(found[row.id], shares), color=style["color"],
-                      linestyle=style["dash"], lw=1.4, label=name_of(row, table.rows))  # fmt: skip
-    axes.set_xlabel("answered texts, the surest first, %")
-    axes.set_ylabel(f"right of these, %; {table.examples:,} examples")
-    figure.legend(loc="outside right upper", fontsize=8)
-    return figure
+    for row, one in found:
+        style = look[row.id]
+        axes.plot(100 * shares, 100 * mean_coverage(one, shares), color=style["color"], linestyle=style["dash"], lw=1.4,
+                  label=name_of(row, table.rows))  # fmt: skip
+    right = f"right of these, %; {table.examples:,} examples"
+    return described(figure, axes, "answered texts, the surest first, %", right)
 
 
 def labels(table: Table, details: dict[str, Detail]) -> Figure | None:
@@ -316,10 +314,8 @@ def labels(table: Table, details: dict[str, Detail]) -> Figure | None:
         if len(members) == 1:  # a band needs two points
             axes.vlines(counts, low, high, color=style["color"], linewidth=1)
     _label_ticks(axes, sorted({row.runs[0].labelled for row in table.rows}))
-    axes.set_xlabel("labelled train texts (log scale)" + "\nbands: 95 % interval" * (table.tests is not None))
-    axes.set_ylabel(f"{metric_in_words(table)}; {table.examples:,} examples")
-    figure.legend(loc="outside right upper", fontsize=8)
-    return figure
+    texts = "labelled train texts (log scale)" + "\nbands: 95 % interval" * (table.tests is not None)
+    return described(figure, axes, texts, f"{metric_in_words(table)}; {table.examples:,} examples")
 
 
 def _label_ticks(axes: Axes, counts: Sequence[int]) -> None:

@@ -16,7 +16,6 @@ from kdbench.compare.inference import LEVEL, Points, Scores
 from kdbench.compare.table import FEW, Estimate, Row, RowTests, Share, Table, Test, Tests
 from kdbench.storage.predictions import NoPredictionsError, Predictions, read
 from kdbench.storage.results import PREDICTIONS
-from kdbench.tasks import kind
 
 LEGEND = (
     "Differences to direct fine-tuning, for other seeds and other test examples. All are tested together. If no row "
@@ -64,11 +63,7 @@ class _Reader:
     def scores(self, runs: Sequence[Run]) -> dict[int, Points]:
         """Return the (N,) points by seed."""
         found = {run.seed: self.get(run) for run in runs}
-        return {
-            seed: kind(one.task).points(self.metric, one.labels, one.predicted, one.names)
-            for seed, one in found.items()
-            if one is not None
-        }
+        return {seed: one.points(self.metric) for seed, one in found.items() if one is not None}
 
 
 def _tested(table: Table) -> Table:

@@ -1,4 +1,4 @@
-"""`--where`: a condition on a run's keys, parsed with `ast` and evaluated node by node. Nothing is ever executed.
+"""`--where`: a condition on a run's keys, parsed with `ast`. Nothing of it is ever executed.
 
     method == "theseus" and student.layers <= 3
     method.alpha in [0.5, 0.7] or not like(student, "bert_*")
@@ -8,11 +8,12 @@ A key that a run lacks is null. Null equals only null, and is neither smaller no
 
 import ast
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+Value = Callable[[Mapping[str, Any]], Any]  # of a node, from the values of a run's keys
 LONGEST = 2000  # characters
 WORDS = {"null": None, "none": None, "true": True, "false": False}
 LEGAL = 'keys, numbers, "text", [lists], and, or, not, ==, !=, <, <=, >, >=, in, and like(key, "pattern*")'
@@ -27,11 +28,11 @@ class ConditionError(Exception):
 class Condition:
     text: str
     keys: tuple[str, ...]
-    _tree: ast.expr
+    _value: Value
 
     def holds(self, values: Mapping[str, Any]) -> bool:
         """Return whether the condition is true for a run with these values."""
-        return bool(_value(self._tree, values))
+        return bool(self._value(values))
 
 
 def condition(text: str) -> Condition:
@@ -41,37 +42,50 @@ def condition(text: str) -> Condition:
     try:
         tree = ast.parse(text.strip(), mode="eval").body
         keys: dict[str, None] = {}
-        _check(tree, keys)
+        value = _read(tree, keys)
     except SyntaxError as error:
         raise ConditionError(f"cannot be read at character {error.offset}; legal: {LEGAL}") from None
     except (ValueError, RecursionError, MemoryError):
         raise ConditionError(f"cannot be read; legal: {LEGAL}") from None
-    return Condition(text, tuple(keys), tree)
+    return Condition(text, tuple(keys), value)
 
 
-def _check(node: ast.expr, keys: dict[str, None]) -> None:
-    """Collect the keys. Raises ConditionError for every kind of node that is not listed here."""
+def _read(node: ast.expr, keys: dict[str, None]) -> Value:
+    """Return what computes a node, and collect its keys. Raises ConditionError for what is not listed here."""
     if (key := _key(node)) is not None:
-        if key.lower() not in WORDS:
-            keys[key] = None
-        return
+        if (word := key.lower()) in WORDS:
+            return lambda values: WORDS[word]
+        keys[key] = None
+        return lambda values: values[key]
     match node:
-        case ast.Constant(value=str() | int() | float() | bool() | None):
-            return
-        case ast.BoolOp(values=parts) | ast.List(elts=parts) | ast.Tuple(elts=parts):
-            inside = parts
-        case ast.UnaryOp(op=ast.Not() | ast.USub(), operand=part):
-            inside = [part]
+        case ast.Constant(value=str() | int() | float() | None as constant):
+            return lambda values: constant
+        case ast.BoolOp(op=sign, values=parts):
+            each, joined = [_read(part, keys) for part in parts], all if isinstance(sign, ast.And) else any
+            return lambda values: joined(one(values) for one in each)
+        case ast.List(elts=parts) | ast.Tuple(elts=parts):
+            each = [_read(part, keys) for part in parts]
+            return lambda values: [one(values) for one in each]
+        case ast.UnaryOp(op=ast.Not(), operand=part):
+            inner = _read(part, keys)
+            return lambda values: not inner(values)
+        case ast.UnaryOp(op=ast.USub(), operand=part):
+            inner = _read(part, keys)
+            return lambda values: -number if isinstance(number := inner(values), (int, float)) else None
         case ast.Compare(left=first, comparators=others, ops=signs):
             if odd := [sign for sign in signs if isinstance(sign, (ast.Is, ast.IsNot))]:
                 raise ConditionError(f"has {type(odd[0]).__name__.lower()}: write == or !=")
-            inside = [first, *others]
-        case ast.Call(func=ast.Name(id="like"), args=[part, ast.Constant(value=str())], keywords=[]):
-            inside = [part]
-        case _:
-            raise ConditionError(f"has {ast.unparse(node)[:40]!r}, which is not legal; legal: {LEGAL}")
-    for part in inside:
-        _check(part, keys)
+            each = [_read(part, keys) for part in (first, *others)]
+
+            def compared(values: Mapping[str, Any]) -> bool:
+                chain = [one(values) for one in each]
+                return all(_compared(sign, a, b) for sign, a, b in zip(signs, chain, chain[1:], strict=False))
+
+            return compared
+        case ast.Call(func=ast.Name(id="like"), args=[part, ast.Constant(value=str(pattern))], keywords=[]):
+            inner = _read(part, keys)
+            return lambda values: (found := inner(values)) is not None and fnmatchcase(str(found), pattern)
+    raise ConditionError(f"has {ast.unparse(node)[:40]!r}, which is not legal; legal: {LEGAL}")
 
 
 def _key(node: ast.expr) -> str | None:
@@ -81,32 +95,6 @@ def _key(node: ast.expr) -> str | None:
     if isinstance(node, ast.Attribute) and (before := _key(node.value)) is not None:
         return f"{before}.{node.attr}"
     return None
-
-
-def _value(node: ast.expr, values: Mapping[str, Any]) -> Any:
-    if (key := _key(node)) is not None:
-        return WORDS[key.lower()] if key.lower() in WORDS else values[key]
-    match node:
-        case ast.Constant(value=value):
-            return value
-        case ast.BoolOp(op=ast.And(), values=parts):
-            return all(_value(part, values) for part in parts)
-        case ast.BoolOp(values=parts):
-            return any(_value(part, values) for part in parts)
-        case ast.UnaryOp(op=ast.Not(), operand=part):
-            return not _value(part, values)
-        case ast.UnaryOp(operand=part):
-            number = _value(part, values)
-            return -number if isinstance(number, (int, float)) else None
-        case ast.Compare(left=first, comparators=others, ops=signs):
-            chain = [_value(part, values) for part in (first, *others)]
-            return all(_compared(sign, a, b) for sign, a, b in zip(signs, chain, chain[1:], strict=False))
-        case ast.Call(args=[part, ast.Constant(value=pattern)]):
-            value = _value(part, values)
-            return value is not None and fnmatchcase(str(value), str(pattern))
-        case ast.List(elts=parts) | ast.Tuple(elts=parts):
-            return [_value(part, values) for part in parts]
-    raise AssertionError(ast.dump(node))  # _check lets nothing else through
 
 
 def _compared(sign: ast.cmpop, a: Any, b: Any) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from kdbench.data.columns import taken
+from kdbench.data.columns import joined, taken
 from kdbench.data.readers import Rows, read_splits
 from kdbench.data.report import DataReport, FileReport, SplitReport, class_counts, file_report
 from kdbench.data.tables import Dropped
@@ -45,6 +45,14 @@ class Split:
         pairs = None if self.pairs is None else taken(self.pairs, rows)
         labelled = None if self.labelled is None else self.labelled[rows]
         return Split(self.ids[rows], taken(self.texts, rows), self.labels[rows], pairs, labelled)
+
+    def followed_by(self, other: "Split") -> "Split":
+        """Return these examples, then those of `other`."""
+        pairs = None if self.pairs is None or other.pairs is None else joined(self.pairs, other.pairs)
+        labelled = [np.ones(len(one), np.bool_) if one.labelled is None else one.labelled for one in (self, other)]
+        known = None if self.labelled is None and other.labelled is None else np.concatenate(labelled)
+        ids, labels = np.concatenate([self.ids, other.ids]), np.concatenate([self.labels, other.labels])
+        return Split(ids, joined(self.texts, other.texts), labels, pairs, known)
 
     @property
     def inputs(self) -> list[tuple[str, ...]]:

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from kdbench.data.columns import joined, stored_columns
+from kdbench.data.columns import stored_columns
 from kdbench.data.datasets import Split, TextData
 from kdbench.data.raw import texts
 from kdbench.data.readers import hub_split
@@ -69,14 +69,6 @@ def stored_unlabelled(config: DatasetConfig, data: TextData, cache: Path) -> Unl
         split = Split(ids, texts["text"], labels, texts.get("pair"), np.zeros(len(ids), np.bool_))
         # The texts may lie elsewhere than when they were read.
         return Unlabelled(split, read_json(folder / "about.json") | {"source": str(config.unlabelled)})
-
-
-def with_unlabelled(split: Split, raw: Split) -> Split:
-    """Return the labelled examples of `split`, then those of `raw`."""
-    pairs = None if split.pairs is None or raw.pairs is None else joined(split.pairs, raw.pairs)
-    labelled = np.concatenate([np.ones(len(split), np.bool_), np.zeros(len(raw), np.bool_)])
-    labels = np.concatenate([split.labels, raw.labels])
-    return Split(np.concatenate([split.ids, raw.ids]), joined(split.texts, raw.texts), labels, pairs, labelled)
 
 
 def _write(folder: Path, config: DatasetConfig, data: TextData, cache: Path) -> None:

@@ -161,10 +161,8 @@ def stages(run: "Run", p: Params) -> Iterator[Stage]:
         if (state := run.general_extra("00_general")) is not None:
             projection.load_state_dict(state)
         data = run.batches("intermediate", split=taught)
-        schedule, objective = (
-            run.schedule("intermediate", data),
-            transformer_layers(base(student), base(teacher), projection, p),
-        )
+        schedule = run.schedule("intermediate", data)
+        objective = transformer_layers(base(student), base(teacher), projection, p)
         yield Stage("intermediate", student, objective, data, schedule, extra=projection, predict={})
 
     def prediction(batch: Batch, step: int) -> Terms:

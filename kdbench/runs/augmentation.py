@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -120,19 +121,11 @@ def _key(*parts: object) -> str:
 
 def _labelled(run: Run, made: list[list[str]], sources: list[int]) -> Split:
     """Return train followed by the new texts with the teacher's labels; their ids come after all other ids."""
-    train, first = (
-        run.data.train,
-        1 + max(int(split.ids.max()) for split in (run.data.train, run.data.dev, run.data.test)),
-    )
+    train = run.data.train
+    first = 1 + max(int(split.ids.max()) for split in (train, run.data.dev, run.data.test))
     run.report("augmented_examples", len(made))
     ids = np.arange(first, first + len(made))
     pairs = None if train.pairs is None else [parts[1] for parts in made]
     new = Split(ids, [parts[0] for parts in made], train.labels[np.asarray(sources, np.int64)], pairs)
-    new = Split(ids, new.texts, kind(run.task).answers(run.teacher_outputs("logits", new).numpy()), pairs)
-    both = None if pairs is None or train.pairs is None else [*train.pairs, *pairs]
-    return Split(
-        np.concatenate([train.ids, ids]),
-        [*train.texts, *new.texts],
-        np.concatenate([train.labels, new.labels]),
-        both,
-    )
+    labels = kind(run.task).answers(run.teacher_outputs("logits", new).numpy())
+    return train.followed_by(replace(new, labels=labels))

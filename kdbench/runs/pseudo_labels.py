@@ -7,7 +7,6 @@ import torch
 from numpy.typing import NDArray
 
 from kdbench.data.datasets import Split
-from kdbench.data.unlabelled import with_unlabelled
 from kdbench.runs.context import Run
 from kdbench.tasks import kind
 
@@ -29,8 +28,7 @@ def pseudo_labelled(run: Run, threshold: float = 0.0, share: float = 1.0) -> Spl
         kept = surest(logits.softmax(-1).amax(-1), answers, threshold, share)
     run.report("pseudo_labels", {"texts": len(raw), "kept": len(kept)})
     chosen = raw.take(kept)
-    both = with_unlabelled(run.data.train, replace(chosen, labels=answers[kept]))
-    return replace(both, labelled=None)  # all have one now
+    return run.data.train.followed_by(replace(chosen, labels=answers[kept], labelled=None))  # all have one now
 
 
 def surest(

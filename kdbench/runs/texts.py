@@ -16,7 +16,7 @@ from kdbench.data.report import PiecesReport, ReadReport, SplitReport
 from kdbench.data.stored import stored_dataset
 from kdbench.data.teacher_answers import Answers, read_answers
 from kdbench.data.tokenize import pad_id, tokenize
-from kdbench.data.unlabelled import Unlabelled, stored_unlabelled, with_unlabelled
+from kdbench.data.unlabelled import Unlabelled, stored_unlabelled
 from kdbench.data.vocabulary import word_tokenizer
 from kdbench.declared import Architecture, architecture_traits
 from kdbench.errors import Code, SettingError, UserError, nearest, shown
@@ -63,7 +63,7 @@ class Inputs:
 
     def with_unlabelled(self, split: Split) -> Split:
         """Return a split, followed by the texts without labels if the run learns from them."""
-        return split if self.unlabelled is None else with_unlabelled(split, self.unlabelled.split)
+        return split if self.unlabelled is None else split.followed_by(self.unlabelled.split)
 
     @cached_property
     def answers(self) -> Answers:

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import torch
 
@@ -28,7 +27,7 @@ from kdbench.inference.forms import FORMS
 from kdbench.models import students
 from kdbench.models.network import view
 from kdbench.schema import ExportConfig
-from kdbench.shipping.card import Forms
+from kdbench.shipping.card import Forms, rendered
 from kdbench.shipping.export import copy_reader, require_forms, write_forms
 from kdbench.storage.cache import locked_hidden
 from kdbench.storage.files import explained, filling, remove_leftovers, write_bytes, write_text
@@ -117,14 +116,11 @@ def _record(runs: Sequence[FinishedRun], members: list[dict[str, Any]], entry: d
 
 def _card(runs: Sequence[FinishedRun], names: Sequence[str], forms: Forms, entry: Mapping[str, Any] | None) -> str:
     """Return the README.md of an average."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), undefined=jinja2.StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True, keep_trailing_newline=True,
-    )  # fmt: skip
     first, task = runs[0], traits(runs[0].dataset.task)
     encoder = first.config["student"]["encoder"] or first.config["teacher"]
     pretrained = not students.folder_traits(first.model).own_words
-    return environment.get_template("average.md.j2").render(
+    return rendered(
+        "average.md.j2",
         runs=[run.result for run in runs],
         first=first,
         identity=first.result["identity"],

@@ -33,12 +33,17 @@ class Forms(NamedTuple):
     pytorch: dict[str, Any]  # PyTorch's latency, measured in turns with theirs
 
 
-def model_card(run: FinishedRun, forms: Forms | None) -> str:
-    """Return the README.md of an export."""
+def rendered(template: str, **values: Any) -> str:
+    """Return a template of this folder, filled in. In HTML, texts are escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), undefined=jinja2.StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True, keep_trailing_newline=True,
+        lstrip_blocks=True, keep_trailing_newline=True, autoescape=template.endswith(".html.j2"),
     )  # fmt: skip
+    return environment.get_template(template).render(**values)
+
+
+def model_card(run: FinishedRun, forms: Forms | None) -> str:
+    """Return the README.md of an export."""
     table, row = _compared(run)
     kind, own = students.model_type(run.model), students.folder_traits(run.model)
     task, metric = traits(run.dataset.task), table.metric
@@ -47,7 +52,8 @@ def model_card(run: FinishedRun, forms: Forms | None) -> str:
     encoder = vectors or run.config["student"]["encoder"] or teacher
     pretrained = not (own.own_words or own.whole_texts)  # and so is a work derived from the weights of others
     parameters = {key: value for key, value in run.result["identity"]["parameters"].items() if key != "stages"}
-    return environment.get_template("card.md.j2").render(
+    return rendered(
+        "card.md.j2",
         run=run,
         result=run.result,
         identity=run.result["identity"],

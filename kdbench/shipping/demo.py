@@ -9,13 +9,12 @@ import base64
 import gzip
 from pathlib import Path
 
-import jinja2
-
 from kdbench.declared import OWN
 from kdbench.errors import Code, UserError
 from kdbench.inference.finished_run import FinishedRun
 from kdbench.inference.forms import FORMS
 from kdbench.models import students
+from kdbench.shipping.card import rendered
 from kdbench.sources.npm import Package, fetch_npm
 from kdbench.storage.files import write_text
 from kdbench.storage.results import DEMO, EXPORT
@@ -60,11 +59,8 @@ def _page(run: FinishedRun, export: Path, library: Path, runtime: Path) -> str:
     files = {f"model/{name}": export / name for name in OF_THE_MODEL}
     files |= {"transformers.js": library / "transformers.min.js"}
     files |= {name: runtime / f"ort-wasm-simd-threaded.{name}" for name in ("mjs", "wasm")}
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), undefined=jinja2.StrictUndefined, autoescape=True,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    return environment.get_template("demo.html.j2").render(
+    return rendered(
+        "demo.html.j2",
         title=f"{run.result['identity']['dataset']}: {run.result['identity']['student']}",
         several=traits(run.dataset.task).several,
         megabytes=(export / FORMS["int8"].file).stat().st_size / 1e6,

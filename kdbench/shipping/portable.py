@@ -10,22 +10,8 @@ from pathlib import Path
 from typing import Any
 
 FETCHED = ("pypi:", "hub:", "joined:")
-OF_THE_MACHINE = (
-    "outputs",
-    "cache_dir",
-    "hardware",
-    "track",
-    "export",
-    "tag",
-)  # keys of a run that do not make a model
-_PATHS = (
-    "source",
-    "path",
-    "unlabelled",
-    "members",
-    "outputs",
-    "cache_dir",
-)  # last parts of keys whose values are local
+OF_THE_MACHINE = ("outputs", "cache_dir", "hardware", "track", "export", "tag")  # keys that do not make a model
+_PATHS = ("source", "path", "unlabelled", "members", "outputs", "cache_dir")  # last parts of keys with local values
 # An absolute path in a sentence, or one that begins with ~ or ..; not a URL or a share such as 1/2
 _PATH = re.compile(r"(?<![\w:/.~\\])(?:~|\.\.|[A-Za-z]:)?(?:[/\\][^\s/\\'\"`,;:()\[\]{}|]+)+")
 

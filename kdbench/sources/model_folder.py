@@ -13,14 +13,8 @@ from kdbench.sources.foreign import WEIGHTS, read_config, read_object, require_w
 from kdbench.sources.model_weights import verify_weights
 from kdbench.tasks import traits
 
-MODEL_FILES = (
-    "config.json",
-    WEIGHTS,
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.txt",
-)
+_OF_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+MODEL_FILES = ("config.json", WEIGHTS, *_OF_TOKENIZER)
 SHAPE = {  # our key: config.json's
     "layers": "num_hidden_layers",
     "hidden": "hidden_size",
@@ -135,10 +129,8 @@ def _verify_config(path: Path, shape: dict[str, Any]) -> None:
 def _verify_tokenizer(folder: Path, architecture: str, vocab_size: int) -> None:
     settings = folder / "tokenizer_config.json"
     if settings.is_file():
-        kind, known = (
-            read_config(settings).get("tokenizer_class"),
-            _TOKENIZERS | architecture_traits(architecture).tokenizers,
-        )
+        kind = read_config(settings).get("tokenizer_class")
+        known = _TOKENIZERS | architecture_traits(architecture).tokenizers
         if kind is not None and str(kind).removesuffix("Fast") not in known:
             legal = ", ".join(sorted(known))
             raise SourceError(

@@ -28,9 +28,8 @@ class Leaf(NamedTuple):
         """Return `value` converted by OmegaConf, such as 1 to 1.0 for a float. Raises OmegaConf's errors."""
         if type(value) in (self.hint, *get_args(self.hint)):
             return value  # the common case; the conversion below is 100 times slower
-        box = OmegaConf.merge(
-            OmegaConf.structured(_box(self.hint)), {"value": value}
-        )  # an assignment takes no list of Parts
+        # An assignment takes no list of Parts.
+        box = OmegaConf.merge(OmegaConf.structured(_box(self.hint)), {"value": value})
         return OmegaConf.to_container(box)["value"]  # type: ignore[index, call-overload]
 
     @property
@@ -81,11 +80,7 @@ class Keys:
         hints = get_type_hints(kind)
         self.groups[at] = [field.name for field in dataclasses.fields(kind)]
         for field in dataclasses.fields(kind):
-            full, hint, made = (
-                f"{at}.{field.name}" if at else field.name,
-                hints[field.name],
-                field.default_factory,
-            )
+            full, hint, made = f"{at}.{field.name}".lstrip("."), hints[field.name], field.default_factory
             kinds = () if get_origin(hint) is list else (hint, *get_args(hint))  # a list is one value
             below = next((part for part in kinds if isinstance(part, type) and is_dataclass(part)), None)
             if below:

@@ -15,7 +15,7 @@ from kdbench.data.batches import Examples, TrainBatches
 from kdbench.data.datasets import Split, load_dataset
 from kdbench.data.stored import stored_dataset
 from kdbench.data.tokenize import Tokens
-from kdbench.data.unlabelled import NEAR, normalised, stored_unlabelled, with_unlabelled
+from kdbench.data.unlabelled import NEAR, normalised, stored_unlabelled
 from kdbench.errors import Code, SettingError
 from kdbench.losses import IGNORED
 from kdbench.objectives import soft_and_hard
@@ -261,7 +261,7 @@ def test_words_of_a_text_without_labels_have_a_soft_term_only():
 def test_joined_splits_keep_order_and_say_what_has_a_label():
     train = Split(np.arange(3), ["a", "b", "c"], np.array([0, 1, 1]))
     raw = Split(np.array([7, 9]), ["d", "e"], np.zeros(2, np.int64), None, np.zeros(2, np.bool_))
-    both = with_unlabelled(train, raw)
+    both = train.followed_by(raw)
     assert list(both.texts) == ["a", "b", "c", "d", "e"] and both.ids.tolist() == [0, 1, 2, 7, 9]
     assert both.labelled is not None and both.labelled.tolist() == [True, True, True, False, False]
     part = both.take(np.array([4, 0]))
