@@ -14,13 +14,13 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 import kdbench
 from kdbench.cli import predict
 from kdbench.inference import calibration
-from kdbench.inference.calibration import FILE, Calibration, calibrate, calibration_of, in_words, into_weights
+from kdbench.inference.calibration import CALIBRATION, Calibration, calibrate, calibration_of, in_words
 from kdbench.inference.classifier import UNSURE, model_digest
 from kdbench.inference.forms import FORMS
 from kdbench.models import students
 from kdbench.models.network import view
 from kdbench.schema import ExportConfig
-from kdbench.shipping.export import export_run
+from kdbench.shipping.export import export_run, into_weights
 from kdbench.storage import files as store
 from kdbench.tasks import probabilities
 from kdbench.tasks.probabilities import Temperature, figures
@@ -61,7 +61,7 @@ def test_the_same_probabilities_by_all_ways(configure, execute, capsys, tmp_path
 
     exported = export_run(folder, ExportConfig(onnx=True, int8=True))
     store.verify(exported / "MANIFEST.json")
-    assert not (exported / FILE).exists() and calibration_of(exported) == Calibration()
+    assert not (exported / CALIBRATION).exists() and calibration_of(exported) == Calibration()
     inputs = AutoTokenizer.from_pretrained(exported)(TEXTS, padding=True, return_tensors="pt")
     with torch.inference_mode():
         plain = AutoModelForSequenceClassification.from_pretrained(exported).eval()(**inputs).logits
@@ -86,7 +86,7 @@ def test_the_same_probabilities_by_all_ways(configure, execute, capsys, tmp_path
     assert forms_record[0]["metrics"]["test"]["nll"] == pytest.approx(result["metrics"]["test"]["nll"], abs=0.05)
 
     before = model_digest(folder)  # another temperature is another model
-    (folder / "model" / FILE).write_bytes(Calibration(2.0).content)
+    (folder / "model" / CALIBRATION).write_bytes(Calibration(2.0).content)
     assert model_digest(folder) != before
 
 
@@ -154,7 +154,7 @@ def test_a_folder_takes_the_temperature_into_its_weights(tmp_path: Path, archite
     batch = {"input_ids": torch.arange(1, 13).reshape(2, 6), "attention_mask": torch.ones(2, 6, dtype=torch.long)}
     with torch.inference_mode():
         before = students.forward(made, batch)  # type: ignore[arg-type]
-        (tmp_path / FILE).write_bytes(Calibration(4.0, {"a": 0.3, "b": 0.5, "c": 0.5}).content)
+        (tmp_path / CALIBRATION).write_bytes(Calibration(4.0, {"a": 0.3, "b": 0.5, "c": 0.5}).content)
         into_weights(tmp_path)
         after = students.forward(students.load(tmp_path), batch)  # type: ignore[arg-type]
     torch.testing.assert_close(after, before / 4)

@@ -23,6 +23,7 @@ from kdbench.cli import serve
 from kdbench.errors import Code, UserError
 from kdbench.inference import connections, served, server
 from kdbench.inference.batching import Batcher
+from kdbench.inference.calibration import Calibration
 from kdbench.inference.served import open_model
 from kdbench.inference.server import Limits, Refused, Server, Service, read_request
 from kdbench.storage import files as store
@@ -66,12 +67,13 @@ def test_answers_are_those_of_the_classifier(export: Any, method: str) -> None:
 
 def test_temperature_and_thresholds_change_the_answers(export: Any) -> None:
     model = open_model(export("method=logit_kd"), 1)
-    (cold,), (warm,) = model(TEXTS[:1]), replace(model, temperature=1000.0)(TEXTS[:1])
+    (cold,), (warm,) = model(TEXTS[:1]), replace(model, calibration=Calibration(1000.0))(TEXTS[:1])
     assert max(warm["probabilities"].values()) == pytest.approx(1 / 3, abs=0.01)
     assert max(cold["probabilities"].values()) > max(warm["probabilities"].values())
-    several = replace(model, task="multi_label", thresholds=dict.fromkeys(model.labels, 0.0))
-    assert several(TEXTS[:1])[0]["labels"] == model.labels
-    assert replace(several, thresholds=dict.fromkeys(model.labels, 1.0))(TEXTS[:1])[0]["labels"] == []
+    several = replace(model, task="multi_label")
+    for threshold, labels in ((0.0, model.labels), (1.0, [])):
+        judged = replace(several, calibration=Calibration(1.0, dict.fromkeys(model.labels, threshold)))
+        assert judged(TEXTS[:1])[0]["labels"] == labels
 
 
 def test_what_cannot_be_served_is_refused(export: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

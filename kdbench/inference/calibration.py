@@ -6,15 +6,12 @@ them. An export has the temperature in the weights of its last layer, so that ev
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kdbench.inference.forms import CALIBRATION
-from kdbench.models import students
-from kdbench.models.network import view
 from kdbench.storage.files import read_json
 from kdbench.tasks import kind, traits
 from kdbench.tasks.arrays import Labels, Logits
@@ -31,7 +28,7 @@ from kdbench.tasks.probabilities import (
     log_probabilities,
 )
 
-FILE = CALIBRATION
+CALIBRATION = "calibration.json"  # in the folder of a model
 LEAST = 2 * FOLDS  # dev texts for thresholds, so that each fold has two
 
 
@@ -47,10 +44,17 @@ class Calibration:
         """The content of calibration.json."""
         return f"{json.dumps(asdict(self), indent=2, ensure_ascii=False)}\n".encode()
 
+    def judged(self, answer: Any) -> Any:
+        """Return the answer of a task by the thresholds, if there are any."""
+        if not self.thresholds:
+            return answer
+        shares = answer.probabilities.items()
+        return answer._replace(labels=[name for name, share in shares if share > self.thresholds[name]])
+
 
 def calibration_of(model: Path) -> Calibration:
     """Return the calibration of the model in a folder."""
-    path = model / FILE
+    path = model / CALIBRATION
     return Calibration(**read_json(path)) if path.is_file() else Calibration()
 
 
@@ -125,22 +129,6 @@ def _thresholds(
     found = dict(zip(names, values.tolist(), strict=True))
     entry = {"values": found, "dev_cross_fitted": score, "after": after, "kept": kept, "why_not": why_not}
     return record | entry, found if kept else {}
-
-
-def into_weights(folder: Path) -> None:
-    """Put the temperature of the model in a folder into its weights, so that its logits are calibrated without kdbench.
-
-    Thresholds stay in calibration.json.
-    """
-    found = calibration_of(folder)
-    if found.temperature == 1:
-        return
-    model = students.load(folder)
-    view(model).divide_logits(found.temperature)
-    view(model).save(folder)
-    (folder / FILE).unlink()
-    if found.thresholds:
-        (folder / FILE).write_bytes(replace(found, temperature=1.0).content)
 
 
 def in_words(record: Mapping[str, Any]) -> list[str]:

@@ -18,7 +18,7 @@ from kdbench.data.datasets import Split
 from kdbench.data.teacher_cache import compute_outputs
 from kdbench.data.tokenize import load_tokenizer, pad_id, tokenize_here, tokenizer_files
 from kdbench.errors import Code, UserError
-from kdbench.inference.calibration import FILE, Calibration, calibration_of
+from kdbench.inference.calibration import CALIBRATION, Calibration, calibration_of
 from kdbench.inference.finished_run import open_run, read_length
 from kdbench.inference.forms import FORMS, graph_file, is_export, weights_file
 from kdbench.inference.onnx import Graph
@@ -91,12 +91,10 @@ class Classifier:
         return replace(self, min_confidence=min_confidence)
 
     def _judged(self, answer: Any) -> Any:
-        """Return an answer by the model's own thresholds, if it has any."""
+        """Return an answer by `min_confidence` or by the model's own thresholds."""
         if self.min_confidence and answer.probabilities[answer.label] < self.min_confidence:
             return answer._replace(label=UNSURE)
-        if least := self.calibration.thresholds:
-            return answer._replace(labels=[name for name, share in answer.probabilities.items() if share > least[name]])
-        return answer
+        return self.calibration.judged(answer)
 
     def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Tensor:
         """Return the logits (n, C) of n >= 1 texts. Not for tasks that label words."""
@@ -151,7 +149,7 @@ def model_digest(folder: Path) -> str:
     graph = graph_file(folder)
     model = graph.parents[1] if graph else folder / "model" if (folder / "model").is_dir() else folder
     digest = hashlib.sha256(tokenizer_files(model) + (model / "config.json").read_bytes())
-    if (calibration := model / FILE).is_file():
+    if (calibration := model / CALIBRATION).is_file():
         digest.update(calibration.read_bytes())
     digest.update(bytes.fromhex(store.sha256_of(model / WEIGHTS if graph is None else weights_file(graph))))
     return digest.hexdigest()

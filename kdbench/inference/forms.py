@@ -6,7 +6,7 @@ onnx/model.onnx, sentence-transformers and Optimum Intel openvino/openvino_model
 
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kdbench.errors import Code, UserError
 
@@ -23,7 +23,6 @@ FORMS = {
     "fp16": Form("onnx/model_fp16.onnx", "ONNX, fp16 (for a GPU)", "--fp16"),
     "openvino": Form("openvino/openvino_model.xml", "OpenVINO, fp32", "--openvino"),
 }
-CALIBRATION = "calibration.json"  # in the folder of a model: see kdbench.inference.calibration
 FIRST = {"onnx": "onnx", "openvino": "openvino"}  # folder -> the form that is meant where only the folder is named
 
 
@@ -55,6 +54,16 @@ def graph_file(path: Path) -> Path | None:
 def is_export(folder: Path) -> bool:
     """Return whether `folder` has the settings and the labels of an exported model."""
     return (folder / "config.json").is_file() and (folder / "config.yaml").is_file()
+
+
+def session(graph: Path | bytes, threads: int) -> Any:
+    """Return a session of onnxruntime that runs an ONNX graph on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 def weights_file(graph: Path) -> Path:

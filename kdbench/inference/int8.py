@@ -14,7 +14,7 @@ from kdbench.data.tokenize import load_tokenizer, pad_id, tokenize_here
 from kdbench.inference.finished_run import FinishedRun
 from kdbench.inference.onnx import INPUTS, quiet_log, subgraphs
 
-CALIBRATION = 128  # train texts whose activations are seen [ours: a first value]
+SEEN = 128  # train texts whose activations are seen [ours: a first value]
 Inputs = Mapping[str, Any]  # name -> array (1, T)
 
 
@@ -70,7 +70,7 @@ def to_int8(source: Path, target: Path, way: str = DEFAULT, texts: Iterable[Inpu
 def calibration_texts(run: FinishedRun) -> list[Inputs]:
     """Return inputs (1, T) from train texts of the run, the same ones each time."""
     train = run.data.train
-    rows = np.sort(np.random.default_rng(0).permutation(len(train))[:CALIBRATION])
+    rows = np.sort(np.random.default_rng(0).permutation(len(train))[:SEEN])
     split = train.take(rows)
     tokens = tokenize_here(split, load_tokenizer(run.model), run.max_length)
     examples = Examples(tokens, split.ids, split.labels, pad_id(run.model))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kdbench.console import quiet_libraries
 from kdbench.inference import measure
-from kdbench.inference.calibration import FILE as CALIBRATION
+from kdbench.inference.calibration import CALIBRATION
 from kdbench.inference.classifier import graph_predict, model_predict, speed_of
 from kdbench.inference.finished_run import FinishedRun, open_run
 from kdbench.inference.forms import FORMS, graph_file

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from kdbench.errors import Code, UserError
+from kdbench.inference.forms import session
 from kdbench.models.network import Network, view
 from kdbench.stage import Batch
 
@@ -132,12 +133,7 @@ class Graph:
     """An ONNX graph that runs in onnxruntime on the CPU, with torch's number of threads."""
 
     def __init__(self, path: Path) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3  # errors
-        self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self.session = session(path, torch.get_num_threads())
         self.inputs = [one.name for one in self.session.get_inputs()]
         self.speed = 0.0  # only FastBERT reads it
 

@@ -19,7 +19,8 @@ from omegaconf import OmegaConf
 
 from kdbench.declared import architecture_traits
 from kdbench.errors import Code, UserError
-from kdbench.inference.forms import CALIBRATION, graph_file, is_export
+from kdbench.inference.calibration import CALIBRATION, Calibration
+from kdbench.inference.forms import graph_file, is_export, session
 from kdbench.storage.files import MANIFEST, Damaged, contents, fitting
 from kdbench.storage.results import EXPORT
 from kdbench.tasks import kind, traits
@@ -40,21 +41,16 @@ class ServedModel:
     probable: bool  # its logits give probabilities
     speed: float  # of a FastBERT
     pad_id: int
-    temperature: float
-    thresholds: dict[str, float]  # by label; {}: one half
+    calibration: Calibration
     tokenizer: Any
     session: Any
 
     def __call__(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """Return the answer to each of n >= 1 texts, as kdbench-predict --json has it."""
         (logits,) = self.session.run(["logits"], self._inputs(texts, pairs))
-        told = kind(self.task).tell(logits / np.float32(self.temperature), texts, self.labels, self.probable)
-        answers = [one._asdict() for one in told]
-        if self.thresholds:
-            for one in answers:
-                held = one["probabilities"].items()
-                one["labels"] = [label for label, share in held if share > self.thresholds[label]]
-        return answers
+        calibrated = logits / np.float32(self.calibration.temperature)
+        told = kind(self.task).tell(calibrated, texts, self.labels, self.probable)
+        return [self.calibration.judged(one)._asdict() for one in told]
 
     def _inputs(self, texts: Sequence[str], pairs: Sequence[str] | None) -> dict[str, NDArray[Any]]:
         """Return what the graph takes: (n, T) each."""
@@ -114,7 +110,6 @@ def _open(graph: Path, threads: int) -> ServedModel:
     with fitting(export):
         config = json.loads(read["config.json"])
         dataset = recorded_dataset(OmegaConf.create(read["config.yaml"].decode()))  # type: ignore[arg-type]
-        calibration = json.loads(read.get(CALIBRATION, b'{"temperature": 1.0, "thresholds": {}}'))
         architecture = architecture_traits(config["model_type"])
         labels = [config["id2label"][str(at)] for at in range(len(config["id2label"]))]
         if traits(dataset.task).words:
@@ -134,10 +129,9 @@ def _open(graph: Path, threads: int) -> ServedModel:
             probable=architecture.probabilities,
             speed=float(config.get("speed", 0.0)),
             pad_id=config.get("pad_token_id") or 0,
-            temperature=float(calibration["temperature"]),
-            thresholds=calibration["thresholds"],
+            calibration=Calibration(**json.loads(read.get(CALIBRATION, b"{}"))),
             tokenizer=_tokenizer(read["tokenizer.json"], None if architecture.whole_texts else dataset.max_length),
-            session=_session(read[own], threads),
+            session=session(read[own], threads),
         )
 
 
@@ -152,12 +146,3 @@ def _tokenizer(content: bytes, length: int | None) -> Any:
     else:
         tokenizer.enable_truncation(length, strategy="longest_first")
     return tokenizer
-
-
-def _session(content: bytes, threads: int) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

@@ -133,7 +133,7 @@ def _calibrated(run: "Run", judged: calibration.Splits) -> dict[str, Any] | None
         for line in calibration.in_words(entry):
             log.info("%s", line)
     if kept != calibration.Calibration() and run.accelerator.is_main_process:
-        add_file(run.folder / "model", calibration.FILE, kept.content)
+        add_file(run.folder / "model", calibration.CALIBRATION, kept.content)
     wait(run.accelerator)
     return entry
 

@@ -20,7 +20,7 @@ from kdbench.console import quiet_libraries
 from kdbench.data.tokenize import tokenizer_files
 from kdbench.errors import Code, UserError
 from kdbench.inference.average import Average
-from kdbench.inference.calibration import FILE, Calibration, calibrate, calibration_of, in_words
+from kdbench.inference.calibration import CALIBRATION, Calibration, calibrate, calibration_of, in_words
 from kdbench.inference.classifier import label_names
 from kdbench.inference.finished_run import FinishedRun, open_run
 from kdbench.inference.forms import FORMS
@@ -60,7 +60,7 @@ def export_average(folders: Sequence[Path], wanted: ExportConfig) -> Path:
         remove_leftovers(home)
         with filling(measured) as records, filling(target) as staged:
             copy_reader(first, staged)
-            (staged / FILE).unlink(missing_ok=True)  # of the first run
+            (staged / CALIBRATION).unlink(missing_ok=True)  # of the first run
             average, entry = _calibrated(runs, staged)
             changes = _record(runs, members, entry)
             forms = write_forms(first, average, staged, records, wanted, prefix="average_", changes=changes)
@@ -173,5 +173,5 @@ def _calibrated(runs: Sequence[FinishedRun], staged: Path) -> tuple[Average, dic
         log.info("%s", line)
     average.divide_logits(kept.temperature)
     if kept.thresholds:
-        write_bytes(staged / FILE, Calibration(1.0, kept.thresholds).content)
+        write_bytes(staged / CALIBRATION, Calibration(1.0, kept.thresholds).content)
     return average, entry

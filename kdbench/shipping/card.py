@@ -16,7 +16,7 @@ from kdbench.errors import shown
 from kdbench.inference.classifier import label_names
 from kdbench.inference.finished_run import FinishedRun
 from kdbench.inference.forms import FORMS
-from kdbench.inference.int8 import CALIBRATION, WAYS
+from kdbench.inference.int8 import SEEN, WAYS
 from kdbench.models import students
 from kdbench.shipping.portable import portable_command, portable_source, portable_text
 from kdbench.storage.files import read_json
@@ -93,7 +93,7 @@ def model_card(run: FinishedRun, forms: Forms | None) -> str:
         latency=forms.pytorch if forms else run.result["latency"],
         int8=next((form["quantisation"] for form in forms.results if form["form"] == "int8"), None) if forms else None,
         ways=WAYS,
-        calibration=CALIBRATION,
+        calibration=SEEN,
         instructions=instructions() if forms else None,
         machine=machine() if forms else read_json(run.folder / "env.json")["machine"],
     )

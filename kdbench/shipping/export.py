@@ -12,6 +12,7 @@ export/ can be uploaded: it has no texts, no predictions, and no paths or names 
 import logging
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from kdbench.data.teacher_cache import compute_outputs
 from kdbench.data.tokenize import load_tokenizer
 from kdbench.errors import Code, UserError
 from kdbench.inference import measure
-from kdbench.inference.calibration import into_weights, probability_figures
+from kdbench.inference.calibration import CALIBRATION, calibration_of, probability_figures
 from kdbench.inference.classifier import graph_predict, model_predict, speed_of
 from kdbench.inference.finished_run import FinishedRun, open_run
 from kdbench.inference.forms import FORMS, graph_bytes
@@ -85,6 +86,22 @@ def export_run(folder: Path, wanted: ExportConfig, choice: Choice | None = None)
         if not wanted.forms:
             remove(measured)
     return target
+
+
+def into_weights(folder: Path) -> None:
+    """Put the temperature of the model in a folder into its weights, so that its logits are calibrated without kdbench.
+
+    Thresholds stay in calibration.json.
+    """
+    found = calibration_of(folder)
+    if found.temperature == 1:
+        return
+    model = students.load(folder)
+    view(model).divide_logits(found.temperature)
+    view(model).save(folder)
+    (folder / CALIBRATION).unlink()
+    if found.thresholds:
+        (folder / CALIBRATION).write_bytes(replace(found, temperature=1.0).content)
 
 
 def has_export(folder: Path, wanted: ExportConfig) -> bool:
