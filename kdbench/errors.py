@@ -228,7 +228,12 @@ def shown(value: Any) -> str:
         text = "null" if value is None else str(value).lower()
     else:
         text = str(value)
-    return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 1] + "…"
+    return shortened(text, LONGEST_VALUE)
+
+
+def shortened(text: str, longest: int) -> str:
+    """Return at most `longest` characters of a text, the last of them … if there are more."""
+    return text if len(text) <= longest else text[: longest - 1].rstrip() + "…"
 
 
 def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:

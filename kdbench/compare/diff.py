@@ -10,7 +10,7 @@ from typing import Any
 from kdbench.compare.collect import Run
 from kdbench.compare.columns import NOTHING, Column, Sheet
 from kdbench.compare.keys import Source, flat, inner
-from kdbench.errors import Code, UserError
+from kdbench.errors import Code, UserError, shortened
 from kdbench.storage.files import read_json
 from kdbench.storage.results import RESULTS
 
@@ -139,7 +139,7 @@ def columns(found: list[Difference], a: str, b: str) -> list[Column]:
 
 def _shown(value: Any) -> str:
     text = NOTHING if value is None else value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 40 else text[:39] + "…"
+    return shortened(text, 40)
 
 
 def records(found: list[Difference]) -> list[dict[str, Any]]:

@@ -28,11 +28,11 @@ from kdbench.compare.confusions import label_names, parted
 from kdbench.compare.inference import Paired, Points, Scores, difference, paired
 from kdbench.compare.keys import Wanted
 from kdbench.compare.texts import Texts, texts
-from kdbench.errors import Code, UserError
+from kdbench.errors import Code, UserError, shortened
 from kdbench.inference.forms import FORMS
 from kdbench.storage.predictions import NoPredictionsError, Predictions, read
 from kdbench.storage.results import EXPORT, RESULTS
-from kdbench.tasks import kind, traits
+from kdbench.tasks import traits
 
 PASSED, FAILED, CANNOT_TELL = "passed", "failed", "cannot tell"
 EXIT_CODES = {PASSED: 0, FAILED: 1, CANNOT_TELL: 3}  # 2 is a wrong command
@@ -62,17 +62,12 @@ class Side:
         try:
             return {run.seed: read(run.path, run.split) for run in self.runs}
         except NoPredictionsError as error:
-            raise UserError(
-                Code.INCOMPARABLE_RUNS, f"--gate: {error}, and the gate compares text by text: repeat the run"
-            ) from None
+            raise _incomparable(f"{error}, and the gate compares text by text: repeat the run") from None
 
     def scores(self) -> Scores:
         """Return the (N,) points of the metric by seed."""
-        points = {
-            seed: kind(one.task).points(self.runs[0].metric, one.labels, one.predicted, one.names)
-            for seed, one in self.predictions.items()
-        }
-        return Scores(points, self.seedless)
+        metric = self.runs[0].metric
+        return Scores({seed: one.points(metric) for seed, one in self.predictions.items()}, self.seedless)
 
     def used(self, seeds: Iterable[int]) -> list[Run]:
         """Return the runs that are compared where the sides share these seeds."""
@@ -241,10 +236,9 @@ def gate(
     _check(base, candidate)
     values = difference(candidate.scores(), base.scores())
     if values is None or (base.single and candidate.single and base.runs[0].seed != candidate.runs[0].seed):
-        raise UserError(
-            Code.INCOMPARABLE_RUNS,
-            f"--gate: BASE and CANDIDATE share no seed: BASE has {_join(run.seed for run in base.runs)}, CANDIDATE"
-            f" {_join(run.seed for run in candidate.runs)}. Run the same seeds of both",
+        raise _incomparable(
+            f"BASE and CANDIDATE share no seed: BASE has {_join(run.seed for run in base.runs)}, CANDIDATE"
+            f" {_join(run.seed for run in candidate.runs)}. Run the same seeds of both"
         )
     seeds = _shared(base, candidate)
     models_only = base.seedless and candidate.seedless
@@ -326,24 +320,25 @@ def _check(base: Side, candidate: Side) -> None:
     """Raise UserError if the two sides have different tests or metrics, or are the same runs."""
     runs = [*base.runs, *candidate.runs]
     if {run.path for run in base.runs} & {run.path for run in candidate.runs}:
-        raise UserError(Code.INCOMPARABLE_RUNS, f"--gate: BASE and CANDIDATE are the same runs: {base.name}")
+        raise _incomparable(f"BASE and CANDIDATE are the same runs: {base.name}")
     if len(tests := sorted({run.examples_id for run in runs})) > 1:
-        raise UserError(
-            Code.INCOMPARABLE_RUNS,
-            f"--gate: the runs have different {runs[0].split} texts or labels ({', '.join(tests)}), so their scores"
-            " cannot be compared. Run both on the same data",
+        raise _incomparable(
+            f"the runs have different {runs[0].split} texts or labels ({', '.join(tests)}), so their scores"
+            " cannot be compared. Run both on the same data"
         )
     if part := next((run for run in runs if run.judged < run.examples), None):
-        raise UserError(
-            Code.INCOMPARABLE_RUNS,
-            f"--gate: {part.path.parent} judges a file that answers {part.judged} of {part.examples} {part.split}"
-            " texts, and the gate compares text by text: complete the file",
+        raise _incomparable(
+            f"{part.path.parent} judges a file that answers {part.judged} of {part.examples} {part.split}"
+            " texts, and the gate compares text by text: complete the file"
         )
     if len(metrics := sorted({run.metric for run in runs})) > 1:
-        raise UserError(
-            Code.INCOMPARABLE_RUNS,
-            f"--gate: the runs were chosen by different metrics ({', '.join(metrics)}): add --metric {metrics[0]}",
+        raise _incomparable(
+            f"the runs were chosen by different metrics ({', '.join(metrics)}): add --metric {metrics[0]}"
         )
+
+
+def _incomparable(problem: str) -> UserError:
+    return UserError(Code.INCOMPARABLE_RUNS, f"--gate: {problem}")
 
 
 def _shared(base: Side, candidate: Side) -> list[int]:
@@ -511,7 +506,6 @@ def _verdict(made: Gate) -> Sheet:
 
 def _classes(found: list[WorseClass], every: int) -> Sheet:
     shown = found[:SHOWN]
-    more = f" The other {len(found) - len(shown)} are in --format json." if len(found) > len(shown) else ""
     return Sheet(
         f"classes of which CANDIDATE gets fewer texts right: {len(found)} of {every}",
         [
@@ -521,13 +515,12 @@ def _classes(found: list[WorseClass], every: int) -> Sheet:
             Column("CANDIDATE\n% right", [f"{one.candidate:.1f}" for one in shown]),
             Column("points", [f"{one.candidate - one.base:+.1f}{'*' * one.sure}" for one in shown]),
         ],
-        notes=[f"*: surely worse, adjusted for {every} classes. The others may be chance.{more}"],
+        notes=[f"*: surely worse, adjusted for {every} classes. The others may be chance.{_more(found)}"],
     )
 
 
 def _lost(flips: Flips, seeds: int) -> Sheet:
     shown = flips.lost[:SHOWN]
-    more = f" The other {len(flips.lost) - len(shown)} are in --format json." if len(flips.lost) > len(shown) else ""
     columns = [
         Column("row", [str(one.id) for one in shown]),
         Column("label", [_cell(one.label) for one in shown], left=True),
@@ -539,8 +532,12 @@ def _lost(flips: Flips, seeds: int) -> Sheet:
     return Sheet(
         f"texts that only BASE gets right: {len(flips.lost)} (only CANDIDATE: {len(flips.gained)})",
         columns,
-        notes=[f"The clearest are shown first.{more}"],
+        notes=[f"The clearest are shown first.{_more(flips.lost)}"],
     )
+
+
+def _more(found: Sequence[Any]) -> str:
+    return f" The other {len(found) - SHOWN} are in --format json." if len(found) > SHOWN else ""
 
 
 def _wrong(found: MustStay) -> Sheet:
@@ -563,7 +560,7 @@ def _both(text: str | None, pair: str | None) -> str:
 def _cell(text: str) -> str:
     """Return a text in one line, without characters that a terminal would obey, cut after LONGEST characters."""
     line = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in " ".join(text.split()))
-    return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"
+    return shortened(line, LONGEST)
 
 
 def document(made: Gate) -> dict[str, Any]:

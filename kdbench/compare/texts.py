@@ -11,6 +11,7 @@ import numpy as np
 
 from kdbench.compare.collect import Run
 from kdbench.compare.keys import Source
+from kdbench.errors import shortened
 from kdbench.storage.files import Damaged
 from kdbench.storage.predictions import NoPredictionsError, read
 
@@ -30,7 +31,7 @@ class Texts:
         assert self.split is not None
         parts = [self.split.texts[at]] + ([self.split.pairs[at]] if self.split.pairs is not None else [])
         text = " | ".join(" ".join(part.split()) for part in parts)
-        return text if len(text) <= LONGEST else text[:LONGEST].rstrip() + "…"
+        return shortened(text, LONGEST)
 
 
 def texts(runs: Iterable[Run]) -> Texts:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdbench.data.tables import Dropped, Reading
+from kdbench.errors import shortened
 
 SHOWN_CLASSES = 20
 _LONGEST_NAME = 40  # characters of a class name that are shown: a wrong label column may hold texts
@@ -140,8 +141,8 @@ def _labels(data: DataReport) -> str:
         return f"numbers from {data['range']['min']:g} to {data['range']['max']:g}"
     known = []
     for name, found in data["classes"].items():
-        short = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
-        known.append(f"{json.dumps(short, ensure_ascii=False)} {'/'.join(map(str, found.values()))}")
+        short = json.dumps(shortened(name, _LONGEST_NAME), ensure_ascii=False)
+        known.append(f"{short} {'/'.join(map(str, found.values()))}")
     more = (data["class_count"] or 0) - len(known)
     known += [f"and {more} more"] if more else []
     return f"{data['class_count']} classes (train/dev/test): {', '.join(known)}"

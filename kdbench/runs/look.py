@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from kdbench.data.datasets import Split, TextData
 from kdbench.data.report import ReadReport, data_lines, pieces_lines, warnings
+from kdbench.errors import shortened
 from kdbench.training.progress import ONCE
 
 log = logging.getLogger("kdbench")
@@ -30,7 +31,7 @@ def show_rows(data: TextData) -> None:
     few = data.train.take(np.arange(min(SHOWN_ROWS, len(data.train))))
     log.info("the first rows of train:")
     for given, label in zip(few.inputs, few.labels, strict=True):
-        texts = (text if len(text) <= LONGEST else f"{text[:LONGEST]}…" for text in given)
+        texts = (shortened(text, LONGEST) for text in given)
         row = [label_of(label, few, data.label_names), *texts]
         log.info("  %s", " | ".join(json.dumps(one, ensure_ascii=False) for one in row))
 

@@ -229,7 +229,7 @@ def _handed_in(run: "Run", given: "Predictions", splits: dict[str, Split]) -> tu
 
 
 def _unmeasured(run: "Run", length: int | None) -> dict[str, Any]:
-    """Return the latency keys, which `kdbench.inference.latency.at_the_end` fills in at the command's end."""
+    """Return the latency keys, which `kdbench.runs.times.at_the_end` fills in at the command's end."""
     where = {"device": run.hardware.device, "threads": run.hardware.threads, "length": length, "precision": "fp32"}
     return where | dict.fromkeys(("batch_1", "batch_32", "when", "load", "quiet", "teacher"))
 

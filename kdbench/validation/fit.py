@@ -248,21 +248,17 @@ def source_faults(config: RunConfig) -> Iterator[Fault]:
 
 def table_faults(dataset: DatasetConfig) -> Iterator[Fault]:
     """Yield the missing columns of a local data set. Raises SettingError if its source or files cannot be used."""
-    from kdbench.sources.sources import check_source, existing, table_files  # here: --help must be quick
+    from kdbench.data.tables import missing, names_at_start  # here: --help must be quick
+    from kdbench.sources.sources import check_source, existing, table_files
 
     check_source(dataset, "dataset")
     root = Path(dataset.source)
     for split, name in (table_files(dataset) or {}).items() if root.exists() else ():
-        if faults := list(column_faults(existing(root, split, name), dataset)):
+        path = existing(root, split, name)
+        columns = names_at_start(path, dataset)
+        if columns and (faults := [Fault.of(error) for error in missing(path, columns, dataset)]):
             yield from faults
             return  # the other splits have the same columns
-
-
-def column_faults(path: Path, dataset: DatasetConfig) -> Iterator[Fault]:
-    from kdbench.data.tables import missing, names_at_start
-
-    if columns := names_at_start(path, dataset):
-        yield from map(Fault.of, missing(path, columns, dataset))
 
 
 def model_error(model: TeacherConfig, group: str) -> SettingError | None:
