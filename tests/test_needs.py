@@ -63,7 +63,7 @@ def test_a_checkpoint_is_as_large_as_said_and_a_run_says_what_it_needs(
 ):
     """AdamW's moments cover the words of the texts only, and a safetensors header is not counted."""
     said: list[needs.Needs] = []
-    monkeypatch.setattr(needs, "_size", lambda count: str(count))
+    monkeypatch.setattr(needs, "sized", lambda count: str(count))
     own = needs.require
 
     def require(stage: str, need: needs.Needs, *more) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from kdbench.console import command, obey
 from kdbench.errors import Code, UserError
+from kdbench.storage.files import sized
 
 EPILOG = """\
 kdbench-clean lists, and deletes when you agree:
@@ -56,14 +57,14 @@ def _clean(options: argparse.Namespace) -> int:
         place = one.folder if one.cache is None else one.folder.parent
         sizes[place, one.what] = sizes.get((place, one.what), 0) + one.bytes
     for (place, what), size in sizes.items():
-        print(f"{_size(size)}  {place}  {what}")
+        print(f"{sized(size):>13}  {place}  {what}")
     for line in found.kept:
         print(f"kept: {line}")
     total = sum(one.bytes for one in found.spare)
     if not found.spare:
         print("nothing to delete")
         return 0
-    print(f"{_size(total)}  in all")
+    print(f"{sized(total):>13}  in all")
     if not sure and not (sys.stdin.isatty() and sys.stdout.isatty()):
         print("nothing was deleted. To delete these files, add --yes")
         return 0
@@ -76,7 +77,7 @@ def _clean(options: argparse.Namespace) -> int:
             deleted += one.bytes
         else:
             print(f"kept: {one.folder}: {reason}")
-    print(f"deleted: {_size(deleted).strip()}")
+    print(f"deleted: {sized(deleted)}")
     return 0
 
 
@@ -86,7 +87,3 @@ def _agreed() -> bool:
     except EOFError:
         print()
         return False
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e6:>10,.1f} MB"

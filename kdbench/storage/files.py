@@ -63,6 +63,11 @@ def fitting(path: Path) -> Iterator[None]:
         raise Misfit(Code.FOREIGN_FILE, message) from error
 
 
+def sized(count: int) -> str:
+    """Return a number of bytes as a person reads it."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+
+
 def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

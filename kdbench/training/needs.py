@@ -29,6 +29,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from kdbench.errors import Code, SettingError
+from kdbench.storage.files import sized
 from kdbench.training.hardware import used_memory
 
 log = logging.getLogger("kdbench")
@@ -93,7 +94,7 @@ def require(stage: str, need: Needs, room: Room, folder: Path, accelerator: Acce
     memory = used_memory(accelerator.device) + need.memory
     log.info(
         "stage %s: needs about %s of %smemory, and at most %s of disk",
-        stage, _size(memory), "GPU " * (accelerator.device.type == "cuda"), _size(need.disk),
+        stage, sized(memory), "GPU " * (accelerator.device.type == "cuda"), sized(need.disk),
     )  # fmt: skip
     saved = [*folder.glob("checkpoint-*/*"), *folder.glob("best-*/*")]
     there = sum(path.stat().st_size for path in saved)  # of an interrupted run: counted already
@@ -103,12 +104,8 @@ def require(stage: str, need: Needs, room: Room, folder: Path, accelerator: Acce
             Code.DISK_FULL,
             "outputs",
             room.outputs,
-            f"stage {stage} needs {_size(need.disk - there)} of disk for checkpoints of {_size(need.checkpoint)}, its"
-            f" best weights and its model, but {_size(free)} are free. Make room (kdbench-clean {room.outputs} lists"
+            f"stage {stage} needs {sized(need.disk - there)} of disk for checkpoints of {sized(need.checkpoint)}, its"
+            f" best weights and its model, but {sized(free)} are free. Make room (kdbench-clean {room.outputs} lists"
             " what finished runs can do without), or set outputs=<a folder on a larger disk>.",
         )
     return memory
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
