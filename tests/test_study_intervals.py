@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
-from kdbench.compare import inference
+from kdbench.compare import statistics
 from scripts.study import intervals, tables
 from scripts.study.intervals import Interval
 from scripts.study.tables import Evidence, Record
@@ -52,8 +52,8 @@ def test_intervals_from_rows_hold_the_truth() -> None:
         difficulty = rng.standard_normal(300)
         noise = {name: rng.standard_normal((3, 300)) + 0.05 * rng.standard_normal((3, 1)) for name in abilities}
         points = {name: np.where(difficulty + noise[name] < at, 100.0, 0.0) for name, at in abilities.items()}
-        direct, ceiling = (inference.crossed(points[name]) for name in ("direct", "ceiling"))
-        paired = inference.crossed(points["student"] - points["direct"])
+        direct, ceiling = (statistics.crossed(points[name]) for name in ("direct", "ceiling"))
+        paired = statistics.crossed(points["student"] - points["direct"])
         gain = Interval(paired.mean, paired.low, paired.high)
         found = Interval(ceiling.mean, ceiling.low, ceiling.high).minus(Interval(direct.mean, direct.low, direct.high))
         held[0] += found.low <= gap <= found.high

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from kdbench.best.standing import Form, Standing, points, standard_error
-from kdbench.compare.inference import score
+from kdbench.compare.statistics import score
 from kdbench.errors import Code, UserError
 from kdbench.inference.forms import FORMS
 from kdbench.storage.files import filling, write_json, write_text

@@ -1,7 +1,7 @@
 """`--gate BASE CANDIDATE`: may CANDIDATE replace BASE? It passes if it is less than a margin worse.
 
 The interval of the difference covers other texts, and other seeds where a side is a setting with its seeds. It is the
-two-sided 90 % interval of `inference.paired`, so each of its ends errs in at most 5 % of the cases
+two-sided 90 % interval of `statistics.paired`, so each of its ends errs in at most 5 % of the cases
 (scripts/study/error_rates.py gate). Hence a candidate that is worse by exactly the margin passes in at most 5 % of the
 cases, and fails in at most 5 %.
 
@@ -25,8 +25,8 @@ from kdbench.compare import diff
 from kdbench.compare.collect import NULL, Run, read_runs
 from kdbench.compare.columns import METRICS, NOTHING, Column, Sheet, unit
 from kdbench.compare.confusions import label_names, parted
-from kdbench.compare.inference import Paired, Points, Scores, difference, paired
 from kdbench.compare.keys import Wanted
+from kdbench.compare.statistics import Paired, Points, Scores, difference, paired
 from kdbench.compare.texts import Texts, texts
 from kdbench.errors import Code, UserError, shortened
 from kdbench.inference.forms import FORMS

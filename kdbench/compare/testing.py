@@ -9,10 +9,10 @@ from itertools import combinations
 
 import numpy as np
 
-from kdbench.compare import inference
+from kdbench.compare import statistics
 from kdbench.compare.collect import NULL, Run
 from kdbench.compare.columns import NOTHING, Column, Sheet
-from kdbench.compare.inference import LEVEL, Points, Scores
+from kdbench.compare.statistics import LEVEL, Points, Scores
 from kdbench.compare.table import FEW, Estimate, Row, RowTests, Share, Table, Test, Tests
 from kdbench.storage.predictions import NoPredictionsError, Predictions, read
 from kdbench.storage.results import PREDICTIONS
@@ -103,8 +103,8 @@ def _scores(row: Row, by_seed: dict[int, Points]) -> Scores:
 def _own(row: Scores, metric: str) -> Estimate:
     values = np.stack(list(row.by_seed.values()))
     if metric in ("pearson", "spearman") and values.std() > 0:
-        return inference.crossed(values)
-    return inference.score(values, lowest=-100.0 if metric in ("matthews", "pearson", "spearman") else 0.0)
+        return statistics.crossed(values)
+    return statistics.score(values, lowest=-100.0 if metric in ("matthews", "pearson", "spearman") else 0.0)
 
 
 def _against(rows: list[Row], known: dict[str, Scores], metric: str) -> dict[tuple[str, int], Test]:
@@ -118,7 +118,7 @@ def _against(rows: list[Row], known: dict[str, Scores], metric: str) -> dict[tup
         for at, base in enumerate(bases):
             if base and base[0] in known and not (at == 1 and bases[0] == base) and known[row.id].trained:
                 pairs[row.id, at] = (row.id, base[0])
-    estimates = inference.differences(known, list(pairs.values()))
+    estimates = statistics.differences(known, list(pairs.values()))
     return {
         place: _test(estimate, known[a].by_seed, known[b].by_seed, metric)
         for (place, (a, b)), estimate in zip(pairs.items(), estimates, strict=True)
@@ -131,9 +131,9 @@ def _test(estimate: Estimate, mine: Mapping[int, Points], theirs: Mapping[int, P
     seeds = sorted(mine.keys() & theirs.keys())
     mcnemar = {}
     if metric == "accuracy":  # the points are 0 or 100; McNemar counts correct examples, which other metrics do not
-        mcnemar = {seed: inference.exact_mcnemar(mine[seed] > 0, theirs[seed] > 0) for seed in seeds}
+        mcnemar = {seed: statistics.exact_mcnemar(mine[seed] > 0, theirs[seed] > 0) for seed in seeds}
     means = np.array([(mine[seed] - theirs[seed]).mean() for seed in seeds])
-    return Test(estimate, mcnemar, inference.seed_permutation(means) if len(means) > 1 else None)
+    return Test(estimate, mcnemar, statistics.seed_permutation(means) if len(means) > 1 else None)
 
 
 def _share(row: Row, every: dict[str, Row], reader: _Reader) -> Share | None:
@@ -151,7 +151,7 @@ def _share(row: Row, every: dict[str, Row], reader: _Reader) -> Share | None:
         if best and run.seed in taught and run.seed in theirs:
             gains.append(taught[run.seed] - theirs[run.seed])
             gaps.append(next(iter(best.values())) - theirs[run.seed])
-    return Share(*(inference.share_interval(np.stack(gains), np.stack(gaps)) or ())) if gains else None
+    return Share(*(statistics.share_interval(np.stack(gains), np.stack(gaps)) or ())) if gains else None
 
 
 def _ranked(found: dict[str, RowTests], rows: list[Row], known: dict[str, Scores]) -> dict[str, RowTests]:
@@ -166,7 +166,7 @@ def _ranked(found: dict[str, RowTests], rows: list[Row], known: dict[str, Scores
     best = max(ranked, key=lambda row: row.score.mean).id
     pairs = [(a.id, b.id) for a, b in combinations(ranked, 2)]
     decided, tested = set(), {best}  # (better, worse); against the best
-    for (a, b), estimate in zip(pairs, inference.differences(known, pairs), strict=True):
+    for (a, b), estimate in zip(pairs, statistics.differences(known, pairs), strict=True):
         if estimate is None or estimate.p is None:
             continue
         if best in (a, b):

@@ -12,7 +12,7 @@ from statistics import fmean, stdev
 
 import yaml
 
-from kdbench.compare.inference import LEVEL
+from kdbench.compare.statistics import LEVEL
 from scripts.study.intervals import ALL_LAYERS, TEACHER, Interval, ceiling, gap_closed, interval, score, times_faster
 from scripts.study.plan import data_of
 from scripts.study.tables import Evidence, Record

@@ -14,7 +14,7 @@ scores    Coverage of the interval of a score of several seeds, of the plain int
 shares    Coverage of the interval of the share of a gap, of those that are shown, and how often one is shown.
 gate      How often `compare-runs --gate` passes a candidate that is worse by exactly the margin, how often it fails
           it, and how often it passes one that is as good. The margin is 0.7 points, of 1,000 texts.
-degrees   The table DEGREES of kdbench/compare/inference.py, solved for (see `degrees`).
+degrees   The table DEGREES of kdbench/compare/statistics.py, solved for (see `degrees`).
 
 A run is right about an example where ability + difficulty + what this model makes of this example + what this seed
 does + both together is above zero: all normal, their sizes as in the lines. All figures are in per cent.
@@ -28,7 +28,7 @@ from scipy import optimize, stats
 from scipy.stats import norm, t
 
 from kdbench.compare.gate import CANNOT_TELL, FAILED, PASSED, judged
-from kdbench.compare.inference import (
+from kdbench.compare.statistics import (
     LEVEL,
     Points,
     Scores,
@@ -43,7 +43,7 @@ from kdbench.compare.inference import (
     share_interval,
     variance_of_mean,
 )
-from kdbench.compare.inference import (
+from kdbench.compare.statistics import (
     SHARES as DEGREES_AT,
 )
 

@@ -11,7 +11,7 @@ from math import exp, hypot, log, sqrt
 from statistics import fmean
 from typing import NamedTuple
 
-from kdbench.compare.inference import LEVEL
+from kdbench.compare.statistics import LEVEL
 from kdbench.compare.table import LEAST_GAP
 from scripts.study.plan import data_of
 from scripts.study.tables import Evidence, Record, place_of

@@ -15,7 +15,7 @@ import pyarrow.parquet
 import pytest
 from scipy import stats
 
-from kdbench.compare import gate, inference
+from kdbench.compare import gate, statistics
 from kdbench.compare.cli import main
 from kdbench.compare.collect import read_runs
 from kdbench.compare.keys import Wanted
@@ -104,7 +104,7 @@ def test_the_interval_of_two_models_is_the_z_interval_with_one_text_for_each_sid
 
 def test_the_interval_of_seeds_alone_is_that_of_the_paired_t_test() -> None:
     differences = np.array([1.0, 2.0, 4.5, 0.5])
-    found = inference.paired(np.repeat(differences[:, None], 100_000, 1))
+    found = statistics.paired(np.repeat(differences[:, None], 100_000, 1))
     low, high = stats.ttest_1samp(differences, 0).confidence_interval(0.9)
     assert found.interval(0.1) == pytest.approx((low, high), rel=1e-3)
 
@@ -115,7 +115,7 @@ def test_an_end_of_the_interval_errs_in_at_most_5_percent(seeds: int, least: flo
     """Exact but for the grid: the seeds' variance is a chi-square, the examples' as good as known."""
     factor = stats.chi2.ppf((np.arange(2000) + 0.5) / 2000, seeds - 1) / (seeds - 1)
     variance = share * factor + 1 - share
-    degrees = [inference.degrees_of_freedom(part, seeds) for part in share * factor / variance]
+    degrees = [statistics.degrees_of_freedom(part, seeds) for part in share * factor / variance]
     error = 100 * float(np.mean(stats.norm.sf(stats.t.ppf(0.95, degrees) * np.sqrt(variance))))
     assert least <= error <= 5.03
 
@@ -186,7 +186,7 @@ def test_what_would_decide() -> None:
     """Of two models the half width falls with the root of the texts, so that their number can be solved for."""
     values = np.zeros((1, 2000))
     values[0, :40], values[0, 40:70] = -100, 100
-    found = inference.paired(values)
+    found = statistics.paired(values)
     assert gate.judged(found, 1.0, True) == gate.CANNOT_TELL
     needed = (stats.norm.ppf(0.95) / (found.centre + 1)) ** 2 * found.of_examples
     texts, seeds, both = gate.deciding(found, 1.0)
@@ -197,7 +197,7 @@ def test_what_would_decide() -> None:
 def test_what_would_decide_with_seeds() -> None:
     rng = np.random.default_rng(0)
     values = 100.0 * rng.choice([-1, 0, 1], (3, 2000), p=[0.03, 0.94, 0.03]) + np.array([[-1.2], [0.0], [1.2]])
-    found = inference.paired(values)
+    found = statistics.paired(values)
     texts, seeds, _ = gate.deciding(found, 1.0)
     assert texts is None and seeds is not None  # the spread between seeds alone is too large
     low, high = found.interval(0.1, seeds)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kdbench.compare.inference import crossed
+from kdbench.compare.statistics import crossed
 from kdbench.schema import TASKS
 from kdbench.storage.predictions import Predictions
 from kdbench.tasks import kind, traits

@@ -12,8 +12,8 @@ from scipy import stats
 from kdbench.compare.cli import main
 from kdbench.compare.collect import read_runs
 from kdbench.compare.diff import named
-from kdbench.compare.inference import degrees_of_freedom
 from kdbench.compare.keys import Wanted
+from kdbench.compare.statistics import degrees_of_freedom
 from tests.compare.test_compare_runs import SCORES, TAUGHT, document, make_tree, notes, row, student, write
 from tests.compare.test_tests import N, predict
 

@@ -14,7 +14,7 @@ from scipy import stats
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 
 from kdbench.cli.main import literal
-from kdbench.compare import inference
+from kdbench.compare import statistics
 from kdbench.compare.rows import summarize
 from kdbench.data.batches import Examples, TrainBatches
 from kdbench.data.tokenize import Tokens
@@ -178,7 +178,7 @@ def test_metrics_are_scikit_learns(pairs):
 @given(st.integers(2, 3000), st.floats(0, 1))
 def test_the_interval_of_a_score_holds_it_and_is_symmetric(examples, share):
     right = round(share * examples)
-    found, turned = (inference.score(100.0 * (np.arange(examples) < one)[None]) for one in (right, examples - right))
+    found, turned = (statistics.score(100.0 * (np.arange(examples) < one)[None]) for one in (right, examples - right))
     assert -1e-9 <= found.low <= found.mean + 1e-9 and found.mean - 1e-9 <= found.high <= 100 + 1e-9
     assert (turned.low, turned.high) == (
         pytest.approx(100 - found.high, abs=1e-9), pytest.approx(100 - found.low, abs=1e-9)
@@ -190,7 +190,7 @@ def test_mcnemar_is_scipys_binomial_test_whichever_comes_first(pairs):
     a, b = pairs.T
     only, both = int((a & ~b).sum()), int((a != b).sum())
     expected = stats.binomtest(only, both).pvalue if both else 1.0
-    assert inference.exact_mcnemar(a, b) == inference.exact_mcnemar(b, a) == pytest.approx(expected)
+    assert statistics.exact_mcnemar(a, b) == statistics.exact_mcnemar(b, a) == pytest.approx(expected)
 
 
 VALUES = st.integers(2, 5).flatmap(
@@ -200,9 +200,9 @@ VALUES = st.integers(2, 5).flatmap(
 
 @given(VALUES.map(lambda rows: 100.0 * np.array(rows).T), st.floats(-50, 50))
 def test_an_interval_moves_with_its_data_and_turns_with_their_sign(values, shift):
-    one = inference.crossed(values)
+    one = statistics.crossed(values)
     assert one.low <= one.mean <= one.high
-    moved, turned = inference.crossed(values + shift), inference.crossed(-values)
+    moved, turned = statistics.crossed(values + shift), statistics.crossed(-values)
     assert [moved.low, moved.high] == pytest.approx([one.low + shift, one.high + shift], abs=1e-6)
     assert [turned.low, turned.high] == pytest.approx([-one.high, -one.low], abs=1e-6)
 
@@ -216,6 +216,6 @@ def test_a_summary_is_numpys(values):
 
 @given(st.lists(st.integers(-5, 5), min_size=2, max_size=8).map(lambda v: np.array(v, float)))
 def test_a_permutation_test_counts_signs(differences):
-    p = inference.seed_permutation(differences)
+    p = statistics.seed_permutation(differences)
     assert 2 ** -len(differences) <= p <= 1
-    assert p == pytest.approx(inference.seed_permutation(-differences))
+    assert p == pytest.approx(statistics.seed_permutation(-differences))
