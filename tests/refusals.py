@@ -9,9 +9,11 @@ from kdbench.errors import Code, SourceError, UserError
 
 
 @contextmanager
-def refused(code: Code, *named: object, kind: type[UserError] = SourceError) -> Iterator[None]:
+def refused(
+    code: Code, *named: object, kind: type[UserError] = SourceError
+) -> Iterator[pytest.ExceptionInfo[UserError]]:
     """Expect an error of `kind` with this code, whose message contains each of `named`."""
     with pytest.raises(kind) as caught:
-        yield
+        yield caught
     assert caught.value.code == code, caught.value.line
     assert [name for name in named if str(name) not in str(caught.value)] == [], caught.value.line

@@ -179,6 +179,15 @@ def test_what_is_wrong_is_told(tmp_path, content, keys, code, named):
         answers(write(tmp_path / "x.csv", content), "a", **keys)
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_a_file_in_another_encoding(tmp_path, encoding):
+    path = tmp_path / "x.csv"
+    path.write_text(HEAD + "naïve,1,0,0\n", encoding=encoding)
+    with refused(Code.WRONG_ENCODING, "teacher.source", "UTF-8") as caught:
+        answers(path, "naïve")
+    assert "dataset.encoding" not in str(caught.value)  # no key of a data set reads it otherwise
+
+
 def test_no_such_file(tmp_path):
     with refused(Code.MISSING_FILE, "teacher.source", "none.csv"):
         answers(tmp_path / "none.csv", "a")

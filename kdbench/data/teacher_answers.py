@@ -160,7 +160,9 @@ class _File:
                 raise
             raise self.wrong(error.code, mine.get(error.key, "source"), error.problem) from error
         except SourceError as error:
-            raise self.wrong(error.code, "source", str(error)) from error
+            coded = f"{self.path} is not in UTF-8: save it in that encoding"  # there is no key for another one
+            problem = coded if error.code == Code.WRONG_ENCODING else str(error)
+            raise self.wrong(error.code, "source", problem) from error
 
     def _columns(self, table: Parts) -> dict[str, str]:
         """Return class -> column; or "" -> the one column that has all classes."""
