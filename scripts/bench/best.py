@@ -18,8 +18,11 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 BEGAN = time.monotonic()
 TIMED = 200  # texts
@@ -75,29 +78,30 @@ def macro_f1(truth: Sequence[str], given: Sequence[str]) -> float:
 
 
 def make_data(name: str, folder: Path, rows: int | None) -> None:
-    """Write a data set of kdbench as a user has it: labelled rows, raw texts, and held-out rows."""
+    """Write a data set of kdbench as a user has it: labelled rows (train and dev), raw texts, and held-out rows."""
     from kdbench.best.work import configured
     from kdbench.data.datasets import Split, load_dataset
     from kdbench.validation.load import cache_folder
 
-    config, _ = configured(("method=tfidf", f"dataset={name}"))
+    limit = [] if rows is None else [f"dataset.max_train_samples={rows}", "dataset.unlabelled=rest"]
+    config, _ = configured(("method=tfidf", f"dataset={name}", *limit))
     data = load_dataset(config.dataset, cache_folder(config))
-    order = list(range(len(data.train)))
-    random.Random(0).shuffle(order)
-    labelled, raw = (order, []) if rows is None else (order[:rows], order[rows:])
+    every = load_dataset(replace(config.dataset, max_train_samples=None), cache_folder(config)).train
+    chosen = {*data.train.ids.tolist()}
+    raw = [at for at, number in enumerate(every.ids.tolist()) if number not in chosen]
     folder.mkdir(parents=True)
 
-    def write(part: str, split: Split, chosen: Sequence[int], with_label: bool) -> None:
+    def write(part: str, *splits: Split, with_label: bool = True) -> None:
         with (folder / f"{part}.csv").open("w", encoding="utf8", newline="") as file:
             out = csv.writer(file)
             out.writerow(["text", "label"] if with_label else ["text"])
-            for at in chosen:
-                label = [data.label_names[split.labels[at]]] if with_label else []
-                out.writerow([" ".join(split.texts[at].split()), *label])
+            for split in splits:
+                for text, label in zip(split.texts, split.labels, strict=True):
+                    out.writerow([" ".join(text.split()), *([data.label_names[label]] if with_label else [])])
 
-    write("train", data.train, labelled, True)
-    write("raw", data.train, raw, False)
-    write("held_out", data.test, range(len(data.test)), True)
+    write("train", data.train, data.dev)
+    write("raw", every.take(np.array(raw, dtype=np.int64)), with_label=False)
+    write("held_out", data.test)
 
 
 def kdbench_model(model: str) -> Answer:
