@@ -3,6 +3,7 @@
 import json
 import locale
 import os
+import pickle
 import random
 import re
 import shutil
@@ -16,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import omegaconf._utils
-import omegaconf.base
 import omegaconf.omegaconf
 import pytest
 import torch
@@ -26,6 +26,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import settings
 from omegaconf import DictConfig, OmegaConf
 
+from kdbench.cli.compose import conf_dir
 from kdbench.runs.related import teacher_run
 from kdbench.schema import GROUPS, RunConfig
 from kdbench.validation.load import load
@@ -39,8 +40,6 @@ for device in (torch.cuda, torch.xpu, torch.mtia):
         device.manual_seed_all = lambda seed: None  # type: ignore[attr-defined]
 
 os.fsync = lambda fd: None  # what tests write need not outlive the machine
-
-omegaconf.base.parse = cache(omegaconf.base.parse)  # type: ignore[attr-defined]  # a tenth of composing
 
 
 class QuickDumper(yaml.CDumper):
@@ -78,19 +77,19 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 ROOT = Path(__file__).parents[1]
-CONF = ROOT / "conf"
+CONF = conf_dir()
 
 
 @cache
-def kept_yaml(path: str) -> Any:
+def kept_yaml(path: str) -> bytes:
     with open(path, encoding="utf8") as file:
-        return plain_load(file)
+        return pickle.dumps(plain_load(file))
 
 
 def load_yaml(file: Any) -> Any:
     """Parse each of kdbench's own YAMLs once: Hydra does so for each config that it composes, some forty of them."""
     path = str(getattr(file, "name", file))
-    return deepcopy(kept_yaml(path)) if path.startswith(str(CONF)) else plain_load(file)
+    return pickle.loads(kept_yaml(path)) if path.startswith(str(CONF)) else plain_load(file)
 
 
 plain_load = OmegaConf.load
@@ -194,9 +193,9 @@ def command_line(teacher_folder: Path, data_folder: Path, tmp_path: Path) -> Cal
 
 
 @cache
-def chosen(words: tuple[str, ...]) -> DictConfig:
+def chosen(words: tuple[str, ...]) -> bytes:
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        return compose("config", overrides=[*words])
+        return pickle.dumps(compose("config", overrides=[*words]))
 
 
 @cache
@@ -208,7 +207,7 @@ def parsed(word: str) -> tuple[str, Any]:
 def composed(words: tuple[str, ...]) -> DictConfig:
     """Compose as Hydra does: the choices, kept for other tests, and after them the values, as Hydra sets them."""
     values = [word for word in words if VALUE.match(word)]
-    cfg = deepcopy(chosen(tuple(word for word in words if not VALUE.match(word))))
+    cfg: DictConfig = pickle.loads(chosen(tuple(word for word in words if not VALUE.match(word))))
     for key, value in map(parsed, values):
         OmegaConf.update(cfg, key, value, merge=True)
     return cfg

@@ -113,6 +113,7 @@ REFUSALS: dict[str, tuple[Code, *tuple[str, ...]]] = {
     "seed=1.5": (Code.WRONG_TYPE, "seed=1.5", "an integer"),
     "schedule.epochs=null": (Code.WRONG_TYPE, "schedule.epochs=null", "an integer"),
     "schedule.lr=[1,2]": (Code.WRONG_TYPE, "schedule.lr=[1,2]", "a number"),
+    "schedule.lr=[]": (Code.WRONG_TYPE, "schedule.lr=[]", "a number"),
     "schedule.warmup=2": (Code.OUT_OF_RANGE, "schedule.warmup=2", "0 to 1"),
     "schedule.dropout=1": (Code.OUT_OF_RANGE, "schedule.dropout=1", "0 to 0.9"),
     "schedule.clip=0": (Code.OUT_OF_RANGE, "schedule.clip=0", "null, or above 0"),
@@ -360,6 +361,22 @@ REFUSALS: dict[str, tuple[Code, *tuple[str, ...]]] = {
 }
 
 
+def together(refusals: dict[str, tuple[Code, *tuple[str, ...]]]) -> list[list[str]]:
+    """The command lines to try: those that differ in a wrong value only are one, since all faults are reported."""
+    found: dict[tuple[str, ...], list[dict[str, str]]] = {}  # the choices -> key -> line
+    for line, (code, subject, *_) in refusals.items():
+        *choices, last = line.split()
+        key = subject.partition("=")[0]
+        if code not in (Code.WRONG_TYPE, Code.OUT_OF_RANGE) or "-m" in choices or not last.startswith(f"{key}="):
+            choices, key = [line], ""
+        commands = found.setdefault(tuple(choices), [])
+        command = next((one for one in commands if key not in one), None)
+        if command is None:
+            commands.append(command := {})
+        command[key] = line
+    return [[*command.values()] for commands in found.values() for command in commands]
+
+
 # These need a source.
 SOURCELESS = (
     "dataset=files",
@@ -424,21 +441,21 @@ def fitting(choice: str) -> list[str]:
 
 
 class TestJudgement:
-    @pytest.mark.parametrize("line", REFUSALS)
-    def test_refusal(self, line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        """By the command itself: one fault, exit code 2, within 4 s, and nothing is written."""
+    @pytest.mark.parametrize("lines", together(REFUSALS), ids=lambda lines: lines[-1])
+    def test_refusal(self, lines: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        """By the command itself: one fault for each line, exit code 2, within 4 s, and nothing is written."""
         found: list[Fault] = []
+        words = dict.fromkeys(word for line in lines for word in shlex.split(line, posix=False))
         monkeypatch.setattr(cli, "print_faults", found.extend)
-        monkeypatch.setattr(sys, "argv", ["kdbench", *shlex.split(line, posix=False)])
+        monkeypatch.setattr(sys, "argv", ["kdbench", *words])
         monkeypatch.chdir(tmp_path)
         started = time.process_time()
         with pytest.raises(SystemExit) as end:
             cli.main()
         assert end.value.code == 2 and time.process_time() - started < 4
-        (fault,) = found
-        code, subject, *words = REFUSALS[line]
-        assert (fault.code, fault.subject) == (code, subject)
-        assert [word for word in words if word not in str(fault)] == [], str(fault)
+        assert [(fault.code, fault.subject) for fault in found] == [REFUSALS[line][:2] for line in lines]
+        for fault, line in zip(found, lines, strict=True):
+            assert [word for word in REFUSALS[line][2:] if word not in str(fault)] == [], str(fault)
         assert list(tmp_path.iterdir()) == []
 
     def test_all_faults_at_once(self) -> None:
@@ -552,6 +569,16 @@ def test_own_presets_stand_beside_the_folders(tmp_path: Path) -> None:
         assert (cfg.schedule.lr, cfg.method.embeddings) == (1e-3, "replaced")
         assert {"tickets", "mine/theseus", "study/theseus"} <= {*configs.options("experiment")}
         assert configs.completions("kdbench experiment=")[-2:] == ["experiment=study/", "experiment=tickets"]
+
+
+def test_own_yamls_may_refer_to_a_choice(tmp_path: Path) -> None:
+    """Hydra's map of the choices is made for such a YAML only."""
+    (tmp_path / "student/size").mkdir(parents=True)
+    (tmp_path / "student/mine.yaml").write_text("defaults: [bert_3l, size@_here_: 'of_${method}', _self_]\n")
+    (tmp_path / "student/size/of_finetune.yaml").write_text("layers: 2\n")
+    with composing(str(tmp_path)) as configs:
+        assert configs.compose(("student=mine", "method=finetune")).cfg.student.layers == 2
+        assert configs.compose(()).cfg.student.layers == 3
 
 
 def test_a_glob_over_a_folder_is_spelt_out_for_hydra() -> None:

@@ -3,9 +3,9 @@
 This module uses none of Hydra's classes. `kdbench.cli.main` passes what it needs of them as `Configs`.
 """
 
-import copy
 import itertools
 import os
+import pickle
 import shlex
 from collections import Counter
 from collections.abc import Iterator
@@ -236,7 +236,7 @@ def judge_job(configs: Configs, overrides: list[Override], by_files: list[DictCo
         method = configs.compose((f"method={composed.choices['method']}",)).cfg.method
     cfg, settings = composed.cfg, [o for o in overrides if is_setting(configs, o)]
     if settings:
-        cfg = copy.deepcopy(cfg)  # which is slow
+        cfg = pickle.loads(pickle.dumps(cfg))  # a deep copy takes twice as long
     for o in settings:
         try:
             OmegaConf.update(cfg, o.key, o.value, force_add=True)
@@ -331,7 +331,7 @@ def differences(cfg: DictConfig, target: RunConfig) -> Iterator[tuple[str, Any]]
     """
     datasets = tuple(target.corpus.datasets) if target.corpus else ()
     keys = run_keys(target.method.name, tuple(target.method.stages), datasets, target.method.module)
-    wanted, cfg = dict(keys.flat(asdict(target))), copy.deepcopy(cfg)
+    wanted, cfg = dict(keys.flat(asdict(target))), pickle.loads(pickle.dumps(cfg))
 
     def written() -> dict[str, Any]:
         return dict(keys.flat(OmegaConf.to_container(fill(cfg), resolve=False)))  # type: ignore[arg-type]

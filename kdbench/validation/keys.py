@@ -26,7 +26,8 @@ class Leaf(NamedTuple):
 
     def typed(self, value: Any) -> Any:
         """Return `value` converted by OmegaConf, such as 1 to 1.0 for a float. Raises OmegaConf's errors."""
-        if type(value) in (self.hint, *get_args(self.hint)):
+        empty = value == [] and get_origin(self.hint) is list
+        if empty or self.hint is Any or type(value) in (self.hint, *get_args(self.hint)):
             return value  # the common case; the conversion below is 100 times slower
         # An assignment takes no list of Parts.
         box = OmegaConf.merge(OmegaConf.structured(_box(self.hint)), {"value": value})
