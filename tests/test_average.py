@@ -20,12 +20,14 @@ from kdbench.models.network import view
 from kdbench.storage import files as store
 from tests.models.test_graph import NARROW, batch, model
 
+ONE = "student.layers=1"
 TEXTS = ["apple near the old pear", "a big lead", "river of gold is one lake", ""]
 
 
 @pytest.fixture
 def seeds(configure, execute, capsys) -> list[Path]:
-    found = [Path(execute(configure("method=finetune", f"seed={seed}"))["folder"]) for seed in (0, 1)]
+    """Two seeds of one setting, of one layer: the exporter's time is that of its layers."""
+    found = [Path(execute(configure("method=finetune", ONE, f"seed={seed}"))["folder"]) for seed in (0, 1)]
     capsys.readouterr()
     return found
 
@@ -85,7 +87,7 @@ def test_the_mean_of_the_logits_is_one_graph(seeds, capsys):
 def test_what_cannot_be_averaged_says_why(seeds, configure, execute, capsys):
     first, second = map(str, seeds)
     tfidf = execute(configure("method=tfidf"))["folder"]
-    short = execute(configure("method=finetune", "dataset.max_length=12", "schedule.steps=1"))["folder"]
+    short = execute(configure("method=finetune", ONE, "dataset.max_length=12", "schedule.steps=1"))["folder"]
     capsys.readouterr()
     for words, problem in (
         ([first], "needs two or more RUNs"),

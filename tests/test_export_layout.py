@@ -36,7 +36,8 @@ TEXTS = ["apple near the old pear", "a big lead", "river of gold is one lake"]
 @pytest.fixture
 def exported(configure, execute, capsys) -> Path:
     """The folder of an export with all its graphs."""
-    folder = Path(execute(configure("method=logit_kd", "dataset.language=en", "teacher.license=mit"))["folder"])
+    words = ["method=logit_kd", "student.layers=1", "dataset.language=en", "teacher.license=mit"]
+    folder = Path(execute(configure(*words))["folder"])
     capsys.readouterr()
     forms = ["--best-int8", "--max-loss", "100", "--fp16", "--openvino"]
     assert export_command.main([str(folder), *forms, "--quiet"]) == 0

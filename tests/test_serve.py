@@ -46,7 +46,7 @@ def export(taught: None, configure: Any, execute: Any, exports: dict[str, Path],
     def make(*overrides: str) -> Path:
         key = " ".join(overrides)
         if key not in exports:
-            exports[key] = Path(execute(configure(*overrides, "export.onnx=true"))["folder"])
+            exports[key] = Path(execute(configure("student.layers=1", *overrides, "export.onnx=true"))["folder"])
         return Path(shutil.copytree(exports[key], tmp_path / f"copy{len(list(tmp_path.iterdir()))}"))
 
     return make
