@@ -592,10 +592,11 @@ def test_a_yaml_is_read_once_and_no_composition_changes_it(tmp_path: Path) -> No
     mine = tmp_path / "schedule" / "mine.yaml"
     mine.write_text("defaults: [default, _self_]\nlr: 0.125\n")
     with composing(str(tmp_path)) as configs:
-        assert configs.compose(("schedule=mine", "schedule.lr=1")).cfg.schedule.lr == 1
+        assert configs.compose(("schedule=mine", "schedule.lr=1", "seed=7")).cfg.schedule.lr == 1
         mine.write_text("lr: 0.5\n")
         assert configs.compose(("schedule=mine",)).cfg.schedule.lr == 0.125
-        assert configs.compose(()).cfg.schedule.lr < 0.125
+        other = configs.compose(()).cfg
+        assert other.schedule.lr < 0.125 and other.seed == 0
 
 
 # As processes
