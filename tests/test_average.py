@@ -8,6 +8,7 @@ import onnxruntime
 import pyarrow.parquet
 import pytest
 import torch
+import yaml
 from transformers import AutoTokenizer
 
 import kdbench
@@ -27,7 +28,8 @@ TEXTS = ["apple near the old pear", "a big lead", "river of gold is one lake", "
 @pytest.fixture
 def seeds(configure, execute, capsys) -> list[Path]:
     """Two seeds of one setting, of one layer: the exporter's time is that of its layers."""
-    found = [Path(execute(configure("method=finetune", ONE, f"seed={seed}"))["folder"]) for seed in (0, 1)]
+    words = ["method=finetune", ONE, "dataset.language=en", "teacher.license=mit", "teacher.base_model=org/base"]
+    found = [Path(execute(configure(*words, f"seed={seed}"))["folder"]) for seed in (0, 1)]
     capsys.readouterr()
     return found
 
@@ -67,6 +69,8 @@ def test_the_mean_of_the_logits_is_one_graph(seeds, capsys):
     assert result["parameters"]["total"] == 2 * parameters
 
     card = (folder / "README.md").read_text()
+    header = next(yaml.safe_load_all(card))
+    assert header["license"] == "mit" and header["language"] == ["en"] and header["base_model"] == ["org/base"]
     assert "# The average of 2 models for topics" in card and "| ONNX, int8" in card
     assert str(seeds[0].parents[3]) not in card
     capsys.readouterr()

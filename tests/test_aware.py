@@ -8,6 +8,7 @@ import torch
 from kdbench.inference import int8
 from kdbench.inference import onnx as graph
 from kdbench.models import students
+from kdbench.models.network import view
 from kdbench.shipping.aware import fake_quantise, rounded_inputs, rounded_weights, train_aware
 from tests.models.test_graph import batch, bert_graph, model
 
@@ -48,7 +49,7 @@ def rough(seed: int):
 
 def error(made, exact, folder) -> float:
     """Return the mean squared error of the logits of the model's int8 graph, on batches that training did not see."""
-    graph.to_onnx(made, folder / "model.onnx", False)
+    graph.to_onnx(view(made), folder / "model.onnx", False)
     int8.to_int8(folder / "model.onnx", folder / "int8.onnx", int8.AWARE)
     quantised = graph.Graph(folder / "int8.onnx")
     with torch.no_grad():

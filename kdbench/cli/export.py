@@ -69,9 +69,8 @@ def _export(options: argparse.Namespace) -> int:
 
     from kdbench.inference.finished_run import open_run
     from kdbench.schema import ExportConfig
-    from kdbench.shipping.best_int8 import best_int8, require_int8
     from kdbench.shipping.demo import require_demo, write_demo
-    from kdbench.shipping.export import export_run  # loads torch: not for --help
+    from kdbench.shipping.export import export_run, require_forms  # loads torch: not for --help
     from kdbench.shipping.push import push
     from kdbench.training.progress import hide_log, show_log
 
@@ -84,18 +83,16 @@ def _export(options: argparse.Namespace) -> int:
     wanted = ExportConfig(**{field.name: getattr(options, field.name) for field in fields(ExportConfig)})
     if options.average:
         return _average(options, wanted)
-    for folder in options.runs:  # checks all before the first is exported
-        run = open_run(folder)
+    runs = [open_run(folder) for folder in options.runs]
+    for run in runs:  # all, before the first is exported
+        require_forms(run, wanted, options.best_int8)
         if options.demo:
             require_demo(run)
-        if options.best_int8:
-            require_int8(run)
     folders, demos = [], []
-    for folder in options.runs:
-        choice = best_int8(open_run(folder), options.max_loss, options.qat) if options.best_int8 else None
-        folders.append(str(export_run(folder, wanted, choice)))
+    for run in runs:
+        folders.append(str(export_run(run.folder, wanted, options.max_loss if options.best_int8 else None)))
         if options.demo:
-            demos.append(str(write_demo(open_run(folder))))
+            demos.append(str(write_demo(run)))
     if options.push and (options.quiet or not sys.stderr.isatty()):
         disable_progress_bars()
     pushed = [push(Path(folders[0]), options.push, options.public)] if options.push else []

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kdbench.errors import Code, UserError
 from kdbench.inference.forms import session
-from kdbench.models.network import Network, view
+from kdbench.models.network import Network
 from kdbench.stage import Batch
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # (B, T) each; only models of pairs have the last one
@@ -24,25 +24,20 @@ TOLERANCE = 1e-5  # largest difference of a logit, as a share of the largest log
 SHAPES = ((1, 1), (1, 2), (1, 9), (2, 7), (3, 16), (5, 30), (8, 3), (16, 24), (32, 11))  # (B, T) that are compared
 
 
-def to_onnx(model: Any, path: Path, pairs: bool) -> float:
+def to_onnx(network: Network, path: Path, token_types: bool) -> float:
     """Write the model as a graph for any batch size and length. Return the largest difference to PyTorch's logits.
 
-    `pairs`: whether the model reads token_type_ids. A FastBERT's graph also takes `speed` and returns `exit_layer`.
+    `token_types`: whether the graph has this input. A FastBERT's graph also takes `speed` and returns `exit_layer`.
     Raises UserError if the architecture has no graph, or if the graph's logits differ by more than TOLERANCE.
     """
-    return network_to_onnx(view(model), path, pairs)
-
-
-def network_to_onnx(network: Network, path: Path, pairs: bool) -> float:
-    """Write a graph as `to_onnx` does, of a model or of several that answer as one."""
     if network.no_onnx:
         raise UserError(Code.UNSUPPORTED_EXPORT, f"ONNX {network.no_onnx}. Ship the folder of the run")
     if (graph := network.written()) is not None:
         import onnx
 
         onnx.save(graph, path)
-        return _checked(network, Graph(path), pairs)
-    inputs = {name: torch.ones(2, 7, dtype=torch.long) for name in INPUTS[: 2 + pairs]}
+        return _checked(network, Graph(path), token_types)
+    inputs = {name: torch.ones(2, 7, dtype=torch.long) for name in INPUTS[: 2 + token_types]}
     inputs["attention_mask"][1, 4:] = 0
     axes: dict[str, Any] = {name: {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for name in inputs}
     module, further, outputs = network.traced()
@@ -58,7 +53,7 @@ def network_to_onnx(network: Network, path: Path, pairs: bool) -> float:
             value.shape[0], value.shape[1] = "batch", "length"
     _forget_origin(program.model)
     program.save(path)
-    return _checked(network, Graph(path), pairs)
+    return _checked(network, Graph(path), token_types)
 
 
 def _forget_origin(model: Any) -> None:
@@ -86,7 +81,7 @@ def quiet_log(name: str) -> Iterator[None]:
     log.setLevel(level)
 
 
-def _checked(network: Network, graph: "Graph", pairs: bool) -> float:
+def _checked(network: Network, graph: "Graph", token_types: bool) -> float:
     """Return the largest difference of a logit over SHAPES, with padding. Raises UserError if one is too large."""
     worst = 0.0
     generator = torch.Generator().manual_seed(0)
@@ -94,7 +89,7 @@ def _checked(network: Network, graph: "Graph", pairs: bool) -> float:
         ids = torch.randint(1, network.config.vocab_size, (size, length), generator=generator)
         mask = (torch.arange(length) < torch.randint(1, length + 1, (size, 1), generator=generator)).long()
         batch: Any = {"input_ids": ids, "attention_mask": mask}
-        if pairs:
+        if token_types:
             batch["token_type_ids"] = (torch.arange(length) >= length // 2).long() * mask
         for graph.speed in network.speeds:
             with torch.inference_mode():

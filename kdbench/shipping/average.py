@@ -27,7 +27,7 @@ from kdbench.inference.forms import FORMS
 from kdbench.models import students
 from kdbench.models.network import view
 from kdbench.schema import ExportConfig
-from kdbench.shipping.card import Forms, rendered
+from kdbench.shipping.card import Forms, origin, rendered
 from kdbench.shipping.export import copy_reader, require_forms, write_forms
 from kdbench.storage.cache import locked_hidden
 from kdbench.storage.files import explained, filling, remove_leftovers, write_bytes, write_text
@@ -117,18 +117,15 @@ def _record(runs: Sequence[FinishedRun], members: list[dict[str, Any]], entry: d
 def _card(runs: Sequence[FinishedRun], names: Sequence[str], forms: Forms, entry: Mapping[str, Any] | None) -> str:
     """Return the README.md of an average."""
     first, task = runs[0], traits(runs[0].dataset.task)
-    encoder = first.config["student"]["encoder"] or first.config["teacher"]
-    pretrained = not students.folder_traits(first.model).own_words
     return rendered(
         "average.md.j2",
+        **origin(runs),
         runs=[run.result for run in runs],
-        first=first,
         identity=first.result["identity"],
         task=task,
         metric=metric_of(first.result),
         unit=unit(metric_of(first.result)),
         metrics=[name for name in task.metrics if name in first.result["metrics"]["test"]],
-        license=(encoder.get("license") if pretrained else None) or "unknown",
         labels=label_names(first.model),
         probable=entry,
         forms=[{**form, **FORMS[name]._asdict()} for name, form in zip(names, forms.results, strict=True)],

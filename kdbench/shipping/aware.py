@@ -28,10 +28,10 @@ SHARE_OF_LR = 0.1  # of the run's last stage [ours: a first value, because the w
 
 
 def quantisation_aware(run: FinishedRun) -> Any:
-    """Return the run's model after the epoch, with weights that 8 bits hold exactly. Raises UserError."""
-    own = students.folder_traits(run.model)
-    if problem := own.no_int8 or ("needs a model without early exits" if own.early_exit else ""):
-        raise UserError(Code.UNSUPPORTED_EXPORT, f"--qat {problem}: leave it out")
+    """Return the run's model after the epoch, with weights that 8 bits hold exactly.
+
+    Raises UserError if the loss is not finite.
+    """
     stage = [*run.result["identity"]["parameters"]["stages"].values()][-1]
     size, lr = stage["batch_size"] * stage["accumulation"], SHARE_OF_LR * stage["lr"]
     model, examples = students.load(run.model), run.examples(run.data.train)

@@ -1,12 +1,13 @@
 """The model card of an exported run, filled in from its records alone."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
 
 from kdbench.compare.collect import read_runs
-from kdbench.compare.columns import unit
+from kdbench.compare.columns import number, unit
 from kdbench.compare.keys import Wanted, flat
 from kdbench.compare.rows import build_tables
 from kdbench.compare.table import Row, Table
@@ -39,7 +40,7 @@ def rendered(template: str, **values: Any) -> str:
         loader=jinja2.FileSystemLoader(Path(__file__).parent), undefined=jinja2.StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, keep_trailing_newline=True, autoescape=template.endswith(".html.j2"),
     )  # fmt: skip
-    return environment.get_template(template).render(**values)
+    return environment.get_template(template).render(number=number, **values)
 
 
 def model_card(run: FinishedRun, forms: Forms | None) -> str:
@@ -48,22 +49,17 @@ def model_card(run: FinishedRun, forms: Forms | None) -> str:
     kind, own = students.model_type(run.model), students.folder_traits(run.model)
     task, metric = traits(run.dataset.task), table.metric
     measured = [name for name in task.metrics if name in run.result["metrics"]["test"]]
-    teacher, vectors = run.config["teacher"], run.config["student"].get("table")  # runs of before have no such key
-    encoder = vectors or run.config["student"]["encoder"] or teacher
-    pretrained = not (own.own_words or own.whole_texts)  # and so is a work derived from the weights of others
+    teacher, encoder, environ = run.config["teacher"], weights_of(run), read_json(run.folder / "env.json")
     parameters = {key: value for key, value in run.result["identity"]["parameters"].items() if key != "stages"}
     return rendered(
         "card.md.j2",
+        **origin([run]),
         run=run,
         result=run.result,
         identity=run.result["identity"],
         student=run.config["student"],
         teacher=teacher | {"source": portable_source(teacher["source"])},
-        encoder=encoder | {"source": portable_source(encoder["source"])} if pretrained else None,
-        license=(encoder.get("license") if pretrained else None) or "unknown",
-        base_model=hub_name(encoder["source"], encoder.get("base_model")) if pretrained else None,
-        language=run.config["dataset"].get("language"),
-        data_name=hub_name(run.dataset.source, None),
+        encoder=encoder and encoder | {"source": portable_source(encoder["source"])},
         data_source=portable_source(run.dataset.source),
         unlabelled=(raw := run.result["data"].get("unlabelled")) and raw | {"source": portable_source(raw["source"])},
         notes=[portable_text(note) for note in run.data.notes],
@@ -76,10 +72,10 @@ def model_card(run: FinishedRun, forms: Forms | None) -> str:
         stock=not kind.startswith(OWN),
         fastbert=own.early_exit,
         static=own.bare_pieces,
-        vectors=vectors,
+        vectors=_vectors(run),
         counted=run.result["reported"].get("chosen"),
         labels=label_names(run.model),
-        environment=(environ := read_json(run.folder / "env.json")),
+        environment=environ,
         command=portable_command(environ["command"]),
         probable=run.result.get("calibration"),  # older runs have none
         settings=[(key, portable_text(shown(value))) for key, value in flat(parameters) if value is not None],
@@ -95,8 +91,35 @@ def model_card(run: FinishedRun, forms: Forms | None) -> str:
         ways=WAYS,
         calibration=SEEN,
         instructions=instructions() if forms else None,
-        machine=machine() if forms else read_json(run.folder / "env.json")["machine"],
+        machine=machine() if forms else environ["machine"],
     )
+
+
+def origin(runs: Sequence[FinishedRun]) -> dict[str, Any]:
+    """Return what the header of a card says of the licence, the languages, and what the models were made of."""
+    bases = [base for run in runs if (base := weights_of(run))]
+    licenses = {(weights_of(run) or {}).get("license") or "unknown" for run in runs}
+    names = [hub_name(base["source"], base.get("base_model")) for base in bases]
+    return {
+        "license": licenses.pop() if len(licenses) == 1 else "other",
+        "base_models": list(dict.fromkeys(filter(None, names))),
+        "language": runs[0].config["dataset"].get("language"),
+        "data_name": hub_name(runs[0].dataset.source, None),
+    }
+
+
+def weights_of(run: FinishedRun) -> dict[str, Any] | None:
+    """Return the settings of the pretrained weights from which a model is derived, None if there are none."""
+    own = students.folder_traits(run.model)
+    if own.own_words or own.whole_texts:
+        return None
+    found: dict[str, Any] = _vectors(run) or run.config["student"]["encoder"] or run.config["teacher"]
+    return found
+
+
+def _vectors(run: FinishedRun) -> dict[str, Any] | None:
+    vectors: dict[str, Any] | None = run.config["student"].get("table")  # older runs have no such key
+    return vectors
 
 
 def hub_name(source: str, named: str | None) -> str | None:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
+from kdbench.compare.columns import number
 from kdbench.console import quiet_libraries
 from kdbench.data.teacher_cache import compute_outputs
 from kdbench.data.tokenize import load_tokenizer
@@ -28,14 +29,14 @@ from kdbench.inference.calibration import CALIBRATION, calibration_of, probabili
 from kdbench.inference.classifier import graph_predict, model_predict, speed_of
 from kdbench.inference.finished_run import FinishedRun, open_run
 from kdbench.inference.forms import FORMS, graph_bytes
-from kdbench.inference.int8 import AWARE, DEFAULT, WAYS, calibration_texts
+from kdbench.inference.int8 import AWARE, DEFAULT
 from kdbench.inference.latency import beside, own_call
-from kdbench.inference.onnx import network_to_onnx, to_fp16
+from kdbench.inference.onnx import to_fp16, to_onnx
 from kdbench.inference.openvino import require_openvino, to_openvino
 from kdbench.models import students
 from kdbench.models.network import Network, view
 from kdbench.schema import ExportConfig
-from kdbench.shipping.best_int8 import Choice, write_int8
+from kdbench.shipping.best_int8 import best_int8, write_int8
 from kdbench.shipping.card import Forms, model_card
 from kdbench.shipping.portable import portable_settings
 from kdbench.sources.foreign import WEIGHTS
@@ -61,17 +62,17 @@ from kdbench.validation.load import digest
 log = logging.getLogger("kdbench")
 
 
-def export_run(folder: Path, wanted: ExportConfig, choice: Choice | None = None) -> Path:
+def export_run(folder: Path, wanted: ExportConfig, max_loss: float | None = None) -> Path:
     """Export the finished run in `folder` and return the new folder, which replaces an earlier export.
 
-    `choice`: how the int8 graph is quantised, if several ways were tried.
+    `max_loss`: the int8 graph is the fastest that loses at most so many points on dev. None: only one is made.
 
     Each graph that is `wanted` is measured on dev and test, and the first is compared with the PyTorch model. Raises
     UserError if the run cannot be exported, Damaged, StoreError. Then an earlier export stays as it was.
     """
     quiet_libraries()
     run = open_run(folder)
-    require_forms(run, wanted)
+    require_forms(run, wanted, max_loss is not None)
     target, measured = run.folder / EXPORT, run.folder / MEASURED
     torch.set_num_threads(run.result["threads"])  # so that its times are comparable with the run's
     with explained(target), locked_hidden(run.folder):
@@ -81,7 +82,7 @@ def export_run(folder: Path, wanted: ExportConfig, choice: Choice | None = None)
             shutil.copy(run.model / WEIGHTS, staged)
             into_weights(staged)
             network = view(students.load(staged)) if wanted.forms else None
-            forms = write_forms(run, network, staged, records, wanted, choice) if network else None
+            forms = write_forms(run, network, staged, records, wanted, max_loss) if network else None
             write_text(staged / "README.md", model_card(run, forms))
         if not wanted.forms:
             remove(measured)
@@ -117,12 +118,17 @@ def has_export(folder: Path, wanted: ExportConfig) -> bool:
     return not wanted.qat or read_json(folder / MEASURED / "int8" / RESULTS)["quantisation"]["way"] == AWARE
 
 
-def require_forms(run: FinishedRun, wanted: ExportConfig) -> None:
-    """Raise UserError if the architecture does not have a form, or a package is missing."""
+def require_forms(run: FinishedRun, wanted: ExportConfig, best: bool = False) -> None:
+    """Raise UserError if the architecture does not have a form, or a package is missing.
+
+    `best`: whether several ways to quantise are tried.
+    """
     own = students.folder_traits(run.model)
     branches = "needs a graph without branches" if own.early_exit else ""
     problems = {
         "--int8": "int8" in wanted.forms and own.no_int8,
+        "--best-int8": best and branches,
+        "--qat": wanted.qat and branches,
         "--fp16": wanted.fp16 and (own.no_int8 or branches),
         "--openvino": wanted.openvino and own.no_openvino,
     }
@@ -151,7 +157,7 @@ def write_forms(
     staged: Path,
     records: Path,
     wanted: ExportConfig,
-    choice: Choice | None = None,
+    max_loss: float | None = None,
     prefix: str = "",
     changes: Mapping[str, Any] | None = None,
 ) -> Forms:
@@ -159,19 +165,22 @@ def write_forms(
 
     `prefix` begins the names of the forms in tables, and `changes` are keys of the record that are not the run's.
     """
-    way = choice.way if choice else AWARE if wanted.qat else DEFAULT
     paths = {name: staged / FORMS[name].file for name in wanted.forms}
     for path in paths.values():
         path.parent.mkdir(exist_ok=True)
-    difference = network_to_onnx(network, paths["onnx"], run.pairs and network.token_types)
+    difference = to_onnx(network, paths["onnx"], run.pairs and network.token_types)
     log.info("onnx: differs from PyTorch by %.1e at most", difference)
-    if "int8" in paths:
-        write_int8(run, paths["onnx"], paths["int8"], way, calibration_texts(run) if WAYS[way].static else ())
+    told = {}
+    if "int8" in paths and max_loss is not None:
+        told["int8"] = {"quantisation": best_int8(run, paths["onnx"], paths["int8"], max_loss, wanted.qat)}
+    elif "int8" in paths:
+        way = AWARE if wanted.qat else DEFAULT
+        write_int8(run, paths["onnx"], paths["int8"], way)
+        told["int8"] = {"quantisation": {"way": way}}
     if "fp16" in paths:
         to_fp16(paths["onnx"], paths["fp16"])
     if "openvino" in paths:
         to_openvino(paths["onnx"], paths["openvino"])
-    told = {"int8": {"quantisation": {"way": way} if choice is None else choice.record()}}
     graphs = {name: graph_predict(path, speed_of(run.model)) for name, path in paths.items()}
     log.info("measuring the time of %s and of PyTorch, in turns", ", ".join(paths))
     latency = _latency(run, {"pytorch": lambda batch, step: network.forward(batch)} | graphs)
@@ -236,7 +245,7 @@ def _latency(run: FinishedRun, forms: dict[str, Predict]) -> dict[str, Any]:
 
 
 def _words(result: dict[str, Any], latency: dict[str, Any]) -> str:
-    times = ", ".join(f"{latency[f'batch_{size}']['median_ms']:.3g} ms at batch {size}" for size in (1, 32))
+    times = ", ".join(f"{number(latency[f'batch_{size}']['median_ms'])} ms at batch {size}" for size in (1, 32))
     metric = metric_of(result)
     noise = "" if latency["quiet"] else ", the machine was not quiet"
     return f"test {metric} {100 * result['metrics']['test'][metric]:.2f}, {times}{noise}"

@@ -45,10 +45,7 @@ def push(export: Path, name: str, public: bool) -> str:
     hub = HfApi()
     try:
         repository = hub.create_repo(name, private=not public, exist_ok=True)
-        hub.upload_folder(
-            repo_id=name, folder_path=export, commit_message="Exported by kdbench", delete_patterns=["*"],
-            ignore_patterns=["*.part"],
-        )  # fmt: skip
+        hub.upload_folder(repo_id=name, folder_path=export, commit_message="Exported by kdbench", delete_patterns=["*"])
     except HfHubHTTPError as error:
         status = error.response.status_code
         told = error.server_message or " ".join(str(error).split())

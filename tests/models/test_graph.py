@@ -65,7 +65,7 @@ def bert_graph() -> bytes:
 )
 def test_a_graph_answers_as_its_model_and_so_nearly_does_its_quantised_one(tmp_path, architecture, changes, pairs):
     made = model(architecture, **changes)
-    assert graph.to_onnx(made, tmp_path / "model.onnx", pairs) <= graph.TOLERANCE
+    assert graph.to_onnx(network.view(made), tmp_path / "model.onnx", pairs) <= graph.TOLERANCE
     whole = graph.Graph(tmp_path / "model.onnx")
     assert whole.inputs == list(graph.INPUTS[: 2 + pairs])
     assert len(graph.SHAPES) >= 8 and len(set(graph.SHAPES)) == len(graph.SHAPES)
@@ -109,7 +109,7 @@ def test_each_way_to_quantise_has_the_weights_and_the_answers_it_says(tmp_path, 
 
 def test_half_precision_is_near_and_half_as_large(tmp_path):
     made, given = model("bert", hidden=64, ffn=96), batch(3, 20)
-    graph.to_onnx(made, tmp_path / "model.onnx", False)
+    graph.to_onnx(network.view(made), tmp_path / "model.onnx", False)
     graph.to_fp16(tmp_path / "model.onnx", tmp_path / "half.onnx")
     assert (tmp_path / "half.onnx").stat().st_size < 0.7 * (tmp_path / "model.onnx").stat().st_size
     with torch.inference_mode():
@@ -126,7 +126,7 @@ def test_a_fastbert_keeps_its_exits(tmp_path, embedding_branch):
     for branch in made.branches:  # so that rows differ, and leave at each
         for layer, factor in ((branch.narrow, 3), (branch.dense, 6), (branch.classifier, 10)):
             layer.weight.data.mul_(factor)
-    assert graph.to_onnx(made, tmp_path / "model.onnx", False) <= 1e-4
+    assert graph.to_onnx(network.view(made), tmp_path / "model.onnx", False) <= 1e-4
     session = graph.Graph(tmp_path / "model.onnx").session
     left = set()
     for speed in (0.0, 0.05, 0.1, 0.2, 0.4, 1.0):
@@ -149,13 +149,13 @@ def test_a_graph_that_answers_otherwise_is_refused(tmp_path, monkeypatch):
     made = model("bert")
     monkeypatch.setattr(network._Plain, "forward", lambda self, input_ids, attention_mask: self.model(input_ids).logits)
     with refused(Code.UNSUPPORTED_EXPORT, "differs from PyTorch by ", kind=UserError):
-        graph.to_onnx(made, tmp_path / "model.onnx", False)
+        graph.to_onnx(network.view(made), tmp_path / "model.onnx", False)
 
 
 def test_a_bilstm_is_refused(tmp_path):
     made = model("bilstm", embedding=8, multichannel=False, pairs=False)
     with refused(Code.UNSUPPORTED_EXPORT, "BiLSTM", kind=UserError):
-        graph.to_onnx(made, tmp_path / "model.onnx", False)
+        graph.to_onnx(network.view(made), tmp_path / "model.onnx", False)
     assert not list(tmp_path.iterdir())
 
 
@@ -178,7 +178,7 @@ def test_a_tokenizer_gives_what_its_model_takes(tmp_path, kind, pairs, graphs):
     with torch.inference_mode():
         expected = students.load(tmp_path)(**given).logits
     if graphs:
-        graph.to_onnx(made, tmp_path / "model.onnx", "token_type_ids" in given)
+        graph.to_onnx(network.view(made), tmp_path / "model.onnx", "token_type_ids" in given)
         session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
         arrays = {name: value.numpy() for name, value in given.items()}
         arrays |= {"speed": np.array(0, np.float32)} if kind == "fastbert" else {}

@@ -61,7 +61,7 @@ def works(configure, execute, monkeypatch) -> dict[str, Work]:
         return report() == "new" and same and (folder / PREDICTIONS).read_bytes() == predictions
 
     # A graph takes seconds to make; its writes are like others.
-    monkeypatch.setattr(export, "network_to_onnx", lambda network, path, types: path.write_bytes(b"graph" * 999) * 0.0)
+    monkeypatch.setattr(export, "to_onnx", lambda network, path, types: path.write_bytes(b"graph" * 999) * 0.0)
     monkeypatch.setattr(export, "write_int8", lambda run, source, target, *_: shutil.copy(source, target))
     monkeypatch.setattr(export, "graph_predict", lambda path, speed: lambda batch, step: torch.eye(3)[batch["labels"]])
     before, wanted = folder.parent / "before", ExportConfig(int8=True)
