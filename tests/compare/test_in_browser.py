@@ -17,12 +17,13 @@ from tests.compare.test_pictures import epochs
 from tests.compare.test_tests import predict
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Page, ViewportSize
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium")
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no chromium")]
-DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+DESKTOP: "ViewportSize" = {"width": 1280, "height": 900}
+PHONE: "ViewportSize" = {"width": 390, "height": 844}
 
 # The least contrast (WCAG 2) of all words with what is behind them, and these words.
 CONTRAST = """() => {
@@ -90,7 +91,7 @@ def shown(chromium: "Browser", file: Path) -> Iterator["Page"]:
     page = context.new_page()
     page.on("console", lambda message: faults.append(message.text))
     page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("request", lambda one: one.url.startswith(("file:", "data:")) or faults.append(one.url))
+    page.on("request", lambda one: None if one.url.startswith(("file:", "data:")) else faults.append(one.url))
     page.goto(file.as_uri())
     yield page
     context.close()
