@@ -31,7 +31,7 @@ WAYS = {
     "dynamic": Way("dynamic", False, False),
     "dynamic_channel": Way("dynamic, per channel", False, True),
     "dynamic_7bit": Way("dynamic, per channel, 7-bit weights", False, True, True),
-    "qat": Way("dynamic, per channel, quantisation-aware training", False, True),
+    "qat": Way("dynamic, per channel, 7-bit weights after quantisation-aware training", False, True, True),
     "static": Way("static", True, False),
     "static_channel": Way("static, per channel", True, True),
 }
