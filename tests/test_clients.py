@@ -28,10 +28,13 @@ def run(configure, execute) -> Path:
 
 
 def check(found: list[clients.Answer], exported: Path, graph: str, tolerance: float) -> None:
-    """The probabilities are those of PyTorch, and hardly differ from those of the same graph."""
-    for model, allowed in ((exported, tolerance), (exported / graph, 1e-3)):
+    """The probabilities are those of PyTorch and of the same graph in kdbench.
+
+    In int8, these differ too, where the processor has AVX2 but no VNNI: native products overflow, WebAssembly's do not.
+    """
+    for model in (exported, exported / graph):
         for mine, theirs in zip(clients.by_kdbench(model, TEXTS), found, strict=True):
-            assert theirs == pytest.approx(mine, abs=allowed), model.name
+            assert theirs == pytest.approx(mine, abs=tolerance), model.name
 
 
 @needs(clients.NODE is not None, clients.TRANSFORMERS_JS.is_dir())
