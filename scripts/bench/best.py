@@ -198,7 +198,7 @@ def trainer(texts: list[str], labels: list[str], options: Any) -> Answer:
     tokenizer = AutoTokenizer.from_pretrained(options.encoder)
     model = AutoModelForSequenceClassification.from_pretrained(options.encoder, num_labels=len(names))
 
-    class Rows(torch.utils.data.Dataset):  # type: ignore[type-arg]
+    class Rows(torch.utils.data.Dataset):
         def __init__(self, chosen: list[int]) -> None:
             self.rows = [
                 dict(tokenizer(texts[at], truncation=True, max_length=128), labels=names.index(labels[at]))
