@@ -217,7 +217,7 @@ def test_a_fastbert_stands_on_every_encoder(folders, kind, tmp_path):
         **inputs, speed=first.mean().item() + 1e-4
     )  # some row leaves, and is trimmed away
     for row, layer in enumerate(layers.tolist()):
-        torch.testing.assert_close(logits[row], everything[layer - 1, row], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(logits[row], everything[layer - 1, row], rtol=1e-4, atol=1e-4)
     assert min(layers) == 1 < max(layers)
     view(model).save(tmp_path)
     loaded = students.load(tmp_path)

@@ -187,8 +187,8 @@ def test_weights_are_a_function_of_the_seed():
 def test_a_graph_answers_as_its_model_and_so_nearly_does_its_quantised_one(shape, tmp_path):
     view(build(shape)).save(tmp_path)
     loaded = static.Model.load(tmp_path)
-    assert graph.to_onnx(loaded, tmp_path / "model.onnx", shape["pairs"]) <= graph.TOLERANCE
-    int8.to_int8(tmp_path / "model.onnx", tmp_path / "int8.onnx")
+    assert graph.to_onnx(view(loaded), tmp_path / "model.onnx", shape["pairs"]) <= graph.TOLERANCE
+    int8.to_int8(tmp_path / "model.onnx", tmp_path / "int8.onnx", "dynamic_7bit")  # 8 bits overflow on AVX2
     given = batch()
     expected = loaded(**given).logits
     torch.testing.assert_close(graph.Graph(tmp_path / "model.onnx").logits(given), expected, rtol=1e-5, atol=1e-5)
