@@ -663,7 +663,7 @@ def test_help_is_quick_and_complete(tmp_path: Path) -> None:
     program = without("torch", "transformers", "datasets", "numpy")
     (done, first), (_, second) = (python("-c", program, "--help", cwd=tmp_path, COLUMNS="100") for _ in range(2))
     _, hydra = python("-c", "import hydra.main", cwd=tmp_path)  # the first of ours may compile, this one may not
-    assert min(first, second) < 3.5 * hydra  # 2.2 on a quiet machine
+    assert min(first, second) < 3 * hydra  # 2.1 to 2.4 when measured
     assert done.returncode == 0 and done.stdout.endswith("loaded: []\n")
     lines = done.stdout.splitlines()[:-1]
     assert len(lines) <= 40 and max(map(len, lines)) <= 100
