@@ -135,8 +135,12 @@ def _source(
         try:
             for given in chain.from_iterable(texts(path, config) for path in files):
                 yield (" ".join(given[0].split()),) if words else given
-        except SettingError as error:  # of dataset.text, which another file than the data set's lacks
-            raise SettingError(error.code, "dataset.unlabelled", str(config.unlabelled), str(error)) from error
+        except SourceError as error:
+            # dataset.encoding is also that of the labelled files: to change it may spoil them.
+            coded = "it must be in UTF-8, or in the encoding of the labelled files (dataset.encoding). To convert a "
+            coded += "Windows file: iconv -f cp1252 -t utf-8, a Chinese one: -f gb18030"
+            problem = coded if error.code == Code.WRONG_ENCODING else str(error)
+            raise SettingError(error.code, "dataset.unlabelled", str(config.unlabelled), problem) from error
 
     return None, read
 

@@ -155,10 +155,18 @@ class TestRefusals:
         with refused(code, "dataset.unlabelled", given, kind=SettingError):
             stored_unlabelled(made, stored_dataset(made, tmp_path), tmp_path)
 
-    def test_a_file_without_the_column(self, tmp_path):
+    @pytest.mark.parametrize(
+        ("content", "code", "told"),
+        [
+            (b"body\nsome text\n", Code.MISSING_COLUMN, "body"),
+            (b"", Code.UNREADABLE_TABLE, ""),
+            ("text\ncaf\xe9\n".encode("latin-1"), Code.WRONG_ENCODING, "UTF-8"),
+        ],
+    )
+    def test_a_file_that_cannot_be_read(self, tmp_path, content, code, told):
         made = config(write(tmp_path / "x.csv", rows(range(30))), unlabelled=str(tmp_path / "raw.csv"))
-        (tmp_path / "raw.csv").write_text("body\nsome text\n", encoding="utf8")
-        with refused(Code.MISSING_COLUMN, "dataset.unlabelled", "raw.csv", "body", kind=SettingError):
+        (tmp_path / "raw.csv").write_bytes(content)
+        with refused(code, "dataset.unlabelled", "raw.csv", told, kind=SettingError):
             stored_unlabelled(made, stored_dataset(made, tmp_path), tmp_path)
 
 
