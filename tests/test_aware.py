@@ -62,7 +62,7 @@ def error(made, exact, folder) -> float:
 def test_training_makes_up_for_the_rounding(tmp_path):
     made, exact = rough(0), rough(0)
     before = error(rough(0), exact, tmp_path)
-    trained = train_aware(made, (batch(16, 5 + step % 30) for step in range(120)), 120, 3e-4)
+    trained = train_aware(made, (batch(16, 5 + step % 30) for step in range(60)), 60, 3e-4)
     assert error(trained, exact, tmp_path) < 0.5 * before
     for module in trained.modules():  # nothing of the training is left, and 7 bits hold the weights
         if isinstance(module, torch.nn.Linear):

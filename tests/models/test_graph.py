@@ -146,7 +146,7 @@ def test_a_fastbert_keeps_its_exits(tmp_path, embedding_branch):
 
 
 def test_a_graph_that_answers_otherwise_is_refused(tmp_path, monkeypatch):
-    made = model("bert")
+    made = model("bert", layers=1)
     monkeypatch.setattr(network._Plain, "forward", lambda self, input_ids, attention_mask: self.model(input_ids).logits)
     with refused(Code.UNSUPPORTED_EXPORT, "differs from PyTorch by ", kind=UserError):
         graph.to_onnx(network.view(made), tmp_path / "model.onnx", False)
