@@ -1,10 +1,13 @@
 """What the schema has as text arrives as it was typed, and what kdbench prints of it can be typed again."""
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, get_origin
 
 import hydra
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -33,6 +36,13 @@ def configs():
         yield made
 
 
+@pytest.fixture
+def plain(configs):
+    cfg = hydra.compose("config")
+    OmegaConf.set_struct(cfg, True)
+    return cfg
+
+
 def test_there_are_texts():
     assert {"dataset.text", "dataset.label", "dataset.source", "dataset.name", "tag", "outputs"} <= set(TEXTS)
 
@@ -41,10 +51,13 @@ def test_there_are_texts():
 @given(key=st.sampled_from(TEXTS), word=WORDS.filter(lambda word: word.isascii() and word != "null"))
 @example(key="dataset.label", word="null")  # it must have a text
 @example(key="tag", word="2024_01")
-def test_a_text_arrives_as_it_was_typed(configs, key, word):
+def test_a_text_arrives_as_it_was_typed(configs, plain, key, word):
     (o,) = as_typed(configs, [configs.parse(f"{key}={word}")])
     assert o.value == word
-    cfg = hydra.compose("config", [f"++{o.text}"])  # as Hydra's own command reads it
+    cfg = deepcopy(plain)
+    ConfigLoaderImpl._apply_overrides_to_config(  # as Hydra's own command reads it
+        OverridesParser.create().parse_overrides([f"++{o.text}"]), cfg
+    )
     assert OmegaConf.select(cfg, key) == word
     assert o.fault(Code.WRONG_TYPE, "").value == word
 
