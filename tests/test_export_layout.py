@@ -72,7 +72,7 @@ def check_clients(exported: Path) -> None:
         "onnx/model_fp16.onnx", "openvino/openvino_model.xml", "openvino/openvino_model.bin",
     }  # fmt: skip
     record = json.loads((exported.parent / "forms/int8/results.json").read_text())["quantisation"]
-    assert {one["name"] for one in record["tried"]} == {*WAYS, "onnx", "openvino", "openvino_int8"} - {AWARE}
+    assert {one["name"] for one in record["tried"]} == {*WAYS, "pytorch", "onnx", "openvino", "openvino_int8"} - {AWARE}
     (best,) = (one for one in record["tried"] if one["name"] == record["way"])
     ways = [one for one in record["tried"] if one["name"] in WAYS]
     assert best["batch_1_ms"] * best["batch_32_ms"] == min(one["batch_1_ms"] * one["batch_32_ms"] for one in ways)

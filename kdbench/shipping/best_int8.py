@@ -1,6 +1,7 @@
 """Find the fastest way to quantise a model that loses little on dev.
 
-All ways are tried on the run's own dev set, and timed in turns in one process, beside the fp32 graphs.
+All ways are tried on the run's own dev set, and timed in turns in one process, beside the model in PyTorch and the fp32
+graphs.
 """
 
 import logging
@@ -15,7 +16,7 @@ from kdbench.data.teacher_cache import compute_outputs
 from kdbench.errors import Code, UserError
 from kdbench.inference import measure
 from kdbench.inference.calibration import calibration_of
-from kdbench.inference.classifier import graph_predict
+from kdbench.inference.classifier import graph_predict, model_predict
 from kdbench.inference.finished_run import FinishedRun
 from kdbench.inference.forms import graph_bytes
 from kdbench.inference.int8 import AWARE, WAYS, Inputs, calibration_texts, to_int8
@@ -29,8 +30,10 @@ from kdbench.storage.results import metric_of
 from kdbench.tasks import kind
 
 log = logging.getLogger("kdbench")
+PYTORCH = "pytorch"
 FP32 = "onnx"  # the name of the form that the others are compared with
 SHOWN = {way: f"ONNX Runtime, int8, {way}" for way in WAYS} | {
+    PYTORCH: "PyTorch, fp32",
     FP32: "ONNX Runtime, fp32",
     "openvino": "OpenVINO, fp32",
     "openvino_int8": "OpenVINO, int8, static_channel",
@@ -127,9 +130,10 @@ def write_int8(run: FinishedRun, source: Path, target: Path, way: str, texts: Se
 
 
 def _measured(run: FinishedRun, graphs: dict[str, Path]) -> list[Tried]:
-    """Evaluate each graph on dev, and time all in turns."""
-    log.info("int8: evaluating %d forms on dev, and measuring their times in turns", len(graphs))
-    predicts = {name: graph_predict(path, 0.0) for name, path in graphs.items()}
+    """Evaluate the model and each graph on dev, and time all in turns."""
+    log.info("int8: evaluating %d forms on dev, and measuring their times in turns", len(graphs) + 1)
+    predicts = {PYTORCH: model_predict(run.model)} | {name: graph_predict(path, 0.0) for name, path in graphs.items()}
+    sizes = {PYTORCH: run.result["bytes"]} | {name: graph_bytes(path) for name, path in graphs.items()}
     dev, metric, names = run.data.dev, metric_of(run.result), run.data.label_names
     examples, judge = run.examples(dev), kind(run.dataset.task).judge
     points = {
@@ -139,8 +143,8 @@ def _measured(run: FinishedRun, graphs: dict[str, Path]) -> list[Tried]:
     times = measure.measured({name: own_call(run, predict) for name, predict in predicts.items()})
     return [
         Tried(
-            name, points[name], points[FP32] - points[name], graph_bytes(path) / 1e6,
+            name, points[name], points[FP32] - points[name], sizes[name] / 1e6,
             times[name]["batch_1"]["median_ms"], times[name]["batch_32"]["median_ms"], times[name]["quiet"],
         )
-        for name, path in graphs.items()
+        for name in predicts
     ]  # fmt: skip
