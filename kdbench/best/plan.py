@@ -2,8 +2,11 @@
 
 What is cheap comes first, so that there is an answer at once: TF-IDF, static vectors, a frozen encoder. Then come the
 teacher, the students that the limits leave, each fine-tuned directly and taught by the teacher, and last, while time is
-left, schedules of the best student by successive halving (Jamieson and Talwalkar 2016): of four learning rates the
+left, schedules of the best network by successive halving (Jamieson and Talwalkar 2016): of four learning rates the
 better half goes on with twice the updates.
+
+In a short time a network makes fewer updates. How many is decided when it is its turn, and kept, so that the same
+command finds the same runs.
 """
 
 from collections.abc import Iterator
@@ -19,11 +22,13 @@ START = 4.0  # seconds of a run that are neither training nor evaluation
 EXPORT = 8.0  # seconds that its other forms take, without their evaluation
 EVALUATED = 2.0  # passes over dev and test: of the run, and of its other forms
 BATCH = 32
-UPDATES = 300  # at least
+UPDATES = 300  # at least, if there is time
+LEAST = 60  # a network for which there is not even time for these is not begun
 EPOCHS = {1_000: 10, 10_000: 5, 100_000: 3}  # of the labelled texts, by their number; of more texts: 2
 PASSES = 2  # over labelled and raw texts
-TEACHER, STUDENT = 0.35, 0.3  # shares of the whole time that one may take
-RATES = (1.0, 1 / 3, 2.0, 0.1)  # of the encoder's own for students, for successive halving
+TEACHER = 0.35  # share of the whole time that a larger teacher may take
+SHARE = 0.5  # of the time that is left, for one network
+RATES = (1.0, 1 / 3, 2.0, 0.1)  # of the network's own, for successive halving
 SLACK = 2.0  # a student is tried if its expected time keeps the limit within this factor
 
 
@@ -58,12 +63,22 @@ class Candidate:
     seconds: float  # expected
     ships: bool = True  # False: it cannot keep the limits, or is a control
     steps: int = 0  # updates of a network; 0: another method
+    lr: float = 0.0  # of a network
 
 
 class Board:
     """What the plan needs to know of the runs that are done. Here none is."""
 
     pace = 1.0  # measured time over expected time
+
+    def __init__(self, left: float) -> None:
+        self._left = left
+        self.steps: dict[str, int] = {}  # updates that were decided, by the name of the candidate
+
+    @property
+    def left(self) -> float:
+        """Return the seconds that are left."""
+        return self._left
 
     def score(self, candidate: Candidate) -> float | None:
         """Return the dev score, or None if it was not done."""
@@ -102,7 +117,7 @@ class Plan:
 
     def on_paper(self) -> Iterator[Candidate]:
         """Yield the runs that do not depend on the results of others."""
-        return self.candidates(Board())
+        return self.candidates(Board(self.wish.seconds))
 
     @property
     def half(self) -> Candidate:
@@ -134,78 +149,92 @@ class Plan:
     def _networks(self, board: Board) -> Iterator[Candidate]:
         small = self.encoders[-1]
         depths = [depth for depth in range(small.layers, 0, -1) if self._possible(small, depth)]
-        teacher = self._teacher(board)
-        steps = self._steps(self.look.rows["train"])
         students = list(dict.fromkeys([*depths[:1], *(depth for depth in (3,) if depth in depths)]))
-        direct = [self._student(small, depth, steps) for depth in students if depth < small.layers]
-        if direct:
-            yield direct[0]
-        taught: list[Candidate] = []
-        if teacher is not None:
-            yield teacher[1]
-            teaching = f"teacher.schedule.steps={self._steps(self.look.rows['train'])}"
+        direct = [depth for depth in students if depth < small.layers]
+        done: list[Candidate] = []
+        if direct and not self._possible(small, small.layers):  # what can be shipped comes before what only teaches
+            done.append(self._student(small, direct.pop(0), board))
+            yield done[-1]
+        if (teacher := self._teacher(board)) is not None:
+            encoder, run = teacher
+            yield run
+            if run.ships:
+                done.append(run)
+            teaching = (f"teacher={encoder.name}", f"teacher.schedule.steps={run.steps}")
             raw = " and raw texts" if "unlabelled" in self.look.rows else ""
-            yield self._static(f"static vectors, taught by {teacher[0].name} on labels{raw}", teacher[0], teaching)
-            taught = [self._taught(small, depth, teacher[0], board) for depth in students]
-            if raw and students:
-                taught.append(self._taught(small, students[0], teacher[0], board, "pseudo_label"))
-            yield from taught
-        yield from direct[1:]
-        every = [one for one in (*taught, *direct) if board.score(one) is not None]
-        if every:
-            yield from self._halving(max(every, key=lambda one: board.score(one) or 0.0), board)
+            yield self._static(f"static vectors, taught by {encoder.name} on labels{raw}", encoder, *teaching[1:])
+            hard = [(depth, "pseudo_label") for depth in students[:1] if raw]
+            for depth, method in [*((depth, "logit_kd") for depth in students), *hard]:
+                done.append(self._taught(small, depth, encoder, teaching, board, method))
+                yield done[-1]
+        for depth in direct:
+            done.append(self._student(small, depth, board))
+            yield done[-1]
+        scores = {one: score for one in done if (score := board.score(one)) is not None}
+        if scores:
+            yield from self._halving(max(scores, key=lambda one: (scores[one], -one.seconds)), board)
 
     def _teacher(self, board: Board) -> tuple[Encoder, Candidate] | None:
-        """Return the largest teacher that the time allows, with its run."""
+        """Return the largest teacher that the time allows, with its run: the smallest one also with fewer updates."""
+        wanted = self._steps(self.look.rows["train"])
         for encoder in self.encoders:
-            steps = self._steps(self.look.rows["train"])
-            words = ("method=finetune", "student=full", f"teacher={encoder.name}", f"schedule.lr={encoder.lr:g}")
-            run = self._network(
-                f"{encoder.name}, all {encoder.layers} layers: the teacher", encoder, encoder.layers, steps, *words
-            )
+            name = f"{encoder.name}, all {encoder.layers} layers: the teacher"
             labelling = self.machine.passes(
                 encoder.layers * encoder.layer, self.look.tokens * sum(self.look.rows.values())
             )
-            if (run.seconds + labelling) * board.pace <= TEACHER * self.wish.seconds:
+            whole, least = (
+                (self._seconds(encoder, encoder.layers, steps) + labelling) * board.pace for steps in (wanted, LEAST)
+            )
+            short = encoder is self.encoders[-1] and least <= SHARE * board.left
+            if name in board.steps or whole <= TEACHER * self.wish.seconds or short:
+                words = ("method=finetune", "student=full", f"teacher={encoder.name}", f"schedule.lr={encoder.lr:g}")
+                run = self._network(name, encoder, encoder.layers, wanted, encoder.lr, board, *words)
                 return encoder, replace(run, ships=self._possible(encoder, encoder.layers))
         return None
 
-    def _student(self, encoder: Encoder, depth: int, steps: int) -> Candidate:
+    def _student(self, encoder: Encoder, depth: int, board: Board) -> Candidate:
         words = ("method=finetune", f"teacher={encoder.name}", f"student.layers={depth}")
-        return self._network(
-            f"{depth} layers of {encoder.name}, fine-tuned on the labels", encoder, depth, steps, *words
-        )
+        name = f"{depth} layers of {encoder.name}, fine-tuned on the labels"
+        steps = self._steps(self.look.rows["train"])
+        return self._network(name, encoder, depth, steps, encoder.student_lr, board, *words)
 
     def _taught(
-        self, encoder: Encoder, depth: int, teacher: Encoder, board: Board, method: str = "logit_kd"
+        self, encoder: Encoder, depth: int, teacher: Encoder, teaching: tuple[str, ...], board: Board, method: str
     ) -> Candidate:
         """Return the student that learns the teacher's logits, or its hard answers, from the raw texts too."""
         texts = self.look.rows["train"] + self.look.rows.get("unlabelled", 0)
         steps = max(self._steps(self.look.rows["train"]), PASSES * texts // BATCH)
-        step = self.machine.step(depth * encoder.layer, BATCH * self.look.tokens) * board.pace
-        steps = max(UPDATES, min(steps, int(STUDENT * self.wish.seconds / step)))
         raw = " and raw texts" if "unlabelled" in self.look.rows else ""
         how = "taught by" if method == "logit_kd" else "trained on the hard answers of"
         own = [] if teacher is encoder else ["student=own", f"teacher@student.encoder={encoder.name}"]
-        teaching = (f"teacher={teacher.name}", f"teacher.schedule.steps={self._steps(self.look.rows['train'])}")
         return self._network(
             f"{depth} layers of {encoder.name}, {how} {teacher.name} on labels{raw}", encoder, depth, steps,
-            f"method={method}", *teaching, *own, f"student.layers={depth}",
+            encoder.student_lr, board, f"method={method}", *teaching, *own, f"student.layers={depth}",
         )  # fmt: skip
 
-    def _network(self, name: str, encoder: Encoder, depth: int, steps: int, *words: str) -> Candidate:
+    def _network(
+        self, name: str, encoder: Encoder, depth: int, wanted: int, lr: float, board: Board, *words: str
+    ) -> Candidate:
+        """Return a run with the wanted updates, or as many as its share of the time that is left allows."""
+        if name not in board.steps:
+            free = SHARE * board.left / board.pace - self._seconds(encoder, depth, 0)
+            affordable = int(free / self.machine.step(depth * encoder.layer, BATCH * self.look.tokens))
+            board.steps[name] = min(wanted, max(LEAST, affordable))
+        steps = board.steps[name]
+        seconds = self._seconds(encoder, depth, steps)
+        return Candidate(name, self._words(*words, f"schedule.steps={steps}"), seconds, steps=steps, lr=lr)
+
+    def _seconds(self, encoder: Encoder, depth: int, steps: int) -> float:
+        """Return what a run with these updates takes, with its evaluation and export."""
         size, tokens = depth * encoder.layer, self.look.tokens
         train = steps * self.machine.step(size, BATCH * tokens)
         judged = EVALUATED * self.machine.passes(size, tokens * (self.look.rows["dev"] + self.look.rows["test"]))
-        return Candidate(
-            name, self._words(*words, f"schedule.steps={steps}"), START + EXPORT + train + judged, steps=steps
-        )
+        return START + EXPORT + train + judged
 
     def _halving(self, best: Candidate, board: Board) -> Iterator[Candidate]:
         """Yield variants of a run: four learning rates, then the better two with twice the updates, then the best."""
-        default = self.encoders[-1].student_lr  # all students are made of it
-        rates = tuple(rate * default for rate in RATES)
-        steps, done = best.steps, {default: best}
+        rates = tuple(rate * best.lr for rate in RATES)
+        steps, done = best.steps, {best.lr: best}
         while rates:
             for lr in rates:
                 if lr not in done:
@@ -230,11 +259,12 @@ class Plan:
 
 def _variant(one: Candidate, steps: int, lr: float) -> Candidate:
     """Return the same run with other updates and another learning rate."""
-    kept = (word for word in one.words if not word.startswith("schedule.steps="))
+    kept = (word for word in one.words if not word.startswith(("schedule.steps=", "schedule.lr=")))
     return replace(
         one,
         name=f"{one.name}; {steps} updates, learning rate {lr:g}",
         words=(*kept, f"schedule.steps={steps}", f"schedule.lr={lr:g}"),
         seconds=one.seconds * steps / one.steps,
         steps=steps,
+        lr=lr,
     )

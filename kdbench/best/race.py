@@ -41,7 +41,7 @@ class Race:
 
     def _do(self, entry: Entry) -> None:
         """Do a run, and make its other forms if it is among the best."""
-        began = time.monotonic()
+        began, when = time.monotonic(), time.time()
         ended = self._job(run, entry.candidate.words)
         entry.seconds = time.monotonic() - began
         folder: Path | None = ended.found
@@ -50,7 +50,7 @@ class Race:
             entry.why = "its time was up" if ended.stopped else ended.problem or f"see {self.standing.log}"
             return
         entry.state = "done"
-        if entry.candidate.steps:
+        if entry.candidate.steps and (folder / RESULTS).stat().st_mtime >= when:  # else it was there already
             self.standing.pace = (self.standing.pace + entry.seconds / entry.candidate.seconds) / 2
         result = read_result(folder)
         assert result is not None  # its job has just ended

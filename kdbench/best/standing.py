@@ -58,14 +58,20 @@ class Entry:
 
 
 class Clock:
-    """The time that all commands of one wish have used together: the same command goes on where it was killed."""
+    """What the commands of one wish have in common: the same command goes on where it was killed.
+
+    They share the time, and the numbers of updates that were decided in it. Its file is kept after the end.
+    """
 
     def __init__(self, wish: Wish) -> None:
         self.path = wish.out.with_name(f".{wish.out.name}.json")
         what = {key: str(value) for key, value in vars(wish).items() if key not in ("seconds", "out")}
         self.what = json.dumps(what, sort_keys=True)
         before = read_json(self.path) if self.path.is_file() else {}
-        self.used = float(before["used"]) if before.get("wish") == self.what else 0.0
+        if before.get("wish") != self.what:
+            before = {}
+        self.used: float = before.get("used", 0.0)
+        self.steps: dict[str, int] = before["steps"] if before.get("seconds") == wish.seconds else {}
         self.seconds, self.began, self.saved = wish.seconds, time.monotonic(), 0.0
 
     @property
@@ -80,20 +86,27 @@ class Clock:
         """Keep the time on disk, at most once in `every` seconds."""
         if time.monotonic() - self.saved >= every:
             self.saved = time.monotonic()
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self.path, {"wish": self.what, "used": self.spent})
+            self._write(self.spent)
 
     def close(self) -> None:
-        """Forget the time: the wish was granted."""
-        self.path.unlink(missing_ok=True)
+        """Forget the time that was used: the wish was granted."""
+        self._write(0.0)
+
+    def _write(self, used: float) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self.path, {"wish": self.what, "seconds": self.seconds, "used": used, "steps": self.steps})
 
 
 class Standing(Board):
     """The runs of one command."""
 
     def __init__(self, plan: Plan, clock: Clock, log: Path) -> None:
-        self.plan, self.wish, self.clock, self.log = plan, plan.wish, clock, log
+        self.plan, self.wish, self.clock, self.log, self.steps = plan, plan.wish, clock, log, clock.steps
         self.entries: list[Entry] = []
+
+    @property
+    def left(self) -> float:
+        return self.clock.left
 
     def score(self, candidate: Candidate) -> float | None:
         return next((entry.dev for entry in self.entries if entry.candidate == candidate), None)

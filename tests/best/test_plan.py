@@ -8,7 +8,7 @@ import pytest
 from kdbench.best import plan as plan_module
 from kdbench.best.look import Look
 from kdbench.best.machine import Machine
-from kdbench.best.plan import RATES, Candidate, Encoder, Plan
+from kdbench.best.plan import LEAST, RATES, SHARE, Candidate, Encoder, Plan
 from kdbench.best.wish import Wish, quantity
 from kdbench.errors import Code, UserError
 
@@ -39,7 +39,8 @@ MACHINE = Machine(training=5e-12, answering=2e-11)
 class Board(plan_module.Board):
     """Scores by the place of a candidate, so that the plan can be followed without a run."""
 
-    def __init__(self, scores: dict[str, float] | None = None) -> None:
+    def __init__(self, scores: dict[str, float] | None = None, left: float = 3600.0) -> None:
+        super().__init__(left)
         self.scores = scores or {}
 
     def score(self, candidate: Candidate) -> float | None:
@@ -64,8 +65,8 @@ def test_what_is_cheap_comes_first_and_the_teacher_before_its_students():
 
 def test_the_largest_teacher_that_the_time_allows_is_taken():
     def teachers(seconds: float) -> list[str]:
-        found = plan(replace(WISH, seconds=seconds)).candidates(Board())
-        return [one.name.partition(",")[0] for one in found if "the teacher" in one.name]
+        found = plan(replace(WISH, seconds=seconds)).candidates(Board(left=seconds))
+        return [one.name.partition(",")[0] for one in found if one.name.endswith("the teacher")]
 
     assert teachers(36_000) == ["large"]
     assert teachers(600) == ["small"]
@@ -80,9 +81,26 @@ def test_with_raw_texts_the_hard_answers_are_tried_too():
 
 
 def test_without_time_for_a_teacher_the_rest_of_it_goes_to_schedules():
-    found = [*plan(replace(WISH, seconds=20.0)).candidates(Board())]
+    found = [*plan(replace(WISH, seconds=20.0)).candidates(Board(left=20.0))]
     assert not any("taught" in one.name or "the teacher" in one.name for one in found)
     assert sum("learning rate" in one.name for one in found) == len(RATES) - 1 + 2 + 1
+
+
+def test_in_a_short_time_a_network_makes_fewer_updates_and_keeps_their_number():
+    def steps(board: Board) -> dict[str, int]:
+        found = plan(replace(WISH, seconds=120.0)).candidates(board)
+        return {one.name: one.steps for one in found if one.steps and "learning rate" not in one.name}
+
+    long, short = steps(Board(left=1e6)), Board(left=120.0)
+    first = steps(short)
+    assert first.keys() == long.keys()
+    assert all(first[name] <= long[name] and first[name] >= LEAST for name in first)
+    teacher = "small, all 6 layers: the teacher"
+    assert first[teacher] > LEAST and first[teacher] < long[teacher]
+    run = next(one for one in plan(replace(WISH, seconds=120.0)).candidates(short) if one.name == teacher)
+    assert run.seconds == pytest.approx(SHARE * 120, rel=0.02)
+    short.pace = 3.0
+    assert steps(short) == first
 
 
 def test_students_that_cannot_keep_a_limit_are_not_trained():

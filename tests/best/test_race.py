@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,23 @@ def test_the_first_model_is_made_however_late_it_is(standing, monkeypatch):
     monkeypatch.setattr(answer, "write", lambda now, page: None)
     Race(standing, workers, Screen(explain=False, as_json=False)).go()
     assert [entry.state for entry in standing.entries] == ["done"]
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_a_run_that_was_there_says_nothing_of_the_pace(standing, monkeypatch, found):
+    form = add(standing, "a", set(), 1.0)
+    standing.entries.clear()
+    if found:
+        os.utime(form.record, (1.0, 1.0))
+    else:
+        os.utime(form.record, (time.time() + 9, time.time() + 9))
+    monkeypatch.setattr(race, "read_result", lambda folder: json.loads((folder / "results.json").read_text()))
+    script: Any = Script(replace(candidate("a", 1e6), steps=5))
+    standing.plan = script
+    workers: Any = Done({("method=a",): Path("a")})
+    monkeypatch.setattr(answer, "write", lambda now, page: None)
+    Race(standing, workers, Screen(explain=False, as_json=False)).go()
+    assert (standing.pace == 1.0) == found
 
 
 def test_the_folder_has_the_model_its_commands_and_the_sentences(standing):
