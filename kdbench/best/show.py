@@ -62,7 +62,8 @@ class Screen:
         what = entry.why if best is None else f"dev {best.dev:.2f}, {answer.cost(best)}"
         state = "" if entry.state == "done" else f"{entry.state}: "
         left = f"{in_words(max(standing.clock.left, 0))} left"
-        self.say([f"{entry.candidate.name}: {state}{what} ({in_words(entry.seconds)}; {left})"])
+        took = f" ({in_words(entry.seconds)}; {left})" if entry.seconds else ""  # one that had no time did not begin
+        self.say([f"{entry.candidate.name}: {state}{what}{took}"])
 
     def better(self, standing: Standing, leading: Form) -> None:
         self.say([f"best so far: {standing.entry_of(leading).candidate.name}, in {standing.wish.out}"])
