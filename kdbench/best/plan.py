@@ -5,8 +5,8 @@ teacher, the students that the limits leave, each fine-tuned directly and taught
 left, schedules of the best network by successive halving (Jamieson and Talwalkar 2016): of four learning rates the
 better half goes on with twice the updates.
 
-In a short time a network makes fewer updates. How many is decided when it is its turn, and kept, so that the same
-command finds the same runs.
+In a short time a network makes fewer updates, and a teacher answers a part of the raw texts. How many is decided when
+it is their turn, and kept, so that the same command finds the same runs.
 """
 
 from collections.abc import Iterator
@@ -28,6 +28,7 @@ EPOCHS = {1_000: 10, 10_000: 5, 100_000: 3}  # of the labelled texts, by their n
 PASSES = 2  # over labelled and raw texts
 TEACHER = 0.35  # share of the whole time that a larger teacher may take
 SHARE = 0.5  # of the time that is left, for one network
+ANSWERS = 0.25  # of the time that is left, for the teacher's answers to raw texts
 RATES = (1.0, 1 / 3, 2.0, 0.1)  # of the network's own, for successive halving
 SLACK = 2.0  # a student is tried if its expected time keeps the limit within this factor
 
@@ -73,7 +74,9 @@ class Board:
 
     def __init__(self, left: float) -> None:
         self._left = left
-        self.steps: dict[str, int] = {}  # updates that were decided, by the name of the candidate
+        self.decided: dict[
+            str, int
+        ] = {}  # numbers of updates and of raw texts, which the time limits, by what they are of
 
     @property
     def left(self) -> float:
@@ -139,12 +142,10 @@ class Plan:
 
     def _frozen(self, encoder: Encoder) -> Candidate:
         rows = sum(self.look.rows[split] for split in ("train", "dev", "test"))
-        passes = self.machine.passes(encoder.layers * encoder.layer, self.look.tokens * rows)
+        seconds = START + EXPORT + EVALUATED * self._passes(encoder, rows)
         words = self._words("method=frozen", f"teacher={encoder.name}")
         name = f"{encoder.name}, frozen, and a linear model"
-        return Candidate(
-            name, words, START + EXPORT + EVALUATED * passes, ships=self._possible(encoder, encoder.layers)
-        )
+        return Candidate(name, words, seconds, ships=self._possible(encoder, encoder.layers))
 
     def _networks(self, board: Board) -> Iterator[Candidate]:
         small = self.encoders[-1]
@@ -160,12 +161,17 @@ class Plan:
             yield run
             if run.ships:
                 done.append(run)
-            teaching = (f"teacher={encoder.name}", f"teacher.schedule.steps={run.steps}")
-            raw = " and raw texts" if "unlabelled" in self.look.rows else ""
-            yield self._static(f"static vectors, taught by {encoder.name} on labels{raw}", encoder, *teaching[1:])
+            raw = self._raw(encoder, board)
+            teaching = [f"teacher.schedule.steps={run.steps}"]
+            if raw < self.look.rows.get("unlabelled", 0):
+                teaching.append(f"dataset.max_unlabelled_samples={raw}")
+            on = "labels and raw texts" if raw else "labels"
+            static = self._static(f"static vectors, taught by {encoder.name} on {on}", encoder, *teaching)
+            answers = self._passes(encoder, self.look.rows["train"] + raw)
+            yield replace(static, seconds=static.seconds + answers)  # those for the others, too
             hard = [(depth, "pseudo_label") for depth in students[:1] if raw]
             for depth, method in [*((depth, "logit_kd") for depth in students), *hard]:
-                done.append(self._taught(small, depth, encoder, teaching, board, method))
+                done.append(self._taught(small, depth, encoder, teaching, raw, board, method))
                 yield done[-1]
         for depth in direct:
             done.append(self._student(small, depth, board))
@@ -179,18 +185,29 @@ class Plan:
         wanted = self._steps(self.look.rows["train"])
         for encoder in self.encoders:
             name = f"{encoder.name}, all {encoder.layers} layers: the teacher"
-            labelling = self.machine.passes(
-                encoder.layers * encoder.layer, self.look.tokens * sum(self.look.rows.values())
-            )
-            whole, least = (
-                (self._seconds(encoder, encoder.layers, steps) + labelling) * board.pace for steps in (wanted, LEAST)
-            )
-            short = encoder is self.encoders[-1] and least <= SHARE * board.left
-            if name in board.steps or whole <= TEACHER * self.wish.seconds or short:
+            if encoder is self.encoders[-1]:
+                fits = self._seconds(encoder, encoder.layers, LEAST) * board.pace <= SHARE * board.left
+            else:
+                whole = self._seconds(encoder, encoder.layers, wanted)
+                whole += self._passes(encoder, sum(self.look.rows.values()))
+                fits = whole * board.pace <= TEACHER * self.wish.seconds
+            if fits or name in board.decided:
                 words = ("method=finetune", "student=full", f"teacher={encoder.name}", f"schedule.lr={encoder.lr:g}")
                 run = self._network(name, encoder, encoder.layers, wanted, encoder.lr, board, *words)
                 return encoder, replace(run, ships=self._possible(encoder, encoder.layers))
         return None
+
+    def _raw(self, teacher: Encoder, board: Board) -> int:
+        """Return how many raw texts the teacher has the time to answer."""
+        rows, name = self.look.rows.get("unlabelled", 0), f"raw texts for {teacher.name}"
+        if name not in board.decided:
+            affordable = int(ANSWERS * board.left / (self._passes(teacher, 1) * board.pace))
+            board.decided[name] = min(rows, max(BATCH, affordable))
+        return board.decided[name]
+
+    def _passes(self, encoder: Encoder, texts: int) -> float:
+        """Return the seconds in which all layers of the encoder read these texts."""
+        return self.machine.passes(encoder.layers * encoder.layer, self.look.tokens * texts)
 
     def _student(self, encoder: Encoder, depth: int, board: Board) -> Candidate:
         words = ("method=finetune", f"teacher={encoder.name}", f"student.layers={depth}")
@@ -199,28 +216,28 @@ class Plan:
         return self._network(name, encoder, depth, steps, encoder.student_lr, board, *words)
 
     def _taught(
-        self, encoder: Encoder, depth: int, teacher: Encoder, teaching: tuple[str, ...], board: Board, method: str
+        self, encoder: Encoder, depth: int, teacher: Encoder, teaching: list[str], raw: int, board: Board, method: str
     ) -> Candidate:
         """Return the student that learns the teacher's logits, or its hard answers, from the raw texts too."""
-        texts = self.look.rows["train"] + self.look.rows.get("unlabelled", 0)
-        steps = max(self._steps(self.look.rows["train"]), PASSES * texts // BATCH)
-        raw = " and raw texts" if "unlabelled" in self.look.rows else ""
+        steps = max(self._steps(self.look.rows["train"]), PASSES * (self.look.rows["train"] + raw) // BATCH)
+        on = "labels and raw texts" if raw else "labels"
         how = "taught by" if method == "logit_kd" else "trained on the hard answers of"
         own = [] if teacher is encoder else ["student=own", f"teacher@student.encoder={encoder.name}"]
         return self._network(
-            f"{depth} layers of {encoder.name}, {how} {teacher.name} on labels{raw}", encoder, depth, steps,
-            encoder.student_lr, board, f"method={method}", *teaching, *own, f"student.layers={depth}",
+            f"{depth} layers of {encoder.name}, {how} {teacher.name} on {on}", encoder, depth, steps,
+            encoder.student_lr, board, f"method={method}", f"teacher={teacher.name}", *teaching, *own,
+            f"student.layers={depth}",
         )  # fmt: skip
 
     def _network(
         self, name: str, encoder: Encoder, depth: int, wanted: int, lr: float, board: Board, *words: str
     ) -> Candidate:
         """Return a run with the wanted updates, or as many as its share of the time that is left allows."""
-        if name not in board.steps:
+        if name not in board.decided:
             free = SHARE * board.left / board.pace - self._seconds(encoder, depth, 0)
             affordable = int(free / self.machine.step(depth * encoder.layer, BATCH * self.look.tokens))
-            board.steps[name] = min(wanted, max(LEAST, affordable))
-        steps = board.steps[name]
+            board.decided[name] = min(wanted, max(LEAST, affordable))
+        steps = board.decided[name]
         seconds = self._seconds(encoder, depth, steps)
         return Candidate(name, self._words(*words, f"schedule.steps={steps}"), seconds, steps=steps, lr=lr)
 

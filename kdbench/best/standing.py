@@ -60,7 +60,7 @@ class Entry:
 class Clock:
     """What the commands of one wish have in common: the same command goes on where it was killed.
 
-    They share the time, and the numbers of updates that were decided in it. Its file is kept after the end.
+    They share the time, and what was decided in it (`Board.decided`). Its file is kept after the end.
     """
 
     def __init__(self, wish: Wish) -> None:
@@ -71,7 +71,7 @@ class Clock:
         if before.get("wish") != self.what:
             before = {}
         self.used: float = before.get("used", 0.0)
-        self.steps: dict[str, int] = before["steps"] if before.get("seconds") == wish.seconds else {}
+        self.decided: dict[str, int] = before["decided"] if before.get("seconds") == wish.seconds else {}
         self.seconds, self.began, self.saved = wish.seconds, time.monotonic(), 0.0
 
     @property
@@ -94,14 +94,14 @@ class Clock:
 
     def _write(self, used: float) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self.path, {"wish": self.what, "seconds": self.seconds, "used": used, "steps": self.steps})
+        write_json(self.path, {"wish": self.what, "seconds": self.seconds, "used": used, "decided": self.decided})
 
 
 class Standing(Board):
     """The runs of one command."""
 
     def __init__(self, plan: Plan, clock: Clock, log: Path) -> None:
-        self.plan, self.wish, self.clock, self.log, self.steps = plan, plan.wish, clock, log, clock.steps
+        self.plan, self.wish, self.clock, self.log, self.decided = plan, plan.wish, clock, log, clock.decided
         self.entries: list[Entry] = []
 
     @property

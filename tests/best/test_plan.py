@@ -8,7 +8,7 @@ import pytest
 from kdbench.best import plan as plan_module
 from kdbench.best.look import Look
 from kdbench.best.machine import Machine
-from kdbench.best.plan import LEAST, RATES, SHARE, Candidate, Encoder, Plan
+from kdbench.best.plan import ANSWERS, LEAST, RATES, SHARE, Candidate, Encoder, Plan
 from kdbench.best.wish import Wish, quantity
 from kdbench.errors import Code, UserError
 
@@ -101,6 +101,17 @@ def test_in_a_short_time_a_network_makes_fewer_updates_and_keeps_their_number():
     assert run.seconds == pytest.approx(SHARE * 120, rel=0.02)
     short.pace = 3.0
     assert steps(short) == first
+
+
+def test_in_a_short_time_the_teacher_answers_a_part_of_the_raw_texts():
+    look = replace(LOOK, rows=LOOK.rows | {"unlabelled": 10**6})
+    found = [*plan(replace(WISH, seconds=300.0), look).candidates(Board(left=300.0))]
+    limited = {word for one in found for word in one.words if word.startswith("dataset.max_unlabelled_samples=")}
+    (number,) = (int(word.partition("=")[2]) for word in limited)
+    taught = [one for one in found if "raw texts" in one.name]
+    assert len(taught) > 3 and all(limited <= {*one.words} for one in taught)
+    assert number * 6 * SMALL.layer * LOOK.tokens * MACHINE.training * 1.5 == pytest.approx(ANSWERS * 300, rel=0.01)
+    assert not any("dataset.max_unlabelled" in word for one in plan().candidates(Board()) for word in one.words)
 
 
 def test_students_that_cannot_keep_a_limit_are_not_trained():

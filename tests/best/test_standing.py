@@ -91,13 +91,13 @@ def test_the_same_command_goes_on_with_the_time_that_is_left(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     Path("best").mkdir()
     first = Clock(WISH)
-    first.used, first.steps["a teacher"] = 1000.0, 77
+    first.used, first.decided["a teacher"] = 1000.0, 77
     first.save()
     assert Clock(WISH).left == pytest.approx(2600, abs=5)
     assert Clock(replace(WISH, seconds=7200.0)).left == pytest.approx(6200, abs=5)  # more time for the same wish
     assert Clock(replace(WISH, latency=1.0)).left == pytest.approx(3600, abs=5)  # another wish
     first.close()
     assert Clock(WISH).left == pytest.approx(3600, abs=5)
-    assert Clock(WISH).steps == {"a teacher": 77}  # after the end, the same command finds the same runs
-    assert Clock(replace(WISH, seconds=7200.0)).steps == Clock(replace(WISH, latency=1.0)).steps == {}
+    assert Clock(WISH).decided == {"a teacher": 77}  # after the end, the same command finds the same runs
+    assert Clock(replace(WISH, seconds=7200.0)).decided == Clock(replace(WISH, latency=1.0)).decided == {}
     assert json.loads(json.dumps(first.what))
