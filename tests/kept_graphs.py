@@ -57,7 +57,7 @@ def keeping(folder: Path) -> Any:
 
         kept = folder / f"{structure(module, options)}.onnx"
         if kept.is_file():
-            program = ONNXProgram(onnx_ir.load(kept), None)
+            program: Any = ONNXProgram(onnx_ir.load(kept), None)
             for one in program.model.graph.inputs:
                 one.shape = one.shape.copy()  # that of a graph from a file cannot be changed
             weights = _weights(module)
@@ -65,7 +65,7 @@ def keeping(folder: Path) -> Any:
                 if name in weights:
                     one.const_value = onnx_ir.tensor(weights[name].detach().numpy(), name=name)
         else:
-            program: Any = exporter(module, **options, optimize=False)
+            program = exporter(module, **options, optimize=False)
             folder.mkdir(parents=True, exist_ok=True)
             filling = kept.with_suffix(f".{os.getpid()}")
             onnx_ir.save(program.model, filling)
