@@ -152,7 +152,107 @@ def model2vec(texts: list[str], labels: list[str], options: Any) -> Answer:
     return lambda given: list(pipeline.predict(list(given)))
 
 
-TOOLS: dict[str, Callable[[list[str], list[str], Any], Answer]] = {"fasttext": fasttext, "model2vec": model2vec}
+def setfit(texts: list[str], labels: list[str], options: Any) -> Answer:
+    """Tune the encoder on pairs, then fit a logistic regression. As many steps as the time allows, an epoch at most."""
+    from datasets import Dataset
+    from sentence_transformers import SentenceTransformer, models
+    from setfit import SetFitModel, Trainer, TrainingArguments
+    from sklearn.linear_model import LogisticRegression
+
+    word = models.Transformer(options.encoder, max_seq_length=128)
+    body = SentenceTransformer(modules=[word, models.Pooling(word.get_word_embedding_dimension())], device="cpu")
+    model = SetFitModel(model_body=body, model_head=LogisticRegression(max_iter=1000), labels=sorted(set(labels)))
+    data = Dataset.from_dict({"text": texts, "label": labels})
+
+    def trained(steps: int) -> float:
+        began = time.monotonic()
+        arguments = TrainingArguments(
+            batch_size=16, max_steps=steps, output_dir=tempfile.mkdtemp(), seed=options.seed, report_to="none"
+        )
+        Trainer(model=model, args=arguments, train_dataset=data).train()
+        return time.monotonic() - began
+
+    began = time.monotonic()
+    body.encode(texts[:256])
+    last = (time.monotonic() - began) / 256 * len(texts) + 20  # the regression's pass, and room
+    few = trained(5)
+    many = trained(15)
+    step = (many - few) / 10
+    left = options.seconds - (time.monotonic() - BEGAN) - last - (few - 5 * step)
+    trained(max(1, int(left / step)))
+    return lambda given: [str(one) for one in model.predict(list(given))]
+
+
+def trainer(texts: list[str], labels: list[str], options: Any) -> Answer:
+    """Fine-tune the encoder: 3 epochs by default, more if the time allows, up to 10; the best epoch on dev is kept."""
+    import torch
+    from transformers import (
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+        DataCollatorWithPadding,
+        Trainer,
+        TrainingArguments,
+    )
+
+    names = sorted(set(labels))
+    tokenizer = AutoTokenizer.from_pretrained(options.encoder)
+    model = AutoModelForSequenceClassification.from_pretrained(options.encoder, num_labels=len(names))
+
+    class Rows(torch.utils.data.Dataset[dict[str, Any]]):
+        def __init__(self, chosen: list[int]) -> None:
+            self.rows = [
+                dict(tokenizer(texts[at], truncation=True, max_length=128), labels=names.index(labels[at]))
+                for at in chosen
+            ]
+
+        def __len__(self) -> int:
+            return len(self.rows)
+
+        def __getitem__(self, at: int) -> dict[str, Any]:
+            return self.rows[at]
+
+    train, dev = (Rows(chosen) for chosen in validation(texts, labels, options.seed))
+
+    def fit(epochs: float, steps: int = -1) -> float:
+        began = time.monotonic()
+        kept = "epoch" if steps < 0 else "no"
+        arguments = TrainingArguments(
+            output_dir=tempfile.mkdtemp(), num_train_epochs=epochs, max_steps=steps, learning_rate=5e-5,
+            per_device_train_batch_size=16, per_device_eval_batch_size=64, eval_strategy=kept, save_strategy=kept,
+            load_best_model_at_end=steps < 0, metric_for_best_model="accuracy", save_total_limit=1, use_cpu=True,
+            seed=options.seed, report_to="none", disable_tqdm=True,
+        )  # fmt: skip
+        Trainer(
+            model=model, args=arguments, train_dataset=train, eval_dataset=dev,
+            data_collator=DataCollatorWithPadding(tokenizer),
+            compute_metrics=lambda seen: {"accuracy": float((seen[0].argmax(-1) == seen[1]).mean())},
+        ).train()  # fmt: skip
+        return time.monotonic() - began
+
+    fresh = {name: value.clone() for name, value in model.state_dict().items()}
+    few, many = fit(1, 5), fit(1, 15)
+    model.load_state_dict(fresh)
+    epoch = (many - few) / 10 * (len(train) / 16 + len(dev) / 16 / 3)
+    left = options.seconds - (time.monotonic() - BEGAN) - 10
+    fit(max(1, min(10, int(left / epoch))))
+    model.eval()
+
+    def answer(given: Sequence[str]) -> list[str]:
+        found = []
+        with torch.inference_mode():
+            for first in range(0, len(given), 64):
+                batch = tokenizer(
+                    list(given[first : first + 64]), truncation=True, max_length=128, padding=True, return_tensors="pt"
+                )
+                found += [names[at] for at in model(**batch).logits.argmax(-1).tolist()]
+        return found
+
+    return answer
+
+
+TOOLS: dict[str, Callable[[list[str], list[str], Any], Answer]] = {
+    "fasttext": fasttext, "model2vec": model2vec, "setfit": setfit, "trainer": trainer,
+}  # fmt: skip
 
 if __name__ == "__main__":
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
