@@ -30,6 +30,7 @@ class Race:
             expected = candidate.seconds * standing.pace
             if standing.leading is not None and expected > standing.clock.left - RESERVE:
                 entry.state, entry.why = "no time", f"it needs {in_words(expected)}"
+                standing.decided.pop(candidate.name, None)  # the same command may have the time later
             else:
                 self.screen.begun(entry)
                 self._do(entry)

@@ -62,6 +62,7 @@ def test_the_answer_is_written_for_each_better_model_and_what_has_no_time_is_not
     monkeypatch.setattr(race, "read_result", lambda folder: json.loads((folder / "results.json").read_text()))
     script: Any = Script(*map(candidate, "abc"), candidate("late", 1e6), candidate("lost"))
     standing.plan = script
+    standing.decided.update(b=7, late=60)
     found: dict[tuple[str, ...], Path | None] = {(f"method={name}",): Path(name) for name in "abc"}
     workers: Any = Done(found | {("method=lost",): None})
     written = []
@@ -69,6 +70,7 @@ def test_the_answer_is_written_for_each_better_model_and_what_has_no_time_is_not
     Race(standing, workers, Screen(explain=False, as_json=False)).go()
     assert written == ["a", "b"]
     assert [entry.state for entry in standing.entries] == ["done", "done", "done", "no time", "failed"]
+    assert standing.decided == {"b": 7}
     assert ("method=late",) not in [given for _, given in workers.asked]
     exported = [given.name for job, given in workers.asked if job is export]
     assert exported == ["a", "b"]  # c is more than WORTH points below b
