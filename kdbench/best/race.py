@@ -27,7 +27,7 @@ class Race:
         for candidate in standing.plan.candidates(standing):
             entry = Entry(candidate)
             standing.entries.append(entry)
-            expected = candidate.seconds * standing.pace
+            expected = 0.0 if candidate.name in standing.clock.done else candidate.seconds * standing.pace
             if standing.leading is not None and expected > standing.clock.left - RESERVE:
                 entry.state, entry.why = "no time", f"it needs {in_words(expected)}"
                 standing.decided.pop(candidate.name, None)  # the same command may have the time later
@@ -51,6 +51,8 @@ class Race:
             entry.why = "its time was up" if ended.stopped else ended.problem or f"see {self.standing.log}"
             return
         entry.state = "done"
+        if entry.candidate.name not in self.standing.clock.done:
+            self.standing.clock.done.append(entry.candidate.name)
         if entry.candidate.steps and (folder / RESULTS).stat().st_mtime >= when:  # else it was there already
             self.standing.pace = (self.standing.pace + entry.seconds / entry.candidate.seconds) / 2
         result = read_result(folder)

@@ -60,7 +60,7 @@ class Entry:
 class Clock:
     """What the commands of one wish have in common: the same command goes on where it was killed.
 
-    They share the time, and what was decided in it (`Board.decided`). Its file is kept after the end.
+    They share the time, what was decided in it (`Board.decided`), and what was done. Its file is kept after the end.
     """
 
     def __init__(self, wish: Wish) -> None:
@@ -71,7 +71,10 @@ class Clock:
         if before.get("wish") != self.what:
             before = {}
         self.used: float = before.get("used", 0.0)
-        self.decided: dict[str, int] = before["decided"] if before.get("seconds") == wish.seconds else {}
+        if before.get("seconds") != wish.seconds:
+            before = {}
+        self.decided: dict[str, int] = before.get("decided", {})
+        self.done: list[str] = before.get("done", [])  # names of candidates: they will take no time again
         self.seconds, self.began, self.saved = wish.seconds, time.monotonic(), 0.0
 
     @property
@@ -94,7 +97,8 @@ class Clock:
 
     def _write(self, used: float) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self.path, {"wish": self.what, "seconds": self.seconds, "used": used, "decided": self.decided})
+        kept = {"wish": self.what, "seconds": self.seconds, "decided": self.decided, "done": self.done}
+        write_json(self.path, kept | {"used": used})
 
 
 class Standing(Board):

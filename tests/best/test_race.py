@@ -71,6 +71,7 @@ def test_the_answer_is_written_for_each_better_model_and_what_has_no_time_is_not
     assert written == ["a", "b"]
     assert [entry.state for entry in standing.entries] == ["done", "done", "done", "no time", "failed"]
     assert standing.decided == {"b": 7}
+    assert standing.clock.done == ["a", "b", "c"]
     assert ("method=late",) not in [given for _, given in workers.asked]
     exported = [given.name for job, given in workers.asked if job is export]
     assert exported == ["a", "b"]  # c is more than WORTH points below b
@@ -103,6 +104,23 @@ def test_a_run_that_was_there_says_nothing_of_the_pace(standing, monkeypatch, fo
     monkeypatch.setattr(answer, "write", lambda now, page: None)
     Race(standing, workers, Screen(explain=False, as_json=False)).go()
     assert (standing.pace == 1.0) == found
+
+
+def test_what_was_done_before_is_found_however_little_time_is_left(standing, monkeypatch):
+    add(standing, "a", set(), 1.0)
+    standing.entries.clear()
+    standing.clock.done += ["b"]
+    standing.decided.update(b=5)
+    monkeypatch.setattr(race, "read_result", lambda folder: json.loads((folder / "results.json").read_text()))
+    script: Any = Script(candidate("a"), candidate("b", 1e6), candidate("c", 1e6))
+    standing.plan = script
+    workers: Any = Done({("method=a",): Path("a"), ("method=b",): Path("a")})
+    monkeypatch.setattr(answer, "write", lambda now, page: None)
+    Race(standing, workers, Screen(explain=False, as_json=False)).go()
+    assert [entry.state for entry in standing.entries] == ["done", "done", "no time"]
+    assert standing.decided == {"b": 5}
+    standing.clock.close()
+    assert Clock(WISH).done == ["b", "a"]
 
 
 def test_the_folder_has_the_model_its_commands_and_the_sentences(standing):
