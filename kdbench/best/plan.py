@@ -74,9 +74,7 @@ class Board:
 
     def __init__(self, left: float) -> None:
         self._left = left
-        self.decided: dict[
-            str, int
-        ] = {}  # numbers of updates and of raw texts, which the time limits, by what they are of
+        self.decided: dict[str, int] = {}  # how many updates and raw texts there is time for, by what they are of
 
     @property
     def left(self) -> float:

@@ -35,7 +35,7 @@ WAYS = {
     "static": Way("static", True, False),
     "static_channel": Way("static, per channel", True, True),
 }
-DEFAULT = "dynamic_7bit"  # needs no texts, and answers alike on processors with and without VNNI
+DEFAULT = "dynamic_7bit"  # needs no texts, and its products do not overflow without VNNI
 AWARE = "qat"  # is made of a model that was trained for it: kdbench.shipping.aware
 
 

@@ -187,7 +187,7 @@ def test_words_stand_out_from_what_is_behind_them(shown: "Page") -> None:
     assert worst["ratio"] >= 4.5, worst
 
 
-def test_ten_times_the_runs_open_in_at_most_ten_times_the_time(chromium: "Browser", tmp_path: Path) -> None:
+def test_ten_times_the_runs_open_in_at_most_five_times_the_time(chromium: "Browser", tmp_path: Path) -> None:
     """A thousand runs took 2.2 to 3.4 s of CPU on a slow machine, so no limit in seconds fits all."""
 
     def seconds(runs: int) -> float:
@@ -206,7 +206,7 @@ def test_ten_times_the_runs_open_in_at_most_ten_times_the_time(chromium: "Browse
         return min(found)
 
     few, many = seconds(100), seconds(1000)
-    assert many < 10 * few
+    assert many < 5 * few
 
 
 def processor_seconds() -> float:
