@@ -52,7 +52,8 @@ def records(tables: Sequence[Table]) -> list[dict[str, Any]]:
         for table in tables
         for row in table.rows
     ]
-    return [dict.fromkeys(key for one in found for key in one) | one for one in found]  # not every table has tests
+    empty = dict.fromkeys(key for one in found for key in one)  # not every table has tests
+    return [empty | one for one in found]
 
 
 def about(table: Table) -> dict[str, str | int]:
