@@ -4,18 +4,22 @@ Nothing is computed here. A file that cannot be used becomes a warning with its 
 still compared.
 """
 
+import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import astuple, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kdbench.compare.keys import Source, Wanted, flat, inner
+from kdbench.compare.index import Index, Signature
+from kdbench.compare.keys import CONFIG, Source, Wanted, flat, inner
 from kdbench.schema import METRICS
 from kdbench.storage.files import Damaged
-from kdbench.storage.results import MEASURED, RESULTS, SCHEMA, read_result
+from kdbench.storage.results import RESULTS, SCHEMA, read_result
+from kdbench.storage.status import STATUS
 from kdbench.tasks import PROBABILITIES
 
 T = TypeVar("T")
@@ -56,7 +60,8 @@ class Run:
 
     path: Path
     id: str
-    row_id: str  # of its row: see `_in_rows`
+    row_id: str  # of its row: its id, or that of several teachers' runs, see `_in_rows`
+    without_teacher_seed: str  # the id that it shares with runs that differ in their teacher's seed alone
     seed: int
     dataset: str
     data_id: str  # of all splits and limits
@@ -101,30 +106,130 @@ class Run:
         return self.test_id if self.split == "test" else self.dev_id
 
 
-def read_runs(roots: list[Path], metric: str | None, split: str, wanted: Wanted) -> tuple[list[Run], list[str]]:
+def read_runs(
+    roots: list[Path], metric: str | None, split: str, wanted: Wanted, unfinished: list[Path] | None = None,
+    datasets: Collection[str] = (),
+) -> tuple[list[Run], list[str]]:  # fmt: skip
     """Return every usable run below `roots` once, and a warning for each file that is left out.
 
-    `metric`: None means each run's own, by which it was chosen on dev.
+    `metric`: None means each run's own, by which it was chosen on dev. `unfinished` gets the folders of runs that have
+    no results.json yet. `datasets`: only runs on these, if there are any, else all.
     """
     runs: dict[tuple[str, str, int], Run] = {}
     warnings: list[str] = []
-    for path in _find(roots, warnings):
-        try:
-            raw = read_result(path.parent) or {}  # {}: removed since it was listed
-            if raw.get("phase") == "general":
-                continue  # stages before a task: their cost is in the rows that need them
-            run = _read(path, raw, metric, split, wanted)
-        except (OSError, ValueError, RecursionError) as error:
-            warnings.append(f"{path}: left out, it cannot be read: {error}")
-        except UnusableError as error:
-            warnings.append(f"{path}: left out, {error}")
-        except Damaged as error:
-            warnings.append(f"{path}: left out, {str(error).removeprefix(f'{path} ')}")
-        else:
-            known = runs.setdefault((run.examples_id, run.id, run.seed), run)
-            if known is not run:
-                warnings.append(f"{path}: left out, it is the same run (id and seed) as {known.path}")
+    seen: set[str] = set()
+    for root in roots:
+        real = os.path.realpath(root)  # roots may overlap; a run is still one run
+        index = Index(root, [metric, split, wanted.keys], (RESULTS, CONFIG) if wanted.keys else (RESULTS,))
+        reader = _Reader(index, metric, split, wanted, datasets)
+        for folder, has in _find(index, warnings):
+            if (place := f"{real}/{folder}".rstrip("/")) in seen:
+                continue
+            seen.add(place)
+            if has == STATUS:
+                if unfinished is not None:
+                    unfinished.append(Path(index.path(folder)))
+                continue
+            try:
+                run = reader.run(folder)
+            except (OSError, ValueError, RecursionError, UnusableError, Damaged) as error:
+                warnings.append(_left_out(Path(index.path(folder), RESULTS), error))
+                continue
+            if run is not None and (known := runs.setdefault((run.examples_id, run.id, run.seed), run)) is not run:
+                warnings.append(f"{run.path}: left out, it is the same run (id and seed) as {known.path}")
+        if wanted.found.issuperset(wanted.keys):
+            index.write()
+    if datasets and not runs:
+        return read_runs(roots, metric, split, wanted)
     return _in_rows(list(runs.values())), warnings
+
+
+def _left_out(path: Path, error: Exception) -> str:
+    match error:
+        case UnusableError():
+            reason = str(error)
+        case Damaged():
+            reason = str(error).removeprefix(f"{path} ")
+        case _:
+            reason = f"it cannot be read: {error}"
+    return f"{path}: left out, {reason}"
+
+
+def _find(index: Index, warnings: list[str]) -> Iterator[tuple[str, str]]:
+    """Yield each folder of a run below the index's root, and the name of the file that makes it one."""
+    left = [""]
+    while left:
+        folder = left.pop()
+        try:
+            found = index.look(folder)
+        except OSError as error:
+            warnings.append(str(error))
+            continue
+        if found.has:
+            yield folder, found.has
+        if found.below:
+            start = f"{folder}/" if folder else ""
+            left += [start + name for name in reversed(found.below.split("/"))]
+
+
+_OF_ONE_SEED = (
+    "seed", "score", "dev_score", "baselines", "tfidf_command", "teacher", "times", "teacher_times", "seconds",
+    "teacher_seconds", "general_seconds", "figures", "temperature", "values",
+)  # fmt: skip
+
+
+@dataclass
+class _Reader:
+    """Reads a run, or takes it from the index, where it is JSON: what it shares with its other seeds, and its own."""
+
+    index: Index
+    metric: str | None
+    split: str
+    wanted: Wanted
+    datasets: Collection[str]
+    shared: dict[str, dict[str, Any]] = field(default_factory=dict)  # what was made of a text in the index, once
+
+    def run(self, folder: str) -> Run | None:
+        """Return the run; None for one that is not to be shown. Raises OSError, ValueError, UnusableError, Damaged."""
+        try:
+            seen = self.index.signature_of(folder)
+        except FileNotFoundError:  # removed since it was listed
+            seen = None
+        if seen and (known := self.index.known(folder, seen)):
+            self.wanted.found.update(self.wanted.keys)  # an index is written only if all were found
+            return self._restored(folder) if self._named(known.dataset) else None
+        path = Path(self.index.path(folder), RESULTS)
+        raw = read_result(path.parent) or {}  # {}: removed since it was listed
+        # Stages before a task make no row: their cost is in the rows that need them.
+        run = None if raw.get("phase") == "general" else _read(path, raw, self.metric, self.split, self.wanted)
+        if seen:
+            self._keep(folder, seen, run)
+        return run if run and self._named(run.dataset) else None
+
+    def _named(self, dataset: str | None) -> bool:
+        return dataset is not None and (not self.datasets or dataset in self.datasets)
+
+    def _keep(self, folder: str, seen: Signature, run: Run | None) -> None:
+        if run is None:
+            self.index.keep(folder, seen, None, "", "")
+            return
+        every = {one.name: getattr(run, one.name) for one in fields(run) if one.name != "path"}
+        every |= {name: astuple(every[name]) for name in ("times", "teacher_times", "teacher") if every[name]}
+        own = {name: every.pop(name) for name in _OF_ONE_SEED}
+        with suppress(TypeError):  # a date in config.yaml
+            text = json.dumps(own)
+            if json.loads(text)["values"] == own["values"]:  # config.yaml may have keys that are no text
+                self.index.keep(folder, seen, run.dataset, json.dumps(every), text)
+
+    def _restored(self, folder: str) -> Run:
+        shared, text = self.index.text_of(folder)
+        if (every := self.shared.get(shared)) is None:
+            every = self.shared[shared] = json.loads(shared)
+        own = json.loads(text)
+        own["times"], own["teacher_times"] = Times(*own["times"]), Times(*own["teacher_times"])
+        own["teacher"] = Teacher(*own["teacher"]) if own["teacher"] else None
+        own["baselines"] = tuple(base and tuple(base) for base in own["baselines"])
+        return Run(Path(self.index.path(folder), RESULTS), **every, **own)
 
 
 def _in_rows(runs: list[Run]) -> list[Run]:
@@ -137,10 +242,10 @@ def _in_rows(runs: list[Run]) -> list[Run]:
     alike: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         if seeds[run.examples_id, run.id] == 1:
-            alike.setdefault((run.examples_id, run.row_id), []).append(run)
+            alike.setdefault((run.examples_id, run.without_teacher_seed), []).append(run)
     shared = [one for one in alike.values() if len(one) > 1 and len({run.seed for run in one}) == len(one)]
     joined = {id(run): _joined(run, one) for one in shared for run in one}
-    return [joined.get(id(run)) or replace(run, row_id=run.id) for run in runs]
+    return [joined.get(id(run), run) for run in runs]
 
 
 def _joined(run: Run, row: list[Run]) -> Run:
@@ -150,20 +255,8 @@ def _joined(run: Run, row: list[Run]) -> Run:
     """
     ids = [{base and base[0] for base in every} for every in zip(*(one.baselines for one in row), strict=True)]
     baselines = tuple(base if len(its) == 1 else None for base, its in zip(run.baselines, ids, strict=True))
-    return replace(run, settings=run.settings | {TEACHER_SEED: NULL}, baselines=baselines)
-
-
-def _find(roots: list[Path], warnings: list[str]) -> Iterator[Path]:
-    seen = set()
-    for root in roots:
-        real = os.path.realpath(root)  # roots may overlap; a run is still one run
-        for folder, below, files in os.walk(root, onerror=lambda error: warnings.append(str(error))):
-            below.sort()
-            if RESULTS in files:
-                below[:] = {MEASURED} & set(below)  # stages, checkpoints and the model hold no runs
-                if (place := real + folder[len(str(root)) :]) not in seen:
-                    seen.add(place)
-                    yield Path(folder, RESULTS)
+    settings = run.settings | {TEACHER_SEED: NULL}
+    return replace(run, row_id=run.without_teacher_seed, settings=settings, baselines=baselines)
 
 
 def _read(path: Path, raw: dict[str, Any], asked: str | None, split: str, wanted: Wanted) -> Run:
@@ -184,7 +277,8 @@ def _read(path: Path, raw: dict[str, Any], asked: str | None, split: str, wanted
     return Run(
         path=path,
         id=id_,
-        row_id=_maybe(raw, "id_without_teacher_seed", str) or id_,
+        row_id=id_,
+        without_teacher_seed=_maybe(raw, "id_without_teacher_seed", str) or id_,
         seed=_get(raw, "seed", int),
         dataset=_get(raw, "identity.dataset", str),
         data_id=_get(raw, "identity.data_id", str),

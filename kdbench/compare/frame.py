@@ -3,7 +3,7 @@
 import csv
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,12 +45,12 @@ def load_frame(
 def records(tables: Sequence[Table]) -> list[dict[str, Any]]:
     """Return one flat record for each row, all with the same keys."""
     found = [
-        {**about(table), "split": table.split, "metric": table.metric, **_figures(table, row)}
+        {**about(table), "split": table.split, "metric": table.metric, **figures}
         | {"seeds": " ".join(str(run.seed) for run in row.runs)}
         | row.values
         | {key: row.mean(key) for key in table.shown}
         for table in tables
-        for row in table.rows
+        for row, figures in zip(table.rows, _figures(table), strict=True)
     ]
     empty = dict.fromkeys(key for one in found for key in one)  # not every table has tests
     return [empty | one for one in found]
@@ -60,11 +60,12 @@ def about(table: Table) -> dict[str, str | int]:
     return {"dataset": table.dataset, "examples_id": table.examples_id, "examples": table.examples}
 
 
-def _figures(table: Table, row: Row) -> dict[str, Any]:
-    """Return the figures of a row; all rows of a table have the same keys."""
-    tested = next((one.tests for one in table.rows if one.tests), None)
-    tests = row.tests.record() if row.tests else dict.fromkeys(tested.record() if tested else ())
-    return row.record() | _times(table, row) | tests
+def _figures(table: Table) -> Iterator[dict[str, Any]]:
+    """Yield the figures of each row; all rows of a table have the same keys."""
+    tested = next((row.tests for row in table.rows if row.tests), None)
+    untested = dict.fromkeys(tested.record() if tested else ())
+    for row in table.rows:
+        yield row.record() | _times(table, row) | (row.tests.record() if row.tests else untested)
 
 
 def _times(table: Table, row: Row) -> dict[str, Any]:
@@ -88,11 +89,11 @@ def document(tables: Sequence[Table]) -> dict[str, Any]:
             **about(table),
             "metric": table.metric,
             "rows": [
-                _figures(table, row)
+                figures
                 | row.values
                 | {key: row.mean(key) for key in table.shown}
                 | {"seeds": {run.seed: run.score for run in row.runs}}
-                for row in table.rows
+                for row, figures in zip(table.rows, _figures(table), strict=True)
             ],
             "notes": notes(table),
             "missing_baselines": join_seeds(table.missing),

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+CONFIG = "config.yaml"  # beside results.json
 SHORT = {
     "dataset": "identity.dataset",
     "task": "identity.task",
@@ -55,7 +56,7 @@ class Source:
         """config.yaml; empty if the run has none."""
         import yaml  # only for keys that results.json lacks
 
-        path = self.results.with_name("config.yaml")
+        path = self.results.with_name(CONFIG)
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # five times as fast, if libyaml is installed
         return yaml.load(path.read_text(encoding="utf8"), loader) if path.is_file() else {}
 

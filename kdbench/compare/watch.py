@@ -51,9 +51,8 @@ def states(roots: Sequence[Path]) -> list[State]:
     return sorted(found, key=lambda one: (ORDER.index(one.state), one.folder))
 
 
-def unfinished(roots: Sequence[Path]) -> list[str]:
+def unfinished(folders: Sequence[Path]) -> list[str]:
     """Return messages on runs without a row: failed ones with their reason, and the counts of stopped and running."""
-    folders = (folder for root in roots for folder in _folders(root) if not (folder / RESULTS).is_file())
     found = [_state(folder) for folder in folders]
     failed = [one for one in found if one.state == "failed"]
     lines = [f"{one.folder} failed: {one.reason}" for one in failed[:SHOWN]]

@@ -1,18 +1,19 @@
 """Start-up: CPU and wall seconds of the commands, and of a run's first training step with warm caches."""
 
-import json
 import os
 import resource
-import shutil
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import harness
 
-RUNS = 9_990  # copies of one finished run, over ids and seeds
+from kdbench.storage import files as store
+
+RUNS = (10_000, 100_000)  # copies of one finished run; 100,000 need 1.5 GB and some minutes
 
 
 def measure(command: list[str], cwd: Path) -> tuple[float, float]:
@@ -39,16 +40,28 @@ def to_first_step(command: list[str], cwd: Path) -> float:
     return wall
 
 
-def many_runs(outputs: Path) -> None:
-    """RUNS finished runs, from the one that is there."""
-    (made,) = outputs.glob("*/tfidf/*/seed0/results.json")
-    result, config = json.loads(made.read_text()), (made.parent / "config.yaml").read_text()
-    for number in range(RUNS):
-        folder = made.parents[1].with_name(f"no_network-{number // 3:08x}") / f"seed{number % 3}"
-        folder.mkdir(parents=True)
-        changed = result | {"id": f"{number // 3:08x}", "seed": number % 3}
-        (folder / "results.json").write_text(json.dumps(changed))
-        (folder / "config.yaml").write_text(config)
+def many_runs(made: Path, outputs: Path, count: int) -> None:
+    """Write `count` finished runs like the one in `made`: ten data sets, three seeds."""
+    value = store.read_record(made / "results.json")
+    with mock.patch("os.fsync"):
+        for number in range(count):
+            setting, seed = divmod(number, 3)
+            data, id_ = f"data{setting % 10}", f"{setting:08x}"
+            parameters = value["identity"]["parameters"] | {"setting": setting}
+            identity = value["identity"] | {"dataset": data, "test_id": data, "parameters": parameters}
+            own = {"id": id_, "id_without_teacher_seed": id_, "seed": seed, "identity": identity}
+            folder = outputs / data / "tfidf" / f"no_network-{id_}" / f"seed{seed}"
+            store.write_record(folder / "results.json", value | own, [])
+
+
+def compared(name: str, *command: str) -> harness.Row:
+    """Wall and CPU seconds and MB of one call."""
+    started = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    wall = time.perf_counter() - started
+    assert status == 0
+    return {"command": name, "wall s": wall, "CPU s": used.ru_utime + used.ru_stime, "MB": used.ru_maxrss / 1000}
 
 
 def main() -> None:
@@ -67,15 +80,21 @@ def main() -> None:
         }
         for name, command in commands.items():
             wall, cpu = measure(command, outputs)
-            rows.append({"command": name, "wall s": wall, "CPU s": cpu})
+            rows.append({"command": name, "wall s": wall, "CPU s": cpu, "MB": ""})
         first = statistics.median(to_first_step([*smoke, "seed=1"], outputs) for _ in range(3))
-        rows.append({"command": "finetune on reuters_r52 to its first step", "wall s": first, "CPU s": ""})
-        shutil.rmtree(outputs / "reuters_r52")
-        tfidf = [kdbench, "dataset=reuters_r52", "method=tfidf", f"outputs={outputs}"]
-        subprocess.run(tfidf, check=True, capture_output=True)
-        many_runs(outputs)
-        wall, cpu = measure([compare, str(outputs), "--format", "csv"], outputs)
-        rows.append({"command": f"compare-runs on {RUNS} runs", "wall s": wall, "CPU s": cpu})
+        rows.append({"command": "finetune on reuters_r52 to its first step", "wall s": first, "CPU s": "", "MB": ""})
+        subprocess.run(
+            [kdbench, "dataset=reuters_r52", "method=tfidf", f"outputs={outputs}"], check=True, capture_output=True
+        )
+        (made,) = outputs.glob("*/tfidf/*/seed0")
+        for count in RUNS:
+            many = outputs / f"of_{count}"
+            many_runs(made, many, count)
+            time.sleep(3)  # what has just been written is not trusted
+            called = (compare, str(many), "--format", "csv")
+            rows.append(compared(f"compare-runs on {count:,} runs, the first call", *called))
+            rows.append(compared(f"compare-runs on {count:,} runs, again", *called))
+            rows.append(compared(f"compare-runs on {count:,} runs, again, --dataset", *called, "--dataset", "data0"))
         _, hardware = harness.make_run(harness.configure(outputs))
     harness.report("start-up", harness.machine(hardware), rows, given.json)
 
