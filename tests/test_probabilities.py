@@ -10,6 +10,7 @@ from kdbench.tasks import kind
 from kdbench.tasks.probabilities import (
     MARGIN,
     Questions,
+    confidence,
     coverage,
     cross_fitted,
     cross_fitted_nll,
@@ -69,23 +70,25 @@ def test_probabilities_that_are_the_shares_of_right_answers_have_no_error() -> N
     z = np.log(np.array([[0.8, 0.2]] * 10 + [[0.5, 0.5]] * 4))
     labels = np.array([0] * 8 + [1] * 2 + [0, 0, 1, 1])
     assert figures(of_classes(labels, z))["ece"] == pytest.approx(0, abs=1e-12)
-    counts = {number: one.size for number, one in enumerate(reliability(of_classes(labels, z))) if one.size}
+    counts = {number: one.size for number, one in enumerate(reliability(confidence(of_classes(labels, z)))) if one.size}
     assert counts == {7: 4, 11: 10}  # 0.5 is in (7/15, 8/15], 0.8 in (11/15, 12/15], 12/15 being its upper border
 
 
 def test_a_probability_on_a_border_belongs_to_the_lower_bin() -> None:
     equal = of_classes(np.array([0, 1, 1]), np.zeros((3, 2)))  # one half
-    assert [one.size for one in reliability(equal, bins=2)] == [3, 0]
+    assert [one.size for one in reliability(confidence(equal), bins=2)] == [3, 0]
 
 
 def test_a_single_bin_compares_the_means() -> None:
     top = softmax(LOGITS.astype(np.float64), -1).max(-1)
     right = LOGITS.argmax(-1) == LABELS
-    assert ece(reliability(of_classes(LABELS, LOGITS), bins=1)) == pytest.approx(abs(top.mean() - right.mean()))
+    assert ece(reliability(confidence(of_classes(LABELS, LOGITS)), bins=1)) == pytest.approx(
+        abs(top.mean() - right.mean())
+    )
 
 
 def test_coverage_answers_the_surest_first() -> None:
-    curve = coverage(of_classes(LABELS, LOGITS))
+    curve = coverage(confidence(of_classes(LABELS, LOGITS)))
     top, right = softmax(LOGITS.astype(np.float64), -1).max(-1), LOGITS.argmax(-1) == LABELS
     for share in (0.1, 0.5, 1.0):
         at = int(share * N) - 1

@@ -9,16 +9,16 @@ from kdbench.compare.columns import NOTHING, Column
 from kdbench.compare.table import Row
 from kdbench.storage.predictions import NoPredictionsError, read_logits
 from kdbench.tasks import kind
-from kdbench.tasks.probabilities import Bin, Coverage, Numbers, Questions, confidence, coverage, reliability
+from kdbench.tasks.probabilities import Bin, Coverage, Numbers, Sure, confidence, coverage, reliability
 
 LEAST = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)  # values of --min-confidence that are shown
 
 
 class Trust(NamedTuple):
-    """The questions to all seeds of a row, in one list for each seed."""
+    """How sure each seed of a row was. Not the logits: of many texts and classes, they need gigabytes."""
 
-    before: list[Questions]  # with the logits of the weights
-    after: list[Questions]  # as kdbench-predict answers
+    before: list[Sure]  # with the logits of the weights
+    after: list[Sure]  # as kdbench-predict answers
 
     @property
     def divided(self) -> bool:
@@ -31,7 +31,7 @@ class Trust(NamedTuple):
 
 
 def trust(row: Row, split: str) -> Trust | None:
-    """Return what the seeds of a row were asked. None: it has no probabilities, or no predictions."""
+    """Return how sure the seeds of a row were. None: it has no probabilities, or no predictions."""
     found = Trust([], [])
     for run in row.runs:
         if run.temperature is None:
@@ -42,13 +42,14 @@ def trust(row: Row, split: str) -> Trust | None:
             continue  # the tests have already named it
         asked = kind(run.task).questions(labels, logits)
         if asked is not None:
-            found.before.append(asked)
-            found.after.append(asked if run.temperature == 1 else asked.divided(run.temperature))
+            found.before.append(confidence(asked))
+            divided = run.temperature != 1
+            found.after.append(confidence(asked.divided(run.temperature)) if divided else found.before[-1])
     return found if found.after else None
 
 
-def _pooled(every: Sequence[Questions]) -> Questions:
-    return Questions(np.concatenate([one.logits for one in every]), np.concatenate([one.right for one in every]))
+def _pooled(every: Sequence[Sure]) -> Sure:
+    return Sure(np.concatenate([one.top for one in every]), np.concatenate([one.right for one in every]))
 
 
 def mean_coverage(found: Trust, shares: Numbers) -> Numbers:
@@ -59,7 +60,7 @@ def mean_coverage(found: Trust, shares: Numbers) -> Numbers:
 
 def columns(found: Trust) -> list[Column]:
     """Return the table of `LEAST`: the share of texts that is answered, and its accuracy, over all seeds."""
-    top, right = confidence(_pooled(found.after))
+    top, right = _pooled(found.after)
     kept = [top >= least for least in LEAST]
     accuracy = [f"{100 * right[one].mean():.2f}" if one.any() else NOTHING for one in kept]
     return [

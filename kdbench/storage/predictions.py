@@ -78,7 +78,9 @@ def _opened(path: Path, split: str) -> tuple[Any, str]:
 def _logits(column: Any, task: str) -> Logits:
     if traits(task).words:
         return [np.array(words, np.float32) for words in column.to_pylist()]
-    return np.stack(column.to_numpy())
+    if len(pyarrow.compute.unique(pyarrow.compute.list_value_length(column))) != 1:
+        raise ValueError("its logits differ in number")
+    return column.combine_chunks().flatten().to_numpy().reshape(len(column), -1)  # type: ignore[no-any-return]
 
 
 def predictions_file(
@@ -89,16 +91,26 @@ def predictions_file(
     `splits` has (ids, labels, logits) of n examples by the name of the split, in the forms that `kdbench.tasks` lists.
     The metadata of the table hold the task and the names of the classes.
     """
-    columns: dict[str, list[Any]] = {"split": [], "id": [], "label": [], "logits": []}
+    columns: dict[str, list[Any]] = {"split": [], "id": [], "label": []}
+    every = []
     for name, (ids, labels, logits) in splits.items():
         columns["split"] += [name] * len(ids)
         columns["id"] += ids.tolist()
         columns["label"] += plain(labels)
-        columns["logits"] += [one.astype(np.float32).tolist() for one in logits]
-    number = pyarrow.list_(pyarrow.float32())
-    row = pyarrow.list_(number) if traits(task).words else number
-    table = pyarrow.table(columns | {"logits": pyarrow.array(columns["logits"], row)})
+        every.append(_column(logits, task))
+    table = pyarrow.table({**columns, "logits": pyarrow.chunked_array(every)})
     table = table.replace_schema_metadata({"task": task, "labels": json.dumps(label_names)})
     content = pyarrow.BufferOutputStream()
     pyarrow.parquet.write_table(table, content)
     return bytes(content.getvalue())
+
+
+def _column(logits: Logits, task: str) -> Any:
+    """Return a list for each example: of its logits, or of lists of those of its words."""
+    number = pyarrow.list_(pyarrow.float32())
+    if traits(task).words:
+        return pyarrow.array([one.astype(np.float32).tolist() for one in logits], pyarrow.list_(number))
+    numbers = np.asarray(logits, np.float32)
+    # Not by Python's floats, which need eight times the memory.
+    ends = pyarrow.array(np.arange(len(numbers) + 1) * numbers.shape[1], pyarrow.int32())
+    return pyarrow.ListArray.from_arrays(ends, numbers.ravel())

@@ -57,7 +57,7 @@ def figures(asked: Questions) -> dict[str, float]:
     one_hot = np.arange(logs.shape[-1]) == asked.right[..., None]
     nll = -np.take_along_axis(logs, asked.right[..., None], -1).mean()
     brier = ((np.exp(logs) - one_hot) ** 2).sum(-1).mean()
-    return {"nll": float(nll), "brier": float(brier), "ece": ece(reliability(asked))}
+    return {"nll": float(nll), "brier": float(brier), "ece": ece(reliability(confidence(asked)))}
 
 
 # --- calibration
@@ -71,16 +71,22 @@ class Bin(NamedTuple):
     accuracy: float  # share of right answers; NaN if there is none
 
 
-def confidence(asked: Questions) -> tuple[Numbers, NDArray[np.bool_]]:
-    """Return the probability of the likeliest answer, and whether it is right, (n * Q,) each."""
+class Sure(NamedTuple):
+    """How sure a model is of its answers to n * Q questions."""
+
+    top: Numbers  # the probability of the likeliest answer
+    right: NDArray[np.bool_]  # whether it is right
+
+
+def confidence(asked: Questions) -> Sure:
     best = asked.logits.argmax(-1)  # of equal ones the first, as in a task's answers
     top = np.exp(log_probabilities(asked.logits).max(-1))
-    return top.ravel(), (best == asked.right).ravel()
+    return Sure(top.ravel(), (best == asked.right).ravel())
 
 
-def reliability(asked: Questions, bins: int = BINS) -> list[Bin]:
+def reliability(answers: Sure, bins: int = BINS) -> list[Bin]:
     """Return `bins` bins of equal width. A probability on a border belongs to the lower one (Guo et al. 2017)."""
-    top, right = confidence(asked)
+    top, right = answers
     which = np.clip(np.ceil(top * bins).astype(int) - 1, 0, bins - 1)
     found = []
     for number in range(bins):
@@ -106,9 +112,9 @@ class Coverage(NamedTuple):
     least: Numbers  # the lowest probability among these
 
 
-def coverage(asked: Questions) -> Coverage:
+def coverage(answers: Sure) -> Coverage:
     """Return the curve, the surest answers first."""
-    top, right = confidence(asked)
+    top, right = answers
     order = np.argsort(-top, kind="stable")
     counts = np.arange(1, len(order) + 1)
     return Coverage(counts / len(order), right[order].cumsum() / counts, top[order])
