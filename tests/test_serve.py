@@ -174,14 +174,14 @@ async def serving(model: Any, **changes: Any) -> AsyncIterator[tuple[httpx.Async
     running = asyncio.create_task(made.serve([listener]))
     await ready.wait()
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    async with httpx.AsyncClient(
-        base_url=f"http://127.0.0.1:{port}", timeout=30, limits=limits, trust_env=False
-    ) as client:
-        try:
+    try:
+        async with httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}", timeout=30, limits=limits, trust_env=False
+        ) as client:
             yield client, made
-        finally:
-            made.should_exit = True
-            await running
+    finally:  # without the client's open connections, for which a stop waits
+        made.should_exit = True
+        await running
 
 
 def ask(client: httpx.AsyncClient, *texts: Any) -> Any:

@@ -36,7 +36,7 @@ class FinishedRun:
     def model(self) -> Path:
         return self.folder / "model"
 
-    @property
+    @cached_property
     def dataset(self) -> DatasetConfig:
         return recorded_dataset(self.config)
 
