@@ -21,7 +21,7 @@ from kdbench.errors import Code, Fault, UserError, nearest
 from kdbench.options import MISSING
 from kdbench.schema import GROUPS, ExportConfig, RunConfig, TrackConfig
 from kdbench.validation.keys import run_keys
-from kdbench.validation.load import fill, load
+from kdbench.validation.load import filled, load
 from kdbench.validation.values import faults, known_keys, references
 
 # Keys that only concern this command. The command for another run, such as its baseline, leaves them out.
@@ -334,13 +334,14 @@ def differences(cfg: DictConfig, target: RunConfig) -> Iterator[tuple[str, Any]]
     wanted, cfg = dict(keys.flat(asdict(target))), pickle.loads(pickle.dumps(cfg))
 
     def written() -> dict[str, Any]:
-        return dict(keys.flat(OmegaConf.to_container(fill(cfg), resolve=False)))  # type: ignore[arg-type]
+        return dict(keys.flat(filled(OmegaConf.to_container(cfg, resolve=False))))  # type: ignore[arg-type]
 
+    raw = written()
     # A local teacher's source brings its shape along, so the keys that are not set are set one at a time.
-    while unset := next((key for key, value in written().items() if value == MISSING), None):
+    while unset := next((key for key, value in raw.items() if value == MISSING), None):
         OmegaConf.update(cfg, unset, wanted[unset])
         yield unset, wanted[unset]
-    raw = written()
+        raw = written()
 
     def depth(key: str) -> int:
         """Return the number of references between the value and `key`."""
@@ -352,11 +353,13 @@ def differences(cfg: DictConfig, target: RunConfig) -> Iterator[tuple[str, Any]]
         if value != MISSING and (key in OF_LABELS or not key.startswith(unused))
     )  # fmt: skip
     depths = {key: depth(key) for key in used if key not in {"seed", *OF_THE_COMMAND}}
+    now: dict[str, Any] = {}  # empty: to be read again
     for level in sorted(set(depths.values())):
-        now = dict(keys.flat(asdict(load(cfg))))
-        for key in (key for key, deep in depths.items() if deep == level and now[key] != wanted[key]):
+        now = now or dict(keys.flat(asdict(load(cfg))))
+        for key in [key for key, deep in depths.items() if deep == level and now[key] != wanted[key]]:
             OmegaConf.update(cfg, key, wanted[key], force_add=True, merge=False)
             yield key, wanted[key]
+            now = {}
 
 
 # A command with several jobs: the grid of a preset, the jobs that are checked, the limits of a search.

@@ -60,7 +60,15 @@ def job(cfg: DictConfig) -> None:
     hydra_cfg = HydraConfig.get()
     number = hydra_cfg.job.num if hydra_cfg.mode == RunMode.MULTIRUN else None
     overrides = [text.lstrip("+") for text in hydra_cfg.overrides.task]
-    do(cfg, number, overrides, group_choices(hydra_cfg.runtime.choices), baseline_command)
+    known: dict[str, str] = {}  # a run and its teacher have commands in common
+
+    def command(config: RunConfig) -> str:
+        key = repr(config)
+        if key not in known:
+            known[key] = baseline_command(config)
+        return known[key]
+
+    do(cfg, number, overrides, group_choices(hydra_cfg.runtime.choices), command)
 
 
 def baseline_command(config: RunConfig) -> str:
