@@ -7,6 +7,7 @@ structure gets the weights of its own model and is optimized anew. `to_onnx` com
 import hashlib
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,10 @@ def _weights(module: nn.Module) -> dict[str, Tensor]:
 
 def keeping(folder: Path) -> Any:
     """Return a torch.onnx.export that keeps its graphs in the folder, which several processes may share."""
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
     exporter = torch.onnx.export
+    ONNXRegistry.from_torchlib = staticmethod(cache(ONNXRegistry.from_torchlib))  # type: ignore[method-assign, assignment]
 
     def export(module: nn.Module, **options: Any) -> Any:
         import onnx_ir

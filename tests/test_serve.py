@@ -33,21 +33,14 @@ TEXTS = ["apple near the old pear", "a big lead", "river of gold is one lake", "
 LIMITS = Limits(batch=8, wait=0.0, texts=16, characters=100, body=5000, waiting=64, connections=100)
 
 
-@pytest.fixture(scope="module")
-def exports(shared_folder: Path) -> dict[str, Path]:
-    """The runs that are served, each with its graph; made once."""
-    return {}
-
-
 @pytest.fixture
-def export(taught: None, configure: Any, execute: Any, exports: dict[str, Path], tmp_path: Path) -> Callable[..., Path]:
-    """`export("method=logit_kd")` -> a copy of a finished run with its graph."""
+def export(configure: Any, execute: Any, shared_folder: Path, tmp_path: Path) -> Callable[..., Path]:
+    """`export("method=logit_kd")` -> a copy of a finished run with its graph, which is made once."""
 
-    def make(*overrides: str) -> Path:
-        key = " ".join(overrides)
-        if key not in exports:
-            exports[key] = Path(execute(configure("student.layers=1", *overrides, "export.onnx=true"))["folder"])
-        return Path(shutil.copytree(exports[key], tmp_path / f"copy{len(list(tmp_path.iterdir()))}"))
+    def make(method: str) -> Path:
+        places = [f"{key}={shared_folder / 'served' / key}" for key in ("outputs", "cache_dir")]
+        run = execute(configure("student.layers=1", method, "export.onnx=true", *places))["folder"]
+        return Path(shutil.copytree(run, tmp_path / f"copy{len(list(tmp_path.iterdir()))}"))
 
     return make
 
@@ -336,7 +329,10 @@ def test_too_many_texts_in_the_queue_are_refused() -> None:
     asyncio.run(do())
 
 
-def test_a_new_model_is_used_after_sighup_and_a_broken_one_is_not(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_new_model_is_used_after_sighup_and_a_broken_one_is_not(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "GRACE", 0.1)
     models: list[Any] = [Fake("old")]
 
     def load() -> Any:
