@@ -93,10 +93,10 @@ def test_each_junction_is_halved_once(embeddings):
 @pytest.mark.parametrize(("variant", "name"), [("bernoulli", "bernoulli05"), ("uniform", "uniform")])
 def test_draws_are_independent_per_module(oracles, variant, name):
     generator = torch.Generator().manual_seed(0)
-    values = torch.tensor([toy(draw_epsilon(variant, 0, 0.5, 3, generator)) for _ in range(20_000)])
+    values = torch.tensor([toy(draw_epsilon(variant, 0, 0.5, 3, generator)) for _ in range(4000)])
     mean, variance = (oracles["O8_theseus"][f"{key}_{name}_independent"] for key in ("E", "var"))
-    assert values.mean().item() == pytest.approx(mean, abs=4 * (variance / 20_000) ** 0.5)
-    assert values.var().item() == pytest.approx(variance, rel=0.05)
+    assert values.mean().item() == pytest.approx(mean, abs=4 * (variance / 4000) ** 0.5)
+    assert values.var().item() == pytest.approx(variance, rel=0.1)  # of one draw for all three, it is three times
 
 
 def test_bernoulli_replaces_at_its_rate():
