@@ -50,6 +50,10 @@ class QuickDumper(yaml.CDumper):
 
 QuickDumper.add_representer(str, omegaconf._utils.OmegaConfDumper.str_representer)
 omegaconf.omegaconf.get_omega_conf_dumper = lambda: QuickDumper  # type: ignore[attr-defined]
+with pytest.MonkeyPatch.context() as patch:  # its loader, in C as well: a run's config is read in a tenth of the time
+    patch.setattr(yaml, "SafeLoader", yaml.CSafeLoader)
+    QuickLoader = omegaconf._utils.get_yaml_loader()
+omegaconf._utils.get_yaml_loader = lambda: QuickLoader  # type: ignore[attr-defined]
 
 # Hypothesis: the same few examples each time; many, and others each time, with scripts/test --slow.
 settings.register_profile("fast", max_examples=20, derandomize=True, deadline=None, database=None)

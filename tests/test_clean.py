@@ -51,7 +51,6 @@ def predicted(folder: Path, capsys) -> str:
     return capsys.readouterr().out
 
 
-@pytest.mark.usefixtures("taught")
 def test_everything_works_as_before(configure, execute, tmp_path, capsys, trained):
     outputs, cache = tmp_path / "outputs", tmp_path / "cache"
     configs = [configure(f"method={name}", *SHORT) for name in ("theseus", "logit_kd")]
@@ -109,7 +108,6 @@ def test_a_student_starts_from_the_cleaned_stages_before_the_task(configure, exe
         assert (Path(again["folder"]) / name).read_bytes() == (kept / name).read_bytes()
 
 
-@pytest.mark.usefixtures("taught")
 def test_an_interrupted_run_resumes_after_its_neighbours_are_cleaned(configure, execute, tmp_path, capsys, trained):
     outputs, cache = tmp_path / "outputs", tmp_path / "cache"
     unbroken = Path(execute(configure("method=theseus", "seed=1", f"outputs={tmp_path / 'unbroken'}"))["folder"])
@@ -132,7 +130,6 @@ def test_an_interrupted_run_resumes_after_its_neighbours_are_cleaned(configure, 
         assert (Path(result["folder"]) / name).read_bytes() == (unbroken / name).read_bytes()
 
 
-@pytest.mark.usefixtures("taught")
 def test_a_damaged_run_is_trained_again_if_it_was_cleaned(configure, execute, tmp_path, trained):
     config = configure("method=theseus", *SHORT)
     model = Path(execute(config)["folder"]) / "model" / "model.safetensors"

@@ -106,6 +106,7 @@ def test_done_again_with_the_teacher_found_it_is_the_same(configure, execute, fi
 
 @pytest.mark.parametrize("method", NETWORKS)
 @pytest.mark.parametrize("broken_at", [3, pytest.param(13, marks=pytest.mark.slow)])
+@pytest.mark.usefixtures("taught")  # so that it breaks in a stage of its own
 def test_killed_and_resumed_equals_unbroken(configure, execute, finished, tmp_path, monkeypatch, method, broken_at):
     whole = finished(method)
     step = train._Trainer._step
