@@ -31,14 +31,15 @@ def _parts(module: nn.Module) -> Iterator[str]:
         code = type(part).forward.__code__  # a test may have put another in its place
         yield f"{name} {type(part)} {code.co_filename} {code.co_firstlineno} {digest(code.co_code)}"
         for key, value in sorted(vars(part).items()):
-            yield f"{key} {_in_words(value)}"
+            if key != "name_or_path":  # where it was loaded from
+                yield f"{key} {_in_words(value)}"
     for name, value in sorted(_weights(module).items()):
         yield f"{name} {value.dtype} {tuple(value.shape)}"
 
 
 def _in_words(value: Any) -> str:
     if hasattr(value, "to_dict"):  # a config of transformers
-        return repr(sorted(map(repr, value.to_dict().items())))
+        return repr(sorted(repr(item) for item in value.to_dict().items() if item[0] != "_name_or_path"))
     if isinstance(value, Tensor):
         return digest(value.detach().numpy().tobytes())
     return repr(value) if isinstance(value, PLAIN) else getattr(value, "__qualname__", str(type(value)))
