@@ -53,7 +53,7 @@ omegaconf.omegaconf.get_omega_conf_dumper = lambda: QuickDumper  # type: ignore[
 with pytest.MonkeyPatch.context() as patch:  # its loader, in C as well: a run's config is read in a tenth of the time
     patch.setattr(yaml, "SafeLoader", yaml.CSafeLoader)
     QuickLoader = omegaconf._utils.get_yaml_loader()
-omegaconf._utils.get_yaml_loader = lambda: QuickLoader  # type: ignore[attr-defined]
+omegaconf._utils.get_yaml_loader = lambda: QuickLoader
 
 # Hypothesis: the same few examples each time; many, and others each time, with scripts/test --slow.
 settings.register_profile("fast", max_examples=20, derandomize=True, deadline=None, database=None)

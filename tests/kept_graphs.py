@@ -54,7 +54,7 @@ def keeping(folder: Path) -> Any:
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 
     exporter = torch.onnx.export
-    ONNXRegistry.from_torchlib = staticmethod(cache(ONNXRegistry.from_torchlib))  # type: ignore[method-assign, assignment]
+    ONNXRegistry.from_torchlib = staticmethod(cache(ONNXRegistry.from_torchlib))  # type: ignore[method-assign]
 
     def export(module: nn.Module, **options: Any) -> Any:
         import onnx_ir

@@ -40,6 +40,8 @@ def exported(configure, execute, capsys, monkeypatch) -> Path:
     """The folder of an export with all its graphs. Each way to quantise was used once: what was tried is exported."""
     made: list[str] = []
     monkeypatch.setattr(best_int8, "to_int8", lambda *given: made.append(given[2]) or to_int8(*given))
+    report = "openvino_telemetry.Telemetry.start_session"  # to Google, from openvino.convert_model
+    monkeypatch.setattr(report, lambda *given, **more: pytest.fail("the use of OpenVINO is reported"))
     folder = Path(execute(configure("method=logit_kd", "student.layers=1", *LICENSED))["folder"])
     capsys.readouterr()
     forms = ["--best-int8", "--max-loss", "100", "--fp16", "--openvino"]

@@ -29,7 +29,8 @@ def to_openvino(source: Path, target: Path) -> None:
     require_openvino()
     import openvino
 
-    openvino.save_model(openvino.convert_model(source), target, compress_to_fp16=False)
+    # not convert_model, which sends usage statistics to Google Analytics without asking
+    openvino.save_model(openvino.Core().read_model(source), target, compress_to_fp16=False)
     target.write_text(_without_origin(target.read_text(encoding="utf8")), encoding="utf8")
 
 
