@@ -148,7 +148,8 @@ def test_a_large_teachers_first_layers_are_pkds_student(configure, execute, teac
     torch.manual_seed(3)
     model = BertModel(config)
     model.save_pretrained(large)
-    given = [f"teacher.source={large}", "student.layers=6", "schedule.lr=1e-12", "schedule.steps=1"]
+    given = [f"teacher.source={large}", "student.layers=6", "schedule.lr=1e-12"]
+    given += ["schedule.steps=1", "teacher.schedule.steps=1"]
     run = configure("experiment=question/pkd_large", *given)
     assert (run.method.name, run.teacher.layers, run.student.hidden) == ("pkd", 24, run.teacher.hidden)
     assert pkd.layer_map(run.method.patient_layers, 24, run.student.layers) == [4, 8, 12, 16, 20]

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,6 +18,7 @@ from kdbench.best.show import Screen
 from kdbench.best.standing import Clock, Standing
 from kdbench.best.work import Ended, Workers, export, run
 from kdbench.errors import Code, UserError
+from tests.best.jobs import fails
 from tests.best.test_plan import WISH, plan
 from tests.best.test_standing import add
 from tests.refusals import refused
@@ -152,16 +152,6 @@ def test_a_command_that_cannot_work_is_one_line(tmp_path, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3 and str(Code.MISSING_FILE) in lines[0]
     assert "--latency 2:" in lines[1] and "--label label" in lines[2]
-
-
-def fails(kind: str) -> None:
-    if kind == "user":
-        raise UserError(Code.MISSING_COLUMN, "no such column")
-    if kind == "killed":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if kind == "slow":
-        time.sleep(60)
-    raise ValueError("a bug")
 
 
 def test_a_job_ends_with_what_it_found_or_why_not(tmp_path):
