@@ -298,3 +298,17 @@ def taught(
     config = configure(f"outputs={made / 'outputs'}", f"cache_dir={made / 'cache'}")
     execute(teacher_run(config))
     shutil.copytree(made / "outputs", tmp_path / "outputs", dirs_exist_ok=True)
+
+
+@pytest.fixture
+def finetuned(
+    configure: Configure,
+    execute: Callable[[RunConfig], dict[str, Any]],
+    shared_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> str:
+    """Return the folder of a finished run of method=finetune. It is done once for all tests, which only read it."""
+    places = [f"{key}={shared_folder / 'finetuned' / key}" for key in ("outputs", "cache_dir")]
+    folder: str = execute(configure("method=finetune", *places))["folder"]
+    capsys.readouterr()
+    return folder

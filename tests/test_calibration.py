@@ -177,14 +177,12 @@ def test_a_fastbert_exits_where_it_did() -> None:
     assert torch.equal(exits, others) and torch.equal(of_graph, exits) and SHAPE["layers"] == 2
 
 
-def test_answers_below_a_confidence_are_unsure(configure, execute, capsys, tmp_path, monkeypatch):
-    folder = str(execute(configure("method=finetune"))["folder"])
+def test_answers_below_a_confidence_are_unsure(finetuned, capsys, tmp_path, monkeypatch):
     (tmp_path / "texts.csv").write_text("text,label\n" + "".join(f"{text},x\n" for text in TEXTS[:3]))
     (tmp_path / "texts.txt").write_text("\n".join(TEXTS[:3]) + "\n")
-    capsys.readouterr()
 
     def lines(*words: str) -> list[list[str]]:
-        assert predict.main([folder, *words, "--quiet"]) == 0
+        assert predict.main([finetuned, *words, "--quiet"]) == 0
         return [line.split("\t") for line in capsys.readouterr().out.splitlines()]
 
     sure = lines("--file", str(tmp_path / "texts.txt"))
@@ -198,13 +196,13 @@ def test_answers_below_a_confidence_are_unsure(configure, execute, capsys, tmp_p
     stdin = type("Stdin", (), {"buffer": io.BytesIO((tmp_path / "texts.txt").read_bytes())})
     monkeypatch.setattr("sys.stdin", stdin)
     assert [line[0] for line in lines("--file", "-", "--min-confidence", least)] == expected
-    assert predict.main([folder, "--file", str(tmp_path / "texts.txt"), "--min-confidence", least, "--json"]) == 0
+    assert predict.main([finetuned, "--file", str(tmp_path / "texts.txt"), "--min-confidence", least, "--json"]) == 0
     answers = json.loads(capsys.readouterr().out)["answers"]
     assert [answer["label"] for answer in answers] == expected
     assert max(answers[0]["probabilities"].values()) == pytest.approx(shares[0], abs=1e-4)
     out = tmp_path / "answers.csv"
     for given, labels in (([], [line[0] for line in sure]), (["--min-confidence", least], expected)):
-        assert predict.main([folder, "--file", str(tmp_path / "texts.txt"), "--out", str(out), *given]) == 0
+        assert predict.main([finetuned, "--file", str(tmp_path / "texts.txt"), "--out", str(out), *given]) == 0
         rows = [line.split(",")[1].strip('"') for line in out.read_text().splitlines()[1:]]
         assert rows == labels
     assert "--min-confidence changed since" in capsys.readouterr().err

@@ -147,8 +147,8 @@ def test_a_bilstm_answers_and_exports_its_folder(configure, run_of, capsys):
 TINY_BILSTM = ["student.hidden=6", "student.ffn=8", "student.embedding=8", "method.rounds=1"]
 
 
-def test_predict(configure, run_of, capsys, tmp_path):
-    folder = str(run_of(configure("method=finetune")))
+def test_predict(finetuned, capsys, tmp_path):
+    folder = finetuned
     assert predict.main([folder, "--text", TEXTS[0], "--text", TEXTS[1]]) == 0
     out, err = capsys.readouterr()
     assert err == ""
@@ -191,8 +191,8 @@ TABLES = {  # four rows: a text, a blank one, one with a tab and a line break, n
 
 
 @pytest.mark.parametrize("quiet", [[], ["--quiet"]], ids=["told", "quiet"])
-def test_each_row_of_a_file_has_an_answer(configure, run_of, capsys, tmp_path, quiet):
-    folder = str(run_of(configure("method=finetune")))
+def test_each_row_of_a_file_has_an_answer(finetuned, capsys, tmp_path, quiet):
+    folder = finetuned
     for name, content in TABLES.items():
         (tmp_path / name).write_bytes(content.encode())
         assert predict.main([folder, "--file", str(tmp_path / name), *quiet]) == 0
@@ -217,8 +217,8 @@ def test_each_row_of_a_file_has_an_answer(configure, run_of, capsys, tmp_path, q
         assert out == "" and name in err and "Traceback" not in err
 
 
-def test_texts_must_be_a_list(configure, run_of):
-    classifier = kdbench.load_classifier(run_of(configure("method=finetune")))
+def test_texts_must_be_a_list(finetuned):
+    classifier = kdbench.load_classifier(finetuned)
     with refused(Code.MISMATCHED_INPUT, "[text]", kind=UserError):
         classifier("apple")
 
@@ -306,12 +306,12 @@ def test_a_teacher_without_a_padding_token_makes_a_student_that_pads(
     assert [one["score"] for one in alone] == pytest.approx([one["score"] for one in together], abs=1e-5)
 
 
-def test_the_tokenizer_is_read_once(configure, run_of, monkeypatch):
-    folder, read = run_of(configure("method=finetune")), []
+def test_the_tokenizer_is_read_once(finetuned, monkeypatch):
+    read = []
     own = tokenize.load_tokenizer
     monkeypatch.setattr(classifier, "load_tokenizer", lambda folder: read.append(folder) or own(folder))
     monkeypatch.setattr(tokenize, "load_tokenizer", lambda folder: pytest.fail("read again"))
-    classify = kdbench.load_classifier(folder)
+    classify = kdbench.load_classifier(finetuned)
     for _ in range(3):
         classify(TEXTS)
     assert len(read) == 1

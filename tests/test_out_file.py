@@ -26,8 +26,6 @@ from tests.conftest import FILLER, TOPICS
 from tests.refusals import refused
 from tests.reliability.forks import forked, kill_after
 
-pytestmark = pytest.mark.usefixtures("taught")
-
 
 class Stub(Classifier):
     """Answers with what a function says of each text, without a model."""
@@ -114,10 +112,8 @@ def texts_of(rows: int) -> list[str]:
 
 
 @pytest.fixture
-def run(configure, execute, capsys) -> str:
-    folder = str(execute(configure("method=finetune"))["folder"])
-    capsys.readouterr()
-    return folder
+def run(finetuned) -> str:
+    return finetuned
 
 
 @pytest.fixture
