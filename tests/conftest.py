@@ -221,13 +221,14 @@ def composed(words: tuple[str, ...]) -> DictConfig:
     """Compose as Hydra does: the choices, kept for other tests, and after them the values, as Hydra sets them."""
     values = [word for word in words if VALUE.match(word)]
     cfg: DictConfig = pickle.loads(chosen(tuple(word for word in words if not VALUE.match(word))))
-    for key, value in map(parsed, values):
-        OmegaConf.update(cfg, key, value, merge=True)
+    for word in values:
+        key, value = parsed(word)
+        OmegaConf.update(cfg, key, value, merge=True, force_add=word.startswith("++"))
     return cfg
 
 
 TOP = "|".join(field.name for field in fields(RunConfig) if field.name not in (*GROUPS, "export", "track"))
-VALUE = re.compile(rf"(?:[a-z]\w*\.[\w.]+|{TOP})=")  # a key; a choice has no dot, or an @
+VALUE = re.compile(rf"(?:(?:\+\+)?[a-z]\w*\.[\w.]+|{TOP})=")  # a key; a choice has no dot, or an @
 
 
 @cache
