@@ -190,7 +190,7 @@ def _network(run: "Run", student: Any) -> tuple[dict[str, Any], dict[str, Logits
     device = run.accelerator.device
 
     def forward(batch: Any, step: int = 0) -> Any:
-        return students.forward(model, {name: value.to(device) for name, value in batch.items()})  # type: ignore[arg-type]
+        return students.logits(model, {name: value.to(device) for name, value in batch.items()})  # type: ignore[arg-type]
 
     examples = {name: run.examples(getattr(run.data, name)) for name in ("dev", "test")}
     logits: dict[str, Logits] = {n: one.by_example(compute_outputs(one, forward)) for n, one in examples.items()}

@@ -250,8 +250,19 @@ def trainer(texts: list[str], labels: list[str], options: Any) -> Answer:
     return answer
 
 
+def autogluon(texts: list[str], labels: list[str], options: Any) -> Answer:
+    """Stack and bag models of the table, n-grams of the text as columns: its preset for the best score."""
+    from autogluon.tabular import TabularPredictor
+    from pandas import DataFrame
+
+    predictor = TabularPredictor(label="label", eval_metric="accuracy", path=tempfile.mkdtemp(), verbosity=0)
+    left = options.seconds - (time.monotonic() - BEGAN)
+    predictor.fit(DataFrame({"text": texts, "label": labels}), time_limit=left, presets="best_quality")
+    return lambda given: list(predictor.predict(DataFrame({"text": list(given)})))
+
+
 TOOLS: dict[str, Callable[[list[str], list[str], Any], Answer]] = {
-    "fasttext": fasttext, "model2vec": model2vec, "setfit": setfit, "trainer": trainer,
+    "autogluon": autogluon, "fasttext": fasttext, "model2vec": model2vec, "setfit": setfit, "trainer": trainer,
 }  # fmt: skip
 
 if __name__ == "__main__":
