@@ -397,3 +397,19 @@ def test_a_device_that_is_not_there_is_refused(configure, execute, tmp_path):
     with refused(Code.MISSING_DEVICE, "hardware.device=cuda: ", "cpu", kind=UserError):
         execute(configure("method=finetune", "hardware.device=cuda"))
     assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("chip", "expected"),
+    [
+        ({"amx_bf16": True, "avx512_bf16": True, "cpu_name": "Intel Xeon"}, "bf16"),
+        ({"amx_bf16": False, "avx512_bf16": True, "cpu_name": "AMD EPYC"}, "bf16"),
+        ({"amx_bf16": False, "avx512_bf16": True, "cpu_name": "Intel Xeon"}, "fp32"),  # its bf16 is slower
+        ({"avx2": True, "cpu_name": "AMD EPYC"}, "fp32"),
+        ({"architecture": "aarch64"}, "fp32"),
+    ],
+)
+def test_a_processor_trains_in_what_it_is_faster_in(monkeypatch, configure, chip, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: chip)
+    config = configure("hardware.device=cpu", "hardware.precision=auto")
+    assert settle(config.hardware).precision == expected

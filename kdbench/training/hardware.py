@@ -100,10 +100,15 @@ def _devices() -> list[str]:
 
 
 def _best_precision(device: str) -> str:
-    """Return bf16 if the chip multiplies in it: 3x as fast as fp32 on a CPU with AVX512-BF16 (measured)."""
+    """Return bf16 if the chip multiplies in it faster than in fp32.
+
+    On a CPU (scripts/bench/NOTES.md): 20 times as fast with AMX, twice with AMD's AVX512-BF16, but half as fast with
+    Intel's, which a virtual machine may show without AMX.
+    """
     if device == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
     if device == "cpu":
         chip = torch.cpu.get_capabilities()
-        return "bf16" if chip.get("avx512_bf16") or chip.get("amx_bf16") else "fp32"
+        dot_products = chip.get("avx512_bf16") and not str(chip.get("cpu_name")).startswith("Intel")
+        return "bf16" if chip.get("amx_bf16") or dot_products else "fp32"
     return "fp32"
