@@ -23,6 +23,7 @@ from hydra import compose, initialize_config_dir
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdbench.cli.compose import conf_dir
 from kdbench.console import quiet_libraries
@@ -39,7 +40,12 @@ from kdbench.training.progress import Display
 from kdbench.validation.load import load
 
 Row = dict[str, Any]
+Operand = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]  # shape, strides
 SYNTHETIC = 2000  # examples
+PRODUCTS = {
+    torch.ops.aten.mm.default: torch.mm, torch.ops.aten.addmm.default: torch.mm,
+    torch.ops.aten.bmm.default: torch.bmm, torch.ops.aten.baddbmm.default: torch.bmm,
+}  # fmt: skip
 
 
 def options(description: str | None) -> argparse.Namespace:
@@ -179,6 +185,42 @@ def floor(batches: list[Batch], shape: dict[str, int], precision: str, backward:
                 if backward:
                     torch.bmm(gradient, b)
                     torch.bmm(gradient.transpose(1, 2), a)
+
+    return products
+
+
+class _Products(TorchDispatchMode):
+    """Notes the operands of every matrix product, forward and backward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[Any, list[Operand]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if (product := PRODUCTS.get(func)) is not None:
+            operands = args[1:3] if func in (torch.ops.aten.addmm.default, torch.ops.aten.baddbmm.default) else args[:2]
+            self.seen.append((product, [(tuple(x.shape), x.stride(), x.dtype) for x in operands]))
+        return func(*args, **(kwargs or {}))
+
+
+def own_products(step: Callable[[], object], count: int) -> Callable[[], object]:
+    """Return the matrix products of the next of `count` steps, alone: same shapes and strides, on random numbers."""
+    steps = []
+    for _ in range(count):
+        with _Products() as mode:
+            step()
+        steps.append(mode.seen)
+    tensors: dict[Operand, Tensor] = {}
+    for _, operands in (product for step in steps for product in step):
+        for key in operands:
+            if key not in tensors:
+                tensors[key] = torch.empty_strided(key[0], key[1], dtype=torch.float32).normal_().to(key[2])
+    state = {"step": 0}
+
+    def products() -> None:
+        for product, operands in steps[state["step"] % count]:
+            product(*(tensors[key] for key in operands))
+        state["step"] += 1
 
     return products
 

@@ -1,4 +1,7 @@
-"""The training step of each method's stages beside plain fine-tuning of the same student, on reuters_r52."""
+"""The training step of each method's stages on reuters_r52: beside plain fine-tuning, and beside its own products.
+
+`/ products` is the step's time over that of its matrix products alone, forward and backward, teacher's and student's.
+"""
 
 import harness
 
@@ -15,6 +18,8 @@ STAGES: dict[
     "mobilebert": [("transfer", ["phase=general", "method.strategy=akt"])],
     "fastbert": [("training", []), ("self_distillation", [])],
     "bilstm": [("training", ["method.augment=false"])],
+    "prune": [("recovery_1", ["student=full", "student.layers=6"])],
+    "static": [("training", [])],
 }
 TEACHERS = ["corpus.schedule.steps=3"]
 
@@ -36,7 +41,8 @@ def main() -> None:
                 run, _ = harness.make_run(config)
                 own = harness.stage_of(run, name)
                 own_batches = harness.first_batches(own)
-                cases = {"direct": direct, "method": harness.stepper(run, own, own_batches)}
+                step = harness.stepper(run, own, own_batches)
+                cases = {"direct": direct, "method": step, "products": harness.own_products(step, len(own_batches))}
                 seconds = harness.interleave(cases, given.rounds)
                 tokens = sum(batch["attention_mask"].sum().item() for batch in own_batches) / len(own_batches)
                 rows.append(
@@ -47,6 +53,7 @@ def main() -> None:
                         "tokens": round(tokens),
                         "step ms": 1000 * seconds["method"],
                         "/ direct 3L": seconds["method"] / seconds["direct"],
+                        "/ products": seconds["method"] / seconds["products"],
                     }
                 )
     harness.report("training step by method, batch 32", harness.machine(hardware), rows, given.json)
