@@ -187,7 +187,8 @@ def bold(table: Table) -> set[str]:
         return set()
     means = {row.id: row.score.mean for row in table.rows if row.role != "teacher"}
     tied = {row.id for row in table.rows if row.tests and row.tests.tied_with_best}
-    return tied or {id_ for id_, mean in means.items() if mean == max(means.values())}
+    highest = max(means.values(), default=None)
+    return tied or {id_ for id_, mean in means.items() if mean == highest}
 
 
 def _interval(row: Row) -> str:

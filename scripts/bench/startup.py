@@ -13,7 +13,7 @@ import harness
 
 from kdbench.storage import files as store
 
-RUNS = (10_000, 100_000)  # copies of one finished run; 100,000 need 1.5 GB and some minutes
+RUNS = (10_000, 100_000)  # copies of one finished run; 100,000 need 1.5 GB of disk and some minutes
 
 
 def measure(command: list[str], cwd: Path) -> tuple[float, float]:
@@ -55,13 +55,13 @@ def many_runs(made: Path, outputs: Path, count: int) -> None:
 
 
 def compared(name: str, *command: str) -> harness.Row:
-    """Wall and CPU seconds and MB of one call."""
+    """Wall and CPU seconds of one call."""
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, used = os.wait4(process.pid, 0)
     wall = time.perf_counter() - started
     assert status == 0
-    return {"command": name, "wall s": wall, "CPU s": used.ru_utime + used.ru_stime, "MB": used.ru_maxrss / 1000}
+    return {"command": name, "wall s": wall, "CPU s": used.ru_utime + used.ru_stime}
 
 
 def main() -> None:
@@ -80,9 +80,9 @@ def main() -> None:
         }
         for name, command in commands.items():
             wall, cpu = measure(command, outputs)
-            rows.append({"command": name, "wall s": wall, "CPU s": cpu, "MB": ""})
+            rows.append({"command": name, "wall s": wall, "CPU s": cpu})
         first = statistics.median(to_first_step([*smoke, "seed=1"], outputs) for _ in range(3))
-        rows.append({"command": "finetune on reuters_r52 to its first step", "wall s": first, "CPU s": "", "MB": ""})
+        rows.append({"command": "finetune on reuters_r52 to its first step", "wall s": first, "CPU s": ""})
         subprocess.run(
             [kdbench, "dataset=reuters_r52", "method=tfidf", f"outputs={outputs}"], check=True, capture_output=True
         )
