@@ -218,14 +218,13 @@ def log_probabilities(config, path: Path, weights: Path) -> None:
 
 
 @pytest.fixture
-def pair(configure, execute, tmp_path):
-    """A student of the tiny teacher, and the file of what that teacher says."""
+def pair(configure, taught, tmp_path):
+    """The config of a student of the tiny teacher, the file of what that teacher says, and that teacher's run."""
     network = configure("method=logit_kd", "schedule.epochs=1")
-    result = execute(network)
     teacher_folder = next((tmp_path / "outputs/topics/finetune").rglob("results.json")).parent
     path = tmp_path / "answers.csv"
     log_probabilities(network, path, teacher_folder)
-    return result, path, teacher_folder
+    return network, path, teacher_folder
 
 
 @pytest.fixture
@@ -263,10 +262,10 @@ def undivided(folder: Path) -> dict:
 
 def test_it_teaches_as_the_network_does(pair, file_run, execute, capsys, tmp_path):
     """The same losses, weights and scores to 1e-6, as log p and logits differ by a constant for each text."""
-    network, path, taught_by = pair
+    network_config, path, taught_by = pair
     config = file_run(path)
     assert cross_faults(config) == []
-    found = execute(config)
+    network, found = execute(network_config), execute(config)
     for mine, its in zip(found["stages"][0]["epochs"], network["stages"][0]["epochs"], strict=True):
         assert mine["means"] == pytest.approx(its["means"], abs=1e-6) and mine["dev"] == its["dev"]
     mine, its = (load_file(Path(one["folder"]) / "model" / "model.safetensors") for one in (found, network))
