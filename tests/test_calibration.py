@@ -90,8 +90,8 @@ def test_the_same_probabilities_by_all_ways(configure, execute, capsys, tmp_path
     assert model_digest(folder) != before
 
 
-def test_what_dev_says_is_kept_or_not_with_the_reason(configure, execute, capsys):
-    result = execute(configure("method=finetune", "schedule.steps=2"))
+def test_what_dev_says_is_kept_or_not_with_the_reason(finished):
+    result = finished("finetune")
     entry = result["calibration"]
     assert entry["dev_examples"] == 20 and entry["bins"] == 15 and entry["thresholds"] is None
     kept = calibration_of(Path(result["folder"]) / "model").temperature
@@ -101,8 +101,8 @@ def test_what_dev_says_is_kept_or_not_with_the_reason(configure, execute, capsys
     assert in_words(entry)[0].startswith(("temperature ", "no temperature was fitted: "))
 
 
-def test_tf_idf_has_none(configure, execute):
-    result = execute(configure("method=tfidf"))
+def test_tf_idf_has_none(finished):
+    result = finished("tfidf")
     assert result["calibration"] is None and "nll" not in result["metrics"]["test"]
 
 
@@ -216,9 +216,8 @@ def test_a_confidence_must_be_a_probability(capsys, given):
     assert f"{given} must be a probability, above 0 and below 1, such as 0.8" in capsys.readouterr().err
 
 
-def test_where_nothing_can_be_unsure_it_is_refused(configure, execute, capsys):
-    folder = str(execute(configure("method=tfidf"))["folder"])
-    capsys.readouterr()
+def test_where_nothing_can_be_unsure_it_is_refused(finished, capsys):
+    folder = finished("tfidf")["folder"]
     assert predict.main([folder, "--text", "a", "--min-confidence", "0.8"]) == 2
     out, err = capsys.readouterr()
     assert out == "" and "needs a model that gives one class with a probability, and this one gives scores" in err

@@ -309,10 +309,11 @@ def test_minilm_assistants_are_stages_of_the_general_run(configure, execute):
 
 
 @pytest.mark.parametrize("method", ["pkd", "logit_kd"])
-def test_without_distillation_it_is_the_direct_fine_tune(configure, execute, method):
+def test_without_distillation_it_is_the_direct_fine_tune(configure, execute, finished, method):
     off = ["method.alpha=0", *(["method.beta=0"] if method == "pkd" else [])]
     config = configure(f"method={method}", *off)
-    own, direct = execute(config), execute(baseline(config))
+    own, direct = execute(config), finished("finetune")
+    assert own["baseline_id"] == direct["id"]
     assert not changed(weights(own), weights(direct))
 
 
@@ -322,8 +323,8 @@ def test_pkd_reads_the_cache_as_it_would_read_the_teacher(configure, execute, tm
     assert not changed(weights(first), weights(again))
 
 
-def test_fastbert_stands_still_but_for_the_branches(configure, execute):
-    result = execute(configure("method=fastbert"))
+def test_fastbert_stands_still_but_for_the_branches(finished):
+    result = finished("fastbert")
     before, after = (weights(result, stage) for stage in ("00_training", "01_self_distillation"))
     assert {name.split(".")[1] for name in changed(before, after)} == {"0", "1"}
     assert all(name.startswith("branches.") for name in changed(before, after))
@@ -367,15 +368,6 @@ def test_a_mobilebert_with_layer_norm_and_gelu_learns_from_the_same_ib_bert(conf
 def test_the_other_strategies(configure, execute, strategy):
     result = execute(configure("method=mobilebert", f"method.strategy={strategy}", "phase=general"))
     assert len(result["stages"]) == {"akt": 1, "jkt": 2}[strategy]
-
-
-@pytest.mark.parametrize("method", ["mlm", "distilbert", "tinybert", "minilm", "mobilebert"])
-def test_stages_before_the_task_are_a_run_that_seeds_share(configure, execute, tmp_path, method):
-    first, second = (execute(configure(f"method={method}", f"seed={seed}")) for seed in (0, 1))
-    general = [path for path in (tmp_path / "outputs/tiny" / method).glob("*/seed*") if path.is_dir()]
-    assert len(general) == 1
-    assert first["cost"]["general_seconds"] == second["cost"]["general_seconds"] > 0
-    assert changed(weights(first), weights(second))
 
 
 def test_the_general_run_does_not_depend_on_the_task(configure):
@@ -474,8 +466,8 @@ def test_augmentation_is_labelled_by_the_teacher(configure, execute):
     assert more["stages"][0]["steps"] > plain["stages"][0]["steps"]
 
 
-def test_the_cascade_is_both_its_models(configure, execute):
-    result = execute(configure("method=cascade"))
+def test_the_cascade_is_both_its_models(finished):
+    result = finished("cascade")
     points = {point["speed"]: point for point in result["reported"]["curve_test"]}
     small, large = (points[speed]["accuracy"] for speed in (1.0, 0.0))
     assert large == pytest.approx(result["teacher"]["metrics"]["test"]["accuracy"])
@@ -520,15 +512,17 @@ def test_the_baseline_is_the_run_that_a_user_would_start(configure, method, stud
 @pytest.mark.parametrize(
     "method", ["theseus", pytest.param("finetune", marks=SLOW), pytest.param("mobilebert", marks=SLOW)]
 )
-def test_compiled_layers_learn_what_plain_ones_do(configure, execute, monkeypatch, method):
+def test_compiled_layers_learn_what_plain_ones_do(configure, execute, monkeypatch, tmp_path, method):
     """Of torch.compile the tracing, which is what could go wrong here; the code it makes is its own affair."""
     compile_ = torch.nn.Module.compile
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: compile_(self, backend="eager", **options))
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    plain = execute(configure(f"method={method}"))
+    (teacher,) = (tmp_path / "outputs/topics/finetune").glob("*/seed0")  # which is not compiled as well
+    words = [f"method={method}", "teacher=run", f"teacher.path={teacher}"]
+    plain = execute(configure(*words))
     assert not torch._dynamo.utils.counters["stats"]
-    compiled = execute(configure(f"method={method}", "hardware.compile=true"))
+    compiled = execute(configure(*words, "hardware.compile=true"))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
     assert compiled["id"] != plain["id"]
     ours, theirs = (load_file(Path(run["folder"]) / "model/model.safetensors") for run in (compiled, plain))

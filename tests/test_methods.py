@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from kdbench.training import loop as train
 ROOT = Path(__file__).parents[1]
 METHODS = sorted(path.stem for path in (ROOT / "kdbench/methods").glob("*.py") if path.stem[0] != "_")
 NETWORKS = [method for method in METHODS if method not in ("tfidf", "cascade", "answers")]
+GENERAL = ("mlm", "distilbert", "tinybert", "minilm", "mobilebert")  # have stages before the task
 OWN_FORM = ("bilstm", "fastbert", "frozen", "static")  # exports that only kdbench.load reads
 
 
@@ -41,24 +43,6 @@ def same(a: dict, b: dict) -> bool:
 def steady(result: dict) -> dict:
     """What the method reported, without measured times."""
     return {name: value for name, value in result["reported"].items() if not name.startswith("latency")}
-
-
-@pytest.fixture
-def finished(configure, execute, shared_folder):
-    """`finished(method)` -> the result of its tiny run, done by the first test that asks for it; a test only reads it.
-
-    `finished(method, copy)` is that run in a copy of its outputs and cache, which a test may change.
-    """
-
-    def find(method: str, copy: Path | None = None) -> dict:
-        made = shared_folder / method
-        result = execute(configure(f"method={method}", f"outputs={made / 'outputs'}", f"cache_dir={made / 'cache'}"))
-        if copy is None:
-            return result
-        shutil.copytree(made, copy, dirs_exist_ok=True)
-        return result | {"folder": str(copy / Path(result["folder"]).relative_to(made))}
-
-    return find
 
 
 def test_each_method_has_its_yaml_and_the_other_way_round():
@@ -86,9 +70,9 @@ def test_end_to_end(finished, method):
     assert {path.name for path in folder.iterdir()} >= {"config.yaml", "env.json", "run.log", "predictions.parquet"}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["theseus", *(name for name in METHODS if name not in NETWORKS)])
 def test_done_again_with_the_teacher_found_it_is_the_same(configure, execute, finished, tmp_path, method):
-    first = finished(method, tmp_path)
+    first = finished(method, tmp_path / "outputs")
     before, done = weights(first), done_at(first)
     teachers = {path: path.read_bytes() for path in (tmp_path / "outputs/topics/finetune").rglob("model.safetensors")}
     config = configure(f"method={method}", "rerun=true")
@@ -106,9 +90,12 @@ def test_done_again_with_the_teacher_found_it_is_the_same(configure, execute, fi
 
 @pytest.mark.parametrize("method", NETWORKS)
 @pytest.mark.parametrize("broken_at", [3, pytest.param(13, marks=pytest.mark.slow)])
-@pytest.mark.usefixtures("taught")  # so that it breaks in a stage of its own
 def test_killed_and_resumed_equals_unbroken(configure, execute, finished, tmp_path, monkeypatch, method, broken_at):
-    whole = finished(method)
+    """It breaks in a stage of its own or before the task; its teacher is found."""
+    whole = finished(method, tmp_path / "outputs")
+    before, done, config = weights(whole), done_at(whole), configure(f"method={method}")
+    teachers = {path: path.read_bytes() for path in (tmp_path / "outputs/topics/finetune").rglob("model.safetensors")}
+    shutil.rmtree(tmp_path / "outputs/tiny", ignore_errors=True)
     step = train._Trainer._step
     taken: list[tuple[str, int]] = []
 
@@ -120,11 +107,16 @@ def test_killed_and_resumed_equals_unbroken(configure, execute, finished, tmp_pa
 
     monkeypatch.setattr(train._Trainer, "_step", lambda self, batch: counted(self, batch, broken_at))
     with pytest.raises(KeyboardInterrupt):
-        execute(configure(f"method={method}"))
+        execute(replace(config, rerun=True))
     monkeypatch.setattr(train._Trainer, "_step", counted)
-    resumed = execute(configure(f"method={method}"))
-    assert same(weights(whole), weights(resumed))
+    resumed = execute(config)
+    assert resumed["folder"] == whole["folder"] and done_at(resumed) > done
+    assert same(before, weights(resumed))
     assert whole["metrics"] == resumed["metrics"] and steady(whole) == steady(resumed)
+    if uses_teacher(config):
+        assert teachers and all(path.read_bytes() == content for path, content in teachers.items())
+        assert resumed["teacher"] == whole["teacher"]
+    assert execute(config) == resumed  # found
     assert len(taken) - len(set(taken)) <= 5  # checkpoint_every
 
 
@@ -157,6 +149,10 @@ def data_lines(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("method", NETWORKS)
 def test_the_seed_decides(configure, execute, finished, tmp_path, method):
-    results = [finished(method, tmp_path), execute(configure(f"method={method}", "seed=1"))]
+    results = [finished(method, tmp_path / "outputs"), execute(configure(f"method={method}", "seed=1"))]
     assert results[0]["id"] == results[1]["id"]
     assert not same(weights(results[0]), weights(results[1]))
+    general = [path for path in (tmp_path / "outputs/tiny" / method).glob("*/seed*") if path.is_dir()]
+    assert len(general) == (method in GENERAL)  # which the seeds share
+    if general:
+        assert results[0]["cost"]["general_seconds"] == results[1]["cost"]["general_seconds"] > 0

@@ -32,14 +32,14 @@ def raw(tmp_path, data_folder) -> str:
 
 
 @pytest.mark.parametrize("share", ["null", "0.5"])
-def test_a_killed_run_goes_on_as_if_it_had_not_been(configure, execute, tmp_path, raw, share):
+def test_a_killed_run_goes_on_as_if_it_had_not_been(configure, execute, finished, raw, share):
     words = ["method=logit_kd", f"method.unlabelled_share={share}", raw]
     whole = execute(configure(*words))
     steps = {"null": 2 * 12, "0.5": 2 * 8}[share]  # of 60 and 30 texts, or of 30 and 30, in batches of 8; two epochs
     assert whole["cost"]["steps"] == steps
     assert whole["data"]["unlabelled"]["rows"] == 30 and whole["data"]["splits"]["unlabelled"]["rows"] == 30
     before = weights(whole)
-    alone = execute(configure("method=logit_kd"))
+    alone = finished("logit_kd")
     assert alone["id"] != whole["id"] and not same(before, weights(alone))
     with pytest.raises(Stopped):
         execute(configure(*words, "rerun=true", "preempt_at=7"))
