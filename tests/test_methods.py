@@ -107,7 +107,7 @@ def test_killed_and_resumed_equals_unbroken(configure, execute, finished, tmp_pa
 
     monkeypatch.setattr(train._Trainer, "_step", lambda self, batch: counted(self, batch, broken_at))
     with pytest.raises(KeyboardInterrupt):
-        execute(replace(config, rerun=True))
+        execute(replace(config, rerun=True, checkpoint_every=2))  # so that the third step has one to go on from
     monkeypatch.setattr(train._Trainer, "_step", counted)
     resumed = execute(config)
     assert resumed["folder"] == whole["folder"] and done_at(resumed) > done
