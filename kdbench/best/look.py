@@ -12,7 +12,8 @@ _PROBE = 256  # tokens: longer texts are cut, because a longer pass costs more t
 _COVERED = 0.95  # share of the train texts that are not cut
 _STEP = 16  # tokens: max_length is a multiple of it
 _LETTERS = 0.5  # share of texts that must have a letter, else the column is no text
-_ROWS, _MOST = 300, 0.2  # dev and test each have as many rows, but at most this share of a small file [ours]
+_LEAST, _MOST = 300, 2000  # rows of dev and of test: a tenth of the file, within these limits [ours]
+_SMALLEST, _LARGEST = 0.01, 0.2  # share of the file that each may be [the former is kdbench's limit, the latter ours]
 _FERTILE = 3.0  # pieces a word; above it the tokenizer spells the words out, as it does with a foreign language
 
 
@@ -23,6 +24,12 @@ class Look:
     tokens: float  # mean length of a train text, with special tokens, cut at max_length
     foreign: bool  # the encoder cannot read the texts
     lines: tuple[str, ...]  # for the user
+
+
+def share_of(rows: int) -> float:
+    """Return the share of a file's rows that dev, and test, is cut from it."""
+    wanted = min(max(rows // 10, _LEAST), _MOST)
+    return min(max(round(wanted / rows, 3), _SMALLEST), _LARGEST)
 
 
 def look(words: tuple[str, ...]) -> Look:
@@ -39,8 +46,7 @@ def look(words: tuple[str, ...]) -> Look:
     processes = accelerator(hardware)
     whole = stored_dataset(config.dataset, cache_folder(config))
     every = sum(split["rows"] for split in whole.report["splits"].values())
-    share = min(_MOST, max(config.dataset.dev_fraction, round(_ROWS / every, 3)))
-    cuts = tuple(f"dataset.{name}_fraction={share:g}" for name in ("dev", "test"))
+    cuts = tuple(f"dataset.{name}_fraction={share_of(every):g}" for name in ("dev", "test"))
     config, _ = configured((method, *words, *cuts, f"dataset.max_length={_PROBE}"))
     data = RunData(config, hardware, processes)
     train = data.data.train

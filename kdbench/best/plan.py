@@ -28,6 +28,8 @@ EPOCHS = {1_000: 10, 10_000: 5, 100_000: 3}  # of the labelled texts, by their n
 PASSES = 2  # over labelled and raw texts
 TEACHER = 0.35  # share of the whole time that a larger teacher may take
 SHARE = 0.5  # of the time that is left, for one network
+ALONE = 0.8  # the same for a teacher that keeps the limits and has no raw texts to answer: it is what will be shipped
+FROZEN = 0.1  # share of the whole time that a frozen encoder may take: it is for few texts
 ANSWERS = 0.25  # of the time that is left, for the teacher's answers to raw texts
 RATES = (1.0, 1 / 3, 2.0, 0.1)  # of the network's own, for successive halving
 SLACK = 2.0  # a student is tried if its expected time keeps the limit within this factor
@@ -113,7 +115,9 @@ class Plan:
         small = self.encoders[-1]
         yield self.half
         yield self._static("static vectors, trained on the labels", small, "method.alpha=0")
-        yield self._frozen(small)
+        frozen = self._frozen(small)
+        if frozen.seconds <= FROZEN * self.wish.seconds:
+            yield frozen
         yield from self._networks(board)
 
     def on_paper(self) -> Iterator[Candidate]:
@@ -191,8 +195,10 @@ class Plan:
                 fits = whole * board.pace <= TEACHER * self.wish.seconds
             if fits or name in board.decided:
                 words = ("method=finetune", "student=full", f"teacher={encoder.name}", f"schedule.lr={encoder.lr:g}")
-                run = self._network(name, encoder, encoder.layers, wanted, encoder.lr, board, *words)
-                return encoder, replace(run, ships=self._possible(encoder, encoder.layers))
+                ships = self._possible(encoder, encoder.layers)
+                share = ALONE if ships and not self.look.rows.get("unlabelled") else SHARE
+                run = self._network(name, encoder, encoder.layers, wanted, encoder.lr, board, *words, share=share)
+                return encoder, replace(run, ships=ships)
         return None
 
     def _raw(self, teacher: Encoder, board: Board) -> int:
@@ -228,11 +234,12 @@ class Plan:
         )  # fmt: skip
 
     def _network(
-        self, name: str, encoder: Encoder, depth: int, wanted: int, lr: float, board: Board, *words: str
-    ) -> Candidate:
+        self, name: str, encoder: Encoder, depth: int, wanted: int, lr: float, board: Board, *words: str,
+        share: float = SHARE,
+    ) -> Candidate:  # fmt: skip
         """Return a run with the wanted updates, or as many as its share of the time that is left allows."""
         if name not in board.decided:
-            free = SHARE * board.left / board.pace - self._seconds(encoder, depth, 0)
+            free = share * board.left / board.pace - self._seconds(encoder, depth, 0)
             affordable = int(free / self.machine.step(depth * encoder.layer, BATCH * self.look.tokens))
             board.decided[name] = min(wanted, max(LEAST, affordable))
         steps = board.decided[name]

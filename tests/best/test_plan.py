@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from kdbench.best import plan as plan_module
-from kdbench.best.look import Look
+from kdbench.best.look import Look, share_of
 from kdbench.best.machine import Machine
-from kdbench.best.plan import ANSWERS, LEAST, RATES, SHARE, Candidate, Encoder, Plan
+from kdbench.best.plan import ALONE, ANSWERS, FROZEN, LEAST, RATES, SHARE, Candidate, Encoder, Plan
 from kdbench.best.wish import Wish, quantity
 from kdbench.errors import Code, UserError
 
@@ -101,6 +101,25 @@ def test_in_a_short_time_a_network_makes_fewer_updates_and_keeps_their_number():
     assert run.seconds == pytest.approx(SHARE * 120, rel=0.02)
     short.pace = 3.0
     assert steps(short) == first
+
+
+def test_a_teacher_that_is_shipped_and_answers_no_raw_texts_may_take_most_of_the_time():
+    look = replace(LOOK, rows=LOOK.rows | {"unlabelled": 0})
+    found = plan(replace(WISH, seconds=80.0), look).candidates(Board(left=80.0))
+    run = next(one for one in found if one.name.endswith("the teacher"))
+    assert run.seconds == pytest.approx(ALONE * 80, rel=0.02)
+
+
+def test_a_frozen_encoder_is_for_few_texts():
+    many = replace(LOOK, rows=LOOK.rows | {"train": 200_000})
+    assert "frozen" not in words([*plan(look=many).candidates(Board())])
+    (frozen,) = (one for one in plan().candidates(Board()) if one.words[0] == "method=frozen")
+    assert frozen.seconds <= FROZEN * WISH.seconds
+
+
+@pytest.mark.parametrize(("rows", "share"), [(1125, 0.2), (2000, 0.15), (6000, 0.1), (40_000, 0.05), (10**6, 0.01)])
+def test_dev_and_test_are_a_tenth_of_the_file_but_neither_few_rows_nor_many(rows, share):
+    assert share_of(rows) == share
 
 
 def test_in_a_short_time_the_teacher_answers_a_part_of_the_raw_texts():
