@@ -87,6 +87,10 @@ FROM_THE_USER = {
 }  # fmt: skip
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--hardware", default="cpu_fp32", help="of the tiny runs; auto takes a GPU: scripts/bench/gpu")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     one_environment(tempfile.mkdtemp(prefix="kdbench-home-"))
     settings.load_profile("slow" if config.option.markexpr.startswith("slow") else "fast")
@@ -192,8 +196,11 @@ TINY = {
 
 
 @pytest.fixture
-def command_line(teacher_folder: Path, data_folder: Path, tmp_path: Path) -> Callable[..., list[str]]:
+def command_line(
+    teacher_folder: Path, data_folder: Path, tmp_path: Path, pytestconfig: pytest.Config
+) -> Callable[..., list[str]]:
     """`command_line("method=theseus", ...)` -> the words of a command that does a tiny run."""
+    hardware = pytestconfig.getoption("--hardware")
 
     def make(*overrides: str) -> list[str]:
         tiny = [
@@ -204,7 +211,7 @@ def command_line(teacher_folder: Path, data_folder: Path, tmp_path: Path) -> Cal
             "schedule.steps=null", "teacher.schedule.epochs=1", "teacher.schedule.batch_size=8",
             "schedule.lr=1e-2", "teacher.schedule.lr=1e-2", "corpus=files", "corpus.name=tiny",
             f"corpus.running.source={data_folder}", "corpus.running.files={corpus.txt:''}", "corpus.max_length=12",
-            "corpus.schedule.steps=3", "corpus.schedule.batch_size=8", "hardware=cpu_fp32", "checkpoint_every=5",
+            "corpus.schedule.steps=3", "corpus.schedule.batch_size=8", f"hardware={hardware}", "checkpoint_every=5",
             f"outputs={tmp_path / 'outputs'}", f"cache_dir={tmp_path / 'cache'}",
         ]  # fmt: skip
         method = next((o.partition("=")[2] for o in reversed(overrides) if o.startswith("method=")), "theseus")

@@ -42,6 +42,7 @@ from kdbench.validation.load import load
 Row = dict[str, Any]
 Operand = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]  # shape, strides
 SYNTHETIC = 2000  # examples
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PRODUCTS = {
     torch.ops.aten.mm.default: torch.mm, torch.ops.aten.addmm.default: torch.mm,
     torch.ops.aten.bmm.default: torch.bmm, torch.ops.aten.baddbmm.default: torch.bmm,
@@ -61,16 +62,42 @@ def interleave(cases: dict[str, Callable[[], object]], rounds: int, warm_up: int
     for call in cases.values():
         for _ in range(warm_up):
             call()
+    finish()
     times: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(rounds):
         for name, call in cases.items():
             started = time.perf_counter()
             call()
+            finish()
             times[name].append(time.perf_counter() - started)
     return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
+def finish() -> None:
+    """Wait until a GPU has done what it was given."""
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+
+
+def precisions(hardware: Hardware) -> list[str]:
+    """Return what inference is timed in: fp32 and that of training; on a GPU all three."""
+    return ["fp32", "bf16", "fp16"] if hardware.device == "cuda" else [*dict.fromkeys(["fp32", hardware.precision])]
+
+
+def within(precision: str) -> Any:
+    """Return a context in which models answer in this precision."""
+    kind = torch.float16 if precision == "fp16" else torch.bfloat16
+    return torch.autocast(DEVICE, kind, enabled=precision != "fp32")
+
+
+def on_device(batches: list[Any]) -> list[Batch]:
+    moved: Any = [{name: value.to(DEVICE) for name, value in batch.items()} for batch in batches]
+    return moved
+
+
 def machine(hardware: Hardware) -> str:
+    if hardware.device == "cuda":
+        return f"{torch.cuda.get_device_name()}, {hardware.precision}, torch {torch.__version__}"
     lines = Path("/proc/cpuinfo").read_text().splitlines() if platform.system() == "Linux" else []
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     features = [name for name in ("amx_bf16", "avx512_bf16") if torch.cpu.get_capabilities().get(name)]
@@ -214,7 +241,9 @@ def own_products(step: Callable[[], object], count: int) -> Callable[[], object]
     for _, operands in (product for step in steps for product in step):
         for key in operands:
             if key not in tensors:
-                tensors[key] = torch.empty_strided(key[0], key[1], dtype=torch.float32).normal_().to(key[2])
+                shape, strides, kind = key
+                own = [size if stride else 1 for size, stride in zip(shape, strides, strict=True)]  # 0: expanded
+                tensors[key] = torch.empty_strided(own, strides, device=DEVICE).normal_().to(kind).expand(shape)
     state = {"step": 0}
 
     def products() -> None:
@@ -229,7 +258,7 @@ def _operands(
     rows: int, length: int, h: int, f: int, heads: int, dtype: torch.dtype
 ) -> tuple[list[tuple[Tensor, ...]], list[tuple[Tensor, ...]]]:
     """(input, weight, output gradient) of a layer's products: linear ones, and batched ones of its attention."""
-    draw = partial(torch.randn, dtype=torch.float32)
+    draw = partial(torch.randn, dtype=torch.float32, device=DEVICE)
     n = rows * length
     widths = [(h, h)] * 4 + [(h, f), (f, h)]
     linear: list[tuple[Tensor, ...]] = [

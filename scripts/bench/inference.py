@@ -52,7 +52,7 @@ def leaving(run: Run, plan: list[float]) -> fastbert.FastBert:
     for layer in range(len(plan), len(result.branches) - 1):
         result.branches[layer] = Leaving(result.branches[layer], 0, classes)
     result.speed = 0.5 if plan else 0.0
-    return result
+    return result.to(harness.DEVICE)
 
 
 def speed_up(run: Run, model: fastbert.FastBert, batches: list[Batch]) -> float:
@@ -77,20 +77,23 @@ def main() -> None:
         for size, plans in PLANS.items():
             examples = small.examples(small.data.test)
             batches = [batch for _, batch in examples.in_length_order(size)][:: max(1, 16 // size)]
+            batches = harness.on_device(batches)
             state = {"step": 0}
 
             def forward(model: nn.Module, precision: str) -> None:
                 batch = batches[state["step"] % len(batches)]  # noqa: B023
                 state["step"] += 1  # noqa: B023
-                with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+                with torch.inference_mode(), harness.within(precision):
                     students.forward(model, batch)
 
             cases = {
-                f"{name}, {precision}": partial(forward, run.student.eval(), precision)
+                f"{name}, {precision}": partial(forward, run.student.to(harness.DEVICE).eval(), precision)
                 for name, run in {"6 layers": large, "3 layers": small}.items()
-                for precision in dict.fromkeys(["fp32", hardware.precision])
+                for precision in harness.precisions(hardware)
             }
-            models = {f"FastBERT, fp32: {name}": leaving(exits, plan) for name, plan in plans.items()}
+            models = {
+                f"FastBERT, fp32: {name}": leaving(exits, plan).to(harness.DEVICE) for name, plan in plans.items()
+            }
             cases |= {name: partial(forward, model, "fp32") for name, model in models.items()}
             seconds = harness.interleave(cases, given.rounds)
             full = seconds["FastBERT, fp32: all layers"]

@@ -46,6 +46,7 @@ def ours(run: Run, dropout: float) -> Callable[[], Seconds]:
         with cheap(run.hardware, dropout):
             for _ in range(STEPS):
                 step()
+                harness.finish()
                 stamps.append(time.perf_counter())
         return _steps(stamps)
 
@@ -77,6 +78,7 @@ def trainer(run: Run, dropout: float, bf16: bool | None = None) -> Callable[[], 
 
     class Stamps(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
+            harness.finish()
             stamps.append(time.perf_counter())
 
     class Distillation(Trainer):
@@ -91,8 +93,9 @@ def trainer(run: Run, dropout: float, bf16: bool | None = None) -> Callable[[], 
         stamps.clear()
         with tempfile.TemporaryDirectory() as folder:
             arguments = TrainingArguments(
-                folder, per_device_train_batch_size=32, max_steps=STEPS, bf16=bf16, use_cpu=True, report_to=[],
-                save_strategy="no", logging_strategy="no", train_sampling_strategy="group_by_length", disable_tqdm=True,
+                folder, per_device_train_batch_size=32, max_steps=STEPS, bf16=bf16, use_cpu=harness.DEVICE == "cpu",
+                report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True,
+                train_sampling_strategy="group_by_length",
             )  # fmt: skip
             collator = DataCollatorWithPadding(AutoTokenizer.from_pretrained(run.encoder_folder))
             Distillation(
@@ -110,7 +113,7 @@ def trainer(run: Run, dropout: float, bf16: bool | None = None) -> Callable[[], 
 def textbrewer(run: Run, dropout: float) -> Callable[[], Seconds]:
     from textbrewer import DistillationConfig, GeneralDistiller, TrainingConfig
 
-    teacher, student = run.teacher, student_of(run)
+    teacher, student = run.teacher, student_of(run).to(harness.DEVICE)
     view(student).set_dropout(dropout)
     length = run.config.dataset.max_length
     batches = [_fixed(batch, length) for batch in harness.first_batches(harness.stage_of(run), 64)]
@@ -122,6 +125,7 @@ def textbrewer(run: Run, dropout: float) -> Callable[[], Seconds]:
 
         def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
             for batch in batches:
+                harness.finish()
                 stamps.append(time.perf_counter())
                 yield batch
 
@@ -131,7 +135,7 @@ def textbrewer(run: Run, dropout: float) -> Callable[[], Seconds]:
     def train() -> Seconds:
         stamps.clear()
         with tempfile.TemporaryDirectory() as folder:
-            settings = TrainingConfig(device="cpu", output_dir=folder, log_dir=None, ckpt_steps=10**6)
+            settings = TrainingConfig(device=harness.DEVICE, output_dir=folder, log_dir=None, ckpt_steps=10**6)
             recipe = DistillationConfig(temperature=TEMPERATURE, hard_label_weight=HARD, kd_loss_weight=1 - HARD)
             distiller = GeneralDistiller(settings, recipe, teacher, student, adaptor, adaptor)
             with distiller:  # sets training and evaluation mode; it hands out nothing

@@ -21,12 +21,13 @@ def main() -> None:
         run.teacher_outputs("logits", run.data.train)  # from here on they are cached
         examples, teacher = run.examples(run.data.train), run.teacher
         batches = [batch for _, (_, batch) in zip(range(BATCHES), examples.in_length_order(SIZE), strict=False)]
+        batches = harness.on_device(batches)
         state = {"step": 0}
 
         def forward(logits: Any, precision: str) -> None:
             batch = batches[state["step"] % BATCHES]
             state["step"] += 1
-            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            with torch.inference_mode(), harness.within(precision):
                 logits(teacher, batch)
 
         shape = vars(config.student) | {"layers": config.teacher.layers}
