@@ -88,26 +88,26 @@ def test_without_time_for_a_teacher_the_rest_of_it_goes_to_schedules():
 
 def test_in_a_short_time_a_network_makes_fewer_updates_and_keeps_their_number():
     def steps(board: Board) -> dict[str, int]:
-        found = plan(replace(WISH, seconds=120.0)).candidates(board)
+        found = plan(replace(WISH, seconds=80.0)).candidates(board)
         return {one.name: one.steps for one in found if one.steps and "learning rate" not in one.name}
 
-    long, short = steps(Board(left=1e6)), Board(left=120.0)
+    long, short = steps(Board(left=1e6)), Board(left=80.0)
     first = steps(short)
     assert first.keys() == long.keys()
     assert all(first[name] <= long[name] and first[name] >= LEAST for name in first)
     teacher = "small, all 6 layers: the teacher"
     assert first[teacher] > LEAST and first[teacher] < long[teacher]
-    run = next(one for one in plan(replace(WISH, seconds=120.0)).candidates(short) if one.name == teacher)
-    assert run.seconds == pytest.approx(SHARE * 120, rel=0.02)
+    run = next(one for one in plan(replace(WISH, seconds=80.0)).candidates(short) if one.name == teacher)
+    assert run.seconds == pytest.approx(SHARE * 80, rel=0.02)
     short.pace = 3.0
     assert steps(short) == first
 
 
 def test_a_teacher_that_is_shipped_and_answers_no_raw_texts_may_take_most_of_the_time():
     look = replace(LOOK, rows=LOOK.rows | {"unlabelled": 0})
-    found = plan(replace(WISH, seconds=80.0), look).candidates(Board(left=80.0))
+    found = plan(replace(WISH, seconds=60.0), look).candidates(Board(left=60.0))
     run = next(one for one in found if one.name.endswith("the teacher"))
-    assert run.seconds == pytest.approx(ALONE * 80, rel=0.02)
+    assert run.seconds == pytest.approx(ALONE * 60, rel=0.02)
 
 
 def test_a_frozen_encoder_is_for_few_texts():
