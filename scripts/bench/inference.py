@@ -91,9 +91,7 @@ def main() -> None:
                 for name, run in {"6 layers": large, "3 layers": small}.items()
                 for precision in harness.precisions(hardware)
             }
-            models = {
-                f"FastBERT, fp32: {name}": leaving(exits, plan).to(harness.DEVICE) for name, plan in plans.items()
-            }
+            models = {f"FastBERT, fp32: {name}": leaving(exits, plan) for name, plan in plans.items()}
             cases |= {name: partial(forward, model, "fp32") for name, model in models.items()}
             seconds = harness.interleave(cases, given.rounds)
             full = seconds["FastBERT, fp32: all layers"]

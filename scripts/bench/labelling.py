@@ -16,7 +16,6 @@ import importlib.util
 import os
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,7 @@ from kdbench.training.hardware import Hardware, settle
 
 Case = Callable[[list[str]], Any]
 PEERS = 32  # texts of a batch
+ENCODE = "sentence-transformers' encode"
 
 
 def main() -> None:
@@ -68,45 +68,45 @@ def main() -> None:
                 answers[name].append(np.asarray(found))
     speed = {name: given.texts / float(np.median(of)) for name, of in seconds.items()}
     exact = np.concatenate(answers["kdbench, fp32"]).argmax(1)
-    slowest = speed["transformers.pipeline"]
     rows = []
     for name in cases:
-        found = np.concatenate(answers[name])
-        labels = exact if found.ndim < 2 or found.shape[1] > 100 else found.argmax(1)
-        agrees = "" if found.ndim < 2 or found.shape[1] > 100 else f"{100 * np.mean(labels == exact):.2f}"
+        alike = 100 * np.mean(np.concatenate(answers[name]).argmax(1) == exact)
         rows.append(
-            {"what": name, "texts/s": speed[name], "/ pipeline": speed[name] / slowest, "labels as fp32, %": agrees}
+            {
+                "what": name,
+                "texts/s": speed[name],
+                "/ pipeline": speed[name] / speed["transformers.pipeline"],
+                "labels as fp32, %": "" if name == ENCODE else f"{alike:.2f}",
+            }
         )
     harness.report(f"labelling, {given.texts} texts a round", harness.machine(hardware), rows, given.json)
 
 
 def cases_of(run: Path, hardware: Hardware, threads: int) -> dict[str, Case]:
-    """Return the ways to answer a list of texts: logits (n, C), vectors (n, H), or dictionaries of the pipeline."""
+    """Return the ways to answer n texts: each gives logits or probabilities (n, C), or vectors (n, H)."""
     finished = open_run(run)
     folder, length = finished.model, finished.dataset.max_length
     model = students.load(folder)
     graph, small = (run / EXPORT / "onnx" / name for name in ("model.onnx", "model_quantized.onnx"))
 
-    def ours(predict: Predict, autocast: bool = False) -> Case:
+    def ours(predict: Predict, precision: str = "fp32") -> Case:
         def case(texts: list[str]) -> Any:
             split = Split(np.arange(len(texts)), texts, np.zeros(len(texts), np.int64))
             examples = Examples(tokenize_here(split, tokenizer, length), split.ids, split.labels, padding)
-            context = torch.autocast("cpu", torch.bfloat16) if autocast else nullcontext()
-            with context:
+            with harness.within(precision):
                 return compute_outputs(examples, predict).numpy()
 
         return case
 
     tokenizer, padding = load_tokenizer(folder), pad_id(folder)
     found: dict[str, Case] = {}
-    if hardware.precision == "bf16":
-        found["kdbench, bf16"] = ours(lambda batch, step: students.logits(model, batch), autocast=True)
-    found["kdbench, fp32"] = ours(lambda batch, step: students.logits(model, batch))
+    for precision in dict.fromkeys([hardware.precision, "fp32"]):
+        found[f"kdbench, {precision}"] = ours(lambda batch, step: students.logits(model, batch), precision)
     found["kdbench, int8 graph"] = ours(graph_predict(small, 0.0))
     found["ONNX Runtime, in the file's order"] = plain_onnx(graph, folder, length, threads)
     found |= pipelines(folder, length)
     if importlib.util.find_spec("sentence_transformers"):
-        found["sentence-transformers' encode"] = encoder(folder, length)
+        found[ENCODE] = encoder(folder, length)
     return found
 
 
