@@ -100,7 +100,7 @@ class Runner:
 def arguments(step: Step, outputs: Path) -> list[str]:
     """Return the words for `kdbench`, with the folder of each run they ask for. Raises LookupError if not done."""
     words = (*step.words, f"dataset={step.dataset}")
-    if "{" in " ".join(words):
+    if "={" in " ".join(words):
         from scripts.study.finished import Finished  # loads torch
 
         words = Finished(outputs).filled(words)
