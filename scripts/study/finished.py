@@ -60,7 +60,7 @@ class Finished:
     def filled(self, words: Words) -> Words:
         """Replace each {key=value,..} with the folder of its run, see `folder_of`."""
         dataset = next(word for word in words if word.startswith("dataset="))
-        return tuple(f"{word.partition("{")[0]}{self.folder_of(word, dataset)}" if "={" in word else word
+        return tuple(f"{word.partition('{')[0]}{self.folder_of(word, dataset)}" if "={" in word else word
                      for word in words)  # fmt: skip
 
     def folder_of(self, word: str, dataset: str) -> Path:
