@@ -141,8 +141,12 @@ def main(argv: list[str] | None = None) -> int:
             runs = len(plan.new_runs[number - 1])
             print(f"{number:3d} {runs * step.seconds / 3600:5.1f} h, {runs:2d} runs: {step.command}")
         return 0
-    workers = [Worker(int(core)) for core in options.cores.split(",")]
-    runner = Runner(steps, options.outputs, workers, time.monotonic() + 60 * options.minutes)
+    return execute(steps, options.outputs, options.cores, options.minutes)
+
+
+def execute(steps: list[tuple[int, Step]], outputs: Path, cores: str, minutes: float) -> int:
+    """Run the numbered steps with a worker on each of the `cores` (0,1). Returns the exit code."""
+    runner = Runner(steps, outputs, [Worker(int(core)) for core in cores.split(",")], time.monotonic() + 60 * minutes)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, runner.on_signal)
     return runner.run()

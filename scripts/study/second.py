@@ -1,30 +1,313 @@
-"""Run the second study.
+"""The second study: run its plan (second.yaml), keep what each run answered, and write its page.
 
-    python -m scripts.study.second run [--outputs outputs] [--cores 0,1] [--minutes 600]
+    python -m scripts.study.second run [--outputs outputs] [--cores 0,1] [--minutes 600] [--dry]
+    python -m scripts.study.second keep [--outputs outputs]
+    python -m scripts.study.second write
+
+`run` leaves out the runs that docs/study/second.csv has, so another machine goes on where one stopped. `keep` adds a
+line for each finished run, with its answer to every test text. So intervals can be computed without the runs, and runs
+of several machines make one row. `write` fills docs/study/second.md between its markers, from the CSV alone.
 """
 
+import argparse
 import re
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
-from scripts.study.plan import Step
+from kdbench.compare.collect import Run
+from kdbench.compare.statistics import LEVEL, Points, Scores, difference, paired, score, share_interval
+from kdbench.console import guarded
+from scripts.study.intervals import Interval
+from scripts.study.page import markdown
+from scripts.study.plan import ROOT, Step
+from scripts.study.run import execute, say
+from scripts.study.tables import read_csv, write_csv
 
-HERE = Path(__file__).parent
+DATASET = "tweet_sentiment"
+DOCS = ROOT / "docs/study"
+LABELS = "labels"  # the row of the right answers
+COLUMNS = (
+    "question", "row", "seed", "score_points", "dev_points", "examples", "parameters", "training_seconds", "id",
+    "precision", "machine", "commit", "answers",
+)  # fmt: skip
+Record = dict[str, Any]
+ENOUGH = 3  # seeds that a verdict needs
 
 
-def load() -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((HERE / "second.yaml").read_text(encoding="utf8"))
-    return found
+@dataclass(frozen=True)
+class Study:
+    """What second.yaml says."""
+
+    questions: dict[str, dict[str, Any]]
+    order: list[tuple[float, str, str, list[int]]]  # minutes, question, row, seeds
+    claims: list[dict[str, Any]]
+
+    def words(self, question: str, row: str) -> tuple[str, ...]:
+        """Return what stands behind `kdbench` for one row, without its seed."""
+        about = self.questions[question]
+        return (*about["words"].split(), *about["rows"][row].split())
+
+    def steps(self, kept: "Kept") -> list[Step]:
+        """Return the commands of the runs that are not kept, in the order of the plan."""
+        found = []
+        for minutes, question, row, seeds in self.order:
+            missing = [seed for seed in seeds if (question, row, seed) not in kept.lines]
+            if missing:
+                seed = "seed=" + ",".join(map(str, missing))
+                found.append(Step(question, DATASET, (*self.words(question, row), seed), 60 * minutes))
+        return found
 
 
-def steps(study: dict[str, Any]) -> list[Step]:
-    found = []
-    for line in study["order"].splitlines():
-        minutes, question, row, seeds = line.split()
-        about = study["questions"][question]
-        words = (*about["words"].split(), *about["rows"][row].split(), f"seed={seeds}")
-        found.append(Step(question, "tweet_sentiment", words, 60 * float(minutes)))
-    return found
+def load() -> Study:
+    raw = yaml.safe_load(Path(__file__).with_name("second.yaml").read_text(encoding="utf8"))
+    lines = (line.split() for line in raw["order"].splitlines())
+    order = [(float(minutes), question, row, [*map(int, seeds.split(","))]) for minutes, question, row, seeds in lines]
+    return Study(raw["questions"], order, raw["claims"])
+
+
+class Kept:
+    """The lines of second.csv: each run's answer to every test text, as one digit or letter."""
+
+    def __init__(self, lines: list[Record]) -> None:
+        self.lines = {(line["question"], line["row"], line["seed"]): line for line in lines}
+
+    @cache  # noqa: B019  # one object a process
+    def scores(self, question: str, row: str) -> Scores:
+        """Return the points of a row, 0 or 100 for each text, by seed. Raises LookupError if no run is kept."""
+        right = answers(self.lines[question, LABELS, 0])
+        by_seed = {
+            line["seed"]: 100.0 * (answers(line) == right)
+            for (of, name, _), line in sorted(self.lines.items())
+            if (of, name) == (question, row)
+        }
+        if not by_seed:
+            raise LookupError(f"{question}: no run of {row} is kept")
+        return Scores(by_seed, seedless=row == "tfidf")
+
+    def score(self, question: str, row: str) -> Interval:
+        return Interval(*_three(score(np.stack([*self.scores(question, row).by_seed.values()]))))
+
+    def differences(self, question: str, row: str, base: str) -> Points:
+        """Return the paired differences in points, (S, N). Raises LookupError if the rows share no seed."""
+        found = difference(self.scores(question, row), self.scores(question, base))
+        if found is None:
+            raise LookupError(f"{question}: {row} and {base} share no seed")
+        return found
+
+
+def _three(found: Any) -> tuple[float, float, float]:
+    return found.mean, found.low, found.high
+
+
+def answers(line: Record) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.frombuffer(line["answers"].encode(), np.uint8)
+
+
+def read(folder: Path = DOCS) -> Kept:
+    return Kept(read_csv(folder / "second.csv"))
+
+
+def keep(study: Study, outputs: Path, folder: Path = DOCS) -> list[str]:
+    """Add a line for each finished run that is not kept yet. Returns what was added."""
+    from kdbench.compare.collect import read_runs
+    from kdbench.compare.keys import Wanted
+    from scripts.study.finished import environment, kind_of
+
+    kept = read(folder)
+    runs = read_runs([outputs], "accuracy", "test", Wanted([]))[0]
+    kinds = {kind for run in runs if (kind := kind_of(environment(run.path)))}
+    added = []
+    for question, about in study.questions.items():
+        for row in about["rows"]:
+            ids = row_ids(study.words(question, row), kinds)
+            for run in (one for one in runs if one.without_teacher_seed in ids):
+                own_teacher = run.teacher is None or run.teacher.seed == run.seed
+                if own_teacher and (question, row, run.seed) not in kept.lines:
+                    right, line = _line(question, row, run)
+                    known = kept.lines.setdefault((question, LABELS, 0), right)
+                    if known["answers"] != right["answers"]:
+                        raise ValueError(f"{run.path.parent} was tested on other texts than the runs that are kept")
+                    kept.lines[question, row, run.seed] = line
+                    added.append(f"{question} {row} seed {run.seed}: {run.score:.2f}")
+    write_csv(folder / "second.csv", COLUMNS, [kept.lines[key] for key in sorted(kept.lines)])
+    return added
+
+
+def row_ids(words: tuple[str, ...], kinds: Any) -> set[str]:
+    """Return the ids of a row whatever its teacher's seed, one for each kind of hardware."""
+    from kdbench.runs.identity import id_without_teacher_seed
+    from kdbench.training.hardware import Hardware
+    from scripts.study.finished import composed
+
+    config = composed((*words, f"dataset={DATASET}"))
+    return {id_without_teacher_seed(config, Hardware("cpu", kind.precision, kind.attention, 1, kind.compile))
+            for kind in kinds}  # fmt: skip
+
+
+def _line(question: str, row: str, run: Run) -> tuple[Record, Record]:
+    """Return the line of the right answers, and that of a run."""
+    from kdbench.storage.predictions import read as read_predictions
+    from scripts.study.finished import environment
+
+    found = read_predictions(run.path, "test")
+    about = environment(run.path)
+    right = dict.fromkeys(COLUMNS) | {"question": question, "row": LABELS, "seed": 0, "examples": run.examples}
+    own = {
+        "question": question, "row": row, "seed": run.seed, "score_points": run.score, "dev_points": run.dev_score,
+        "examples": run.examples, "parameters": run.parameters, "training_seconds": run.seconds, "id": run.id,
+        "precision": about["precision"], "machine": about["machine"], "commit": about["commit"][:12],
+    }  # fmt: skip
+    return right | {"answers": _digits(found.labels)}, own | {"answers": _digits(found.predicted)}
+
+
+def _digits(classes: Any) -> str:
+    return "".join(np.base_repr(one, 36).lower() for one in classes)
+
+
+HEADS = ("row", "n", "test accuracy, %", "against", "difference, points", "share of the gap, %", "dev, %", "minutes")
+
+
+def table(study: Study, kept: Kept, question: str) -> str:
+    """Return the rows of a question with their differences to each of its baselines, single tests."""
+    about, lines = study.questions[question], []
+    for row in about["rows"]:
+        try:
+            own = kept.score(question, row)
+        except LookupError:  # not run yet
+            continue
+        of_row = [line for (of, name, _), line in kept.lines.items() if (of, name) == (question, row)]
+        dev = np.mean([line["dev_points"] for line in of_row])
+        minutes = np.mean([line["training_seconds"] or 0 for line in of_row]) / 60
+        bases = [base for base in about["against"].get(row, about["against"]["others"]) if base != row]
+        for at, base in enumerate(bases or [""]):
+            first = (f"`{row}`", str(len(of_row)), shown(own), *(f"{dev:.2f}", f"{minutes:.1f}"))
+            name, n, accuracy, *more = first if at == 0 else [""] * len(first)
+            lines.append((name, n, accuracy, *_against(kept, question, row, base, about["top"]), *more))
+    return markdown(HEADS, lines)
+
+
+def _against(kept: Kept, question: str, row: str, base: str, top: str) -> tuple[str, str, str]:
+    try:
+        found = kept.differences(question, row, base)
+    except LookupError:
+        return "", "", ""
+    part = share(kept, question, row, base, top) if row != top else None
+    return f"`{base}`", shown(between(found), "+"), "" if part is None else shown(part.scaled(100), digits=0)
+
+
+def between(found: Points) -> Interval:
+    """Return the mean of paired differences with its interval for other seeds and texts, of one test."""
+    return Interval(float(found.mean()), *paired(found).interval(LEVEL))
+
+
+def share(kept: Kept, question: str, row: str, base: str, top: str) -> Interval | None:
+    """Return the share of the gap from `base` to `top` that a row closes, over the seeds that all three have.
+
+    None if the gap may be zero, or if they share no seed.
+    """
+    three = [kept.scores(question, name) for name in (row, base, top)]
+    seeds = sorted(set.intersection(*(set(one.by_seed) for one in three)))
+    if not seeds:
+        return None
+    own, low, high = (np.stack([one.by_seed[seed] for seed in seeds]) for one in three)
+    ends = share_interval(own - low, high - low)
+    return None if ends is None else Interval(float((own - low).mean() / (high - low).mean()), *ends)
+
+
+def shown(found: Interval, sign: str = "", digits: int = 2) -> str:
+    mean, low, high = (f"{one:{sign}.{digits}f}" for one in found)
+    return f"{mean} ({low} to {high})"
+
+
+def judge(kept: Kept, claim: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the verdict on a claim and its figure. Raises LookupError if a row of it is not run."""
+    question = claim["question"]
+    if "share" in claim:
+        base, top = claim["over"]
+        names, unit, factor = [claim["share"], base, top], "%", 100
+        found = share(kept, question, claim["share"], base, top)
+    else:
+        names, unit, factor = claim["difference"], "points", 1
+        found = between(kept.differences(question, *names))
+    seeds = min(len(kept.scores(question, name).by_seed) for name in names)
+    if found is None:
+        return "not shown", "the gap may be zero"
+    figure = f"{shown(found.scaled(factor), '+', 0 if unit == '%' else 2)} {unit}, n {seeds}"
+    if seeds < ENOUGH:
+        return "not shown", figure
+    above = found.above(claim["above"]) if "above" in claim else found.above(claim["below"])
+    holds = above if "above" in claim or above is None else not above
+    return {True: "held", False: "not held", None: "not shown"}[holds], figure
+
+
+def claims(study: Study, kept: Kept) -> str:
+    lines = []
+    for at, claim in enumerate(study.claims, 1):
+        try:
+            verdict, figure = judge(kept, claim)
+        except LookupError:
+            verdict, figure = "not run", ""
+        side = f"above {claim['above']}" if "above" in claim else f"below {claim['below']}"
+        names = [claim["share"], *claim["over"]] if "share" in claim else claim["difference"]
+        rule = ("share of " if "share" in claim else "") + ", ".join(f"`{name}`" for name in names) + f": {side}"
+        lines.append((str(at), f"{claim['claim']} ({claim['source']})", rule, claim["expected"], verdict, figure))
+    return markdown(("claim", "what it says (source)", "rule", "expected", "verdict", "figure"), lines)
+
+
+def progress(study: Study, kept: Kept) -> str:
+    """Return the planned runs, those that are kept, and the core hours of the rest, by question."""
+    lines = []
+    for question, about in study.questions.items():
+        planned = [(minutes, row, seed) for minutes, of, row, seeds in study.order if of == question for seed in seeds]
+        rest = [minutes for minutes, row, seed in planned if (question, row, seed) not in kept.lines]
+        lines.append(
+            (about["title"], str(len(planned)), str(len(planned) - len(rest)), f"{sum(rest) / 60:.1f}")
+        )  # fmt: skip
+    return markdown(("question", "planned runs", "done", "core hours of the rest"), lines)
+
+
+def fill(text: str, study: Study, kept: Kept) -> str:
+    """Return a page with everything between its markers made anew."""
+    makers = {"claims": lambda: claims(study, kept), "progress": lambda: progress(study, kept)} | {
+        f"table {question}": lambda question=question: table(study, kept, question) for question in study.questions
+    }
+    for name, make in makers.items():
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        text = pattern.sub(lambda found, make=make: f"{found[1]}{make()}\n{found[2]}", text)
+    return text
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("run", "keep", "write"))
+    parser.add_argument("--outputs", type=Path, default=ROOT / "outputs")
+    parser.add_argument("--cores", default="0,1", help="a worker each (default: 0,1)")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="then stop as if asked to")
+    parser.add_argument("--dry", action="store_true", help="print the commands and what they cost, and run none")
+    options = parser.parse_args(argv)
+    study, kept = load(), read()
+    if options.what == "keep":
+        for line in keep(study, options.outputs):
+            say(line)
+        return 0
+    page = DOCS / "second.md"
+    if options.what == "write":
+        page.write_text(fill(page.read_text(encoding="utf8"), study, kept), encoding="utf8")
+        return 0
+    steps = list(enumerate(study.steps(kept), 1))
+    if options.dry:
+        for number, step in steps:
+            print(f"{number:3d} {len(step.seeds) * step.seconds / 3600:5.1f} h, {len(step.seeds)} runs: {step.command}")
+        return 0
+    return execute(steps, options.outputs, options.cores, options.minutes)
+
+
+if __name__ == "__main__":
+    sys.exit(guarded("scripts.study.second", main))

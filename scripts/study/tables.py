@@ -49,6 +49,7 @@ DETAILS = {  # question -> name -> columns
 TEXT = {
     "row", "dataset", "data_id", "role", "method", "student", "form", "precision", "device", "threads", "machine",
     "dirty", "correction", "kept", "config_digest", "seeds", "scores_points", "runs", "commits", "data", "exit_shares",
+    "question", "id", "commit", "answers",
 }  # fmt: skip
 
 

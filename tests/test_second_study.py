@@ -1,0 +1,170 @@
+"""The second study: its plan, the lines that it keeps of each run, and the verdicts that follow from them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kdbench.runs.identity import id_without_teacher_seed
+from kdbench.storage.predictions import predictions_file
+from kdbench.training.hardware import Hardware
+from scripts.study import second
+from scripts.study.finished import composed
+from scripts.study.tables import read_csv
+from tests.compare.test_compare_runs import write as add_run
+
+STUDY = second.load()
+ROWS = [(question, row) for question, about in STUDY.questions.items() for row in about["rows"]]
+TEXTS = 400
+
+
+def lines(**rows: list[int]) -> second.Kept:
+    """Return rows of `twelve` in which seed s gets the first rows[s] of 400 texts right, by one line for each seed."""
+    every = [{"question": "twelve", "row": second.LABELS, "seed": 0, "answers": "1" * TEXTS}]
+    for row, rights in rows.items():
+        for seed, right in enumerate(rights):
+            answers = "1" * right + "0" * (TEXTS - right)
+            every.append({"question": "twelve", "row": row, "seed": seed, "answers": answers, "score_points": right / 4,
+                          "dev_points": 50.0, "training_seconds": 60.0})  # fmt: skip
+    return second.Kept(every)
+
+
+@pytest.mark.parametrize(("question", "row"), ROWS)
+def test_every_row_is_a_legal_command(question: str, row: str) -> None:
+    words = (*STUDY.words(question, row), f"dataset={second.DATASET}")
+    for seed in (0, 3):
+        config = composed((*words, f"seed={seed}"))
+        assert config.teacher.seed == seed  # a teacher of its own
+        assert config.dataset.max_train_samples == {"twelve": 8000, "labels_1000": 1000}[question]
+
+
+def test_no_row_is_another_one_in_other_words() -> None:
+    hardware = Hardware("cpu", "fp32", "eager", 1)
+    for question in STUDY.questions:
+        ids = [
+            id_without_teacher_seed(composed((*STUDY.words(of, row), f"dataset={second.DATASET}")), hardware)
+            for of, row in ROWS
+            if of == question
+        ]
+        assert len(set(ids)) == len(ids)
+
+
+def test_the_order_has_every_row_and_no_run_twice() -> None:
+    runs = [(question, row, seed) for _, question, row, seeds in STUDY.order for seed in seeds]
+    assert len(set(runs)) == len(runs)
+    assert {run[:2] for run in runs} == set(ROWS)
+
+
+def test_claims_and_baselines_are_about_rows() -> None:
+    for claim in STUDY.claims:
+        names = [claim["share"], *claim["over"]] if "share" in claim else claim["difference"]
+        assert {(claim["question"], name) for name in names} <= set(ROWS)
+        assert len({"above", "below"} & claim.keys()) == 1
+        assert claim["expected"] and claim["source"]
+    for question, about in STUDY.questions.items():
+        assert {(question, base) for bases in about["against"].values() for base in bases} <= set(ROWS)
+        assert about["against"].keys() - {"others"} <= about["rows"].keys()
+
+
+def test_a_run_that_is_kept_is_not_run_again() -> None:
+    steps = STUDY.steps(lines(direct_3=[300, 301]))
+    seeds = [step.seeds for step in steps if step.words[:2] == ("experiment=study/twelve", "student.layers=3")
+             and len(step.words) == 3]  # fmt: skip
+    assert seeds == [[2], [3, 4]]
+    assert len(STUDY.steps(second.Kept([]))) == len(STUDY.order)
+
+
+@pytest.mark.parametrize(
+    ("rights", "verdict"),
+    [([300, 302, 301], "held"), ([180, 182, 181], "not held"), ([201, 203, 199], "not shown"), ([300], "not shown")],
+)
+def test_a_verdict_follows_from_the_whole_interval(rights: list[int], verdict: str) -> None:
+    kept = lines(longer_3=[200, 201, 199], theseus_posts_3=rights)
+    claim = {"question": "twelve", "difference": ["theseus_posts_3", "longer_3"], "above": 0}
+    found, figure = second.judge(kept, claim)
+    assert found == verdict
+    mean = np.mean([right - base for right, base in zip(rights, [200, 201, 199], strict=False)]) / TEXTS * 100
+    assert figure.startswith(f"{mean:+.2f} (") and figure.endswith(f"n {len(rights)}")
+    other_side = {"held": "not held", "not held": "held", "not shown": "not shown"}[verdict]
+    assert second.judge(kept, {**claim, "above": 0} | {"below": 0})[0] == verdict  # `above` is read first
+    del claim["above"]
+    assert second.judge(kept, claim | {"below": 0})[0] == other_side
+
+
+def test_a_share_is_of_the_seeds_that_all_three_rows_have() -> None:
+    kept = lines(direct_3=[200, 204, 196, 100], teacher=[320, 324, 316], kd_3=[300, 304, 296, 300])
+    found = second.share(kept, "twelve", "kd_3", "direct_3", "teacher")
+    assert found is not None
+    assert found.mean == pytest.approx(100 / 120)
+    assert found.low < found.mean < found.high < 1
+    claim = {"question": "twelve", "share": "kd_3", "over": ["direct_3", "teacher"], "above": 0.5}
+    assert second.judge(kept, claim)[0] == "held"
+    flat = lines(direct_3=[200, 204, 196], teacher=[201, 203, 197], kd_3=[300, 304, 296])
+    assert second.judge(flat, claim) == ("not shown", "the gap may be zero")
+
+
+def test_a_claim_without_its_rows_is_not_run() -> None:
+    with pytest.raises(LookupError):
+        second.judge(lines(direct_3=[200]), {"question": "twelve", "difference": ["kd_3", "direct_3"], "above": 0})
+    assert "| not run |" in second.claims(STUDY, lines(direct_3=[200]))
+
+
+def test_a_table_has_each_row_beside_its_baselines() -> None:
+    kept = lines(direct_3=[200, 204, 196], longer_3=[202, 203, 204], teacher=[320, 324, 316], kd_3=[300, 304, 296])
+    found = [line.split(" | ") for line in second.table(STUDY, kept, "twelve").splitlines()]
+    row = next(at for at, line in enumerate(found) if "`kd_3`" in line[0])
+    assert found[row][3].strip() == "`direct_3`" and found[row][4].startswith("+25.00 (")
+    assert found[row][5].startswith("83 (")
+    assert found[row + 1][3].strip() == "`longer_3`"
+    assert second.progress(STUDY, kept).splitlines()[2].split(" | ")[2] == "12"
+
+
+def run_of(root: Path, row: str, seed: int, labels: list[int], answers: list[int]) -> None:
+    """Add a run of a row of `twelve` with its predictions."""
+    config = composed((*STUDY.words("twelve", row), f"dataset={second.DATASET}"))
+    id_ = id_without_teacher_seed(config, Hardware("cpu", "fp32", "eager", 1))
+    points = 100 * float(np.mean(np.array(labels) == np.array(answers)))
+    add_run(root, "finetune", id_, seed, points, identity__dataset=second.DATASET)
+    folder = root / second.DATASET / "finetune" / f"bert_3l-{id_}" / f"seed{seed}"
+    logits = np.eye(3, dtype=np.float32)[answers]
+    splits = {"test": (np.arange(len(labels)), np.array(labels), logits)}
+    (folder / "predictions.parquet").write_bytes(predictions_file("classification", ["a", "b", "c"], splits))
+    about = {"precision": "fp32", "attention": "eager", "commit": "abc", "machine": "here"}
+    (folder / "env.json").write_text(json.dumps(about), encoding="utf8")
+
+
+def test_a_line_has_the_answers_of_its_run(tmp_path: Path) -> None:
+    labels, outputs = [0, 1, 2, 1], tmp_path / "outputs"
+    run_of(outputs, "direct_3", 0, labels, [0, 1, 2, 0])
+    run_of(outputs, "direct_3", 1, labels, [0, 0, 0, 0])
+    assert len(second.keep(STUDY, outputs, tmp_path)) == 2
+    kept = second.read(tmp_path)
+    assert [one.mean() for one in kept.scores("twelve", "direct_3").by_seed.values()] == [75.0, 25.0]
+    assert kept.lines["twelve", "direct_3", 1]["machine"] == "here"
+    before = read_csv(tmp_path / "second.csv")
+    assert second.keep(STUDY, outputs, tmp_path) == [] and read_csv(tmp_path / "second.csv") == before
+
+
+def test_runs_of_other_texts_are_refused(tmp_path: Path) -> None:
+    run_of(tmp_path / "outputs", "direct_3", 0, [0, 1, 2, 1], [0, 1, 2, 0])
+    run_of(tmp_path / "outputs", "direct_6", 0, [0, 1, 2, 2], [0, 1, 2, 0])
+    with pytest.raises(ValueError, match="other texts"):
+        second.keep(STUDY, tmp_path / "outputs", tmp_path)
+    assert not (tmp_path / "second.csv").exists()
+
+
+def test_the_page_is_what_the_csv_says() -> None:
+    text = (second.DOCS / "second.md").read_text(encoding="utf8")
+    assert second.fill(text, STUDY, second.read()) == text
+    for marker in ("claims", "progress", *(f"table {question}" for question in STUDY.questions)):
+        assert f"<!-- {marker} -->" in text
+
+
+def test_the_runner_gets_the_steps_that_are_left(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    monkeypatch.setattr(second, "read", lambda: lines(direct_3=[200, 201, 202]))
+    assert second.main(["run", "--dry"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == len(STUDY.order) - 1
+    assert not any("student.layers=3 seed=0,1,2 " in line for line in printed)
