@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kdbench.runs.identity import id_without_teacher_seed
+from kdbench.runs.identity import id_without_teacher_seed, run_id
 from kdbench.storage.predictions import predictions_file
 from kdbench.training.hardware import Hardware
 from scripts.study import second
@@ -37,7 +37,9 @@ def test_every_row_is_a_legal_command(question: str, row: str) -> None:
     for seed in (0, 3):
         config = composed((*words, f"seed={seed}"))
         assert config.teacher.seed == seed  # a teacher of its own
-        assert config.dataset.max_train_samples == {"twelve": 8000, "labels_1000": 1000}[question]
+        assert config.dataset.max_train_samples == (
+            8000 if question == "twelve" else int(question.removeprefix("labels_"))
+        )
 
 
 def test_no_row_is_another_one_in_other_words() -> None:
@@ -123,8 +125,8 @@ def test_a_table_has_each_row_beside_its_baselines() -> None:
 
 def run_of(root: Path, row: str, seed: int, labels: list[int], answers: list[int]) -> None:
     """Add a run of a row of `twelve` with its predictions."""
-    config = composed((*STUDY.words("twelve", row), f"dataset={second.DATASET}"))
-    id_ = id_without_teacher_seed(config, Hardware("cpu", "fp32", "eager", 1))
+    config = composed((*STUDY.words("twelve", row), f"dataset={second.DATASET}", f"seed={seed}"))
+    id_ = run_id(config, Hardware("cpu", "fp32", "eager", 1))
     points = 100 * float(np.mean(np.array(labels) == np.array(answers)))
     add_run(root, "finetune", id_, seed, points, identity__dataset=second.DATASET)
     folder = root / second.DATASET / "finetune" / f"bert_3l-{id_}" / f"seed{seed}"
@@ -167,4 +169,4 @@ def test_the_runner_gets_the_steps_that_are_left(capsys: pytest.CaptureFixture[s
     assert second.main(["run", "--dry"]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == len(STUDY.order) - 1
-    assert not any("student.layers=3 seed=0,1,2 " in line for line in printed)
+    assert not any("study/twelve student.layers=3 seed=0,1,2 " in line for line in printed)

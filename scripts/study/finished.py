@@ -74,7 +74,7 @@ class Finished:
 
 def composed(words: Words) -> RunConfig:
     """Return the config that `kdbench` composes. Composing takes 0.1 s, so it is done once for all values of a key."""
-    chosen = tuple(word for word in words if word.partition("=")[0] in GROUPS)
+    chosen = tuple(word for word in words if word.partition("=")[0].partition("@")[0] in GROUPS)
     values = OmegaConf.from_dotlist([word for word in words if word not in chosen])
     return load(OmegaConf.merge(of_groups(chosen), values))  # type: ignore[arg-type]
 

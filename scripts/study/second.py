@@ -12,11 +12,11 @@ of several machines make one row. `write` fills docs/study/second.md between its
 import argparse
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
@@ -29,6 +29,9 @@ from scripts.study.page import markdown
 from scripts.study.plan import ROOT, Step
 from scripts.study.run import execute, say
 from scripts.study.tables import read_csv, write_csv
+
+if TYPE_CHECKING:
+    from scripts.study.finished import Kind  # its module loads torch
 
 DATASET = "tweet_sentiment"
 DOCS = ROOT / "docs/study"
@@ -120,35 +123,33 @@ def keep(study: Study, outputs: Path, folder: Path = DOCS) -> list[str]:
     from kdbench.compare.keys import Wanted
     from scripts.study.finished import environment, kind_of
 
-    kept = read(folder)
-    runs = read_runs([outputs], "accuracy", "test", Wanted([]))[0]
-    kinds = {kind for run in runs if (kind := kind_of(environment(run.path)))}
-    added = []
-    for question, about in study.questions.items():
-        for row in about["rows"]:
-            ids = row_ids(study.words(question, row), kinds)
-            for run in (one for one in runs if one.without_teacher_seed in ids):
-                own_teacher = run.teacher is None or run.teacher.seed == run.seed
-                if own_teacher and (question, row, run.seed) not in kept.lines:
-                    right, line = _line(question, row, run)
-                    known = kept.lines.setdefault((question, LABELS, 0), right)
-                    if known["answers"] != right["answers"]:
-                        raise ValueError(f"{run.path.parent} was tested on other texts than the runs that are kept")
-                    kept.lines[question, row, run.seed] = line
-                    added.append(f"{question} {row} seed {run.seed}: {run.score:.2f}")
+    kept, added = read(folder), []
+    runs = {(run.id, run.seed): run for run in read_runs([outputs], "accuracy", "test", Wanted([]))[0]}
+    kinds = {kind for run in runs.values() if (kind := kind_of(environment(run.path)))}
+    for _, question, row, seeds in study.order:
+        for seed in seeds:
+            ids = run_ids(study.words(question, row), seed, kinds)
+            run = next((runs[id_, seed] for id_ in ids if (id_, seed) in runs), None)
+            if run is None or (question, row, seed) in kept.lines:
+                continue
+            right, line = _line(question, row, run)
+            known = kept.lines.setdefault((question, LABELS, 0), right)
+            if known["answers"] != right["answers"]:
+                raise ValueError(f"{run.path.parent} was tested on other texts than the runs that are kept")
+            kept.lines[question, row, seed] = line
+            added.append(f"{question} {row} seed {seed}: {run.score:.2f}")
     write_csv(folder / "second.csv", COLUMNS, [kept.lines[key] for key in sorted(kept.lines)])
     return added
 
 
-def row_ids(words: tuple[str, ...], kinds: Any) -> set[str]:
-    """Return the ids of a row whatever its teacher's seed, one for each kind of hardware."""
-    from kdbench.runs.identity import id_without_teacher_seed
+def run_ids(words: tuple[str, ...], seed: int, kinds: Iterable["Kind"]) -> list[str]:
+    """Return the ids of a row's run, one for each kind of hardware. Each seed has a teacher of its own."""
+    from kdbench.runs.identity import run_id
     from kdbench.training.hardware import Hardware
     from scripts.study.finished import composed
 
-    config = composed((*words, f"dataset={DATASET}"))
-    return {id_without_teacher_seed(config, Hardware("cpu", kind.precision, kind.attention, 1, kind.compile))
-            for kind in kinds}  # fmt: skip
+    config = composed((*words, f"dataset={DATASET}", f"seed={seed}"))
+    return [run_id(config, Hardware("cpu", kind.precision, kind.attention, 1, kind.compile)) for kind in kinds]
 
 
 def _line(question: str, row: str, run: Run) -> tuple[Record, Record]:
