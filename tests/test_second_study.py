@@ -1,6 +1,7 @@
 """The second study: its plan, the lines that it keeps of each run, and the verdicts that follow from them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +112,12 @@ def test_a_table_has_each_row_beside_its_baselines() -> None:
     assert second.progress(STUDY, kept).splitlines()[2].split(" | ")[2] == "12"
 
 
+SMALL = replace(STUDY, order=[line for line in STUDY.order if line[2] in ("direct_3", "direct_6")])  # for speed
+
+
 def run_of(root: Path, row: str, seed: int, labels: list[int], answers: list[int]) -> None:
     """Add a run of a row of `twelve` with its predictions."""
-    config = composed((*STUDY.words("twelve", row), f"dataset={second.DATASET}", f"seed={seed}"))
+    config = composed((*STUDY.words("twelve", row), f"dataset={second.DATASET}"))
     id_ = run_id(config, Hardware("cpu", "fp32", "eager", 1))
     points = 100 * float(np.mean(np.array(labels) == np.array(answers)))
     add_run(root, "finetune", id_, seed, points, identity__dataset=second.DATASET)
@@ -129,19 +133,19 @@ def test_a_line_has_the_answers_of_its_run(tmp_path: Path) -> None:
     labels, outputs = [0, 1, 2, 1], tmp_path / "outputs"
     run_of(outputs, "direct_3", 0, labels, [0, 1, 2, 0])
     run_of(outputs, "direct_3", 1, labels, [0, 0, 0, 0])
-    assert len(second.keep(STUDY, outputs, tmp_path)) == 2
+    assert len(second.keep(SMALL, outputs, tmp_path)) == 2
     kept = second.read(tmp_path)
     assert [one.mean() for one in kept.scores("twelve", "direct_3").by_seed.values()] == [75.0, 25.0]
     assert kept.lines["twelve", "direct_3", 1]["machine"] == "here"
     before = read_csv(tmp_path / "second.csv")
-    assert second.keep(STUDY, outputs, tmp_path) == [] and read_csv(tmp_path / "second.csv") == before
+    assert second.keep(SMALL, outputs, tmp_path) == [] and read_csv(tmp_path / "second.csv") == before
 
 
 def test_runs_of_other_texts_are_refused(tmp_path: Path) -> None:
     run_of(tmp_path / "outputs", "direct_3", 0, [0, 1, 2, 1], [0, 1, 2, 0])
     run_of(tmp_path / "outputs", "direct_6", 0, [0, 1, 2, 2], [0, 1, 2, 0])
     with pytest.raises(ValueError, match="other texts"):
-        second.keep(STUDY, tmp_path / "outputs", tmp_path)
+        second.keep(SMALL, tmp_path / "outputs", tmp_path)
     assert not (tmp_path / "second.csv").exists()
 
 

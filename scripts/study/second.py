@@ -124,32 +124,39 @@ def keep(study: Study, outputs: Path, folder: Path = DOCS) -> list[str]:
     from scripts.study.finished import environment, kind_of
 
     kept, added = read(folder), []
-    runs = {(run.id, run.seed): run for run in read_runs([outputs], "accuracy", "test", Wanted([]))[0]}
-    kinds = {kind for run in runs.values() if (kind := kind_of(environment(run.path)))}
+    every = read_runs([outputs], "accuracy", "test", Wanted([]))[0]
+    runs = {(run.without_teacher_seed, run.seed): run for run in every if run.teacher is None or own_teacher(run)}
+    kinds = {kind for run in every if (kind := kind_of(environment(run.path)))}
     for _, question, row, seeds in study.order:
-        for seed in seeds:
-            ids = run_ids(study.words(question, row), seed, kinds)
-            run = next((runs[id_, seed] for id_ in ids if (id_, seed) in runs), None)
-            if run is None or (question, row, seed) in kept.lines:
-                continue
+        missing = [seed for seed in seeds if (question, row, seed) not in kept.lines]
+        ids = row_ids(study.words(question, row), kinds) if missing else []
+        for run in (runs[id_, seed] for seed in missing for id_ in ids if (id_, seed) in runs):
             right, line = _line(question, row, run)
             known = kept.lines.setdefault((question, LABELS, 0), right)
             if known["answers"] != right["answers"]:
                 raise ValueError(f"{run.path.parent} was tested on other texts than the runs that are kept")
-            kept.lines[question, row, seed] = line
-            added.append(f"{question} {row} seed {seed}: {run.score:.2f}")
+            kept.lines[question, row, run.seed] = line
+            added.append(f"{question} {row} seed {run.seed}: {run.score:.2f}")
     write_csv(folder / "second.csv", COLUMNS, [kept.lines[key] for key in sorted(kept.lines)])
     return added
 
 
-def run_ids(words: tuple[str, ...], seed: int, kinds: Iterable["Kind"]) -> list[str]:
-    """Return the ids of a row's run, one for each kind of hardware. Each seed has a teacher of its own."""
-    from kdbench.runs.identity import run_id
+def own_teacher(run: Run) -> bool:
+    """Return whether a run's teacher was trained with the run's own seed, as each one of this study."""
+    return run.teacher is not None and run.teacher.seed == run.seed
+
+
+def row_ids(words: tuple[str, ...], kinds: Iterable["Kind"]) -> list[str]:
+    """Return the ids that a row's runs share whatever their teachers' seeds, one for each kind of hardware."""
+    from kdbench.runs.identity import id_without_teacher_seed
     from kdbench.training.hardware import Hardware
     from scripts.study.finished import composed
 
-    config = composed((*words, f"dataset={DATASET}", f"seed={seed}"))
-    return [run_id(config, Hardware("cpu", kind.precision, kind.attention, 1, kind.compile)) for kind in kinds]
+    config = composed((*words, f"dataset={DATASET}"))
+    return [
+        id_without_teacher_seed(config, Hardware("cpu", kind.precision, kind.attention, 1, kind.compile))
+        for kind in kinds
+    ]
 
 
 def _line(question: str, row: str, run: Run) -> tuple[Record, Record]:
