@@ -55,6 +55,7 @@ def test_claims_and_baselines_are_about_rows() -> None:
         assert len({"above", "below"} & claim.keys()) == 1
         assert claim["expected"] and claim["source"]
     for question, about in STUDY.questions.items():
+        assert set(about.get("int8", ())) <= about["rows"].keys()
         assert {(question, base) for bases in about["against"].values() for base in bases} <= set(ROWS)
         assert about["against"].keys() - {"others"} <= about["rows"].keys()
 

@@ -41,6 +41,7 @@ COLUMNS = (
     "precision", "machine", "commit", "answers",
 )  # fmt: skip
 Record = dict[str, Any]
+INT8 = " int8"  # behind the name of a row
 ENOUGH = 3  # seeds that a verdict needs
 
 
@@ -61,11 +62,21 @@ class Study:
         """Return the commands of the runs that are not kept, in the order of the plan."""
         found = []
         for minutes, question, row, seeds in self.order:
-            missing = [seed for seed in seeds if (question, row, seed) not in kept.lines]
+            forms = self.forms(question, row)
+            missing = [seed for seed in seeds if any((question, row + form, seed) not in kept.lines for form in forms)]
             if missing:
+                words = (*self.words(question, row), *["export.int8=true"] * (INT8 in forms))
                 seed = "seed=" + ",".join(map(str, missing))
-                found.append(Step(question, DATASET, (*self.words(question, row), seed), 60 * minutes))
+                found.append(Step(question, DATASET, (*words, seed), 60 * minutes))
         return found
+
+    def forms(self, question: str, row: str) -> tuple[str, ...]:
+        """Return what follows the name of a row in the names of its forms."""
+        return ("", INT8) if row in self.questions[question].get("int8", ()) else ("",)
+
+    def names(self, question: str) -> list[str]:
+        """Return the names of a question's rows in all their forms."""
+        return [row + form for row in self.questions[question]["rows"] for form in self.forms(question, row)]
 
 
 def load() -> Study:
@@ -128,15 +139,17 @@ def keep(study: Study, outputs: Path, folder: Path = DOCS) -> list[str]:
     runs = {(run.without_teacher_seed, run.seed): run for run in every if run.teacher is None or own_teacher(run)}
     kinds = {kind for run in every if (kind := kind_of(environment(run.path)))}
     for _, question, row, seeds in study.order:
-        missing = [seed for seed in seeds if (question, row, seed) not in kept.lines]
-        ids = row_ids(study.words(question, row), kinds) if missing else []
-        for run in (runs[id_, seed] for seed in missing for id_ in ids if (id_, seed) in runs):
-            right, line = _line(question, row, run)
-            known = kept.lines.setdefault((question, LABELS, 0), right)
-            if known["answers"] != right["answers"]:
-                raise ValueError(f"{run.path.parent} was tested on other texts than the runs that are kept")
-            kept.lines[question, row, run.seed] = line
-            added.append(f"{question} {row} seed {run.seed}: {run.score:.2f}")
+        for form in study.forms(question, row):
+            name = row + form
+            missing = [seed for seed in seeds if (question, name, seed) not in kept.lines]
+            ids = row_ids(study.words(question, row), form.strip(), kinds) if missing else []
+            for run in (runs[id_, seed] for seed in missing for id_ in ids if (id_, seed) in runs):
+                right, line = _line(question, name, run)
+                known = kept.lines.setdefault((question, LABELS, 0), right)
+                if known["answers"] != right["answers"]:
+                    raise ValueError(f"{run.path.parent} was tested on other texts than the runs that are kept")
+                kept.lines[question, name, run.seed] = line
+                added.append(f"{question} {name} seed {run.seed}: {run.score:.2f}")
     write_csv(folder / "second.csv", COLUMNS, [kept.lines[key] for key in sorted(kept.lines)])
     return added
 
@@ -146,17 +159,20 @@ def own_teacher(run: Run) -> bool:
     return run.teacher is not None and run.teacher.seed == run.seed
 
 
-def row_ids(words: tuple[str, ...], kinds: Iterable["Kind"]) -> list[str]:
-    """Return the ids that a row's runs share whatever their teachers' seeds, one for each kind of hardware."""
+def row_ids(words: tuple[str, ...], form: str, kinds: Iterable["Kind"]) -> list[str]:
+    """Return the ids that a row's runs, or their exports in a `form`, share whatever their teachers' seeds.
+
+    There is one for each kind of hardware.
+    """
     from kdbench.runs.identity import id_without_teacher_seed
     from kdbench.training.hardware import Hardware
+    from kdbench.validation.load import digest
     from scripts.study.finished import composed
 
     config = composed((*words, f"dataset={DATASET}"))
-    return [
-        id_without_teacher_seed(config, Hardware("cpu", kind.precision, kind.attention, 1, kind.compile))
-        for kind in kinds
-    ]
+    hardware = [Hardware("cpu", kind.precision, kind.attention, 1, kind.compile) for kind in kinds]
+    ids = [id_without_teacher_seed(config, one) for one in hardware]
+    return [digest({"run": id_, "form": form}) for id_ in ids] if form else ids  # as kdbench.shipping.export has it
 
 
 def _line(question: str, row: str, run: Run) -> tuple[Record, Record]:
@@ -185,7 +201,7 @@ HEADS = ("row", "n", "test accuracy, %", "against", "difference, points", "share
 def table(study: Study, kept: Kept, question: str) -> str:
     """Return the rows of a question with their differences to each of its baselines, single tests."""
     about, lines = study.questions[question], []
-    for row in about["rows"]:
+    for row in study.names(question):
         try:
             own = kept.score(question, row)
         except LookupError:  # not run yet
@@ -193,7 +209,9 @@ def table(study: Study, kept: Kept, question: str) -> str:
         of_row = [line for (of, name, _), line in kept.lines.items() if (of, name) == (question, row)]
         dev = np.mean([line["dev_points"] for line in of_row])
         minutes = np.mean([line["training_seconds"] or 0 for line in of_row]) / 60
-        bases = [base for base in about["against"].get(row, about["against"]["others"]) if base != row]
+        bases = [
+            base for base in about["against"].get(row.removesuffix(INT8), about["against"]["others"]) if base != row
+        ]
         for at, base in enumerate(bases or [""]):
             first = (f"`{row}`", str(len(of_row)), shown(own), *(f"{dev:.2f}", f"{minutes:.1f}"))
             name, n, accuracy, *more = first if at == 0 else [""] * len(first)
