@@ -2,18 +2,20 @@
 
     python -m scripts.study.second run [--outputs outputs] [--cores 0,1] [--minutes 600] [--dry]
     python -m scripts.study.second keep [--outputs outputs]
+    python -m scripts.study.second measure [--outputs outputs]
     python -m scripts.study.second write
 
 `run` leaves out the runs that docs/study/second.csv has, so another machine goes on where one stopped. `keep` adds a
 line for each finished run, with its answer to every test text. So intervals can be computed without the runs, and runs
-of several machines make one row. `write` fills docs/study/second.md between its markers, from the CSV alone.
+of several machines make one row. `measure` times the models together, on a quiet machine. `write` fills
+docs/study/second.md between its markers, from the CSV alone.
 """
 
 import argparse
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +41,9 @@ LABELS = "labels"  # the row of the right answers
 COLUMNS = (
     "question", "row", "seed", "score_points", "dev_points", "examples", "parameters", "training_seconds", "id",
     "precision", "machine", "commit", "answers",
+)  # fmt: skip
+TIMES = (
+    "measurement", "when", "machine", "threads", "question", "row", "batch_1_ms", "batch_32_ms", "quiet",
 )  # fmt: skip
 Record = dict[str, Any]
 INT8 = " int8"  # behind the name of a row
@@ -130,28 +135,52 @@ def read(folder: Path = DOCS) -> Kept:
 
 def keep(study: Study, outputs: Path, folder: Path = DOCS) -> list[str]:
     """Add a line for each finished run that is not kept yet. Returns what was added."""
+    kept, added = read(folder), []
+    for (question, row, seed), run in finished(study, outputs).items():
+        if (question, row, seed) in kept.lines:
+            continue
+        right, line = _line(question, row, run)
+        known = kept.lines.setdefault((question, LABELS, 0), right)
+        if known["answers"] != right["answers"]:
+            raise ValueError(f"{run.path.parent} was tested on other texts than the runs that are kept")
+        kept.lines[question, row, seed] = line
+        added.append(f"{question} {row} seed {seed}: {run.score:.2f}")
+    write_csv(folder / "second.csv", COLUMNS, [kept.lines[key] for key in sorted(kept.lines)])
+    return added
+
+
+def finished(study: Study, outputs: Path) -> dict[tuple[str, str, int], Run]:
+    """Return the planned runs and exports that are finished, by question, row and seed."""
     from kdbench.compare.collect import read_runs
     from kdbench.compare.keys import Wanted
     from scripts.study.finished import environment, kind_of
 
-    kept, added = read(folder), []
     every = read_runs([outputs], "accuracy", "test", Wanted([]))[0]
     runs = {(run.without_teacher_seed, run.seed): run for run in every if run.teacher is None or own_teacher(run)}
     kinds = {kind for run in every if (kind := kind_of(environment(run.path)))}
+    found = {}
     for _, question, row, seeds in study.order:
         for form in study.forms(question, row):
-            name = row + form
-            missing = [seed for seed in seeds if (question, name, seed) not in kept.lines]
-            ids = row_ids(study.words(question, row), form.strip(), kinds) if missing else []
-            for run in (runs[id_, seed] for seed in missing for id_ in ids if (id_, seed) in runs):
-                right, line = _line(question, name, run)
-                known = kept.lines.setdefault((question, LABELS, 0), right)
-                if known["answers"] != right["answers"]:
-                    raise ValueError(f"{run.path.parent} was tested on other texts than the runs that are kept")
-                kept.lines[question, name, run.seed] = line
-                added.append(f"{question} {name} seed {run.seed}: {run.score:.2f}")
-    write_csv(folder / "second.csv", COLUMNS, [kept.lines[key] for key in sorted(kept.lines)])
-    return added
+            for id_ in row_ids(study.words(question, row), form.strip(), kinds):
+                found |= {(question, row + form, seed): runs[id_, seed] for seed in seeds if (id_, seed) in runs}
+    return found
+
+
+def measure(study: Study, outputs: Path, folder: Path = DOCS) -> None:
+    """Time the finished rows together, one run of each, and add a line for each to second_times.csv."""
+    from kdbench.inference.latency import measure_folders
+
+    first = {key[:2]: run for key, run in sorted(finished(study, outputs).items(), reverse=True)}
+    found = measure_folders({" ".join(key): run.path.parent for key, run in first.items() if run.has_model})
+    before = read_csv(folder / "second_times.csv")
+    about = {"measurement": 1 + max((line["measurement"] for line in before), default=0)}
+    about |= {key: found[key] for key in ("when", "machine", "threads")}
+    for (question, row), run in sorted(first.items()):
+        real = found["rows"].get(f"{question} {row}", {}).get("real")
+        ms = [real[size]["median_ms"] for size in ("batch_1", "batch_32")] if real else astuple(run.times)[:2]
+        times = dict(zip(TIMES[-3:], (*ms, real["quiet"] if real else run.times.quiet), strict=True))
+        before.append(about | {"question": question, "row": row} | times)
+    write_csv(folder / "second_times.csv", TIMES, before)
 
 
 def own_teacher(run: Run) -> bool:
@@ -312,7 +341,7 @@ def fill(text: str, study: Study, kept: Kept) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("run", "keep", "write"))
+    parser.add_argument("what", choices=("run", "keep", "measure", "write"))
     parser.add_argument("--outputs", type=Path, default=ROOT / "outputs")
     parser.add_argument("--cores", default="0,1", help="a worker each (default: 0,1)")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="then stop as if asked to")
@@ -322,6 +351,9 @@ def main(argv: list[str] | None = None) -> int:
     if options.what == "keep":
         for line in keep(study, options.outputs):
             say(line)
+        return 0
+    if options.what == "measure":
+        measure(study, options.outputs)
         return 0
     page = DOCS / "second.md"
     if options.what == "write":

@@ -49,7 +49,7 @@ DETAILS = {  # question -> name -> columns
 TEXT = {
     "row", "dataset", "data_id", "role", "method", "student", "form", "precision", "device", "threads", "machine",
     "dirty", "correction", "kept", "config_digest", "seeds", "scores_points", "runs", "commits", "data", "exit_shares",
-    "question", "id", "commit", "answers",
+    "question", "id", "commit", "answers", "when", "quiet",
 }  # fmt: skip
 
 
