@@ -163,3 +163,20 @@ def test_the_runner_gets_the_steps_that_are_left(capsys: pytest.CaptureFixture[s
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == len(STUDY.order) - 1
     assert not any("study/twelve student.layers=3 seed=0,1,2 " in line for line in printed)
+
+
+def test_the_picture_has_each_row_at_its_time_and_score() -> None:
+    rights = {("labels_300", "direct"): 200, ("labels_1000", "direct"): 240, ("labels_1000", "teacher"): 300,
+              ("labels_1000", "teacher int8"): 296}  # fmt: skip
+    every = [
+        {"question": question, "row": row, "seed": 0, "answers": "1" * right + "0" * (TEXTS - right)}
+        for (question, row), right in rights.items()
+    ]
+    labels = [{"question": of, "row": second.LABELS, "seed": 0, "answers": "1" * TEXTS} for of, _ in rights]
+    times = [{"question": "labels_1000", "row": row, "batch_1_ms": ms}
+             for row, ms in (("direct", 5.0), ("direct", 7.0), ("teacher", 12.0), ("teacher int8", 3.0))]  # fmt: skip
+    left, right = second.picture(STUDY, second.Kept(every + labels), times).axes
+    drawn = [np.asarray(one.lines[0].get_xydata()).tolist() for one in left.containers]
+    assert drawn == [[[1000, 75]], [[300, 50], [1000, 60]]]
+    drawn = [np.asarray(one.lines[0].get_xydata()).tolist() for one in right.containers]
+    assert drawn == [[[12, 75]], [[3, 74]], [[6, 60]]]

@@ -1,4 +1,4 @@
-"""The four pictures of the study, drawn from its tables. Each PNG carries what it shows as text (Description)."""
+"""The pictures of the first study, drawn from its tables. Each PNG carries what it shows as text (Description)."""
 
 from collections.abc import Callable, Sequence
 from itertools import cycle
@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kdbench.compare.pictures import COLOURS, MARKERS, canvas, log_axis
-from scripts.study.page import IN_README, headline_rows, markdown, shown
+from scripts.study.page import IN_README, headline_rows, shown
 from scripts.study.plan import data_of
 from scripts.study.tables import Evidence, Record
 
@@ -109,26 +109,8 @@ def forest(axes: Axes, named: Sequence[tuple[str, Record]], name: str, heights: 
         axes.annotate(f"n {row['score_n']}", (high, at), textcoords="offset points", xytext=(4, -3), fontsize=7)
 
 
-def fastbert(evidence: Evidence) -> Drawn:
-    """Draw FastBERT's accuracy against its measured time at batch 1, with a mark for each speed."""
-    places, lines = ("reuters_r52", IN_README), []
-    figure = Figure(figsize=(7.6, 2.7), layout="constrained")
-    for axes, data in zip(figure.subplots(1, len(places)), places, strict=True):
-        points = evidence.details("fastbert", "speeds", data)
-        found = [(one["latency_batch_1_ms"], 100 * one["accuracy"], one["speed"]) for one in points]
-        axes.plot(*list(zip(*found, strict=True))[:2], marker="o", markersize=5, color=COLOURS[0])
-        for time, accuracy, speed in found:
-            if speed in (0, 0.1, 0.3, 0.5, 0.7, 1):
-                axes.annotate(f"{speed:g}", (time, accuracy), textcoords="offset points", xytext=(5, -9), fontsize=7)
-        axes.set_title(f"{data} (n 1)", loc="left", fontsize=9, fontweight="bold")
-        axes.set_xlabel("latency, batch 1, ms (median)")
-        axes.set_ylabel("test accuracy, %")
-        lines += [(data, *(f"{one:.4g}" for one in point)) for point in found]
-    return figure, markdown(("data", "ms", "accuracy", "speed"), lines)
-
-
 PICTURES: dict[str, Callable[[Evidence], Drawn]] = {
-    "headline": headline, "gains": gains, "theseus": theseus, "fastbert": fastbert,
+    "headline": headline, "gains": gains, "theseus": theseus,
 }  # fmt: skip
 
 

@@ -14,16 +14,20 @@ docs/study/second.md between its markers, from the CSV alone.
 import argparse
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from functools import cache
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from kdbench.compare.collect import Run
+from kdbench.compare.pictures import COLOURS, MARKERS, log_axis
 from kdbench.compare.statistics import LEVEL, Points, Scores, difference, paired, score, share_interval
 from kdbench.console import guarded
 from scripts.study.intervals import Interval
@@ -96,6 +100,7 @@ class Kept:
 
     def __init__(self, lines: list[Record]) -> None:
         self.lines = {(line["question"], line["row"], line["seed"]): line for line in lines}
+        self.rows = {key[:2] for key in self.lines}
 
     @cache  # noqa: B019  # one object a process
     def scores(self, question: str, row: str) -> Scores:
@@ -339,6 +344,57 @@ def fill(text: str, study: Study, kept: Kept) -> str:
     return text
 
 
+CURVE = {  # rows in the picture's left panel, and their names
+    "teacher": "teacher, 6 layers",
+    "kd_raw": "logit KD on raw texts",
+    "direct": "direct, 3 layers",
+    "tfidf": "TF-IDF",
+}
+
+
+def picture(study: Study, kept: Kept, times: Iterable[Record]) -> Figure:
+    """Draw the score against the number of labels, and beside it the score against the latency with 1,000 labels."""
+    figure = Figure(figsize=(9.4, 4.4), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(2, 3))
+    counts = {int(one.partition("_")[2]): one for one in study.questions if one.startswith("labels_")}
+    for (row, name), colour, marker in zip(CURVE.items(), COLOURS, MARKERS, strict=False):
+        known = [(count, kept.score(of, row)) for count, of in sorted(counts.items()) if (of, row) in kept.rows]
+        if known:
+            _bars(left, known, color=colour, marker=marker, linestyle="-", label=name)
+    left.set_xlabel("labelled texts (log scale)")
+    left.set_ylabel("test accuracy, %, 95 % interval")
+    measured = latencies("labels_1000", times)
+    names = [name for name in study.names("labels_1000") if name in measured and ("labels_1000", name) in kept.rows]
+    styles = zip(cycle(COLOURS), cycle(MARKERS), strict=False)
+    looks = dict(zip(dict.fromkeys(name.removesuffix(INT8) for name in names), styles, strict=False))
+    for name in names:
+        colour, marker = looks[name.removesuffix(INT8)]
+        fill = "none" if name.endswith(INT8) else "full"
+        at = [(measured[name], kept.score("labels_1000", name))]
+        _bars(right, at, color=colour, marker=marker, fillstyle=fill, linestyle="none", label=name)
+    right.set_xlabel("latency, batch 1, ms (median, log scale); 1,000 labels")
+    for axes in (left, right):
+        log_axis(axes)
+    left.legend(fontsize=7.5)
+    right.legend(fontsize=7.5, ncols=2, loc="lower right")
+    return figure
+
+
+def _bars(axes: Axes, known: Sequence[tuple[float, Interval]], **look: Any) -> None:
+    at, scores = zip(*known, strict=True)
+    sides = [[one.mean - one.low for one in scores], [one.high - one.mean for one in scores]]
+    axes.errorbar(at, [one.mean for one in scores], yerr=sides, capsize=2, elinewidth=0.8, markersize=6, **look)
+
+
+def latencies(question: str, times: Iterable[Record]) -> dict[str, float]:
+    """Return each row's median time at batch 1, in ms, over all measurements."""
+    found: dict[str, list[float]] = {}
+    for one in times:
+        if one["question"] == question and one["batch_1_ms"] is not None:
+            found.setdefault(one["row"], []).append(one["batch_1_ms"])
+    return {row: float(np.median(every)) for row, every in found.items()}
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("run", "keep", "measure", "write"))
@@ -358,6 +414,8 @@ def main(argv: list[str] | None = None) -> int:
     page = DOCS / "second.md"
     if options.what == "write":
         page.write_text(fill(page.read_text(encoding="utf8"), study, kept), encoding="utf8")
+        figure = picture(study, kept, read_csv(DOCS / "second_times.csv"))
+        figure.savefig(DOCS / "second.png", dpi=100, metadata={"Software": None})
         return 0
     steps = list(enumerate(study.steps(kept), 1))
     if options.dry:
