@@ -8,7 +8,7 @@
 `run` leaves out the runs that docs/study/second.csv has, so another machine goes on where one stopped. `keep` adds a
 line for each finished run, with its answer to every test text. So intervals can be computed without the runs, and runs
 of several machines make one row. `measure` times the models together, on a quiet machine. `write` fills
-docs/study/second.md between its markers, from the CSV alone.
+docs/study/second.md and the README between their markers, from the CSV files alone, and draws second.png.
 """
 
 import argparse
@@ -333,15 +333,49 @@ def progress(study: Study, kept: Kept) -> str:
     return markdown(("question", "planned runs", "done", "core hours of the rest"), lines)
 
 
-def fill(text: str, study: Study, kept: Kept) -> str:
+def fill(text: str, study: Study, kept: Kept, times: Iterable[Record] = ()) -> str:
     """Return a page with everything between its markers made anew."""
-    makers = {"claims": lambda: claims(study, kept), "progress": lambda: progress(study, kept)} | {
-        f"table {question}": lambda question=question: table(study, kept, question) for question in study.questions
-    }
+    makers = {
+        "claims": lambda: claims(study, kept),
+        "progress": lambda: progress(study, kept),
+        "few labels": lambda: headline(kept, times),
+    } | {f"table {question}": lambda question=question: table(study, kept, question) for question in study.questions}
     for name, make in makers.items():
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
         text = pattern.sub(lambda found, make=make: f"{found[1]}{make()}\n{found[2]}", text)
     return text
+
+
+HEADLINE = {  # rows with 1,000 labels -> their names in the README
+    "tfidf": "TF-IDF + linear SVM",
+    "tfidf_raw": "TF-IDF on the answers of the 6 layers",
+    "static_raw": "static vectors taught by the 6 layers",
+    "direct": "3 layers, fine-tuned directly",
+    "direct_short": "the same, 320 updates",
+    "kd_raw": "3 layers taught by the 6 layers",
+    "kd_raw int8": "the same, int8",
+    "kd_raw_base": "3 layers taught by 12 layers",
+    "kd_raw_base int8": "the same, int8",
+    "teacher": "teacher, 6 layers",
+    "teacher int8": "the same, int8",
+    "base_teacher": "teacher, 12 layers",
+}
+
+
+def headline(kept: Kept, times: Iterable[Record]) -> str:
+    """Return the rows with 1,000 labels that the README shows."""
+    ms, lines = latencies("labels_1000", times), []
+    for row, name in HEADLINE.items():
+        if ("labels_1000", row) not in kept.rows:
+            continue
+        of_row = [line for (of, one, _), line in kept.lines.items() if (of, one) == ("labels_1000", row)]
+        gain = "" if row == "direct" else shown(between(kept.differences("labels_1000", row, "direct")), "+")
+        size, time = of_row[0]["parameters"], ms.get(row)
+        lines.append(
+            (name, str(len(of_row)), shown(kept.score("labels_1000", row)), gain,
+             "" if size is None else f"{size / 1e6:.1f}", "" if time is None else f"{time:.1f}")
+        )  # fmt: skip
+    return markdown(("model", "seeds", "test accuracy, %", "vs direct, points", "params, M", "ms, batch 1"), lines)
 
 
 CURVE = {  # rows in the picture's left panel, and their names
@@ -411,10 +445,11 @@ def main(argv: list[str] | None = None) -> int:
     if options.what == "measure":
         measure(study, options.outputs)
         return 0
-    page = DOCS / "second.md"
     if options.what == "write":
-        page.write_text(fill(page.read_text(encoding="utf8"), study, kept), encoding="utf8")
-        figure = picture(study, kept, read_csv(DOCS / "second_times.csv"))
+        times = read_csv(DOCS / "second_times.csv")
+        for page in (DOCS / "second.md", ROOT / "README.md"):
+            page.write_text(fill(page.read_text(encoding="utf8"), study, kept, times), encoding="utf8")
+        figure = picture(study, kept, times)
         figure.savefig(DOCS / "second.png", dpi=100, metadata={"Software": None})
         return 0
     steps = list(enumerate(study.steps(kept), 1))
