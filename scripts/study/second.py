@@ -27,7 +27,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kdbench.compare.collect import Run
-from kdbench.compare.pictures import COLOURS, MARKERS, log_axis
+from kdbench.compare.pictures import COLOURS, LEAST_NUMBERS, MARKERS, log_axis
 from kdbench.compare.statistics import LEVEL, Points, Scores, difference, paired, score, share_interval
 from kdbench.console import guarded
 from scripts.study.intervals import Interval
@@ -378,7 +378,7 @@ def headline(kept: Kept, times: Iterable[Record]) -> str:
     return markdown(("model", "seeds", "test accuracy, %", "vs direct, points", "params, M", "ms, batch 1"), lines)
 
 
-CURVE = {  # rows in the picture's left panel, and their names
+CURVE = {  # rows of the curve over the number of labels, and their names
     "teacher": "teacher, 6 layers",
     "kd_raw": "logit KD on raw texts",
     "direct": "direct, 3 layers",
@@ -387,30 +387,32 @@ CURVE = {  # rows in the picture's left panel, and their names
 
 
 def picture(study: Study, kept: Kept, times: Iterable[Record]) -> Figure:
-    """Draw the score against the number of labels, and beside it the score against the latency with 1,000 labels."""
-    figure = Figure(figsize=(9.4, 4.4), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(2, 3))
+    """Draw the score against the latency with 1,000 labels; beside it the curve, once three numbers are run."""
     counts = {int(one.partition("_")[2]): one for one in study.questions if one.startswith("labels_")}
-    for (row, name), colour, marker in zip(CURVE.items(), COLOURS, MARKERS, strict=False):
-        known = [(count, kept.score(of, row)) for count, of in sorted(counts.items()) if (of, row) in kept.rows]
-        if known:
-            _bars(left, known, color=colour, marker=marker, linestyle="-", label=name)
-    left.set_xlabel("labelled texts (log scale)")
-    left.set_ylabel("test accuracy, %, 95 % interval")
+    counts = {count: of for count, of in sorted(counts.items()) if (of, "direct") in kept.rows}
+    curve = len(counts) >= LEAST_NUMBERS
+    figure = Figure(figsize=(9.4 if curve else 7.6, 4.2), layout="constrained")
+    axes, *beside = figure.subplots(1, 1 + curve, squeeze=False)[0]
     measured = latencies("labels_1000", times)
-    names = [name for name in study.names("labels_1000") if name in measured and ("labels_1000", name) in kept.rows]
+    names = [row for row in HEADLINE if row in measured and ("labels_1000", row) in kept.rows]
     styles = zip(cycle(COLOURS), cycle(MARKERS), strict=False)
     looks = dict(zip(dict.fromkeys(name.removesuffix(INT8) for name in names), styles, strict=False))
     for name in names:
         colour, marker = looks[name.removesuffix(INT8)]
-        fill = "none" if name.endswith(INT8) else "full"
+        fill, label = ("none", None) if name.endswith(INT8) else ("full", HEADLINE[name])
         at = [(measured[name], kept.score("labels_1000", name))]
-        _bars(right, at, color=colour, marker=marker, fillstyle=fill, linestyle="none", label=name)
-    right.set_xlabel("latency, batch 1, ms (median, log scale); 1,000 labels")
-    for axes in (left, right):
-        log_axis(axes)
-    left.legend(fontsize=7.5)
-    right.legend(fontsize=7.5, ncols=2, loc="lower right")
+        _bars(axes, at, color=colour, marker=marker, fillstyle=fill, linestyle="none", label=label)
+    axes.set_xlabel("latency, batch 1, ms (median, log scale); hollow: int8")
+    axes.set_ylabel("test accuracy, %, 95 % interval")
+    for panel in beside:
+        for (row, name), colour, marker in zip(CURVE.items(), COLOURS, MARKERS, strict=False):
+            known = [(count, kept.score(of, row)) for count, of in counts.items() if (of, row) in kept.rows]
+            if known:
+                _bars(panel, known, color=colour, marker=marker, linestyle="-", label=name)
+        panel.set_xlabel("labelled texts (log scale)")
+    for panel in (axes, *beside):
+        log_axis(panel)
+        panel.legend(fontsize=7.5)
     return figure
 
 
