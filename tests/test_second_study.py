@@ -111,6 +111,8 @@ def test_a_table_has_each_row_beside_its_baselines() -> None:
     assert found[row][3].strip() == "`direct_3`" and found[row][4].startswith("+25.00 (")
     assert found[row][5].startswith("83 (")
     assert found[row + 1][3].strip() == "`longer_3`"
+    alone = second.table(STUDY, lines(kd_3=[300]), "twelve").splitlines()  # nothing else is run
+    assert [line.split(" | ")[3:6] for line in alone[2:]] == [["`direct_3`", "", ""], ["`longer_3`", "", ""]]
     assert second.progress(STUDY, kept).splitlines()[2].split(" | ")[2] == "12"
 
 

@@ -243,23 +243,24 @@ def table(study: Study, kept: Kept, question: str) -> str:
         of_row = [line for (of, name, _), line in kept.lines.items() if (of, name) == (question, row)]
         dev = np.mean([line["dev_points"] for line in of_row])
         minutes = np.mean([line["training_seconds"] or 0 for line in of_row]) / 60
-        bases = [
-            base for base in about["against"].get(row.removesuffix(INT8), about["against"]["others"]) if base != row
-        ]
-        for at, base in enumerate(bases or [""]):
-            first = (f"`{row}`", str(len(of_row)), shown(own), *(f"{dev:.2f}", f"{minutes:.1f}"))
-            name, n, accuracy, *more = first if at == 0 else [""] * len(first)
-            lines.append((name, n, accuracy, *_against(kept, question, row, base, about["top"]), *more))
+        every = about["against"].get(row.removesuffix(INT8), about["against"]["others"])
+        cells = [_against(kept, question, row, base) for base in every if base != row] or [("", "")]
+        # Of another baseline, of the teacher and of TF-IDF, which has no seeds, the share says nothing.
+        ends = (every[0], about["top"])
+        told = row not in (*every, about["top"]) and not kept.scores(question, row).seedless
+        run = all((question, name) in kept.rows for name in ends)
+        part = share(kept, question, row, *ends) if told and run else None
+        shares = "" if part is None else shown(part.scaled(100), digits=0)
+        lines.append((f"`{row}`", str(len(of_row)), shown(own), *cells[0], shares, f"{dev:.2f}", f"{minutes:.1f}"))
+        lines += [("", "", "", *one, "", "", "") for one in cells[1:]]
     return markdown(HEADS, lines)
 
 
-def _against(kept: Kept, question: str, row: str, base: str, top: str) -> tuple[str, str, str]:
+def _against(kept: Kept, question: str, row: str, base: str) -> tuple[str, str]:
     try:
-        found = kept.differences(question, row, base)
-    except LookupError:
-        return "", "", ""
-    part = share(kept, question, row, base, top) if row != top else None
-    return f"`{base}`", shown(between(found), "+"), "" if part is None else shown(part.scaled(100), digits=0)
+        return f"`{base}`", shown(between(kept.differences(question, row, base)), "+")
+    except LookupError:  # not run yet, or with other seeds
+        return f"`{base}`", ""
 
 
 def between(found: Points) -> Interval:
