@@ -1,4 +1,4 @@
-"""What the pages in docs/study/ and the README have between their markers, from the study's tables.
+"""What the pages of the first study have between their markers, from its tables.
 
 <!-- table direct / newsgroups20 / direct.* --> ... <!-- end -->   the rows of a question, on this data, that match
 <!-- headline newsgroups20 --> ... <!-- end -->   the rows of question 9 on this data that HEADLINE names, in short
@@ -21,8 +21,8 @@ from scripts.study.tables import Evidence, Record
 
 MARKED = re.compile(r"(<!-- ((?:table|headline) [^>]+?|claims|rules|plan|not run) -->\n).*?(<!-- end -->)", re.DOTALL)
 FIGURE = re.compile(r"(<!-- figure (.+?) -->).*?(<!-- end -->)")
-IN_README = "tweet_sentiment, 8,000 train texts"  # the data of its headline table and picture
-HEADLINE = {  # rows of question 9 as a regular expression -> their names in the README; rows of one seed are not here
+TWEETS = "tweet_sentiment, 8,000 train texts"  # the data of the headline table and picture
+HEADLINE = {  # rows of question 9 as a regular expression -> their short names; rows of one seed are not here
     "tfidf": "TF-IDF + linear SVM",
     "teacher": "teacher, 6 layers",
     "teacher int8": "teacher, 6 layers, int8",
@@ -60,7 +60,7 @@ def fill(text: str, evidence: Evidence, plan: Plan) -> str:
     return FIGURE.sub(lambda found: f"{found[1]}{figure(evidence, *found[2].split(' / '))}{found[3]}", text)
 
 
-def figure(evidence: Evidence, question: str, name: str, what: str, data: str = IN_README) -> str:
+def figure(evidence: Evidence, question: str, name: str, what: str, data: str = TWEETS) -> str:
     """Return one figure of a row. Raises LookupError where there is no such row or column."""
     row = evidence.row(question, name, data)
     if what in ("score", "difference", "total_difference"):
@@ -147,7 +147,7 @@ def verdicts(evidence: Evidence) -> str:
     for at, claim in enumerate(judge(evidence), 1):
         first = f"{claim['claim']} ({claim['source']})"
         for data, (verdict, figures) in claim["judged"].items() or [("", ("not run yet", ""))]:
-            lines.append((str(at), first, "the tweets" if data == IN_README else data, verdict, figures))
+            lines.append((str(at), first, "the tweets" if data == TWEETS else data, verdict, figures))
             first = "the same"
     return markdown(("claim", "what it says (source)", "data", "verdict", "figures"), lines)
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kdbench.compare.pictures import COLOURS, MARKERS, canvas, log_axis
-from scripts.study.page import IN_README, headline_rows, shown
+from scripts.study.page import TWEETS, headline_rows, shown
 from scripts.study.plan import data_of
 from scripts.study.tables import Evidence, Record
 
@@ -47,7 +47,7 @@ def headline(evidence: Evidence) -> Drawn:
 
     Rows of one network have one latency. They are drawn side by side, so that their intervals can be seen.
     """
-    named = headline_rows(evidence, IN_README)
+    named = headline_rows(evidence, TWEETS)
     row = named[0][1]
     figure, axes = canvas(f"{data_of(row)}; {row['examples']:,} test texts", width=7.6, height=3.7)
     names = dict.fromkeys(name.removesuffix(", int8") for name, _ in named)
@@ -70,7 +70,7 @@ def headline(evidence: Evidence) -> Drawn:
 
 def gains(evidence: Evidence) -> Drawn:
     """Draw the difference of each method to its direct fine-tune, a panel for each data set."""
-    places = (IN_README, "reuters_r52, AMD EPYC", "newsgroups20")
+    places = (TWEETS, "reuters_r52, AMD EPYC", "newsgroups20")
     figure = Figure(figsize=(8.5, 2.7), layout="constrained")
     panels, every = figure.subplots(1, len(places), sharex=True, sharey=True), []
     heights = {name: at for at, name in enumerate(GAINS.values())}
@@ -87,7 +87,7 @@ def gains(evidence: Evidence) -> Drawn:
 
 def theseus(evidence: Evidence) -> Drawn:
     """Draw the difference of each variant of Theseus to the direct fine-tune of as many updates, on the tweets."""
-    named = [(name, evidence.row("theseus", row, IN_README)) for row, name in VARIANTS.items()]
+    named = [(name, evidence.row("theseus", row, TWEETS)) for row, name in VARIANTS.items()]
     figure = Figure(figsize=(7.6, 3.8), layout="constrained")
     axes = figure.add_subplot()
     forest(axes, named, "total_difference", range(len(named)))

@@ -1,4 +1,4 @@
-"""Write the study's tables, pictures and pages from the runs that are finished.
+"""Write the first study's tables, pictures and pages from the runs that are finished.
 
     python -m scripts.study.write [--outputs outputs] [--root .] [--question theseus]
     python -m scripts.study.write --kept
@@ -19,11 +19,13 @@ from scripts.study.plan import ROOT, load_plan
 from scripts.study.rows import document
 from scripts.study.tables import TIMES, read, with_kept, with_times, write_csv, write_question
 
+PAGES = ("README.md", "plan.md")  # of the first study; scripts.study.second writes its own
+
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--outputs", type=Path, default=ROOT / "outputs")
-    parser.add_argument("--root", type=Path, default=ROOT, help="the folder with docs/study/ and README.md")
+    parser.add_argument("--root", type=Path, default=ROOT, help="the folder with docs/study/")
     parser.add_argument("--question", help="only this one")
     parser.add_argument("--kept", action="store_true", help="only the pictures and the pages, from the tables")
     options = parser.parse_args(argv)
@@ -40,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     evidence = read(docs, plan.questions)
     draw(evidence, docs)
     lost = []
-    for page in [*docs.glob("*.md"), options.root / "README.md"]:
+    for page in (docs / name for name in PAGES if (docs / name).is_file()):
         try:
             page.write_text(fill(page.read_text(encoding="utf8"), evidence, plan), encoding="utf8")
         except LookupError as error:  # a sentence is about a row that has gone, or has another name
