@@ -155,7 +155,7 @@ def test_runs_of_other_texts_are_refused(tmp_path: Path) -> None:
 
 def test_the_page_is_what_the_csv_says() -> None:
     times = read_csv(second.DOCS / "second_times.csv")
-    for page in (second.ROOT / "README.md", second.DOCS / "second.md"):
+    for page in second.PAGES:
         text = page.read_text(encoding="utf8")
         assert second.fill(text, STUDY, second.read(), times) == text, "python -m scripts.study.second write"
     for marker in ("claims", "progress", *(f"table {question}" for question in STUDY.questions)):

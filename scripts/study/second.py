@@ -8,7 +8,7 @@
 `run` leaves out the runs that docs/study/second.csv has, so another machine goes on where one stopped. `keep` adds a
 line for each finished run, with its answer to every test text. So intervals can be computed without the runs, and runs
 of several machines make one row. `measure` times the models together, on a quiet machine. `write` fills
-docs/study/second.md and the README between their markers, from the CSV files alone, and draws second.png.
+PAGES between their markers, from the CSV files alone, and draws second.png.
 """
 
 import argparse
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 DATASET = "tweet_sentiment"
 DOCS = ROOT / "docs/study"
+PAGES = (DOCS / "second.md", ROOT / "README.md", ROOT / "docs/choosing.md")
 LABELS = "labels"  # the row of the right answers
 COLUMNS = (
     "question", "row", "seed", "score_points", "dev_points", "examples", "parameters", "training_seconds", "id",
@@ -450,7 +451,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if options.what == "write":
         times = read_csv(DOCS / "second_times.csv")
-        for page in (DOCS / "second.md", ROOT / "README.md"):
+        for page in PAGES:
             page.write_text(fill(page.read_text(encoding="utf8"), study, kept, times), encoding="utf8")
         figure = picture(study, kept, times)
         figure.savefig(DOCS / "second.png", dpi=100, metadata={"Software": None})
