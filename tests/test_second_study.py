@@ -175,14 +175,14 @@ def test_the_runner_gets_the_steps_that_are_left(capsys: pytest.CaptureFixture[s
 
 def test_the_picture_has_each_row_at_its_time_and_score() -> None:
     rights = {("labels_300", "direct"): 200, ("labels_1000", "direct"): 240, ("labels_1000", "teacher"): 300,
-              ("labels_1000", "teacher int8"): 296, ("labels_8000", "direct"): 280}  # fmt: skip
+              ("labels_1000", "kd_raw int8"): 296, ("labels_8000", "direct"): 280}  # fmt: skip
     every = [
         {"question": question, "row": row, "seed": 0, "answers": "1" * right + "0" * (TEXTS - right)}
         for (question, row), right in rights.items()
     ]
     labels = [{"question": of, "row": second.LABELS, "seed": 0, "answers": "1" * TEXTS} for of, _ in rights]
     times = [{"question": "labels_1000", "row": row, "batch_1_ms": ms}
-             for row, ms in (("direct", 5.0), ("direct", 7.0), ("teacher", 12.0), ("teacher int8", 3.0))]  # fmt: skip
+             for row, ms in (("direct", 5.0), ("direct", 7.0), ("teacher", 12.0), ("kd_raw int8", 3.0))]  # fmt: skip
 
     def drawn(lines: list[dict[str, Any]]) -> list[list[Any]]:
         return [
@@ -191,6 +191,6 @@ def test_the_picture_has_each_row_at_its_time_and_score() -> None:
             for axes in second.picture(STUDY, second.Kept(lines + labels), times).axes
         ]  # fmt: skip
 
-    by_time = [[[6, 60]], [[12, 75]], [[3, 74]]]
+    by_time = [[[6, 60]], [[3, 74]], [[12, 75]]]
     assert drawn(every) == [by_time, [[[1000, 75]], [[300, 50], [1000, 60], [8000, 70]]]]
     assert drawn(every[:-1]) == [by_time]  # two numbers make no curve

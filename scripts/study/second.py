@@ -359,7 +359,6 @@ HEADLINE = {  # rows with 1,000 labels -> their names in the README
     "kd_raw_base": "3 layers taught by 12 layers",
     "kd_raw_base int8": "the same, int8",
     "teacher": "teacher, 6 layers",
-    "teacher int8": "the same, int8",
     "base_teacher": "teacher, 12 layers",
 }
 
