@@ -3,18 +3,21 @@
 import json
 import re
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.container import ErrorbarContainer
+from PIL import Image
 
 from kdbench.runs.identity import id_without_teacher_seed, run_id
 from kdbench.storage.predictions import predictions_file
 from kdbench.training.hardware import Hardware
 from scripts.study import second
 from scripts.study.finished import composed
+from scripts.study.run import arguments
 from scripts.study.tables import read_csv
 from tests.compare.test_compare_runs import write as add_run
 
@@ -70,6 +73,12 @@ def test_a_run_that_is_kept_is_not_run_again() -> None:
     assert len(STUDY.steps(second.Kept([]))) == len(STUDY.order)
 
 
+def test_the_runner_leaves_a_reference_to_hydra(tmp_path: Path) -> None:
+    step = STUDY.steps(second.Kept([]))[0]
+    assert arguments(step, tmp_path)[:3] == ["-m", "experiment=study/twelve", "student=full"]
+    assert "schedule.lr=${teacher.schedule.lr}" in arguments(step, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("rights", "verdict"),
     [([300, 302, 301], "held"), ([180, 182, 181], "not held"), ([201, 203, 199], "not shown"), ([300], "not shown")],
@@ -82,19 +91,19 @@ def test_a_verdict_follows_from_the_whole_interval(rights: list[int], verdict: s
     mean = np.mean([right - base for right, base in zip(rights, [200, 201, 199], strict=False)]) / TEXTS * 100
     assert figure.startswith(f"{mean:+.2f} (") and figure.endswith(f"n {len(rights)}")
     other_side = {"held": "not held", "not held": "held", "not shown": "not shown"}[verdict]
-    assert second.judge(kept, {**claim, "above": 0} | {"below": 0})[0] == verdict  # `above` is read first
     del claim["above"]
     assert second.judge(kept, claim | {"below": 0})[0] == other_side
 
 
 def test_a_share_is_of_the_seeds_that_all_three_rows_have() -> None:
     kept = lines(direct_3=[200, 204, 196, 100], teacher=[320, 324, 316], kd_3=[300, 304, 296, 300])
-    found = second.share(kept, "twelve", "kd_3", "direct_3", "teacher")
+    found = second.share(*kept.aligned("twelve", ("kd_3", "direct_3", "teacher")))
     assert found is not None
     assert found.mean == pytest.approx(100 / 120)
     assert found.low < found.mean < found.high < 1
     claim = {"question": "twelve", "share": "kd_3", "over": ["direct_3", "teacher"], "above": 0.5}
-    assert second.judge(kept, claim)[0] == "held"
+    verdict, figure = second.judge(kept, claim)
+    assert verdict == "held" and figure.endswith("n 3")
     flat = lines(direct_3=[200, 204, 196], teacher=[201, 203, 197], kd_3=[300, 304, 296])
     assert second.judge(flat, claim) == ("not shown", "the gap may be zero")
 
@@ -120,12 +129,16 @@ def test_a_table_has_each_row_beside_its_baselines() -> None:
 SMALL = replace(STUDY, order=[line for line in STUDY.order if line[2] in ("direct_3", "direct_6")])  # for speed
 
 
-def run_of(root: Path, row: str, seed: int, labels: list[int], answers: list[int]) -> None:
-    """Add a run of a row of `twelve` with its predictions."""
+def run_of(
+    root: Path, row: str, seed: int, labels: list[int], answers: list[int], form: str | None = None, **changes: Any
+) -> None:
+    """Add a run of a row of `twelve`, or its export in a `form`, with its predictions."""
     config = composed((*STUDY.words("twelve", row), f"dataset={second.DATASET}"))
-    id_ = run_id(config, Hardware("cpu", "fp32", "eager", 1))
+    run = run_id(config, Hardware("cpu", "fp32", "eager", 1))
+    id_ = f"{run}-{form}" if form else run
     points = 100 * float(np.mean(np.array(labels) == np.array(answers)))
-    add_run(root, "finetune", id_, seed, points, identity__dataset=second.DATASET)
+    more = {"form": form, "exported_from": run} if form else {}
+    add_run(root, "finetune", id_, seed, points, identity__dataset=second.DATASET, **more, **changes)
     folder = root / second.DATASET / "finetune" / f"bert_3l-{id_}" / f"seed{seed}"
     logits = np.eye(3, dtype=np.float32)[answers]
     splits = {"test": (np.arange(len(labels)), np.array(labels), logits)}
@@ -146,6 +159,37 @@ def test_a_line_has_the_answers_of_its_run(tmp_path: Path) -> None:
     assert second.keep(SMALL, outputs, tmp_path) == [] and read_csv(tmp_path / "second.csv") == before
 
 
+def test_an_export_is_a_row_of_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    about = STUDY.questions["twelve"] | {"int8": ["direct_3"]}
+    study = replace(SMALL, questions={**STUDY.questions, "twelve": about})
+    run_of(tmp_path / "outputs", "direct_3", 1, [0, 1, 2, 1], [0, 1, 2, 0])
+    run_of(tmp_path / "outputs", "direct_3", 1, [0, 1, 2, 1], [0, 1, 2, 1], form="int8")
+    second.keep(study, tmp_path / "outputs", tmp_path)
+    kept = second.read(tmp_path)
+    assert kept.score("twelve", "direct_3 int8").mean == 100 and kept.score("twelve", "direct_3").mean == 75
+    step = next(step for step in study.steps(kept) if step.words[1] == "student.layers=3" and len(step.words) == 4)
+    assert step.words[-2:] == ("export.int8=true", "seed=0,2")  # seed 1 has both
+
+
+def test_times_are_added_as_a_measurement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for row in ("direct_3", "direct_6"):
+        network = 100 * (row == "direct_6")  # direct_3 kept none, so it has the time of its run
+        run_of(tmp_path / "outputs", row, 0, [0, 1], [0, 1], parameters__embeddings=network)
+    one = {"real": {"batch_1": {"median_ms": 4.0}, "batch_32": {"median_ms": 90.0}, "quiet": True}}
+
+    def measured(folders: dict[str, Path]) -> dict[str, Any]:
+        return {"when": "now", "machine": "here", "threads": 1, "rows": dict.fromkeys(folders, one)}
+
+    monkeypatch.setattr("kdbench.inference.latency.measure_folders", measured)
+    for _ in range(2):
+        second.measure(SMALL, tmp_path / "outputs", tmp_path)
+    lines_ = read_csv(tmp_path / "second_times.csv")
+    assert [(line["measurement"], line["row"]) for line in lines_] == [
+        (at, row) for at in (1, 2) for row in ("direct_3", "direct_6")
+    ]
+    assert second.latencies("twelve", lines_) == {"direct_3": 3.0, "direct_6": 4.0}
+
+
 def test_runs_of_other_texts_are_refused(tmp_path: Path) -> None:
     run_of(tmp_path / "outputs", "direct_3", 0, [0, 1, 2, 1], [0, 1, 2, 0])
     run_of(tmp_path / "outputs", "direct_6", 0, [0, 1, 2, 2], [0, 1, 2, 0])
@@ -154,7 +198,7 @@ def test_runs_of_other_texts_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "second.csv").exists()
 
 
-def test_the_page_is_what_the_csv_says() -> None:
+def test_the_pages_are_what_the_csvs_say() -> None:
     times = read_csv(second.DOCS / "second_times.csv")
     for page in second.PAGES:
         text = page.read_text(encoding="utf8")
@@ -163,6 +207,20 @@ def test_the_page_is_what_the_csv_says() -> None:
     own, *others = (set(found[page]) for page in second.PAGES)
     assert own == {"claims", "progress", *(f"table {question}" for question in STUDY.questions)}
     assert others == [{"few labels"}] * 2
+    with Image.open(second.DOCS / "second.png") as image:
+        assert image.info["Description"] == second.headline(second.read(), times)
+
+
+@pytest.mark.parametrize("page", second.PAGES[:2])
+def test_a_figure_in_a_sentence_is_of_two_rows(page: Path) -> None:
+    """A sentence goes stale if more runs are kept."""
+    kept, names = second.read(), STUDY.names("labels_1000")
+    pairs = [(a, b) for a, b in permutations(names, 2) if kept.of("labels_1000", a) and kept.of("labels_1000", b)]
+    known = {second.shown(second.between(kept.differences("labels_1000", *pair)), "+") for pair in pairs}
+    prose = re.sub(r"<!-- .+? -->.*?<!-- end -->", "", page.read_text(encoding="utf8"), flags=re.DOTALL)
+    told = re.findall(r"[+-]?\d+\.\d\d \([+-]?\d+\.\d\d to [+-]?\d+\.\d\d\)", prose)
+    assert len(told) >= 2
+    assert [one for one in told if one not in known and one not in {text.replace("+", "") for text in known}] == []
 
 
 def test_the_runner_gets_the_steps_that_are_left(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:

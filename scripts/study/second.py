@@ -15,9 +15,8 @@ import argparse
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass
-from functools import cache
-from itertools import cycle
+from dataclasses import dataclass
+from itertools import cycle, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +25,11 @@ import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kdbench.compare.collect import Run
+from kdbench.compare.collect import NULL, Run
 from kdbench.compare.pictures import COLOURS, LEAST_NUMBERS, MARKERS, log_axis
 from kdbench.compare.statistics import LEVEL, Points, Scores, difference, paired, score, share_interval
 from kdbench.console import guarded
+from scripts.study.claims import judged
 from scripts.study.intervals import Interval
 from scripts.study.page import markdown
 from scripts.study.plan import ROOT, Step
@@ -101,23 +101,22 @@ class Kept:
 
     def __init__(self, lines: list[Record]) -> None:
         self.lines = {(line["question"], line["row"], line["seed"]): line for line in lines}
-        self.rows = {key[:2] for key in self.lines}
 
-    @cache  # noqa: B019  # one object a process
+    def of(self, question: str, row: str) -> list[Record]:
+        """Return the lines of a row, by seed."""
+        return [line for key, line in sorted(self.lines.items()) if key[:2] == (question, row)]
+
     def scores(self, question: str, row: str) -> Scores:
         """Return the points of a row, 0 or 100 for each text, by seed. Raises LookupError if no run is kept."""
-        right = answers(self.lines[question, LABELS, 0])
-        by_seed = {
-            line["seed"]: 100.0 * (answers(line) == right)
-            for (of, name, _), line in sorted(self.lines.items())
-            if (of, name) == (question, row)
-        }
-        if not by_seed:
+        if not self.of(question, row):
             raise LookupError(f"{question}: no run of {row} is kept")
-        return Scores(by_seed, seedless=row == "tfidf")
+        right = answers(self.lines[question, LABELS, 0])
+        points = {line["seed"]: 100.0 * (answers(line) == right) for line in self.of(question, row)}
+        return Scores(points, seedless=row == "tfidf")
 
     def score(self, question: str, row: str) -> Interval:
-        return Interval(*_three(score(np.stack([*self.scores(question, row).by_seed.values()]))))
+        found = score(np.stack([*self.scores(question, row).by_seed.values()]))
+        return Interval(found.mean, found.low, found.high)
 
     def differences(self, question: str, row: str, base: str) -> Points:
         """Return the paired differences in points, (S, N). Raises LookupError if the rows share no seed."""
@@ -126,9 +125,13 @@ class Kept:
             raise LookupError(f"{question}: {row} and {base} share no seed")
         return found
 
-
-def _three(found: Any) -> tuple[float, float, float]:
-    return found.mean, found.low, found.high
+    def aligned(self, question: str, rows: Sequence[str]) -> list[Points]:
+        """Return the points of each row for the seeds that all have, (S, N). Raises LookupError if there is none."""
+        found = [self.scores(question, row).by_seed for row in rows]
+        seeds = sorted(set.intersection(*map(set, found)))
+        if not seeds:
+            raise LookupError(f"{question}: {', '.join(rows)} share no seed")
+        return [np.stack([one[seed] for seed in seeds]) for one in found]
 
 
 def answers(line: Record) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -159,16 +162,25 @@ def finished(study: Study, outputs: Path) -> dict[tuple[str, str, int], Run]:
     """Return the planned runs and exports that are finished, by question, row and seed."""
     from kdbench.compare.collect import read_runs
     from kdbench.compare.keys import Wanted
-    from scripts.study.finished import environment, kind_of
+    from scripts.study.finished import EXPORTED, environment, kind_of, trained_id
 
-    every = read_runs([outputs], "accuracy", "test", Wanted([]))[0]
-    runs = {(run.without_teacher_seed, run.seed): run for run in every if run.teacher is None or own_teacher(run)}
+    every = read_runs([outputs], "accuracy", "test", Wanted([EXPORTED]))[0]
     kinds = {kind for run in every if (kind := kind_of(environment(run.path)))}
+    row_of = {(run.id, run.seed): run.without_teacher_seed for run in every if run.settings["form"] == NULL}
+    runs = {
+        (
+            row_of[trained_id(run), run.seed],
+            "" if run.settings["form"] == NULL else f" {run.settings['form']}",
+            run.seed,
+        ): run
+        for run in every
+        if run.teacher is None or run.teacher.seed == run.seed  # each seed of this study has a teacher of its own
+    }
     found = {}
     for _, question, row, seeds in study.order:
-        for form in study.forms(question, row):
-            for id_ in row_ids(study.words(question, row), form.strip(), kinds):
-                found |= {(question, row + form, seed): runs[id_, seed] for seed in seeds if (id_, seed) in runs}
+        for id_, form, seed in product(row_ids(study.words(question, row), kinds), study.forms(question, row), seeds):
+            if (id_, form, seed) in runs:
+                found[question, row + form, seed] = runs[id_, form, seed]
     return found
 
 
@@ -183,31 +195,27 @@ def measure(study: Study, outputs: Path, folder: Path = DOCS) -> None:
     about |= {key: found[key] for key in ("when", "machine", "threads")}
     for (question, row), run in sorted(first.items()):
         real = found["rows"].get(f"{question} {row}", {}).get("real")
-        ms = [real[size]["median_ms"] for size in ("batch_1", "batch_32")] if real else astuple(run.times)[:2]
+        ms = (
+            [real[size]["median_ms"] for size in ("batch_1", "batch_32")]
+            if real
+            else [run.times.batch_1, run.times.batch_32]
+        )
         times = dict(zip(TIMES[-3:], (*ms, real["quiet"] if real else run.times.quiet), strict=True))
         before.append(about | {"question": question, "row": row} | times)
     write_csv(folder / "second_times.csv", TIMES, before)
 
 
-def own_teacher(run: Run) -> bool:
-    """Return whether a run's teacher was trained with the run's own seed, as each one of this study."""
-    return run.teacher is not None and run.teacher.seed == run.seed
-
-
-def row_ids(words: tuple[str, ...], form: str, kinds: Iterable["Kind"]) -> list[str]:
-    """Return the ids that a row's runs, or their exports in a `form`, share whatever their teachers' seeds.
-
-    There is one for each kind of hardware.
-    """
+def row_ids(words: tuple[str, ...], kinds: Iterable["Kind"]) -> list[str]:
+    """Return the ids that a row's runs share whatever their teachers' seeds, one for each kind of hardware."""
     from kdbench.runs.identity import id_without_teacher_seed
     from kdbench.training.hardware import Hardware
-    from kdbench.validation.load import digest
     from scripts.study.finished import composed
 
     config = composed((*words, f"dataset={DATASET}"))
-    hardware = [Hardware("cpu", kind.precision, kind.attention, 1, kind.compile) for kind in kinds]
-    ids = [id_without_teacher_seed(config, one) for one in hardware]
-    return [digest({"run": id_, "form": form}) for id_ in ids] if form else ids  # as kdbench.shipping.export has it
+    return [
+        id_without_teacher_seed(config, Hardware("cpu", kind.precision, kind.attention, 1, kind.compile))
+        for kind in kinds
+    ]
 
 
 def _line(question: str, row: str, run: Run) -> tuple[Record, Record]:
@@ -237,23 +245,17 @@ def table(study: Study, kept: Kept, question: str) -> str:
     """Return the rows of a question with their differences to each of its baselines, single tests."""
     about, lines = study.questions[question], []
     for row in study.names(question):
-        try:
-            own = kept.score(question, row)
-        except LookupError:  # not run yet
+        of_row = kept.of(question, row)
+        if not of_row:  # not run yet
             continue
-        of_row = [line for (of, name, _), line in kept.lines.items() if (of, name) == (question, row)]
         dev = np.mean([line["dev_points"] for line in of_row])
         minutes = np.mean([line["training_seconds"] or 0 for line in of_row]) / 60
-        every = about["against"].get(row.removesuffix(INT8), about["against"]["others"])
-        cells = [_against(kept, question, row, base) for base in every if base != row] or [("", "")]
-        # Of another baseline, of the teacher and of TF-IDF, which has no seeds, the share says nothing.
-        ends = (every[0], about["top"])
-        told = row not in (*every, about["top"]) and not kept.scores(question, row).seedless
-        run = all((question, name) in kept.rows for name in ends)
-        part = share(kept, question, row, *ends) if told and run else None
-        shares = "" if part is None else shown(part.scaled(100), digits=0)
-        lines.append((f"`{row}`", str(len(of_row)), shown(own), *cells[0], shares, f"{dev:.2f}", f"{minutes:.1f}"))
-        lines += [("", "", "", *one, "", "", "") for one in cells[1:]]
+        bases = about["against"].get(row.removesuffix(INT8), about["against"]["others"])
+        first, *more = [_against(kept, question, row, base) for base in bases if base != row] or [("", "")]
+        closed = "" if row in (*bases, "tfidf", about["top"]) else _closed(kept, question, row, bases[0], about["top"])
+        score_ = shown(kept.score(question, row))
+        lines.append((f"`{row}`", str(len(of_row)), score_, *first, closed, f"{dev:.2f}", f"{minutes:.1f}"))
+        lines += [("", "", "", *one, "", "", "") for one in more]
     return markdown(HEADS, lines)
 
 
@@ -264,23 +266,23 @@ def _against(kept: Kept, question: str, row: str, base: str) -> tuple[str, str]:
         return f"`{base}`", ""
 
 
+def _closed(kept: Kept, question: str, row: str, base: str, top: str) -> str:
+    try:
+        found = share(*kept.aligned(question, (row, base, top)))
+    except LookupError:  # not run yet, or with other seeds
+        return ""
+    return "" if found is None else shown(found.scaled(100), digits=0)
+
+
 def between(found: Points) -> Interval:
     """Return the mean of paired differences with its interval for other seeds and texts, of one test."""
     return Interval(float(found.mean()), *paired(found).interval(LEVEL))
 
 
-def share(kept: Kept, question: str, row: str, base: str, top: str) -> Interval | None:
-    """Return the share of the gap from `base` to `top` that a row closes, over the seeds that all three have.
-
-    None if the gap may be zero, or if they share no seed.
-    """
-    three = [kept.scores(question, name) for name in (row, base, top)]
-    seeds = sorted(set.intersection(*(set(one.by_seed) for one in three)))
-    if not seeds:
-        return None
-    own, low, high = (np.stack([one.by_seed[seed] for seed in seeds]) for one in three)
-    ends = share_interval(own - low, high - low)
-    return None if ends is None else Interval(float((own - low).mean() / (high - low).mean()), *ends)
+def share(row: Points, base: Points, top: Points) -> Interval | None:
+    """Return the share of the gap from `base` to `top` that `row` closes, (S, N) each; None if the gap may be zero."""
+    ends = share_interval(row - base, top - base)
+    return None if ends is None else Interval(float((row - base).mean() / (top - base).mean()), *ends)
 
 
 def shown(found: Interval, sign: str = "", digits: int = 2) -> str:
@@ -290,23 +292,19 @@ def shown(found: Interval, sign: str = "", digits: int = 2) -> str:
 
 def judge(kept: Kept, claim: Mapping[str, Any]) -> tuple[str, str]:
     """Return the verdict on a claim and its figure. Raises LookupError if a row of it is not run."""
-    question = claim["question"]
     if "share" in claim:
-        base, top = claim["over"]
-        names, unit, factor = [claim["share"], base, top], "%", 100
-        found = share(kept, question, claim["share"], base, top)
+        points = kept.aligned(claim["question"], (claim["share"], *claim["over"]))
+        found, seeds = share(*points), len(points[0])
+        if found is None:
+            return "not shown", "the gap may be zero"
+        figure = f"{shown(found.scaled(100), '+', 0)} %"
     else:
-        names, unit, factor = claim["difference"], "points", 1
-        found = between(kept.differences(question, *names))
-    seeds = min(len(kept.scores(question, name).by_seed) for name in names)
-    if found is None:
-        return "not shown", "the gap may be zero"
-    figure = f"{shown(found.scaled(factor), '+', 0 if unit == '%' else 2)} {unit}, n {seeds}"
-    if seeds < ENOUGH:
-        return "not shown", figure
-    above = found.above(claim["above"]) if "above" in claim else found.above(claim["below"])
+        gains = kept.differences(claim["question"], *claim["difference"])
+        found, seeds = between(gains), len(gains)
+        figure = f"{shown(found, '+')} points"
+    above = found.above(claim["above"] if "above" in claim else claim["below"])
     holds = above if "above" in claim or above is None else not above
-    return {True: "held", False: "not held", None: "not shown"}[holds], figure
+    return judged(holds if seeds >= ENOUGH else None, f"{figure}, n {seeds}")
 
 
 def claims(study: Study, kept: Kept) -> str:
@@ -317,8 +315,12 @@ def claims(study: Study, kept: Kept) -> str:
         except LookupError:
             verdict, figure = "not run", ""
         side = f"above {claim['above']}" if "above" in claim else f"below {claim['below']}"
-        names = [claim["share"], *claim["over"]] if "share" in claim else claim["difference"]
-        rule = ("share of " if "share" in claim else "") + ", ".join(f"`{name}`" for name in names) + f": {side}"
+        if "share" in claim:
+            base, top = claim["over"]
+            what = f"share of the way from `{base}` to `{top}` that `{claim['share']}` closes"
+        else:
+            what = " minus ".join(f"`{row}`" for row in claim["difference"])
+        rule = f"{what}: {side}"
         lines.append((str(at), f"{claim['claim']} ({claim['source']})", rule, claim["expected"], verdict, figure))
     return markdown(("claim", "what it says (source)", "rule", "expected", "verdict", "figure"), lines)
 
@@ -335,7 +337,7 @@ def progress(study: Study, kept: Kept) -> str:
     return markdown(("question", "planned runs", "done", "core hours of the rest"), lines)
 
 
-def fill(text: str, study: Study, kept: Kept, times: Iterable[Record] = ()) -> str:
+def fill(text: str, study: Study, kept: Kept, times: Iterable[Record]) -> str:
     """Return a page with everything between its markers made anew."""
     makers = {
         "claims": lambda: claims(study, kept),
@@ -367,9 +369,9 @@ def headline(kept: Kept, times: Iterable[Record]) -> str:
     """Return the rows with 1,000 labels that the README shows."""
     ms, lines = latencies("labels_1000", times), []
     for row, name in HEADLINE.items():
-        if ("labels_1000", row) not in kept.rows:
+        of_row = kept.of("labels_1000", row)
+        if not of_row:
             continue
-        of_row = [line for (of, one, _), line in kept.lines.items() if (of, one) == ("labels_1000", row)]
         gain = "" if row == "direct" else shown(between(kept.differences("labels_1000", row, "direct")), "+")
         size, time = of_row[0]["parameters"], ms.get(row)
         lines.append(
@@ -390,12 +392,12 @@ CURVE = {  # rows of the curve over the number of labels, and their names
 def picture(study: Study, kept: Kept, times: Iterable[Record]) -> Figure:
     """Draw the score against the latency with 1,000 labels; beside it the curve, once three numbers are run."""
     counts = {int(one.partition("_")[2]): one for one in study.questions if one.startswith("labels_")}
-    counts = {count: of for count, of in sorted(counts.items()) if (of, "direct") in kept.rows}
+    counts = {count: of for count, of in sorted(counts.items()) if kept.of(of, "direct")}
     curve = len(counts) >= LEAST_NUMBERS
     figure = Figure(figsize=(9.4 if curve else 7.6, 4.2), layout="constrained")
     axes, *beside = figure.subplots(1, 1 + curve, squeeze=False)[0]
     measured = latencies("labels_1000", times)
-    names = [row for row in HEADLINE if row in measured and ("labels_1000", row) in kept.rows]
+    names = [row for row in HEADLINE if row in measured and kept.of("labels_1000", row)]
     styles = zip(cycle(COLOURS), cycle(MARKERS), strict=False)
     looks = dict(zip(dict.fromkeys(name.removesuffix(INT8) for name in names), styles, strict=False))
     for name in names:
@@ -407,7 +409,7 @@ def picture(study: Study, kept: Kept, times: Iterable[Record]) -> Figure:
     axes.set_ylabel("test accuracy, %, 95 % interval")
     for panel in beside:
         for (row, name), colour, marker in zip(CURVE.items(), COLOURS, MARKERS, strict=False):
-            known = [(count, kept.score(of, row)) for count, of in counts.items() if (of, row) in kept.rows]
+            known = [(count, kept.score(of, row)) for count, of in counts.items() if kept.of(of, row)]
             if known:
                 _bars(panel, known, color=colour, marker=marker, linestyle="-", label=name)
         panel.set_xlabel("labelled texts (log scale)")
@@ -442,18 +444,20 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     study, kept = load(), read()
     if options.what == "keep":
-        for line in keep(study, options.outputs):
+        for line in keep(study, options.outputs) or ["nothing new"]:
             say(line)
         return 0
     if options.what == "measure":
         measure(study, options.outputs)
+        say(f"added a measurement to {DOCS / 'second_times.csv'}")
         return 0
     if options.what == "write":
         times = read_csv(DOCS / "second_times.csv")
         for page in PAGES:
             page.write_text(fill(page.read_text(encoding="utf8"), study, kept, times), encoding="utf8")
-        figure = picture(study, kept, times)
-        figure.savefig(DOCS / "second.png", dpi=100, metadata={"Software": None})
+        about = {"Software": None, "Description": headline(kept, times)}
+        picture(study, kept, times).savefig(DOCS / "second.png", dpi=100, metadata=about)
+        say(f"wrote {', '.join(str(page) for page in (*PAGES, DOCS / 'second.png'))}")
         return 0
     steps = list(enumerate(study.steps(kept), 1))
     if options.dry:
