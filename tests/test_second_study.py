@@ -164,11 +164,12 @@ def test_an_export_is_a_row_of_its_run(tmp_path: Path, monkeypatch: pytest.Monke
     study = replace(SMALL, questions={**STUDY.questions, "twelve": about})
     run_of(tmp_path / "outputs", "direct_3", 1, [0, 1, 2, 1], [0, 1, 2, 0])
     run_of(tmp_path / "outputs", "direct_3", 1, [0, 1, 2, 1], [0, 1, 2, 1], form="int8")
+    run_of(tmp_path / "outputs", "direct_3", 2, [0, 1, 2, 1], [0, 1, 2, 0])
     second.keep(study, tmp_path / "outputs", tmp_path)
     kept = second.read(tmp_path)
     assert kept.score("twelve", "direct_3 int8").mean == 100 and kept.score("twelve", "direct_3").mean == 75
     step = next(step for step in study.steps(kept) if step.words[1] == "student.layers=3" and len(step.words) == 4)
-    assert step.words[-2:] == ("export.int8=true", "seed=0,2")  # seed 1 has both
+    assert step.words[-2:] == ("export.int8=true", "seed=0,2")  # seed 1 has both, seed 2 no export
 
 
 def test_times_are_added_as_a_measurement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
