@@ -232,6 +232,13 @@ def test_the_runner_gets_the_steps_that_are_left(capsys: pytest.CaptureFixture[s
     assert not any("study/twelve student.layers=3 seed=0,1,2 " in line for line in printed)
 
 
+@pytest.mark.parametrize("what", ["keep", "measure"])
+def test_a_folder_that_is_not_there_is_refused(what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        second.main([what, "--outputs", str(tmp_path / "none")])
+    assert str(tmp_path / "none") in capsys.readouterr().err
+
+
 def test_the_picture_has_each_row_at_its_time_and_score() -> None:
     rights = {("labels_300", "direct"): 200, ("labels_1000", "direct"): 240, ("labels_1000", "teacher"): 300,
               ("labels_1000", "kd_raw int8"): 296, ("labels_8000", "direct"): 280}  # fmt: skip

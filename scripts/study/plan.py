@@ -1,6 +1,7 @@
 """The plan of the study: what is asked, by which commands, in which order, at what cost (plan.yaml)."""
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -59,7 +60,7 @@ class Step:
     @property
     def command(self) -> str:
         """What a person types."""
-        return " ".join(["kdbench -m", *self.words, f"dataset={self.dataset}"])
+        return f"kdbench -m {shlex.join([*self.words, f'dataset={self.dataset}'])}"
 
 
 @dataclass(frozen=True)

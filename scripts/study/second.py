@@ -443,6 +443,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--dry", action="store_true", help="print the commands and what they cost, and run none")
     options = parser.parse_args(argv)
     study, kept = load(), read()
+    if options.what in ("keep", "measure") and not options.outputs.is_dir():
+        parser.error(f"no such folder: {options.outputs}")
     if options.what == "keep":
         for line in keep(study, options.outputs) or ["nothing new"]:
             say(line)
