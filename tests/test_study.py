@@ -642,6 +642,23 @@ def test_the_runner_lets_its_runs_save_when_it_is_stopped(program: Path, tmp_pat
     assert program.read_text().splitlines()[1:] == ["saved"]  # and the next step was not begun
 
 
+def test_a_run_that_starts_while_the_runner_is_stopped_is_told_once(
+    program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, begin = runner(tmp_path / "outputs", "a=waits", "b=2"), run.subprocess.Popen
+
+    def stopped_meanwhile(*words: Any, **more: Any) -> Any:
+        process = begin(*words, **more)
+        while not program.exists():
+            time.sleep(1)
+        made.on_signal(signal.SIGTERM, None)
+        return process
+
+    monkeypatch.setattr(run.subprocess, "Popen", stopped_meanwhile)
+    assert made.run() == 128 + signal.SIGTERM
+    assert program.read_text().splitlines()[1:] == ["saved"]
+
+
 def test_a_question_without_runs_has_no_rows_and_no_picture(tmp_path: Path) -> None:
     made = rows.document(Plan({"pkd": {"number": 5}}, [PLAN.steps[0]], 1), "pkd", Finished(tmp_path))
     assert made == {"rows": [], "details": {}}

@@ -40,6 +40,8 @@ class Runner:
     deadline: float
     failed: list[int] = field(default_factory=list)
     stopped: int = 0  # exit code once it was asked to stop
+    asked: int = 0  # how often it was asked to stop, and how often the runs were told
+    told: int = 0
 
     def run(self) -> int:
         (self.outputs / "logs").mkdir(parents=True, exist_ok=True)
@@ -50,6 +52,8 @@ class Runner:
                     self._start(worker, *waiting.pop(0))
             if time.monotonic() > self.deadline and not self.stopped:
                 self._stop(TIME_IS_UP)
+            while self.told < self.asked:
+                self._tell()
             time.sleep(1)
         return self.stopped or (1 if self.failed else 0)
 
@@ -90,8 +94,13 @@ class Runner:
         self._stop(128 + number)
 
     def _stop(self, code: int) -> None:
-        """Let every run save and stop; a second signal reaches them again, and they stop at once."""
+        """Ask the loop to stop. It tells the runs, because a signal may come while one of them is being started."""
         self.stopped = self.stopped or code
+        self.asked += 1
+
+    def _tell(self) -> None:
+        """Let every run save and stop; if told again, they stop at once."""
+        self.told += 1
         for worker in self.workers:
             if worker.process is not None and worker.process.poll() is None:
                 worker.process.send_signal(signal.SIGTERM)
