@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,6 +49,10 @@ def echo() -> Stub:
     return stub(lambda text: Value(len(text) / 3))
 
 
+def never() -> None:
+    raise AssertionError("no other process makes this file")
+
+
 def table(out: Path) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = pyarrow.parquet.read_table(out).to_pydict()
     return found
@@ -55,9 +60,9 @@ def table(out: Path) -> dict[str, list[Any]]:
 
 def write(out: Path, says: Any, texts: Sequence[tuple[str, ...]]) -> dict[str, Any]:
     file = OutFile(out, {"x": "y"}, print)
-    with file.lock():
+    with file.alone(never):
         assert not file.found()
-        file.write(stub(says), iter(texts), len(texts), lambda texts, before: None)
+        file.write(stub(says), lambda: iter(texts), len(texts), lambda texts, before: None)
     return table(out) if out.suffix == ".parquet" else {}
 
 
@@ -186,18 +191,18 @@ def test_a_killed_command_resumes_and_the_file_is_the_same(tmp_path, monkeypatch
             raise KeyboardInterrupt
         return Value(len(text) / 3)
 
-    with file.lock(), pytest.raises(KeyboardInterrupt):
+    with file.alone(never), pytest.raises(KeyboardInterrupt):
         assert not file.found()
-        file.write(stub(dies), iter(texts), 23, lambda texts, before: None)
+        file.write(stub(dies), lambda: iter(texts), 23, lambda texts, before: None)
     assert not out.exists() and len(list(file.shards.glob("*.parquet"))) == 3
     (file.shards / "000001.parquet").write_bytes((file.shards / "000001.parquet").read_bytes()[:-1])
     damaged = bytearray((file.shards / "000000.parquet").read_bytes())
     damaged[40] ^= 1
     (file.shards / "000000.parquet").write_bytes(damaged)
-    with file.lock():
+    with file.alone(never):
         assert not file.found()
         seen: list[tuple[int, bool]] = []
-        file.write(stub(lambda text: Value(len(text) / 3)), iter(texts), 23, lambda *one: seen.append(one))
+        file.write(stub(lambda text: Value(len(text) / 3)), lambda: iter(texts), 23, lambda *one: seen.append(one))
     assert [one for one in seen if one[1]] == [(5, True)] and sum(texts for texts, _ in seen) >= 21
     assert out.read_bytes() == (tmp_path / f"whole.{ending}").read_bytes() and not file.shards.exists()
     assert said == []
@@ -209,11 +214,11 @@ def test_shards_of_another_model_are_not_used(tmp_path, monkeypatch):
     first = OutFile(tmp_path / "answers.csv", {"the model": "1", "the texts": "2"}, said.append)
     assert not first.found()
     with pytest.raises(UserError):
-        first.write(echo(), iter([("a",)]), 2, lambda texts, before: None)
-    (first.shards / "000000.parquet").write_bytes(out_file._shard(stub(lambda text: Value(9)), [("a",)]))
+        first.write(echo(), lambda: iter([("a",)]), 2, lambda texts, before: None)
+    (first.shards / "000000.parquet").write_bytes(out_file._content(stub(lambda text: Value(9)), [("a",)]))
     file = OutFile(tmp_path / "answers.csv", {"the model": "3", "the texts": "2"}, said.append)
     assert not file.found()
-    file.write(stub(lambda text: Value(1)), iter([("a",)]), 1, lambda texts, before: None)
+    file.write(stub(lambda text: Value(1)), lambda: iter([("a",)]), 1, lambda texts, before: None)
     assert (tmp_path / "answers.csv").read_text().splitlines()[1] == '"a",1'
     assert len(said) == 1 and said[0].startswith("the model changed since the answers in")
 
@@ -223,10 +228,10 @@ def test_a_file_that_appears_meanwhile_is_not_overwritten(tmp_path):
     assert not file.found()
     file.out.write_text("mine")
     with refused(Code.WOULD_OVERWRITE, file.out, kind=UserError):
-        file.write(echo(), iter([("a",)]), 1, lambda texts, before: None)
+        file.write(echo(), lambda: iter([("a",)]), 1, lambda texts, before: None)
     assert file.out.read_text() == "mine"
     with refused(Code.CHANGED_DATA, kind=UserError):
-        file.write(echo(), iter([("a",)]), 2, lambda texts, before: None)
+        file.write(echo(), lambda: iter([("a",)]), 2, lambda texts, before: None)
 
 
 def test_sigkill_at_random_moments(run, asked, monkeypatch, tmp_path):
@@ -251,6 +256,82 @@ def test_sigkill_at_random_moments(run, asked, monkeypatch, tmp_path):
     assert ends.count(0) == 2 and signal.SIGKILL in ends
     whole, killed = ((tmp_path / name / "answers.parquet").read_bytes() for name in ("whole", "killed"))
     assert whole == killed and sorted(os.listdir(tmp_path / "killed")) == sorted(os.listdir(tmp_path / "whole"))
+
+
+def process(out: Path, texts: Sequence[str], log: Path, seconds: float, asked: str = "y") -> int:
+    """Fork a process that makes the file, or helps; each text takes it some time, and it logs those it has answered."""
+
+    def says(text: str) -> Value:
+        if text in texts:  # else it is asked for the kind of its answers
+            log.with_suffix(".begun").touch()
+            time.sleep(seconds)
+            with log.open("a") as file:
+                file.write(f"{text}\n")
+        return Value(len(text) / 3)
+
+    def work() -> None:
+        file = OutFile(out, {"x": asked}, print)
+
+        def rows() -> Any:
+            return iter([(text,) for text in texts])
+
+        def told(count: int, before: bool) -> None: ...
+
+        def help_others() -> None:
+            log.with_suffix(".helped").touch()
+            file.share(stub(says), rows(), told)
+
+        with file.alone(help_others):
+            if not file.found():
+                file.write(stub(says), rows, len(texts), told)
+
+    return forked(work)
+
+
+def test_processes_that_write_one_file_share_its_rows(tmp_path, monkeypatch):
+    """Each row is answered once, by the process that came first or by one that helps it."""
+    monkeypatch.setattr(out_file, "SHARD", 3)
+    monkeypatch.setattr(out_file, "_ASKED_AGAIN", 0.01)
+    texts = [f"text {number}" for number in range(60)]
+    write(tmp_path / "alone.csv", lambda text: Value(len(text) / 3), [(text,) for text in texts])
+    out, logs = tmp_path / "answers.csv", [tmp_path / f"{name}.log" for name in "abc"]
+    processes = [process(out, texts, log, 0.01) for log in logs]
+    assert [os.waitpid(one, 0)[1] for one in processes] == [0, 0, 0]
+    answered = [log.read_text().splitlines() for log in logs]
+    assert sorted(text for one in answered for text in one) == sorted(texts) and all(answered)
+    assert len(list(tmp_path.glob("*.helped"))) == 2
+    assert out.read_bytes() == (tmp_path / "alone.csv").read_bytes()
+    assert not list(tmp_path.glob(".answers.csv.*shards*"))
+
+
+def test_what_a_killed_process_was_answering_is_answered_by_another(tmp_path, monkeypatch):
+    monkeypatch.setattr(out_file, "SHARD", 3)
+    monkeypatch.setattr(out_file, "_ASKED_AGAIN", 0.01)
+    texts = [f"text {number}" for number in range(30)]
+    write(tmp_path / "alone.csv", lambda text: Value(len(text) / 3), [(text,) for text in texts])
+    for killed in ("first", "second"):
+        out = tmp_path / killed / "answers.csv"
+        out.parent.mkdir()
+        processes = {}
+        for name in ("first", "second"):
+            log = out.with_name(f"{name}.log")
+            processes[name] = process(out, texts, log, 60.0 if name == killed else 0.03)
+            while not log.with_suffix(".begun").exists():
+                time.sleep(0.001)
+        os.kill(processes[killed], signal.SIGKILL)
+        ends = {name: os.waitpid(number, 0)[1] for name, number in processes.items()}
+        assert ends.pop(killed) == signal.SIGKILL and set(ends.values()) == {0}
+        assert out.read_bytes() == (tmp_path / "alone.csv").read_bytes()
+
+
+def test_another_models_process_waits_and_writes_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(out_file, "SHARD", 3)
+    monkeypatch.setattr(out_file, "_ASKED_AGAIN", 0.01)
+    texts = [f"text {number}" for number in range(9)]
+    out, logs = tmp_path / "answers.csv", [tmp_path / "a.log", tmp_path / "b.log"]
+    processes = [process(out, texts, log, 0.01, asked) for log, asked in zip(logs, "yz", strict=True)]
+    assert [os.waitpid(one, 0)[1] for one in processes] == [0, 0]
+    assert [log.read_text().splitlines() for log in logs] == [texts, texts] and not list(tmp_path.glob("*.helped"))
 
 
 def test_what_is_refused_writes_nothing(run, asked, capsys, tmp_path):

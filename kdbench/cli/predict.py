@@ -3,13 +3,13 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdbench.cli import texts_file
 from kdbench.console import command, obey, quiet_libraries, sayer, text_bar
-from kdbench.data.raw import is_blank
+from kdbench.data.raw import Row, is_blank
 from kdbench.errors import Code, UserError
 from kdbench.inference.forms import graph_file
 from kdbench.tasks import kind
@@ -158,13 +158,22 @@ def _answer_into_file(options: argparse.Namespace, classifier: "Classifier") -> 
         asked = {"the model": model_digest(options.model), "the texts": texts_file.digest(path, classifier.dataset)}
         asked["--min-confidence"] = str(options.min_confidence)
         answers = OutFile(options.out, asked, say)
-        with answers.lock():
+
+        def rows() -> Iterator[Row]:
+            return texts_file.texts(path, classifier.dataset)
+
+        def help_others() -> None:
+            say(f"another process writes {options.out}: its work is shared")
+            with text_bar("kdbench-predict", None, not options.quiet) as told:
+                answers.share(classifier, rows(), told)
+
+        with answers.alone(help_others):
             if answers.found():
                 say("found: neither the model nor the texts have changed since it was written")
             else:
                 total = texts_file.count(path, classifier.dataset, options.quiet)
                 with text_bar("kdbench-predict", total.rows, not options.quiet) as told:
-                    answers.write(classifier, texts_file.texts(path, classifier.dataset), total.rows, told)
+                    answers.write(classifier, rows, total.rows, told)
                 say(f"{total.rows:,} rows, {total.blank:,} of them blank, which have empty answers")
     print(options.out)
     return 0

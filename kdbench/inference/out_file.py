@@ -1,14 +1,19 @@
 """Write the answers to a file of any size to one file, which appears whole or not at all. A killed command resumes.
 
-While `answers.parquet` is made, `.answers.parquet.shards/` has the answers to SHARD rows in each file, and
+While `answers.parquet` is made, `.answers.parquet.shards/<digest>/` has the answers to SHARD rows in each file, and
 `.answers.parquet.plan.json` the digests of the model and of the texts. Afterwards `.answers.parquet.json` has these and
 that of the answers.
+
+Processes on one or more machines may make the same file. One of them holds the lock of the file. The others answer
+shards too, each of which has a lock of its own, and then wait until the file is there.
 """
 
 import glob
+import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -17,15 +22,17 @@ from typing import IO, Any, get_type_hints
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
+from filelock import Timeout
 
 from kdbench.data.raw import Row, is_blank
 from kdbench.errors import Code, UserError
 from kdbench.inference.classifier import Classifier
 from kdbench.storage import files as store
-from kdbench.storage.cache import locked_hidden
+from kdbench.storage.cache import locked, locked_hidden
 
 SHARD = 4000  # rows: sorted by length they have hardly any padding, and few are lost if the command is killed
 _JOINED = 16  # shards that are in memory at a time
+_ASKED_AGAIN = 1.0  # seconds after which a process that waits looks whether it can help
 _PREFIX = {"probabilities": "probability", "scores": "score"}  # of a column for each label, by the answer's field
 _TYPES: dict[Any, Any] = {
     str: pa.string(), int: pa.int64(), float: pa.float32(), list[str]: pa.list_(pa.string()),
@@ -36,20 +43,41 @@ class OutFile:
     """The file of answers to come, or that is there already.
 
     `asked` identifies the answers: a digest for each thing that they depend on, by its name in messages. `say` gets
-    messages. The caller must hold `lock`, and ask `found` before it calls `write`.
+    messages. The caller must be in `alone`, and ask `found` before it calls `write`.
     """
 
     def __init__(self, out: Path, asked: dict[str, str], say: Callable[[str], None]) -> None:
         self.out, self.asked = out, asked
         self.record = out.with_name(f".{out.name}.json")
-        self.shards = out.with_name(f".{out.name}.shards")
+        self.all_shards = out.with_name(f".{out.name}.shards")  # also those of another model that was killed
+        self.shards = self.all_shards / hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]
         self.plan = out.with_name(f".{out.name}.plan.json")
         self.say = say
         self.replaces = self.resumes = False
 
-    def lock(self) -> Any:
-        """Return a context in which no other process makes this file."""
-        return locked_hidden(self.out)
+    @contextmanager
+    def alone(self, help_others: Callable[[], None]) -> Iterator[None]:
+        """Hold the lock of the file within the block.
+
+        If another process holds it, and makes the same answers, `help_others` is called once; it should call `share`.
+        """
+        with ExitStack() as held:
+            while True:
+                try:
+                    held.enter_context(locked_hidden(self.out, _ASKED_AGAIN))
+                    break
+                except Timeout:
+                    if self._is_being_made():
+                        help_others()
+                        held.enter_context(locked_hidden(self.out))
+                        break
+            yield
+
+    def _shard(self, number: int) -> Path:
+        return self.shards / f"{number:06d}.parquet"
+
+    def _is_being_made(self) -> bool:
+        return _value(self.plan) == self.asked
 
     def found(self) -> bool:
         """Return whether the file is complete, from the same model and texts. Raises UserError if it is another's."""
@@ -63,7 +91,7 @@ class OutFile:
         if written is not None:
             self._say_changed(written, f"{self.out} was written")
         elif plan is not None and not self.resumes:
-            self._say_changed(plan, f"the answers in {self.shards} were computed")
+            self._say_changed(plan, f"the answers in {self.all_shards} were computed")
         return False
 
     def _say_changed(self, before: dict[str, str], when: str) -> None:
@@ -76,10 +104,40 @@ class OutFile:
             f"--out {self.out}: exists, and is not what kdbench-predict wrote. Name another file, or remove this one",
         )
 
-    def write(self, classifier: Classifier, rows: Iterator[Row], count: int, told: Callable[[int, bool], None]) -> None:
-        """Write the answers to all rows, of which there are `count`.
+    def write(
+        self, classifier: Classifier, rows: Callable[[], Iterator[Row]], count: int, told: Callable[[int, bool], None]
+    ) -> None:
+        """Write the answers to all rows, of which there are `count`. `rows` starts anew with each call.
 
         `told` gets the number of rows that are done, and whether they were before. Raises StoreError, UserError.
+        """
+        if not self.resumes:
+            store.remove(self.all_shards)
+            store.write_record(self.plan, self.asked)
+        total, others = self.share(classifier, rows(), told)
+        if others:
+            self.share(classifier, rows(), told, others)
+        if total != count:
+            raise UserError(
+                Code.CHANGED_DATA, f"--file changed while it was read: {count} rows, then {total}. Try again"
+            )
+        staged = self.shards / self.out.name
+        with store.explained(staged), staged.open("wb") as file:
+            _join([self._shard(number) for number in range(-(-total // SHARD))], file, self.out.suffix)
+        if not self.replaces and self.out.exists() and store.sha256_of(self.out) != store.sha256_of(staged):
+            raise self._not_ours()
+        store.publish(staged, self.out)
+        store.write_record(self.record, self.asked, [self.out])
+        self._tidy()
+
+    def share(
+        self, classifier: Classifier, rows: Iterator[Row], told: Callable[[int, bool], None],
+        waited_for: Container[int] | None = None,
+    ) -> tuple[int, set[int]]:  # fmt: skip
+        """Answer the shards that no process has answered or is answering.
+
+        `waited_for`: only these shards, once no other process answers them. Returns the number of rows, and the shards
+        that others are answering. Ends early if the file is no longer made. Raises StoreError.
         """
 
         def counting(batch: Any, step: int) -> Any:
@@ -87,36 +145,28 @@ class OutFile:
             told(len(batch["ids"]), False)
             return outputs
 
-        if not self.resumes:
-            store.remove(self.shards)
-            store.write_record(self.plan, self.asked)
         counted = replace(classifier, predict=counting)
-        shards: list[Path] = []
-        total = 0
-        while part := list(islice(rows, SHARD)):
-            shard = self.shards / f"{len(shards):06d}.parquet"
-            if _is_whole(shard, len(part)):
-                told(len(part), True)
-            else:
-                store.write_bytes(shard, _shard(counted, part))
-            shards.append(shard)
+        total, others = 0, set()
+        for number, part in enumerate(_parts(rows)):
             total += len(part)
-        if total != count:
-            raise UserError(
-                Code.CHANGED_DATA, f"--file changed while it was read: {count} rows, then {total}. Try again"
-            )
-        staged = self.shards / self.out.name
-        with store.explained(staged), staged.open("wb") as file:
-            _join(shards, file, self.out.suffix)
-        if not self.replaces and self.out.exists() and store.sha256_of(self.out) != store.sha256_of(staged):
-            raise self._not_ours()
-        store.publish(staged, self.out)
-        store.write_record(self.record, self.asked, [self.out])
-        self._tidy()
+            if waited_for is not None and number not in waited_for:
+                continue
+            if not self._is_being_made():
+                break
+            shard = self._shard(number)
+            try:
+                with locked(shard, 0 if waited_for is None else -1):
+                    if _is_whole(shard, len(part)):
+                        told(len(part), True)
+                    elif self._is_being_made():  # else the shards were removed just now
+                        store.write_bytes(shard, _content(counted, part))
+            except Timeout:
+                others.add(number)
+        return total, others
 
     def _tidy(self) -> None:
         of_killed = self.out.parent.glob(f"..{glob.escape(self.out.name)}.*.part")
-        for path in (self.shards, self.plan, *of_killed):
+        for path in (self.plan, self.all_shards, *of_killed):  # without a plan, no other process begins a shard
             store.remove(path)
 
 
@@ -126,6 +176,11 @@ def _value(record: Path, verified: bool = False) -> dict[str, str] | None:
         return store.verify(record) if verified else store.read_record(record)
     except store.Damaged:
         return None
+
+
+def _parts(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    while part := list(islice(rows, SHARD)):
+        yield part
 
 
 def _is_whole(shard: Path, rows: int) -> bool:
@@ -138,7 +193,7 @@ def _is_whole(shard: Path, rows: int) -> bool:
 # --- from answers to columns
 
 
-def _shard(classifier: Classifier, rows: Sequence[Row]) -> bytes:
+def _content(classifier: Classifier, rows: Sequence[Row]) -> bytes:
     """Return a Parquet file with the rows and their answers, which are null for a blank row."""
     blank = [is_blank(row) for row in rows]
     texts = list(zip(*(row for row, empty in zip(rows, blank, strict=True) if not empty), strict=True))

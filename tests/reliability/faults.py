@@ -67,7 +67,10 @@ class Disk:
         return inode
 
     def mine(self, path: Any) -> bool:
-        return isinstance(path, str | os.PathLike) and Path(path).absolute().is_relative_to(self.root)
+        """Return whether the path is below the root; a lock is no file of it, as it has no content."""
+        if not isinstance(path, str | os.PathLike) or str(path).endswith(".lock"):
+            return False
+        return Path(path).absolute().is_relative_to(self.root)
 
     def place(self, path: Any) -> tuple[int, str]:
         parts = Path(path).absolute().relative_to(self.root).parts
