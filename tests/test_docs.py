@@ -433,7 +433,7 @@ def test_export_predict_and_label_lines_run(configure, execute, tmp_path, monkey
     run = execute(configure("method=logit_kd", *SHORT))["folder"]
     monkeypatch.chdir(tmp_path)
     Path("texts.txt").write_text("an apple\n")
-    for name in ("million.csv", "pool.csv"):
+    for name in ("million.csv", "pool.csv", "raw.csv", "texts.csv"):
         Path(name).write_text("text\nan apple\n")
     mains = {"kdbench-export": export_command.main, "kdbench-predict": predict.main, "kdbench-label": label.main}
     elsewhere = {"--push", "--demo", "--best-int8"}  # need a network, or a model that is better than by chance

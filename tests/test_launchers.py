@@ -52,6 +52,30 @@ def test_a_sweep_elsewhere_shares_one_teacher_and_one_cache_and_tells_every_fail
     assert not list((outputs / ".sweeps").iterdir())
 
 
+@pytest.mark.slow
+def test_tasks_of_ray_share_the_rows_of_one_file(finetuned, tmp_path):
+    """As docs/cluster.md says."""
+    ray = pytest.importorskip("ray")
+    texts = tmp_path / "texts.txt"
+    texts.write_text("".join(f"the {'old ' * (row % 9)}pear near a lake\n" for row in range(30_000)))
+    predict = [str(Path(sys.executable).with_name("kdbench-predict")), finetuned, "--file", str(texts), "--out"]
+    ray.init(num_cpus=2, include_dashboard=False)
+    try:
+
+        @ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
+        def answer() -> tuple[int, str]:
+            done = subprocess.run([*predict, str(tmp_path / "answers.csv")], capture_output=True, text=True)
+            return done.returncode, done.stderr
+
+        ends = ray.get([answer.remote() for _ in range(2)])
+    finally:
+        ray.shutdown()
+    assert [code for code, _ in ends] == [0, 0], ends
+    assert sum("its work is shared" in said for _, said in ends) == 1
+    subprocess.run([*predict, str(tmp_path / "alone.csv")], check=True)
+    assert (tmp_path / "answers.csv").read_bytes() == (tmp_path / "alone.csv").read_bytes()
+
+
 def test_a_launcher_that_is_not_installed_is_refused_with_its_extra(monkeypatch):
     monkeypatch.setattr("kdbench.cli.hydra_keys.find_spec", lambda package: None)
     (fault,) = cli.refuse(["-m", "hydra/launcher=slurm", "seed=0,1"])

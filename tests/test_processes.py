@@ -11,8 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -24,11 +23,11 @@ from safetensors.torch import load_file
 
 from kdbench.cli import main as cli
 from kdbench.storage.results import read_result
+from tests.hosts import LOCAL, ended, finished, on_host, two_hosts
 from tests.reliability.forks import forked
 
 ROOT = Path(__file__).parents[1]
 METHODS = sorted(path.stem for path in (ROOT / "kdbench/methods").glob("*.py") if path.stem[0] != "_")
-LOCAL = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "ACCELERATE_USE_CPU": "true"}
 Run = Callable[..., subprocess.Popen[str]]
 
 
@@ -62,18 +61,6 @@ def start(words) -> Run:
         )  # fmt: skip
 
     return begin
-
-
-def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    """Exit code, stdout, stderr."""
-    out, err = process.communicate(timeout=600)
-    return process.returncode, out, err
-
-
-def finished(process: subprocess.Popen[str]) -> str:
-    code, out, err = ended(process)
-    assert code == 0, err[-3000:]
-    return out
 
 
 def result_of(outputs: Path, method: str) -> Path:
@@ -118,48 +105,14 @@ def by_fork(start, words, outputs: Path, *overrides: str) -> str:
     return said.read_text()
 
 
-def on_host(number: int, *command: str) -> subprocess.Popen[str]:
-    """Begin a command on one of two hosts: its own network, host name and process numbers, the same files."""
-    name = f"kdbench{number}"
-    host = ["unshare", "--uts", "--pid", "--fork", "--kill-child", "sh", "-c", f'hostname {name}; exec "$@"', name]
-    environment = os.environ | LOCAL | {"GLOO_SOCKET_IFNAME": "eth0"}
-    return subprocess.Popen(
-        ["ip", "netns", "exec", name, *host, sys.executable, "-m", *command],
-        cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-
-
-@contextmanager
-def two_hosts() -> Iterator[None]:
-    """Two network namespaces with a cable between them."""
-    if os.geteuid() or shutil.which("ip") is None:
-        pytest.skip("namespaces need root and iproute2")
-
-    def ip(words: str) -> None:
-        subprocess.run(["ip", *words.split()], check=True)
-
-    ip("netns add kdbench1")
-    try:
-        ip("netns add kdbench2")
-        ip("link add eth0 netns kdbench1 type veth peer name eth0 netns kdbench2")
-        for number in (1, 2):
-            ip(f"-n kdbench{number} addr add 10.77.0.{number}/24 dev eth0")
-            ip(f"-n kdbench{number} link set eth0 up")
-            ip(f"-n kdbench{number} link set lo up")
-        yield
-    finally:
-        for number in (1, 2):
-            subprocess.run(["ip", "netns", "delete", f"kdbench{number}"], check=False)
-
-
 def by_hosts(start, words, outputs: Path, *overrides: str) -> str:
     """torchrun on two hosts that share a folder."""
     meeting = ["--rdzv-backend=c10d", "--rdzv-endpoint=10.77.0.1:29500", "--rdzv-id=kdbench"]
-    launcher = ["torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", *meeting]
+    launcher = ["-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", *meeting]
 
     def host(number: int) -> subprocess.Popen[str]:
         own = [f"--local-addr=10.77.0.{number}", f"--rdzv-conf=is_host={int(number == 1)}"]  # no server knows the names
-        return on_host(number, *launcher, *own, "-m", "kdbench", *words(outputs, *overrides))
+        return on_host(number, [*launcher, *own, "-m", "kdbench", *words(outputs, *overrides)])
 
     with two_hosts():
         hosts = [host(1), host(2)]
@@ -236,21 +189,3 @@ def test_one_is_killed_then_the_other_ends_with_a_message_and_the_same_command_g
     assert "resumes at step 33" in finished(start(broken, *short))
     a, b = (weights(result_of(folder, "finetune")) for folder in (unbroken, broken))
     assert all(torch.equal(a[name], b[name]) for name in a)
-
-
-@pytest.mark.slow
-def test_a_host_that_dies_leaves_its_run_to_another(words, tmp_path):
-    outputs = tmp_path / "shared"
-    command = words(outputs, "method=finetune", "student=full", "schedule.steps=400", "checkpoint_every=20")
-    with two_hosts():
-        first = on_host(1, "kdbench", *command)
-        while not list(outputs.rglob("checkpoint-*/MANIFEST.json")):
-            assert first.poll() is None
-            time.sleep(0.1)
-        second = on_host(2, "kdbench", *command)
-        time.sleep(5)
-        assert second.poll() is None and not list(outputs.rglob("results.json"))  # it waits for the first
-        first.kill()
-        ended(first)
-        assert "resumes at step" in finished(second)
-    assert len(list(outputs.rglob("results.json"))) == 1

@@ -145,7 +145,7 @@ def _check_out(options: argparse.Namespace) -> None:
         raise UserError(Code.CONFLICTING_OPTIONS, "--out needs --file: the answers to a --text are printed")
     if options.json:
         raise UserError(Code.CONFLICTING_OPTIONS, "--out excludes --json: use --out answers.jsonl for JSON")
-    if options.out.suffix not in OUT or options.out.is_dir():
+    if options.out.suffix not in OUT:  # whether it exists is asked under its lock: NFS may keep the answer for a minute
         raise UserError(Code.OUT_OF_RANGE, f"--out {options.out}: must be a file that ends in {', '.join(OUT)}")
 
 

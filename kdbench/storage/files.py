@@ -297,7 +297,8 @@ def remove(path: Path) -> None:
     """Remove a folder or file if it exists."""
     with explained(path):
         if path.is_dir():
-            shutil.rmtree(path)
+            with suppress(FileNotFoundError):  # another host has removed it, and this one did not know yet
+                shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
 

@@ -140,9 +140,14 @@ def _load(path: Path, module: nn.Module, optimizer: Optimizer) -> State:
     if not isinstance(named, str if progress.best_step else NoneType):
         raise ValueError(f"{_STATE} names {named} as its best weights")
     best = None if named is None else _load_best(path.with_name(_best_name(progress)), named, module)
-    module.load_state_dict(load_file(path / _WEIGHTS))
-    _load_optimizer(optimizer, load_file(path / "optimizer.safetensors"))
+    module.load_state_dict(_read(path / _WEIGHTS))
+    _load_optimizer(optimizer, _read(path / "optimizer.safetensors"))
     return State(progress, best, rest["lines"], passes)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """Read tensors into memory. On NFS, the folder of a file that is still mapped cannot be removed."""
+    return {name: mapped.clone() for name, mapped in load_file(path).items()}
 
 
 def _typed(given: dict[str, Any]) -> Progress:
@@ -159,7 +164,7 @@ def _load_best(folder: Path, expected: str, module: nn.Module) -> Best:
     store.verify(manifest)
     if (found := store.sha256_of(manifest)) != expected:
         raise store.Damaged(manifest, f"SHA-256 {expected}", found)
-    weights = load_file(folder / _WEIGHTS)
+    weights = _read(folder / _WEIGHTS)
     if {name: one.shape for name, one in weights.items()} != {n: one.shape for n, one in module.state_dict().items()}:
         raise ValueError(f"{folder.name} has other tensors than the module")
     return Best(weights, expected)

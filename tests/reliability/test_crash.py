@@ -81,6 +81,14 @@ def read_back(folder: Path, stage: Stage) -> int:
     return step
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux lists what a process has mapped")
+def test_no_file_of_a_checkpoint_stays_mapped(tmp_path):
+    """On NFS, its folder could not be removed: a mapped file is not removed there, but gets another name."""
+    saved(tmp_path)
+    state = checkpoint.restore(tmp_path, READER.module, READER.optimizer)
+    assert state.best and str(tmp_path) not in Path("/proc/self/maps").read_text()
+
+
 def test_a_death_at_each_operation_of_a_save_leaves_a_whole_checkpoint(tmp_path, capsys):
     counts = {OLD: 0, NEW: 0}
     for k in range(1, 1000):
