@@ -216,10 +216,17 @@ def test_shards_of_another_model_are_not_used(tmp_path, monkeypatch):
     with pytest.raises(UserError):
         first.write(echo(), lambda: iter([("a",)]), 2, lambda texts, before: None)
     (first.shards / "000000.parquet").write_bytes(out_file._content(stub(lambda text: Value(9)), [("a",)]))
+    late = out_file._content(stub(lambda text: Value(9)), [("b",)])
+
+    def says(text: str) -> Value:
+        first.shards.mkdir(parents=True, exist_ok=True)
+        (first.shards / "000001.parquet").write_bytes(late)  # by a process that helped the first one
+        return Value(1)
+
     file = OutFile(tmp_path / "answers.csv", {"the model": "3", "the texts": "2"}, said.append)
     assert not file.found()
-    file.write(stub(lambda text: Value(1)), lambda: iter([("a",)]), 1, lambda texts, before: None)
-    assert (tmp_path / "answers.csv").read_text().splitlines()[1] == '"a",1'
+    file.write(stub(says), lambda: iter([("a",), ("b",)]), 2, lambda texts, before: None)
+    assert (tmp_path / "answers.csv").read_text().splitlines()[1:] == ['"a",1', '"b",1']
     assert len(said) == 1 and said[0].startswith("the model changed since the answers in")
 
 
@@ -318,6 +325,9 @@ def test_what_a_killed_process_was_answering_is_answered_by_another(tmp_path, mo
             processes[name] = process(out, texts, log, 60.0 if name == killed else 0.03)
             while not log.with_suffix(".begun").exists():
                 time.sleep(0.001)
+        other = out.with_name("second.log" if killed == "first" else "first.log")
+        while not other.exists() or len(other.read_text().splitlines()) < len(texts) - 3:  # it waits for the last three
+            time.sleep(0.01)
         os.kill(processes[killed], signal.SIGKILL)
         ends = {name: os.waitpid(number, 0)[1] for name, number in processes.items()}
         assert ends.pop(killed) == signal.SIGKILL and set(ends.values()) == {0}
