@@ -241,14 +241,14 @@ def test_a_folder_that_is_not_there_is_refused(what: str, tmp_path: Path, capsys
 
 def test_the_picture_has_each_row_at_its_time_and_score() -> None:
     rights = {("labels_300", "direct"): 200, ("labels_1000", "direct"): 240, ("labels_1000", "teacher"): 300,
-              ("labels_1000", "kd_raw int8"): 296, ("labels_8000", "direct"): 280}  # fmt: skip
+              ("labels_1000", "kd_raw_base int8"): 296, ("labels_8000", "direct"): 280}  # fmt: skip
     every = [
         {"question": question, "row": row, "seed": 0, "answers": "1" * right + "0" * (TEXTS - right)}
         for (question, row), right in rights.items()
     ]
     labels = [{"question": of, "row": second.LABELS, "seed": 0, "answers": "1" * TEXTS} for of, _ in rights]
     times = [{"question": "labels_1000", "row": row, "batch_1_ms": ms}
-             for row, ms in (("direct", 5.0), ("direct", 7.0), ("teacher", 12.0), ("kd_raw int8", 3.0))]  # fmt: skip
+             for row, ms in (("direct", 5.0), ("direct", 7.0), ("teacher", 12.0), ("kd_raw_base int8", 3.0))]  # fmt: skip
 
     def drawn(lines: list[dict[str, Any]]) -> list[list[Any]]:
         return [

@@ -357,7 +357,7 @@ HEADLINE = {  # rows with 1,000 labels -> their names in the README
     "direct": "3 layers, fine-tuned directly",
     "direct_short": "the same, 320 updates",
     "kd_raw": "3 layers taught by the 6 layers",
-    "kd_raw int8": "the same, int8",
+    "kd": "the same, without raw texts",
     "kd_raw_base": "3 layers taught by 12 layers",
     "kd_raw_base int8": "the same, int8",
     "teacher": "teacher, 6 layers",
