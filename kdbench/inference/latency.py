@@ -49,7 +49,7 @@ def together(runs: Runs) -> dict[Path, dict[str, Any]]:
             for folder, result in results.items()}  # fmt: skip
     conditions = {key: next(iter(results.values()))["latency"][key] for key in ("device", "threads")}
     torch.set_num_threads(conditions["threads"])
-    log.info("measuring the latency of the models in turns (%d models, %d different shapes)", len(results), len(first))
+    log.info("measuring the latency of the models in turns (models: %d, shapes: %d)", len(results), len(first))
     calls = {
         (folder, speed): call
         for folder in first.values()
