@@ -62,12 +62,12 @@ def test_tasks_of_ray_share_the_rows_of_one_file(finetuned, tmp_path):
     ray.init(num_cpus=2, include_dashboard=False)
     try:
 
-        @ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
         def answer() -> tuple[int, str]:
             done = subprocess.run([*predict, str(tmp_path / "answers.csv")], capture_output=True, text=True)
             return done.returncode, done.stderr
 
-        ends = ray.get([answer.remote() for _ in range(2)])
+        task = ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(answer)
+        ends = ray.get([task.remote() for _ in range(2)])
     finally:
         ray.shutdown()
     assert [code for code, _ in ends] == [0, 0], ends
