@@ -5,6 +5,7 @@ The folder is the same for both, or a mount of it in each, whose caches are thos
 
 import random
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -41,12 +42,16 @@ def command(command_line, shared) -> list[str]:
     return ["-m", "kdbench", *command_line(*long, f"outputs={shared / 'outputs'}", f"cache_dir={shared / 'cache'}")]
 
 
+def wait_for_a_checkpoint(shared: Path, process: subprocess.Popen[str]) -> None:
+    while not list(shared.rglob("checkpoint-*/MANIFEST.json")):
+        assert process.poll() is None
+        time.sleep(0.1)
+
+
 def test_a_host_that_dies_leaves_its_run_to_another(command, shared, server):
     with two_hosts():
         first = on_host(1, command, server)
-        while not list(shared.rglob("checkpoint-*/MANIFEST.json")):
-            assert first.poll() is None
-            time.sleep(0.1)
+        wait_for_a_checkpoint(shared, first)
         second = on_host(2, command, server)
         time.sleep(5)
         assert second.poll() is None and not list(shared.rglob("results.json"))  # it waits for the first
@@ -59,9 +64,7 @@ def test_a_host_that_dies_leaves_its_run_to_another(command, shared, server):
 def test_a_run_that_another_host_has_finished_is_found(command, shared, server):
     with two_hosts():
         first = on_host(1, command, server)
-        while not list(shared.rglob("checkpoint-*/MANIFEST.json")):
-            assert first.poll() is None
-            time.sleep(0.1)
+        wait_for_a_checkpoint(shared, first)
         second = on_host(2, command, server)
         assert "stage training" in finished(first)
         assert "stage training" not in finished(second)
@@ -78,5 +81,6 @@ def test_two_hosts_answer_the_rows_of_one_file(finetuned, shared, server, monkey
         hosts = [on_host(number, words, server) for number in (1, 2)]
         said = [ended(host) for host in hosts]
     assert [code for code, _, _ in said] == [0, 0], "".join(err for _, _, err in said)
-    assert sum("its work is shared" in err for _, _, err in said) == 1
+    helped = sum("its work is shared" in err for _, _, err in said)
+    assert helped == 1 or (server and not helped)  # a mount may learn of the work only when it is done
     assert out.read_bytes() == alone.read_bytes() and not list(shared.glob(".*shards*"))

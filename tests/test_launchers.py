@@ -57,7 +57,7 @@ def test_tasks_of_ray_share_the_rows_of_one_file(finetuned, tmp_path):
     """As docs/cluster.md says."""
     ray = pytest.importorskip("ray")
     texts = tmp_path / "texts.txt"
-    texts.write_text("".join(f"the {'old ' * (row % 9)}pear near a lake\n" for row in range(30_000)))
+    texts.write_text("".join(f"the {'old ' * (row % 9)}pear near a lake\n" for row in range(100_000)))
     predict = [str(Path(sys.executable).with_name("kdbench-predict")), finetuned, "--file", str(texts), "--out"]
     ray.init(num_cpus=2, include_dashboard=False)
     try:

@@ -7,7 +7,7 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -230,6 +230,40 @@ def test_shards_of_another_model_are_not_used(tmp_path, monkeypatch):
     assert len(said) == 1 and said[0].startswith("the model changed since the answers in")
 
 
+def test_a_shard_of_other_texts_is_not_used(tmp_path, monkeypatch):
+    """The file may be replaced while processes that share it begin."""
+    monkeypatch.setattr(out_file, "SHARD", 1)
+    file = OutFile(tmp_path / "answers.csv", {"x": "y"}, print)
+    assert not file.found()
+    file.shards.mkdir(parents=True)
+
+    def says(text: str) -> Value:
+        (file.shards / "000001.parquet").write_bytes(out_file._content(stub(lambda text: Value(9)), [("new b",)]))
+        return Value(1)
+
+    file.write(stub(says), lambda: iter([("a",), ("b",)]), 2, lambda texts, before: None)
+    assert (tmp_path / "answers.csv").read_text().splitlines()[1:] == ['"a",1', '"b",1']
+
+
+def test_a_plan_that_is_removed_meanwhile_is_told(tmp_path):
+    file = OutFile(tmp_path / "answers.csv", {"x": "y"}, print)
+    assert not file.found()
+
+    def says(text: str) -> Value:
+        file.plan.unlink(missing_ok=True)
+        return Value(1)
+
+    with refused(Code.CHANGED_DATA, file.plan.name, kind=UserError):
+        file.write(stub(says), lambda: iter([("a",)]), 1, lambda texts, before: None)
+
+
+def test_a_folder_of_that_name_is_not_overwritten(tmp_path):
+    file = OutFile(tmp_path / "answers.csv", {"x": "y"}, print)
+    file.out.mkdir()
+    with refused(Code.WOULD_OVERWRITE, file.out, kind=UserError):
+        file.found()
+
+
 def test_a_file_that_appears_meanwhile_is_not_overwritten(tmp_path):
     file = OutFile(tmp_path / "answers.csv", {"x": "y"}, print)
     assert not file.found()
@@ -265,12 +299,31 @@ def test_sigkill_at_random_moments(run, asked, monkeypatch, tmp_path):
     assert whole == killed and sorted(os.listdir(tmp_path / "killed")) == sorted(os.listdir(tmp_path / "whole"))
 
 
-def process(out: Path, texts: Sequence[str], log: Path, seconds: float, asked: str = "y") -> int:
-    """Fork a process that makes the file, or helps; each text takes it some time, and it logs those it has answered."""
+def until(holds: Callable[[], bool]) -> None:
+    """Wait for it, a minute at most."""
+    end = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+def process(
+    out: Path,
+    texts: Sequence[str],
+    log: Path,
+    seconds: float,
+    asked: str = "y",
+    ready: Callable[[], bool] = lambda: True,
+) -> int:
+    """Fork a process that makes the file, or helps; each text takes it some time, and it logs those it has answered.
+
+    With the first text in hand, it waits until it is `ready`.
+    """
 
     def says(text: str) -> Value:
         if text in texts:  # else it is asked for the kind of its answers
             log.with_suffix(".begun").touch()
+            until(ready)
             time.sleep(seconds)
             with log.open("a") as file:
                 file.write(f"{text}\n")
@@ -300,38 +353,43 @@ def test_processes_that_write_one_file_share_its_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(out_file, "SHARD", 3)
     monkeypatch.setattr(out_file, "_ASKED_AGAIN", 0.01)
     texts = [f"text {number}" for number in range(60)]
-    write(tmp_path / "alone.csv", lambda text: Value(len(text) / 3), [(text,) for text in texts])
-    out, logs = tmp_path / "answers.csv", [tmp_path / f"{name}.log" for name in "abc"]
-    processes = [process(out, texts, log, 0.01) for log in logs]
+    write(tmp_path / "alone" / "answers.csv", lambda text: Value(len(text) / 3), [(text,) for text in texts])
+    out = tmp_path / "shared" / "answers.csv"
+    logs = [tmp_path / f"{name}.log" for name in "abc"]
+
+    def two_help() -> bool:
+        return len(list(tmp_path.glob("*.helped"))) == 2
+
+    processes = [process(out, texts, log, 0.02, ready=two_help) for log in logs]
     assert [os.waitpid(one, 0)[1] for one in processes] == [0, 0, 0]
     answered = [log.read_text().splitlines() for log in logs]
     assert sorted(text for one in answered for text in one) == sorted(texts) and all(answered)
-    assert len(list(tmp_path.glob("*.helped"))) == 2
-    assert out.read_bytes() == (tmp_path / "alone.csv").read_bytes()
-    assert not list(tmp_path.glob(".answers.csv.*shards*"))
+    alone = tmp_path / "alone"
+    assert out.read_bytes() == (alone / "answers.csv").read_bytes()
+    assert sorted(os.listdir(out.parent)) == sorted(os.listdir(alone))
 
 
-def test_what_a_killed_process_was_answering_is_answered_by_another(tmp_path, monkeypatch):
+@pytest.mark.parametrize("killed", ["first", "second"])
+def test_what_a_killed_process_was_answering_is_answered_by_another(tmp_path, monkeypatch, killed):
     monkeypatch.setattr(out_file, "SHARD", 3)
     monkeypatch.setattr(out_file, "_ASKED_AGAIN", 0.01)
     texts = [f"text {number}" for number in range(30)]
-    write(tmp_path / "alone.csv", lambda text: Value(len(text) / 3), [(text,) for text in texts])
-    for killed in ("first", "second"):
-        out = tmp_path / killed / "answers.csv"
-        out.parent.mkdir()
-        processes = {}
-        for name in ("first", "second"):
-            log = out.with_name(f"{name}.log")
-            processes[name] = process(out, texts, log, 60.0 if name == killed else 0.03)
-            while not log.with_suffix(".begun").exists():
-                time.sleep(0.001)
-        other = out.with_name("second.log" if killed == "first" else "first.log")
-        while not other.exists() or len(other.read_text().splitlines()) < len(texts) - 3:  # it waits for the last three
-            time.sleep(0.01)
-        os.kill(processes[killed], signal.SIGKILL)
-        ends = {name: os.waitpid(number, 0)[1] for name, number in processes.items()}
-        assert ends.pop(killed) == signal.SIGKILL and set(ends.values()) == {0}
-        assert out.read_bytes() == (tmp_path / "alone.csv").read_bytes()
+    write(tmp_path / "alone" / "answers.csv", lambda text: Value(len(text) / 3), [(text,) for text in texts])
+    out = tmp_path / "shared" / "answers.csv"
+    logs = {name: tmp_path / f"{name}.log" for name in ("first", "second")}
+    begun = logs[killed].with_suffix(".begun")
+    other = logs["second" if killed == "first" else "first"]
+    processes = {}
+    for name, log in logs.items():
+        processes[name] = process(out, texts, log, 60.0 if name == killed else 0.001, ready=begun.exists)
+        until(log.with_suffix(".begun").exists)
+    until(lambda: other.exists() and len(other.read_text().splitlines()) == len(texts) - 3)  # it waits for the others
+    os.kill(processes[killed], signal.SIGKILL)
+    ends = {name: os.waitpid(number, 0)[1] for name, number in processes.items()}
+    assert ends == {killed: signal.SIGKILL, other.stem: 0}
+    alone = tmp_path / "alone"
+    assert out.read_bytes() == (alone / "answers.csv").read_bytes()
+    assert sorted(os.listdir(out.parent)) == sorted(os.listdir(alone))
 
 
 def test_another_models_process_waits_and_writes_its_own(tmp_path, monkeypatch):

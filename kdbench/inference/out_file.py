@@ -12,6 +12,7 @@ import glob
 import hashlib
 import io
 import json
+import shutil
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -61,16 +62,16 @@ class OutFile:
 
         If another process holds it, and makes the same answers, `help_others` is called once; it should call `share`.
         """
+        helped = False
         with ExitStack() as held:
             while True:
                 try:
-                    held.enter_context(locked_hidden(self.out, _ASKED_AGAIN))
+                    held.enter_context(locked_hidden(self.out, -1 if helped else _ASKED_AGAIN))
                     break
                 except Timeout:
                     if self._is_being_made():
                         help_others()
-                        held.enter_context(locked_hidden(self.out))
-                        break
+                        helped = True
             yield
 
     def _shard(self, number: int) -> Path:
@@ -85,7 +86,7 @@ class OutFile:
         if written == self.asked:
             self._tidy()
             return True
-        if written is None and plan is None and self.out.exists():
+        if self.out.is_dir() or (written is None and plan is None and self.out.exists()):
             raise self._not_ours()
         self.replaces, self.resumes = written is not None, plan == self.asked
         if written is not None:
@@ -112,16 +113,18 @@ class OutFile:
         `told` gets the number of rows that are done, and whether they were before. Raises StoreError, UserError.
         """
         if not self.resumes:
-            store.remove(self.all_shards)
+            self._tidy()
             store.write_record(self.plan, self.asked)
         total, others = self.share(classifier, rows(), told)
         if others:
-            self.share(classifier, rows(), told, others)
+            total, _ = self.share(classifier, rows(), told, others)
+        if not self._is_being_made():
+            raise UserError(Code.CHANGED_DATA, f"{self.plan} was removed while {self.out} was made. Try again")
         if total != count:
             raise UserError(
                 Code.CHANGED_DATA, f"--file changed while it was read: {count} rows, then {total}. Try again"
             )
-        staged = self.shards / self.out.name
+        staged = self.shards / f"joined{self.out.suffix}"
         with store.explained(staged), staged.open("wb") as file:
             _join([self._shard(number) for number in range(-(-total // SHARD))], file, self.out.suffix)
         if not self.replaces and self.out.exists() and store.sha256_of(self.out) != store.sha256_of(staged):
@@ -156,7 +159,7 @@ class OutFile:
             shard = self._shard(number)
             try:
                 with locked(shard, 0 if waited_for is None else -1):
-                    if _is_whole(shard, len(part)):
+                    if _is_whole(shard, part):
                         told(len(part), True)
                     elif self._is_being_made():  # else the shards were removed just now
                         store.write_bytes(shard, _content(counted, part))
@@ -166,8 +169,10 @@ class OutFile:
 
     def _tidy(self) -> None:
         of_killed = self.out.parent.glob(f"..{glob.escape(self.out.name)}.*.part")
-        for path in (self.plan, self.all_shards, *of_killed):  # without a plan, no other process begins a shard
+        for path in (self.plan, *of_killed):  # without a plan, no other process begins a shard
             store.remove(path)
+        # On NFS, what another process still has open stays. It does no harm, and that process removes it in its turn.
+        shutil.rmtree(self.all_shards, ignore_errors=True)
 
 
 def _value(record: Path, verified: bool = False) -> dict[str, str] | None:
@@ -183,11 +188,18 @@ def _parts(rows: Iterator[Row]) -> Iterator[list[Row]]:
         yield part
 
 
-def _is_whole(shard: Path, rows: int) -> bool:
+def _is_whole(shard: Path, rows: Sequence[Row]) -> bool:
+    """Return whether the shard is intact and answers these rows."""
     try:
-        return bool(pyarrow.parquet.read_table(shard, page_checksum_verification=True).num_rows == rows)
+        found = pyarrow.parquet.read_table(shard, page_checksum_verification=True)
     except (OSError, pa.ArrowException):
         return False
+    return all(found[name].to_pylist() == list(cells) for name, cells in _of_texts(rows))
+
+
+def _of_texts(rows: Sequence[Row]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield the names and cells of the columns of texts: `text`, and `pair` if there is one."""
+    return zip(("text", "pair"), zip(*rows, strict=True), strict=False)
 
 
 # --- from answers to columns
@@ -199,7 +211,7 @@ def _content(classifier: Classifier, rows: Sequence[Row]) -> bytes:
     texts = list(zip(*(row for row, empty in zip(rows, blank, strict=True) if not empty), strict=True))
     found = iter(classifier(*texts) if texts else [])
     answers = [None if empty else next(found) for empty in blank]
-    columns = {name: pa.array(cells) for name, cells in zip(("text", "pair"), zip(*rows, strict=True), strict=False)}
+    columns = {name: pa.array(cells) for name, cells in _of_texts(rows)}
     for at, (field, kind) in enumerate(get_type_hints(classifier.answer).items()):
         cells = [None if answer is None else answer[at] for answer in answers]
         if kind in _TYPES:

@@ -297,8 +297,7 @@ def remove(path: Path) -> None:
     """Remove a folder or file if it exists."""
     with explained(path):
         if path.is_dir():
-            with suppress(FileNotFoundError):  # another host has removed it, and this one did not know yet
-                shutil.rmtree(path)
+            shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
 
