@@ -19,6 +19,7 @@ from kdbench.errors import Code, UserError
 from kdbench.inference import classifier, out_file
 from kdbench.inference.classifier import Classifier
 from kdbench.inference.out_file import OutFile
+from kdbench.storage.files import write_record
 from kdbench.tasks.classification import Answer, Scored
 from kdbench.tasks.multi_label import Chosen
 from kdbench.tasks.regression import Value
@@ -259,6 +260,7 @@ def test_a_plan_that_is_removed_meanwhile_is_told(tmp_path):
 
 def test_a_folder_of_that_name_is_not_overwritten(tmp_path):
     file = OutFile(tmp_path / "answers.csv", {"x": "y"}, print)
+    write_record(file.plan, file.asked)  # of a killed command
     file.out.mkdir()
     with refused(Code.WOULD_OVERWRITE, file.out, kind=UserError):
         file.found()
