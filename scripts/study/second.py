@@ -394,8 +394,9 @@ def picture(study: Study, kept: Kept, times: Iterable[Record]) -> Figure:
     counts = {int(one.partition("_")[2]): one for one in study.questions if one.startswith("labels_")}
     counts = {count: of for count, of in sorted(counts.items()) if kept.of(of, "direct")}
     curve = len(counts) >= LEAST_NUMBERS
-    figure = Figure(figsize=(9.4 if curve else 7.6, 4.2), layout="constrained")
-    axes, *beside = figure.subplots(1, 1 + curve, squeeze=False)[0]
+    figure = Figure(figsize=(11.4 if curve else 7.6, 4.2), layout="constrained")
+    shares = {"width_ratios": (5, 3) if curve else (1,)}  # the first panel needs room for its legend
+    axes, *beside = figure.subplots(1, 1 + curve, squeeze=False, gridspec_kw=shares)[0]
     measured = latencies("labels_1000", times)
     names = [row for row in HEADLINE if row in measured and kept.of("labels_1000", row)]
     styles = zip(cycle(COLOURS), cycle(MARKERS), strict=False)
