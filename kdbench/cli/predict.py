@@ -40,7 +40,8 @@ Each row of a file gets an answer, in the order of the file. The answer to a bla
 With --out, the answers go to a .parquet, .csv or .jsonl file instead, and a large --file needs no more memory than a
 small one. The columns are text (and pair), label and probability:<label> for each label; TF-IDF has score:<label>.
 Other tasks have the fields of --json. The file appears when it is complete. If the command is killed, repeat it: it
-resumes. If the file is there already, it is made again only if the model or the texts have changed.
+resumes. If it is started several times, also on several machines, the processes share the rows. If the file is there
+already, it is made again only if the model or the texts have changed.
 
 examples:
   kdbench-predict outputs/reuters_r8/theseus/bert_3l-1a2b3c4d/seed0 --text "Oil prices rose again."

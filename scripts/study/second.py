@@ -395,8 +395,8 @@ def picture(study: Study, kept: Kept, times: Iterable[Record]) -> Figure:
     counts = {count: of for count, of in sorted(counts.items()) if kept.of(of, "direct")}
     curve = len(counts) >= LEAST_NUMBERS
     figure = Figure(figsize=(11.4 if curve else 7.6, 4.2), layout="constrained")
-    shares = {"width_ratios": (5, 3) if curve else (1,)}  # the first panel needs room for its legend
-    axes, *beside = figure.subplots(1, 1 + curve, squeeze=False, gridspec_kw=shares)[0]
+    widths = (5, 3)[: 1 + curve]  # the first panel needs room for its legend
+    axes, *beside = figure.subplots(1, 1 + curve, squeeze=False, width_ratios=widths)[0]
     measured = latencies("labels_1000", times)
     names = [row for row in HEADLINE if row in measured and kept.of("labels_1000", row)]
     styles = zip(cycle(COLOURS), cycle(MARKERS), strict=False)
